@@ -1,0 +1,51 @@
+"""Every error losslake raises on purpose. The command line turns each into one line and an exit code."""
+
+from __future__ import annotations
+
+
+class LosslakeError(Exception):
+    """Something went wrong that the message explains: what, where, and what to do. Exit code 1."""
+
+    exit_code = 1
+
+
+class InvalidInput(LosslakeError):
+    """Data that cannot be right: shapes that disagree, a label out of range, NaN logits."""
+
+
+class InvalidOption(LosslakeError):
+    """A name or value the caller chose does not exist or does not fit: wrong usage. Exit code 2."""
+
+    exit_code = 2
+
+
+class NotFound(LosslakeError):
+    """No such lake, experiment, run or score."""
+
+
+class AlreadyExists(LosslakeError):
+    """A run or experiment of that name is committed and is never overwritten."""
+
+
+class NotEnoughData(LosslakeError):
+    """The lake holds too little for the question: an empty experiment, no shadow runs, no traces."""
+
+
+class CorruptLake(LosslakeError):
+    """A file the lake relies on is missing, damaged or unreadable."""
+
+
+class NewerFormat(LosslakeError):
+    """The lake was written by a newer losslake than this one."""
+
+
+class QueryRefused(LosslakeError):
+    """Ad-hoc SQL that would do more than read the lake, or that the engine rejected."""
+
+
+class TrainingFailed(LosslakeError):
+    """A training run could not finish: it diverged, or a worker died. Nothing of it is committed."""
+
+
+class MissingExtra(LosslakeError):
+    """An optional dependency is not installed; the message names the extra to install."""
