@@ -1,0 +1,36 @@
+-- The lake's views over Parquet files that manifests list. Each variable holds a list of files; a view whose
+-- list is empty is replaced by an empty table with the same columns (see store/views.py).
+
+-- samples: one row an (experiment, sample), with the user's own columns.
+create view samples as
+select experiment, sample_id, label, pool, split, "group", "key",
+       * exclude (experiment, sample_id, label, pool, split, "group", "key")
+from read_parquet(getvariable('samples_files'), union_by_name = true,
+                  hive_partitioning = true, hive_types = {'experiment': varchar});
+
+-- signals: one row a (run, sample, query): what the finished model says.
+create view signals as
+select experiment, run, sample_id, query, member, label, loss, phi, correct, logits, features
+from read_parquet(getvariable('signals_files'),
+                  hive_partitioning = true, hive_types = {'experiment': varchar, 'run': varchar});
+
+-- traces: one row a (run, sample, source); element e + 1 of a list is epoch e, epoch 0 is before training.
+create view traces as
+select experiment, run, sample_id, source, member, loss, grad_norm, margin
+from read_parquet(getvariable('traces_files'),
+                  hive_partitioning = true, hive_types = {'experiment': varchar, 'run': varchar});
+
+-- trace_points: the same values, one row a (run, sample, source, epoch).
+create view trace_points as
+select experiment, run, sample_id, source, member,
+       unnest(range(greatest(coalesce(len(loss), 0), coalesce(len(grad_norm), 0), coalesce(len(margin), 0)))) as epoch,
+       loss[epoch + 1] as loss, grad_norm[epoch + 1] as grad_norm, margin[epoch + 1] as margin
+from traces;
+
+-- scores: one row an (analysis, variant, target, sample), with the analyses' own columns.
+create view scores as
+select experiment, analysis, target, variant, sample_id, member, score,
+       * exclude (experiment, analysis, target, variant, sample_id, member, score)
+from read_parquet(getvariable('scores_files'), union_by_name = true,
+                  hive_partitioning = true,
+                  hive_types = {'experiment': varchar, 'analysis': varchar, 'target': varchar});

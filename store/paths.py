@@ -1,0 +1,45 @@
+"""Where things lie inside a lake. Every path of the layout is made here."""
+
+from __future__ import annotations
+
+LAKE = "lake.json"
+
+
+def experiment_manifest(experiment: str) -> str:
+    return f"experiments/{experiment}.json"
+
+
+def run_manifest(experiment: str, run: str) -> str:
+    return f"runs/experiment={experiment}/{run}.json"
+
+
+def design_file(experiment: str, fleet: str, number: int) -> str:
+    return f"designs/experiment={experiment}/{fleet}-{number:04d}.json"
+
+
+def result_manifest(experiment: str, analysis: str, target: str, variant: str) -> str:
+    return f"results/experiment={experiment}/analysis={analysis}/{target}~{variant}.json"
+
+
+def samples_folder(experiment: str) -> str:
+    return f"samples/experiment={experiment}"
+
+
+def pictures_folder(experiment: str) -> str:
+    return f"pictures/experiment={experiment}"
+
+
+def signals_folder(experiment: str, run: str) -> str:
+    return f"signals/experiment={experiment}/run={run}"
+
+
+def traces_folder(experiment: str, run: str) -> str:
+    return f"traces/experiment={experiment}/run={run}"
+
+
+def scores_folder(experiment: str, analysis: str, target: str) -> str:
+    return f"scores/experiment={experiment}/analysis={analysis}/target={target}"
+
+
+def staging_folder(experiment: str, run: str, token: str) -> str:
+    return f"staging/experiment={experiment}/run={run}/{token}"

@@ -1,0 +1,79 @@
+"""What the lake's tables look like on disk, and how their Parquet files are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FORMAT = 1
+"""Version of the lake's layout. A reader refuses a newer one."""
+
+ORIGINAL = 0
+"""The ``query`` number of the sample as it is; flips, crops and range neighbours count from 1."""
+
+SAMPLES = pa.schema(
+    [
+        ("sample_id", pa.int32()),
+        ("label", pa.int32()),
+        ("pool", pa.string()),
+        ("split", pa.string()),
+        ("group", pa.string()),
+        ("key", pa.string()),
+    ]
+)
+
+PICTURES = pa.schema([("sample_id", pa.int32()), ("png", pa.binary())])
+
+SIGNALS = pa.schema(
+    [
+        ("sample_id", pa.int32()),
+        ("query", pa.int16()),
+        ("member", pa.bool_()),
+        ("label", pa.int32()),
+        ("loss", pa.float32()),
+        ("phi", pa.float32()),
+        ("correct", pa.bool_()),
+        ("logits", pa.list_(pa.float32())),
+        ("features", pa.list_(pa.float32())),
+    ]
+)
+
+TRACES = pa.schema(
+    [
+        ("sample_id", pa.int32()),
+        ("source", pa.string()),
+        ("member", pa.bool_()),
+        ("loss", pa.list_(pa.float32())),
+        ("grad_norm", pa.list_(pa.float32())),
+        ("margin", pa.list_(pa.float32())),
+    ]
+)
+
+TRACE_SIGNALS = ("loss", "grad_norm", "margin")
+
+ROW_GROUP = 131_072
+"""Rows a row group: few enough groups to scan fast, small enough to hold several in memory."""
+
+
+@contextmanager
+def parquet_writer(file: BinaryIO, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A Parquet writer with the lake's settings.
+
+    Floats get no dictionary: nearly every value is its own, and building one costs twice the time of
+    writing without (measured). Words that repeat, such as ``pool``, do.
+    """
+    words = [field.name for field in schema if pa.types.is_string(field.type) and field.name != "key"]
+    with pq.ParquetWriter(
+        file,
+        schema,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=words or False,
+        write_page_checksum=True,
+        write_statistics=[field.name for field in schema if not pa.types.is_nested(field.type)],
+    ) as writer:
+        yield writer
