@@ -16,9 +16,27 @@ create macro cross_entropy(logits, label) as (
   select list_max(z) + ln(list_sum(list_transform(z, lambda r: exp(r - list_max(z))))) - z[y] from parts
 );
 
--- lt_iqr: Q75 - Q25 of a trace, linear interpolation; NULL elements (epochs not recorded) are left out.
-create macro lt_iqr(trace) as
-  list_aggregate(trace::double[], 'quantile_cont', 0.75) - list_aggregate(trace::double[], 'quantile_cont', 0.25);
+-- quantile_range: difference of two quantiles of a list, linear interpolation; NULL elements are left out.
+create macro quantile_range(trace, low, high) as
+  list_aggregate(trace::double[], 'quantile_cont', [low, high])[2]
+  - list_aggregate(trace::double[], 'quantile_cont', [low, high])[1];
+
+-- lt_iqr: Q75 - Q25 of a trace.
+create macro lt_iqr(trace) as quantile_range(trace, 0.25, 0.75);
+
+-- trace_slope: least-squares slope over epochs; epochs that are NULL are left out.
+create macro trace_slope(trace) as (
+  select regr_slope(y::double, x) from (select unnest(trace) as y, unnest(range(len(trace))) as x)
+);
+
+-- power_norm: the Lp norm of a list.
+create macro power_norm(trace, p) as
+  power(list_sum(list_transform(trace, lambda value: power(abs(value), p))), 1.0 / p);
+
+-- first_at_most: the first position (from 0) whose value is at most the bound; the length where none is.
+create macro first_at_most(trace, bound) as
+  coalesce(list_position(list_transform(trace, lambda value: value is not null and value::double <= bound), true) - 1,
+           len(trace));
 
 -- log_normal_density: log N(x; mean, variance).
 create macro log_normal_density(x, mean, variance) as
@@ -26,3 +44,21 @@ create macro log_normal_density(x, mean, variance) as
 
 -- within_floor: a variance that is never so small that a score stops being finite.
 create macro within_floor(variance) as greatest(variance, 1e-12);
+
+-- log_upper_tail: log Pr[Z > z] of a standard normal for z >= 0. The logarithm of erfcx(x) (1 + x / 2) is a polynomial
+-- in t = 1 / (1 + x / 2), fitted at 4,000 Chebyshev nodes; its error is below 4e-10 everywhere.
+create macro log_upper_tail(z) as (
+  with scaled as (select z / sqrt(2.0) as x), mapped as (select x, 1 / (1 + x / 2) as t from scaled)
+  select ln(0.5 * t) - x * x - 1.265512123798722 + t * (1.0000001455554899 + t * (0.374988806646863
+         + t * (0.08367277051123008 + t * (-0.09131572145072275 + t * (-0.09266238003544976
+         + t * (-0.40599902768581086 + t * (1.3364799677044388 + t * (-3.619014715884675
+         + t * (7.549808959094475 + t * (-9.899900556044665 + t * (8.020689022172084
+         + t * (-3.9593504694231925 + t * (1.1011739767919688 - t * 0.13305865401902456)))))))))))))
+  from mapped
+);
+
+-- log_normal_tail: log Pr[Z > z] of a standard normal, accurate on both sides.
+create macro log_normal_tail(z) as
+  case when z >= 0 then log_upper_tail(z)
+       when log_upper_tail(-z) < -12 then -exp(log_upper_tail(-z)) * (1 + exp(log_upper_tail(-z)) / 2)
+       else ln(1 - exp(log_upper_tail(-z))) end;

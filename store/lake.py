@@ -126,7 +126,7 @@ class Lake:
     def samples(self, experiment: str) -> pa.Table:
         """The samples of an experiment, one row each, in the order of sample ids, with the user's columns."""
         listed = self.experiment(experiment).files
-        return pa.concat_tables([self._read(file) for file in listed if file.table == "samples"])
+        return pa.concat_tables([self.read_file(file) for file in listed if file.table == "samples"])
 
     def pictures(self, experiment: str, sample_ids: list[int]) -> dict[int, bytes]:
         """PNG bytes of the samples asked for; empty when the experiment holds no pictures."""
@@ -234,12 +234,8 @@ class Lake:
 
         return read_view(self, view, experiment)
 
-    # --- inside -------------------------------------------------------------------------------------------
-
-    def _manifests(self, folder: str) -> list[str]:
-        return self.files.list(folder, ".json")
-
-    def _read(self, file: DataFile) -> pa.Table:
+    def read_file(self, file: DataFile) -> pa.Table:
+        """The rows of one data file that a manifest lists. Raises CorruptLake when it cannot be read."""
         import pyarrow.parquet as pq
 
         with self.files.open_input(file.path) as source:
@@ -247,6 +243,11 @@ class Lake:
                 return pq.read_table(source)
             except (pa.ArrowInvalid, OSError) as error:
                 raise CorruptLake(f"{file.path} in {self.path} cannot be read: {error}; run 'losslake lake verify'") from error
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _manifests(self, folder: str) -> list[str]:
+        return self.files.list(folder, ".json")
 
 
 def _experiment_from_json(content: dict[str, Any], path: str) -> Experiment:

@@ -58,6 +58,9 @@ TRACE_SIGNALS = ("loss", "grad_norm", "margin")
 ROW_GROUP = 131_072
 """Rows a row group: few enough groups to scan fast, small enough to hold several in memory."""
 
+TRACE_ROW_GROUP = 8_192
+"""The same for traces, whose rows are a hundred times wider; engines share out work by row groups."""
+
 
 @contextmanager
 def parquet_writer(file: BinaryIO, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:

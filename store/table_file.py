@@ -9,7 +9,7 @@ import pyarrow as pa
 from .errors import InvalidInput
 from .filesystem import Files
 from .manifest import DataFile, HashingFile
-from .schema import ROW_GROUP, parquet_writer
+from .schema import ROW_GROUP, TRACE_ROW_GROUP, parquet_writer
 
 
 class TableFile:
@@ -32,7 +32,7 @@ class TableFile:
         if table.schema != self._schema:
             raise InvalidInput(f"rows of {self._table} changed their columns: {table.schema} after {self._schema}")
         if len(table):
-            self._writer.write_table(table, row_group_size=ROW_GROUP)
+            self._writer.write_table(table, row_group_size=TRACE_ROW_GROUP if self._table == "traces" else ROW_GROUP)
             self._rows += len(table)
 
     def close(self) -> DataFile:

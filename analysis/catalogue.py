@@ -1,0 +1,32 @@
+"""Every analysis there is, in the order in which help and report show them."""
+
+from __future__ import annotations
+
+import difflib
+
+from ..store.errors import InvalidOption
+from . import charts
+from .declare import Analysis
+from .lira import lira
+from .memorization import memorization
+from .privacy_score import privacy_score
+from .trace import lt_iqr, trace
+
+ANALYSES: tuple[Analysis, ...] = (
+    Analysis("lt-iqr", lt_iqr, ("trace",), charts.score_by_membership),
+    Analysis("trace", trace, ("trace",), charts.score_by_membership),
+    Analysis("lira", lira, ("lira",), charts.score_by_membership),
+    Analysis("memorization", memorization, ("memorization",), charts.memorization_histogram),
+    Analysis("privacy-score", privacy_score, ("privacy_score",), charts.score_histogram),
+)
+
+
+def find(name: str) -> Analysis:
+    """The analysis of that name. Raises InvalidOption with the nearest names."""
+    for analysis in ANALYSES:
+        if analysis.name == name:
+            return analysis
+    names = [analysis.name for analysis in ANALYSES]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise InvalidOption(f"there is no analysis {name!r}; {hint}(analyses: {', '.join(names)})")

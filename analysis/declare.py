@@ -1,0 +1,149 @@
+"""Declaring an analysis once: from its typed function come the Python call, the command, its help and its variants."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ..store.errors import InvalidOption
+from .scores import Finding, Scores
+
+if TYPE_CHECKING:
+    import altair as alt
+
+
+@dataclass(frozen=True)
+class Option:
+    """One keyword of an analysis; ``name`` is its spelling on the command line.
+
+    ``choices`` lists what is allowed, empty for any value of ``kind``; ``many`` takes several values.
+    """
+
+    keyword: str
+    kind: type
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+    many: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.keyword.rstrip("_").replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is said about several scores together.
+
+    ``compute`` takes a Source, a tuple of score names and keyword options, and returns a `Finding`.
+    """
+
+    name: str
+    compute: Callable[..., Finding]
+    sql: tuple[str, ...]
+    chart: Callable[[Finding], alt.TopLevelMixin]
+
+    @property
+    def description(self) -> str:
+        """The whole docstring."""
+        return inspect.getdoc(self.compute) or ""
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """The keyword options, in the order of the function."""
+        return options_of(self.compute)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One analysis: a function from a `Source` and options to `Scores`, its SQL and its chart.
+
+    ``compute`` takes a Source and keyword options annotated as ``Annotated[type, "help"]``. ``sql`` names the texts it
+    runs. ``chart`` draws its scores.
+    """
+
+    name: str
+    compute: Callable[..., Scores]
+    sql: tuple[str, ...]
+    chart: Callable[[Scores], alt.TopLevelMixin]
+
+    @property
+    def description(self) -> str:
+        """The whole docstring."""
+        return inspect.getdoc(self.compute) or ""
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """The keyword options, in the order of the function."""
+        return options_of(self.compute)
+
+
+def options_of(function: Callable[..., Any]) -> tuple[Option, ...]:
+    """The annotated keyword-only parameters of a function."""
+    hints = get_type_hints(function, include_extras=True)
+    found = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        hint = hints[parameter.name]
+        if get_origin(hint) is not Annotated:
+            raise TypeError(f"{function.__name__}: {parameter.name} needs Annotated[type, 'help']")
+        inner, text = get_args(hint)
+        if get_origin(inner) in (Union, types.UnionType):
+            inner = next(part for part in get_args(inner) if part is not type(None))
+        many = get_origin(inner) is tuple
+        if many:
+            inner = get_args(inner)[0]
+        choices = get_args(inner) if get_origin(inner) is Literal else ()
+        found.append(Option(parameter.name, str if choices else inner, parameter.default, text, choices, many))
+    return tuple(found)
+
+
+def parse_options(options: tuple[Option, ...], given: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Check options by name (hyphens or underscores) and turn text into their types.
+
+    Raises InvalidOption for an unknown name, a value of the wrong type or none of the choices.
+    """
+    by_name = {option.name: option for option in options}
+    parsed = {}
+    for name, value in given.items():
+        option = by_name.get(name.rstrip("_").replace("_", "-"))
+        if option is None:
+            raise InvalidOption(f"{what} has no option {name!r} (options: {', '.join(by_name) or 'none'})")
+        parsed[option.keyword] = _parse(option, value, what)
+    return parsed
+
+
+def _parse(option: Option, value: Any, what: str) -> Any:
+    if option.many:
+        return tuple(_parse_one(option, part, what) for part in value)
+    return _parse_one(option, value, what)
+
+
+def _parse_one(option: Option, value: Any, what: str) -> Any:
+    if option.choices:
+        if value not in option.choices:
+            raise InvalidOption(f"{option.name} of {what} must be one of {', '.join(option.choices)}, not {value!r}")
+        return value
+    if value is None:
+        return None
+    try:
+        if option.kind is bool and isinstance(value, str):
+            return {"true": True, "false": False}[value.lower()]
+        return option.kind(value)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InvalidOption(f"{option.name} of {what} must be {option.kind.__name__}, not {value!r}") from error
+
+
+def variant_of(options: tuple[Option, ...], chosen: Mapping[str, Any]) -> str:
+    """The options that differ from their defaults, as ``name=value,name=value``; empty for none."""
+    defaults = {option.keyword: option for option in options}
+    parts = [
+        f"{defaults[keyword].name}={value}"
+        for keyword, value in chosen.items()
+        if value != defaults[keyword].default
+    ]
+    return ",".join(sorted(parts))

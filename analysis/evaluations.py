@@ -1,0 +1,40 @@
+"""Every evaluation of several scores together, and running one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..store.results import save_result
+from . import charts
+from .compare import compare
+from .declare import Evaluation, parse_options, variant_of
+from .scores import Finding
+from .source import Source
+from .spearman import spearman
+
+EVALUATIONS: tuple[Evaluation, ...] = (
+    Evaluation("spearman", spearman, ("spearman",), charts.correlation_matrix),
+    Evaluation("compare", compare, ("spearman",), charts.precision_curve),
+)
+
+
+def run_evaluation(
+    source: Source, evaluation: Evaluation, scores: tuple[str, ...], options: Mapping[str, Any] | None = None
+) -> Finding:
+    """Evaluate scores together and keep the metrics in the lake."""
+    chosen = parse_options(evaluation.options, options or {}, evaluation.name)
+    finding = evaluation.compute(source, scores, **chosen)
+    variant = ";".join(filter(None, [",".join(scores), variant_of(evaluation.options, chosen)]))
+    save_result(
+        source.lake,
+        source.experiment,
+        evaluation.name,
+        source.target.run if source.target else None,
+        variant,
+        options={**chosen, "scores": list(scores)},
+        notes=finding.notes,
+        metrics=[metric.to_json() for metric in finding.metrics],
+        scores=None,
+    )
+    return finding

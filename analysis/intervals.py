@@ -1,0 +1,58 @@
+"""95% intervals of shares, areas and correlations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import betaincinv, ndtri, stdtr
+
+CONFIDENCE = 0.95
+
+
+def clopper_pearson(hits: float, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Exact interval of a share (Clopper & Pearson 1934). ``hits`` may be fractional where ties were shared out."""
+    if trials == 0:
+        return 0.0, 1.0
+    tail = (1 - confidence) / 2
+    low = 0.0 if hits <= 0 else float(betaincinv(hits, trials - hits + 1, tail))
+    high = 1.0 if hits >= trials else float(betaincinv(hits + 1, trials - hits, 1 - tail))
+    return low, high
+
+
+def logit_interval(value: float, variance: float, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Interval of a share from its variance, on the logit scale so that it stays inside 0..1.
+
+    At 0 and 1 the variance says nothing; then the bound that ``trials`` independent observations would give.
+    """
+    tail = (1 - confidence) / 2
+    if value >= 1 or value <= 0 or variance <= 0:
+        bound = tail ** (1 / max(trials, 1))
+        if value >= 1:
+            return bound, 1.0
+        return (0.0, 1 - bound) if value <= 0 else (0.0, 1.0)
+    z = float(ndtri(1 - tail))
+    centre = math.log(value / (1 - value))
+    spread = z * math.sqrt(variance) / (value * (1 - value))
+    low, high = centre - spread, centre + spread
+    return 1 / (1 + math.exp(-low)) if low > -700 else 0.0, 1 / (1 + math.exp(-high)) if high > -700 else 0.0
+
+
+def spearman_interval(rho: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Interval of Spearman's rho by Fisher's z with the variance of Bonett & Wright (2000)."""
+    if n < 4:
+        return -1.0, 1.0
+    z = float(ndtri(0.5 + confidence / 2))
+    spread = z * math.sqrt((1 + rho * rho / 2) / (n - 3))
+    centre = np.arctanh(np.clip(rho, -1 + 1e-15, 1 - 1e-15))
+    return float(np.tanh(centre - spread)), float(np.tanh(centre + spread))
+
+
+def correlation_p_value(rho: float, n: int) -> float:
+    """Two-sided p-value of a rank correlation by Student's t with n - 2 degrees of freedom."""
+    if n < 3:
+        return 1.0
+    if abs(rho) >= 1:
+        return 0.0
+    t = abs(rho) * math.sqrt((n - 2) / (1 - rho * rho))
+    return float(2 * stdtr(n - 2, -t))

@@ -1,0 +1,33 @@
+"""One number with its interval: what every evaluation returns and ``--metrics`` writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """``value`` with the bounds of its 95% interval, over ``n`` observations.
+
+    ``value`` is None where the data cannot say; ``parameters`` tells which variant of the metric it is, such as
+    ``{"fpr": 0.01}``.
+    """
+
+    metric: str
+    value: float | None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A flat object: metric, its parameters, value, ci_low, ci_high, n. What is not finite becomes null."""
+        numbers = {name: _finite(getattr(self, name)) for name in ("value", "ci_low", "ci_high")}
+        return {"metric": self.metric, **self.parameters, **numbers, "n": self.n}
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

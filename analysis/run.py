@@ -1,0 +1,70 @@
+"""Running analyses and keeping what they find: one way from a name and options to scores and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..store.errors import InvalidOption
+from ..store.results import save_result
+from .declare import Analysis, parse_options, variant_of
+from .metric import Metric
+from .roc import evaluate
+from .scores import Scores
+from .source import Source
+
+FPRS = (0.001, 0.01, 0.1)
+"""False-positive rates that attacks are judged at unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An analysis's scores with every metric of them. ``label`` is name and variant as a person writes them."""
+
+    analysis: Analysis
+    variant: str
+    scores: Scores
+    metrics: tuple[Metric, ...]
+
+    @property
+    def label(self) -> str:
+        return f"{self.analysis.name}[{self.variant}]" if self.variant else self.analysis.name
+
+
+def run_analysis(
+    source: Source, analysis: Analysis, options: Mapping[str, Any] | None = None, *, fprs: tuple[float, ...] = FPRS
+) -> Outcome:
+    """Compute an analysis, evaluate its scores against the target's membership, and keep both in the lake."""
+    chosen = parse_options(analysis.options, options or {}, analysis.name)
+    for fpr in fprs:
+        if not 0 < fpr < 1:
+            raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {fpr}")
+    scores = analysis.compute(source, **chosen)
+    variant = variant_of(analysis.options, chosen)
+    judged, notes = _judge(scores, fprs)
+    scores = replace(scores, notes=scores.notes + notes)
+    metrics = (*judged, *scores.metrics)
+    save_result(
+        source.lake,
+        source.experiment,
+        analysis.name,
+        source.target.run if source.target else None,
+        variant,
+        options=chosen,
+        notes=scores.notes,
+        metrics=[metric.to_json() for metric in metrics],
+        scores=scores.frame.to_arrow(),
+    )
+    return Outcome(analysis, variant, scores, metrics)
+
+
+def _judge(scores: Scores, fprs: tuple[float, ...]) -> tuple[list[Metric], tuple[str, ...]]:
+    score, member = scores.arrays()
+    metrics = evaluate(score, member, fprs)
+    coarse = [metric for metric in metrics if metric.parameters.get("resolved") is False]
+    if not coarse:
+        return metrics, ()
+    lowest = ", ".join(f"{metric.parameters['fpr']:g}" for metric in coarse)
+    seen = coarse[0].parameters["non_members"]
+    return metrics, (f"{seen} non-members cannot resolve an FPR of {lowest}: only the interval of its TPR is given",)

@@ -1,0 +1,106 @@
+"""What an analysis reads: one experiment of one lake, and the run it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import duckdb
+import polars as pl
+
+from ..sql import read_sql
+from ..store.errors import NotEnoughData, NotFound
+from ..store.lake import Lake
+from ..store.records import Run
+
+
+@dataclass
+class Source:
+    """An experiment opened for analysis. ``target`` is the run under attack, or None.
+
+    ``runs`` and every query answer as of the moment of opening. Use as a context manager.
+    """
+
+    lake: Lake
+    experiment: str
+    target: Run | None
+    runs: tuple[Run, ...]
+    connection: duckdb.DuckDBPyConnection = field(repr=False)
+
+    @classmethod
+    def open(cls, lake: Lake, experiment: str, target: str | None = None) -> Self:
+        """Open an experiment. Without ``target`` the only run of role target is meant, if there is one.
+
+        Raises NotFound for an unknown run, and when several targets leave the choice open.
+        """
+        runs = tuple(lake.runs(experiment))
+        chosen = lake.run(experiment, target) if target is not None else _only_target(experiment, runs)
+        return cls(lake, experiment, chosen, runs, lake.connect(experiment))
+
+    @property
+    def target_name(self) -> str:
+        """The target's name for a query; empty, which no run is called, where there is no target."""
+        return self.target.run if self.target else ""
+
+    def need_target(self) -> Run:
+        """The target. Raises NotEnoughData where there is none."""
+        if self.target is None:
+            if not self.runs:
+                raise NotEnoughData(
+                    f"experiment {self.experiment!r} has no committed run; collect one with 'losslake collect target'"
+                )
+            names = ", ".join(run.run for run in self.runs[:5])
+            raise NotEnoughData(
+                f"experiment {self.experiment!r} has no run of role target; name the run to look at with --target "
+                f"(runs: {names}{', ...' if len(self.runs) > 5 else ''})"
+            )
+        return self.target
+
+    def need_target_table(self, table: str) -> Run:
+        """The target, which must have rows in ``table`` (signals or traces)."""
+        target = self.need_target()
+        if table not in target.tables():
+            raise NotEnoughData(f"run {target.run!r} of experiment {self.experiment!r} has no {table}")
+        return target
+
+    def need_shadows(self) -> tuple[Run, ...]:
+        """The shadow runs with signals, the target left out. Raises NotEnoughData where there is none."""
+        found = tuple(
+            run
+            for run in self.runs
+            if run.info.role == "shadow" and run.run != self.target_name and "signals" in run.tables()
+        )
+        if not found:
+            raise NotEnoughData(
+                f"experiment {self.experiment!r} has no shadow runs"
+                f"{f' beside {self.target_name!r}' if self.target else ''}; "
+                "collect some with 'losslake collect shadows'"
+            )
+        return found
+
+    def query(self, name: str, parameters: Mapping[str, Any]) -> pl.DataFrame:
+        """The answer to ``sql/NAME.sql`` with its ``$parameters`` bound."""
+        return self.connection.sql(read_sql(name), params=dict(parameters)).pl()
+
+    def reopened(self) -> Self:
+        """The same experiment and target as of now, with what was kept since."""
+        return type(self).open(self.lake, self.experiment, self.target.run if self.target else None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.connection.close()
+
+
+def _only_target(experiment: str, runs: tuple[Run, ...]) -> Run | None:
+    targets = [run for run in runs if run.info.role == "target"]
+    first = [run for run in targets if run.info.parent is None] or targets  # duals name the target as their parent
+    if len(first) > 1:
+        raise NotFound(
+            f"experiment {experiment!r} has several targets ({', '.join(run.run for run in first[:8])}); "
+            "choose one with --target"
+        )
+    return first[0] if first else None

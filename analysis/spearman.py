@@ -1,0 +1,58 @@
+"""Spearman's rank correlation between scores."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Annotated, Literal
+
+from ..store.errors import InvalidOption
+from .intervals import correlation_p_value, spearman_interval
+from .metric import Metric
+from .scores import Finding
+from .source import Source
+from .stored import keep_scores
+
+Among = Literal["all", "members", "non-members"]
+
+
+def spearman(
+    source: Source,
+    scores: tuple[str, ...],
+    *,
+    among: Annotated[Among, "which samples: all, or members or non-members of the target"] = "all",
+) -> Finding:
+    """Spearman's rank correlation of every pair of scores.
+
+    Tied scores share their mean rank. The interval is Fisher's with the variance of Bonett & Wright (2000), the
+    p-value Student's t. strength is weak under 0.4, moderate to 0.59, strong from 0.6 on (absolute values).
+    """
+    if len(scores) < 2:
+        raise InvalidOption("a correlation needs two scores or more")
+    kept = keep_scores(source, scores)
+    metrics = []
+    notes = []
+    # A new connection: the scores kept just now are not in the views of an older one.
+    with source.reopened() as fresh:
+        for first, second in combinations(scores, 2):
+            parameters = {
+                "first": kept[first].analysis,
+                "first_variant": kept[first].variant,
+                "second": kept[second].analysis,
+                "second_variant": kept[second].variant,
+                "target": source.target_name,
+                "among": among,
+            }
+            row = fresh.query("spearman", parameters).row(0, named=True)
+            metrics.append(_metric(first, second, among, row["rho"], row["n"]))
+            if row["rho"] is None:
+                notes.append(f"{first} and {second} have no correlation: fewer than two samples, or one never varies")
+    return Finding(tuple(metrics), tuple(notes))
+
+
+def _metric(first: str, second: str, among: Among, rho: float | None, n: int) -> Metric:
+    pair = {"first": first, "second": second, "among": among}
+    if rho is None:
+        return Metric("spearman", None, n=n, parameters=pair)
+    strength = "weak" if abs(rho) < 0.4 else "moderate" if abs(rho) < 0.6 else "strong"
+    extra = {"p_value": correlation_p_value(rho, n), "strength": strength}
+    return Metric("spearman", rho, *spearman_interval(rho, n), n=n, parameters={**pair, **extra})

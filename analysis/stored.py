@@ -1,0 +1,72 @@
+"""Scores by name: the kept ones where they are fresh, else computed and kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from ..store.errors import InvalidOption
+from ..store.results import NO_TARGET, fingerprint, results
+from .catalogue import find
+from .declare import Analysis, parse_options, variant_of
+from .run import run_analysis
+from .scores import Scores
+from .source import Source
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Scores that are in the lake, under this analysis and variant."""
+
+    analysis: str
+    variant: str
+    scores: Scores
+
+
+def parse_score(text: str) -> tuple[Analysis, dict[str, Any]]:
+    """Read a score's name, ``lira`` or ``lira[mode=offline,variance=sample]``.
+
+    Raises InvalidOption for an unknown analysis, option or value.
+    """
+    match = re.fullmatch(r"([a-z0-9-]+)(?:\[(.*)\])?", text.strip())
+    if match is None:
+        raise InvalidOption(f"{text!r} is no score; write NAME or NAME[option=value,...]")
+    analysis = find(match.group(1))
+    given = {}
+    for part in filter(None, (match.group(2) or "").split(",")):
+        name, sign, value = part.partition("=")
+        if not sign:
+            raise InvalidOption(f"{part!r} in {text!r} is no option; write option=value")
+        given[name.strip()] = value.strip()
+    return analysis, parse_options(analysis.options, given, analysis.name)
+
+
+def keep_scores(source: Source, names: Iterable[str]) -> dict[str, Kept]:
+    """The scores of each name, computed and kept unless the lake holds fresh ones.
+
+    Kept scores count as fresh while the experiment's samples and runs are the ones they were computed from.
+    """
+    asked = {name: parse_score(name) for name in names}
+    where = source.target.run if source.target else NO_TARGET
+    now = fingerprint(source.lake, source.experiment)
+    fresh = {
+        (result.analysis, result.variant): result
+        for result in results(source.lake, source.experiment)
+        if result.target == where and result.fingerprint == now and result.file is not None
+    }
+    kept = {}
+    for name, (analysis, options) in asked.items():
+        variant = variant_of(analysis.options, options)
+        found = fresh.get((analysis.name, variant))
+        if found is not None and found.file is not None:
+            frame = pl.from_arrow(source.lake.read_file(found.file))
+            assert isinstance(frame, pl.DataFrame)
+            scores = Scores(frame.drop("variant").sort("sample_id"), found.notes)
+        else:
+            scores = run_analysis(source, analysis, options).scores
+        kept[name] = Kept(analysis.name, variant, scores)
+    return kept

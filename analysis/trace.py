@@ -1,0 +1,94 @@
+"""Trace aggregates: how a sample's loss, margin or gradient norm went over training. LT-IQR is the best known."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from ..store.errors import InvalidOption, NotEnoughData
+from .scores import Scores, count_unscored
+from .source import Source
+
+Signal = Literal["loss", "grad_norm", "margin"]
+Aggregate = Literal[
+    "iqr", "mean", "std", "final", "max", "delta", "ratio", "slope", "l1", "l2", "l3", "l4", "linf", "first-below"
+]
+LAST_EPOCH = 1_000_000
+
+_FALLING = {"slope"}
+"""Aggregates of a loss that are lower for exposed samples: their loss falls late and far."""
+
+_SPREAD = {"iqr", "std", "slope"}
+"""Aggregates of a margin that are higher for exposed samples; a margin's level is lower for them."""
+
+
+def direction(signal: Signal, aggregate: Aggregate) -> int:
+    """1 where a higher aggregate means more exposed, -1 where a lower one does."""
+    if signal == "margin":
+        return 1 if aggregate in _SPREAD else -1
+    return -1 if aggregate in _FALLING else 1
+
+
+def trace(
+    source: Source,
+    *,
+    signal: Annotated[Signal, "which trace"] = "loss",
+    aggregate: Annotated[Aggregate, "what to make of it"] = "iqr",
+    first: Annotated[int, "first epoch to look at; 0 is before training"] = 0,
+    last: Annotated[int | None, "last epoch to look at; default: the last there is"] = None,
+    source_: Annotated[Literal["eval", "train"], "recorded by a pass after each epoch, or inside the steps"] = "eval",
+    low: Annotated[float, "lower quantile of iqr"] = 0.25,
+    high: Annotated[float, "upper quantile of iqr"] = 0.75,
+) -> Scores:
+    """Any aggregate of any trace of the target.
+
+    iqr is Q75 - Q25 (other quantiles by low and high) with linear interpolation; delta = L[n//2] - L[-1]; ratio =
+    1 - L[-1] / L[n//2]; slope is least squares over epochs; l1 to l4 and linf are norms; first-below is the
+    first epoch at or under a millionth of the first value. The column value is the aggregate itself, score turns it
+    so that higher = more exposed (a slope, and a margin's level, change sign).
+
+    Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods".
+    """
+    target = source.need_target_table("traces")
+    if not 0 <= low < high <= 1:
+        raise InvalidOption(f"quantiles must satisfy 0 <= low < high <= 1, not {low} and {high}")
+    if first < 0 or (last is not None and last < first):
+        raise InvalidOption(f"epochs {first} to {last} are no range; first must be at least 0 and at most last")
+    if signal == "margin" and aggregate == "first-below":
+        raise InvalidOption("first-below looks for a loss or gradient norm near 0; a margin has no such point")
+    parameters = {
+        "target": target.run,
+        "source": source_,
+        "signal": signal,
+        "aggregate": aggregate,
+        "first": first,
+        "last": LAST_EPOCH if last is None else last,
+        "low": low,
+        "high": high,
+        "direction": direction(signal, aggregate),
+    }
+    frame = source.query("trace", parameters)
+    if frame["score"].null_count() == len(frame):
+        raise NotEnoughData(
+            f"run {target.run!r} has no usable {source_} trace of {signal} in epochs {first} to "
+            f"{'the last' if last is None else last}"
+        )
+    return Scores(frame, count_unscored(frame, f"their {signal} trace is empty, not finite, or has no {aggregate}"))
+
+
+def lt_iqr(
+    source: Source,
+    *,
+    first: Annotated[int, "first epoch to look at; 0 is before training"] = 0,
+    last: Annotated[int | None, "last epoch to look at; default: the last there is"] = None,
+    source_: Annotated[Literal["eval", "train"], "recorded by a pass after each epoch, or inside the steps"] = "eval",
+    low: Annotated[float, "lower quantile"] = 0.25,
+    high: Annotated[float, "upper quantile"] = 0.75,
+) -> Scores:
+    """LT-IQR: the interquartile range of a sample's loss over training. Needs no shadow runs.
+
+    Q75 - Q25 of the raw loss trace, all epochs with the one before training, linear interpolation. Higher = the
+    model learnt the record late, on its own account: more exposed.
+
+    Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods".
+    """
+    return trace(source, first=first, last=last, source_=source_, low=low, high=high)

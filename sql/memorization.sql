@@ -1,0 +1,45 @@
+-- Memorization (Feldman & Zhang 2020): mem = Pr[correct | trained on it] - Pr[correct | not trained on it],
+-- over shadow runs, on the sample as it is (query 0).
+-- Parameters: $target  a run to leave out (any other text leaves none out)
+--             $of      'correct' (is the label predicted) or 'probability' (p_y in place of correctness)
+-- Grain: one row a sample of the audit pool; score is mem, NULL where a side has no run. The standard error
+-- divides by n; the interval is Agresti & Caffo's (2000) for 'correct', the normal one for 'probability'.
+with outcomes as (
+  select sample_id, member, case when $of = 'correct' then correct::double else exp(-loss::double) end as outcome
+  from signals
+  where query = 0 and run <> $target and run in (select run from runs where role = 'shadow')
+),
+sides as (
+  select sample_id,
+         count(outcome) filter (where member) as n_in,
+         count(outcome) filter (where not member) as n_out,
+         avg(outcome) filter (where member) as mean_in,
+         avg(outcome) filter (where not member) as mean_out,
+         var_pop(outcome) filter (where member) as var_in,
+         var_pop(outcome) filter (where not member) as var_out
+  from outcomes
+  group by sample_id
+),
+estimates as (
+  select sample_id, n_in, n_out, mean_in, mean_out,
+         mean_in - mean_out as mem,
+         sqrt(var_in / n_in + var_out / n_out) as se,
+         case when $of = 'correct' then (n_in * mean_in + 1) / (n_in + 2) else mean_in end as middle_in,
+         case when $of = 'correct' then (n_out * mean_out + 1) / (n_out + 2) else mean_out end as middle_out,
+         case when $of = 'correct' then middle_in * (1 - middle_in) / (n_in + 2) else var_in / n_in end as spread_in,
+         case when $of = 'correct' then middle_out * (1 - middle_out) / (n_out + 2) else var_out / n_out end as spread_out
+  from sides
+)
+select samples.sample_id,
+       mem as score,
+       se,
+       greatest(-1, middle_in - middle_out - 1.959963984540054 * sqrt(spread_in + spread_out)) as ci_low,
+       least(1, middle_in - middle_out + 1.959963984540054 * sqrt(spread_in + spread_out)) as ci_high,
+       mean_in,
+       mean_out,
+       coalesce(n_in, 0) as n_in,
+       coalesce(n_out, 0) as n_out
+from samples
+left join estimates on estimates.sample_id = samples.sample_id
+where samples.pool = 'audit'
+order by samples.sample_id

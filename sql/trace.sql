@@ -1,0 +1,44 @@
+-- Any aggregate of any trace; LT-IQR is signal 'loss' with aggregate 'iqr'.
+-- Parameters: $target, $source ('eval' or 'train'), $signal ('loss', 'grad_norm', 'margin'), $aggregate,
+--             $first, $last  epochs from and to, both counted in (epoch 0 is before training),
+--             $low, $high    the quantiles whose difference is 'iqr',
+--             $direction     1 or -1: makes a higher score mean more exposed
+-- Grain: one row a sample of the audit pool that the trace has; value is the aggregate, score is it with its
+-- direction. Epochs not recorded are left out; a trace with a value that is not finite has no score.
+with windows as (
+  select traces.sample_id, traces.member,
+         (case $signal when 'loss' then loss when 'grad_norm' then grad_norm else margin end)[$first + 1 : $last + 1] as span
+  from traces
+  join samples on samples.sample_id = traces.sample_id and samples.pool = 'audit'
+  where traces.run = $target and traces.source = $source
+),
+recorded as (
+  select sample_id, member, span,
+         list_filter(span, lambda value: value is not null)::double[] as trace
+  from windows
+),
+aggregates as (
+  select sample_id, member, isfinite(list_sum(trace)) as finite,
+         case $aggregate
+           when 'iqr' then quantile_range(trace, $low, $high)
+           when 'mean' then list_avg(trace)
+           when 'std' then list_stddev_pop(trace)
+           when 'final' then trace[-1]
+           when 'max' then list_max(trace)
+           when 'delta' then trace[len(trace) // 2 + 1] - trace[-1]
+           when 'ratio' then 1 - trace[-1] / trace[len(trace) // 2 + 1]
+           when 'slope' then trace_slope(span)
+           when 'l1' then power_norm(trace, 1)
+           when 'l2' then power_norm(trace, 2)
+           when 'l3' then power_norm(trace, 3)
+           when 'l4' then power_norm(trace, 4)
+           when 'linf' then list_max(list_transform(trace, lambda value: abs(value)))
+           when 'first-below' then $first + first_at_most(span, 1e-6 * trace[1])
+         end as value
+  from recorded
+)
+select sample_id, member,
+       case when finite and isfinite(value) then $direction * value end as score,
+       value
+from aggregates
+order by sample_id
