@@ -1,0 +1,65 @@
+"""Finding what a user names as `package.module:function`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from ..store.errors import InvalidInput, InvalidOption
+from .choices import unknown_choice
+
+_SPEC = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_callable_spec(spec: str) -> bool:
+    """Whether `spec` has the form `package.module:function`."""
+    return _SPEC.fullmatch(spec) is not None
+
+
+def load_callable(spec: str) -> Callable[..., Any]:
+    """The function that `package.module:function` names.
+
+    Modules in the current directory are found too, after everything that is installed.
+
+    Raises InvalidOption where the spec, the module or the function does not exist, InvalidInput where
+    importing the module fails.
+    """
+    if not is_callable_spec(spec):
+        raise InvalidOption(f"{spec!r} is not of the form package.module:function")
+    module_name, name = spec.split(":")
+    module = _import(module_name)
+    found = getattr(module, name, None)
+    if found is None:
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise unknown_choice(f"function of {module_name}", name, public)
+    if not callable(found):
+        raise InvalidOption(f"{spec} is a {type(found).__name__}, not a function")
+    function: Callable[..., Any] = found
+    return function
+
+
+def _import(module_name: str) -> ModuleType:
+    here = os.getcwd()
+    appended = here not in sys.path
+    if appended:
+        # At the end, so that a file in the working directory never shadows an installed package.
+        sys.path.append(here)
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if appended:
+            sys.path.remove(here)
+        if error.name is not None and (module_name + ".").startswith(error.name + "."):
+            raise InvalidOption(
+                f"no module {error.name!r}; install it, or run from the directory that holds it"
+            ) from error
+        raise InvalidInput(f"importing {module_name} failed: {error}") from error
+    except Exception as error:  # whatever a user's module raises while it is imported
+        if appended:
+            sys.path.remove(here)
+        raise InvalidInput(f"importing {module_name} failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,234 @@
+"""How a model is trained: every choice that a run has to record to be repeated."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..store.errors import InvalidInput, InvalidOption, NotFound
+from .choices import unknown_choice
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training recipe. Raises InvalidOption for a value out of range, naming the field and the range.
+
+    model, model_options    what build_model takes
+    optimizer               sgd (with momentum, nesterov), adam or adamw (which ignore those two)
+    lr, schedule            the rate after warm-up; cosine to 0 at the last epoch, step: times step_gamma at each
+                            of step_epochs, or constant
+    warmup_epochs           epochs of linear warm-up from 0, part of `epochs`
+    clip_norm               the gradient's L2 norm is clipped to it; None: not
+    flip, crop              random horizontal flips, random crops after padding by `crop` pixels (0: none).
+                            Pictures only: tabular records are never augmented
+    label_smoothing         the share of the target spread over all classes
+    precision               fp32, or autocast in bf16 or fp16
+    normalize               subtract the mean and divide by the standard deviation of each channel of the data
+    """
+
+    model: str = "cnn"
+    model_options: dict[str, Any] = field(default_factory=dict)
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = False
+    schedule: str = "cosine"
+    step_epochs: tuple[int, ...] = ()
+    step_gamma: float = 0.1
+    warmup_epochs: int = 0
+    epochs: int = 100
+    batch_size: int = 256
+    clip_norm: float | None = None
+    flip: bool = False
+    crop: int = 0
+    label_smoothing: float = 0.0
+    precision: str = "fp32"
+    normalize: bool = True
+
+    def __post_init__(self) -> None:
+        for name, rule in _RULES.items():
+            value = getattr(self, name)
+            try:
+                # Lists from TOML and JSON become tuples, whole numbers for a float field floats: equal
+                # recipes compare equal wherever they came from.
+                object.__setattr__(self, name, rule.read(value))
+            except (TypeError, ValueError):
+                raise InvalidOption(f"recipe field {name} is {value!r}; it must be {rule.allowed}") from None
+        if self.warmup_epochs > self.epochs:
+            raise InvalidOption(
+                f"recipe field warmup_epochs is {self.warmup_epochs}; it must be at most epochs, {self.epochs}"
+            )
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise InvalidOption(
+                "recipe field nesterov is True; it needs optimizer 'sgd' and momentum above 0"
+            )
+        if self.schedule == "step" and not self.step_epochs:
+            raise InvalidOption(
+                "recipe field step_epochs is empty; schedule 'step' needs the epochs to step at"
+            )
+
+
+def load_recipe(path: Path | None, overrides: Mapping[str, object]) -> Recipe:
+    """The recipe in the TOML file `path` (None: the defaults), with `overrides` on top.
+
+    The file has the fields at its top level or in a table [recipe]. Leave out of overrides what was not given:
+    a None there is a value. model_options are merged key by key; everything else is replaced.
+
+    Raises NotFound, InvalidInput (not TOML) or InvalidOption (unknown field, wrong type or value).
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise NotFound(f"no recipe file {path}") from error
+        except OSError as error:
+            raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"{path}: not a TOML file: {error}") from error
+        if isinstance(values.get("recipe"), dict):
+            beside = [key for key in values if key != "recipe"]
+            if beside:
+                raise InvalidOption(
+                    f"{path}: {', '.join(beside)} stand beside [recipe]; put all fields in it or none"
+                )
+            values = values["recipe"]
+    merged = {**values, **overrides}
+    options = (values.get("model_options"), overrides.get("model_options"))
+    if isinstance(options[0], Mapping) and isinstance(options[1], Mapping):
+        merged["model_options"] = {**options[0], **options[1]}
+    return from_json(merged)
+
+
+def to_json(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain JSON values (tuples as lists). from_json(to_json(r)) == r."""
+    return {each.name: _plain(getattr(recipe, each.name)) for each in dataclasses.fields(recipe)}
+
+
+def from_json(values: Mapping[str, Any]) -> Recipe:
+    """The recipe with these fields, the others at their defaults. Raises InvalidOption for an unknown field."""
+    known = [each.name for each in dataclasses.fields(Recipe)]
+    for name in values:
+        if name not in known:
+            raise unknown_choice("recipe field", name, known)
+    return Recipe(**values)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """read: the value as it is kept, or TypeError or ValueError; allowed: what to say then."""
+
+    read: Callable[[Any], Any]
+    allowed: str
+
+
+def _number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> _Rule:
+    """A float from low to high; above and below leave the ends out."""
+
+    def read(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise TypeError
+        if value < low or value > high or (above and value == low) or (below and value == high):
+            raise ValueError
+        return float(value)
+
+    start = f"a number {'above' if above else 'of at least'} {low:g}"
+    end = "" if high == math.inf else f" and {'below' if below else 'at most'} {high:g}"
+    return _Rule(read, start + end)
+
+
+def _whole(low: int) -> _Rule:
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError
+        if value < low:
+            raise ValueError
+        return value
+
+    return _Rule(read, f"a whole number of at least {low}")
+
+
+def _one_of(*names: str) -> _Rule:
+    def read(value: Any) -> str:
+        if value not in names:
+            raise ValueError
+        return str(value)
+
+    return _Rule(read, "one of " + ", ".join(names))
+
+
+def _read_flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _read_model(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError
+    return value
+
+
+def _read_epochs(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError
+    epochs = tuple(_whole(1).read(epoch) for epoch in value)
+    if list(epochs) != sorted(set(epochs)):
+        raise ValueError
+    return epochs
+
+
+def _read_options(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError
+    return {key: _frozen(option) for key, option in value.items()}
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(element) for element in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+_CLIP = _number(0, above=True)
+_FLAG = _Rule(_read_flag, "true or false")
+
+_RULES: Mapping[str, _Rule] = {
+    "model": _Rule(_read_model, "a model's name"),
+    "model_options": _Rule(_read_options, "a table of names to text, numbers, true, false or lists of them"),
+    "optimizer": _one_of("sgd", "adam", "adamw"),
+    "lr": _number(0, above=True),
+    "momentum": _number(0, 1, below=True),
+    "weight_decay": _number(0),
+    "nesterov": _FLAG,
+    "schedule": _one_of("cosine", "step", "constant"),
+    "step_epochs": _Rule(_read_epochs, "a list of whole numbers of at least 1, in ascending order"),
+    "step_gamma": _number(0, 1, above=True),
+    "warmup_epochs": _whole(0),
+    "epochs": _whole(1),
+    "batch_size": _whole(1),
+    "clip_norm": _Rule(
+        lambda value: None if value is None else _CLIP.read(value), _CLIP.allowed + ", or none"
+    ),
+    "flip": _FLAG,
+    "crop": _whole(0),
+    "label_smoothing": _number(0, 1, below=True),
+    "precision": _one_of("fp32", "bf16", "fp16"),
+    "normalize": _FLAG,
+}

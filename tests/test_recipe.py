@@ -1,0 +1,126 @@
+"""Recipes: what a file and flags make of the defaults, and what they may not say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from losslake.collect.recipe import Recipe, from_json, load_recipe, to_json
+from losslake.store.errors import InvalidInput, InvalidOption, NotFound
+
+FILE = """
+model = "mlp"
+lr = 1
+schedule = "step"
+step_epochs = [30, 60]
+clip_norm = 2.5
+[model_options]
+widths = [512, 256]
+dropout = 0.5
+"""
+
+
+def test_a_file_with_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(FILE)
+    recipe = load_recipe(path, {"epochs": 80, "clip_norm": None, "model_options": {"dropout": 0.1}})
+    assert recipe == Recipe(
+        model="mlp",
+        lr=1.0,
+        schedule="step",
+        step_epochs=(30, 60),
+        epochs=80,
+        model_options={"widths": (512, 256), "dropout": 0.1},
+    )
+    assert isinstance(recipe.lr, float)
+    nested = tmp_path / "nested.toml"
+    nested.write_text("[recipe]\n" + FILE.replace("[model_options]", "[recipe.model_options]"))
+    assert load_recipe(nested, {}) == load_recipe(path, {})
+    assert load_recipe(None, {}) == Recipe()
+
+
+def test_round_trip_through_json_text() -> None:
+    recipe = Recipe(
+        model="package.module:function",
+        model_options={"widths": [1, (2, 3)], "a": None, "b": True, "c": "text", "d": 0.25},
+        optimizer="adamw",
+        schedule="step",
+        step_epochs=(3, 9),
+        clip_norm=1,
+        precision="bf16",
+        flip=True,
+        crop=4,
+    )
+    assert from_json(json.loads(json.dumps(to_json(recipe)))) == recipe
+    assert set(to_json(recipe)) == {field.name for field in dataclasses.fields(Recipe)}
+    assert from_json({}) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("lr", 0, "a number above 0"),
+        ("lr", "0.1", "a number above 0"),
+        ("lr", float("nan"), "a number above 0"),
+        ("lr", True, "a number above 0"),
+        ("momentum", 1.0, "at least 0 and below 1"),
+        ("weight_decay", -1e-4, "at least 0"),
+        ("optimizer", "rmsprop", "one of sgd, adam, adamw"),
+        ("schedule", "linear", "one of cosine, step, constant"),
+        ("precision", "fp64", "one of fp32, bf16, fp16"),
+        ("epochs", 0, "a whole number of at least 1"),
+        ("epochs", 1.5, "a whole number of at least 1"),
+        ("batch_size", True, "a whole number of at least 1"),
+        ("warmup_epochs", 101, "at most epochs, 100"),
+        ("step_epochs", [5, 5], "ascending order"),
+        ("step_epochs", 5, "a list of whole numbers"),
+        ("step_gamma", 0, "above 0 and at most 1"),
+        ("clip_norm", 0, "a number above 0, or none"),
+        ("flip", 1, "true or false"),
+        ("crop", -1, "at least 0"),
+        ("label_smoothing", 1, "below 1"),
+        ("normalize", "yes", "true or false"),
+        ("model", "", "a model's name"),
+        ("model_options", [1], "a table"),
+        ("model_options", {"a": {"b": 1}}, "a table"),
+        ("model_options", {"a": float("inf")}, "a table"),
+        ("nesterov", "no", "true or false"),
+    ],
+)
+def test_wrong_values_name_field_and_range(field: str, value: Any, message: str) -> None:
+    with pytest.raises(InvalidOption, match=f"recipe field {field} is .*{message}"):
+        Recipe(**{field: value})
+
+
+def test_fields_that_contradict_each_other() -> None:
+    with pytest.raises(InvalidOption, match="step_epochs is empty"):
+        Recipe(schedule="step")
+    with pytest.raises(InvalidOption, match="nesterov"):
+        Recipe(nesterov=True, momentum=0)
+    with pytest.raises(InvalidOption, match="nesterov"):
+        Recipe(nesterov=True, optimizer="adam")
+    assert Recipe(nesterov=True).nesterov
+
+
+def test_unknown_fields_and_unreadable_files(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    for text, error, message in [
+        ("learning_rat = 1", InvalidOption, "recipe field 'learning_rat'"),
+        ("batchsize = 1", InvalidOption, "Did you mean 'batch_size'"),
+        ("lr = 1\n[recipe]\nepochs = 2", InvalidOption, "lr stand beside"),
+        ("lr = = 1", InvalidInput, "not a TOML file"),
+        ("lr = 2020-01-01", InvalidOption, "recipe field lr"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(error, match=message):
+            load_recipe(path, {})
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidInput, match="not a TOML file"):
+        load_recipe(path, {})
+    with pytest.raises(NotFound, match=r"no recipe file .*absent\.toml"):
+        load_recipe(tmp_path / "absent.toml", {})
+    with pytest.raises(InvalidOption, match="Did you mean 'epochs'"):
+        load_recipe(None, {"epoch": 3})
