@@ -7,6 +7,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ..store.errors import InvalidOption, NotEnoughData
+from ..store.records import Run
 from .source import Source
 
 VARIANCE_FLOOR = 1e-12
@@ -25,14 +26,14 @@ def gaussian_queries(source: Source, *, mode: str, variance: str, center: str) -
     audit = source.connection.sql("select sample_id from samples where pool = 'audit' order by sample_id").pl()["sample_id"]
     place = np.full(source.lake.experiment(source.experiment).samples, -1, dtype=np.int64)
     place[audit.to_numpy()] = np.arange(len(audit))
-    attacked, member = _read(source, target.run, place, None)
+    attacked, member = _read(source, target, place, None)
     queries = [int(q) for q in attacked["query"].unique().sort()]
     point = _matrix(attacked, place, queries, len(audit))
     runs = source.need_shadows()
     phi = np.full((len(runs), len(audit), len(queries)), np.nan, dtype=np.float32)
     trained = np.zeros((len(runs), len(audit)), dtype=bool)
     for row, run in enumerate(runs):
-        rows, trained[row] = _read(source, run.run, place, queries)
+        rows, trained[row] = _read(source, run, place, queries)
         phi[row] = _matrix(rows, place, queries, len(audit))
     seen = ~np.isnan(phi).any(axis=2)
     inside = _fit(phi, seen & trained, variance, center)
@@ -51,15 +52,14 @@ def gaussian_queries(source: Source, *, mode: str, variance: str, center: str) -
 
 
 def _read(
-    source: Source, run: str, place: npt.NDArray[np.int64], queries: list[int] | None
+    source: Source, run: Run, place: npt.NDArray[np.int64], queries: list[int] | None
 ) -> tuple[pl.DataFrame, npt.NDArray[np.bool_]]:
-    rows = source.lake.scan("signals", source.experiment).filter(pl.col("run") == run)
+    frame = source.rows(run, "signals", ["sample_id", "query", "member", "phi"])
     if queries is not None:
-        rows = rows.filter(pl.col("query").is_in(queries))
-    frame = rows.select("sample_id", "query", "member", "phi").collect()
-    if frame.is_empty():
-        raise NotEnoughData(f"run {run!r} has no signals for the queries {queries} of the target")
+        frame = frame.filter(pl.col("query").is_in(queries))
     frame = frame.filter(pl.Series(place[frame["sample_id"].to_numpy()] >= 0))
+    if frame.is_empty():
+        raise NotEnoughData(f"run {run.run!r} has no signals for the queries {queries} of the target")
     member = np.zeros(int(place.max()) + 1, dtype=bool)
     member[place[frame["sample_id"].to_numpy()]] = frame["member"].to_numpy()
     return frame, member

@@ -12,12 +12,6 @@ def with_membership(source: Source, frame: pl.DataFrame) -> pl.DataFrame:
     if source.target is None:
         return frame.select("sample_id", pl.lit(None, pl.Boolean).alias("member"), pl.exclude("sample_id"))
     table = "signals" if "signals" in source.target.tables() else "traces"
-    known = (
-        source.lake.scan(table, source.experiment)
-        .filter(pl.col("run") == source.target.run)
-        .group_by("sample_id")
-        .agg(pl.col("member").any())
-        .collect()
-    )
+    known = source.rows(source.target, table, ["sample_id", "member"]).group_by("sample_id").agg(pl.col("member").any())
     joined = frame.join(known, on="sample_id", how="left", maintain_order="left")
     return joined.select("sample_id", "member", pl.exclude("sample_id", "member"))

@@ -84,6 +84,11 @@ class Source:
         """The answer to ``sql/NAME.sql`` with its ``$parameters`` bound."""
         return self.connection.sql(read_sql(name), params=dict(parameters)).pl()
 
+    def rows(self, run: Run, table: str, columns: list[str]) -> pl.DataFrame:
+        """Columns of one run's rows in ``signals`` or ``traces``, read from its own files only."""
+        listed = [self.lake.files.location(file.path) for file in run.files if file.table == table]
+        return pl.read_parquet(listed, columns=columns, hive_partitioning=False)
+
     def reopened(self) -> Self:
         """The same experiment and target as of now, with what was kept since."""
         return type(self).open(self.lake, self.experiment, self.target.run if self.target else None)

@@ -1,0 +1,208 @@
+"""Commands made from the declared analyses: ``losslake analyze ...``; and ``losslake report``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..store.command_options import choose_experiment, experiment_option, lake_option
+from ..store.errors import LosslakeError, NotEnoughData
+from ..store.lake import Lake
+from ..store.output import format_of, write_frame
+from .catalogue import ANALYSES
+from .declare import Analysis, Evaluation, Option
+from .evaluations import EVALUATIONS, run_evaluation
+from .metric import Metric
+from .metric_table import metric_lines
+from .run import FPRS, run_analysis
+from .source import Source
+
+
+@click.group(name="analyze")
+def analyze_group() -> None:
+    """Score every record, and judge the scores.
+
+    Results are printed and kept in the lake (views scores and metrics).
+    """
+
+
+@analyze_group.command(name="list")
+def list_analyses() -> None:
+    """Every analysis with what it says.
+
+    \b
+    Example:
+      losslake analyze list
+    """
+    for entry in (*ANALYSES, *EVALUATIONS):
+        click.echo(f"{entry.name:<16}{entry.description.splitlines()[0]}")
+
+
+@analyze_group.command(name="all")
+@lake_option
+@experiment_option
+@click.option("--target", metavar="RUN", help="The run to look at; default: the only target.")
+@click.option("--fpr", type=float, multiple=True, default=FPRS, show_default=True, help="False-positive rates.")
+def analyze_all(lake: str, experiment: str | None, target: str | None, fpr: tuple[float, ...]) -> None:
+    """Every analysis with its default options, then how the scores compare.
+
+    \b
+    Example:
+      losslake analyze all --lake my-lake --experiment digits
+    """
+    opened = Lake.open(lake)
+    done = []
+    with Source.open(opened, choose_experiment(opened, experiment), target) as source:
+        for analysis in ANALYSES:
+            try:
+                outcome = run_analysis(source, analysis, fprs=fpr)
+            except NotEnoughData as error:
+                click.echo(f"{analysis.name}: left out, {error}", err=True)
+                continue
+            done.append(analysis.name)
+            _tell(outcome.label, outcome.metrics, outcome.scores.notes)
+        if not done:
+            raise NotEnoughData(f"nothing in {opened.path} can be analysed yet")
+        if "lira" in done and len(done) > 1:
+            finding = run_evaluation(source, EVALUATIONS[-1], tuple(name for name in done if name != "lira"))
+            _tell("compare", finding.metrics, finding.notes)
+
+
+def _tell(title: str, metrics: tuple[Metric, ...], notes: tuple[str, ...]) -> None:
+    click.echo(title)
+    for line in metric_lines(metrics):
+        click.echo(f"  {line}")
+    for note in notes:
+        click.echo(f"note: {title}: {note}", err=True)
+
+
+def _write_metrics(path: Path | None, metrics: tuple[Metric, ...]) -> bool:
+    """Write the metrics as JSON; True when they went to standard output."""
+    if path is None:
+        return False
+    text = json.dumps([metric.to_json() for metric in metrics], indent=1)
+    if str(path) == "-":
+        click.echo(text)
+        return True
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise LosslakeError(f"cannot write {path}: {error.strerror or error}") from error
+    return False
+
+
+def _analysis_command(analysis: Analysis) -> click.Command:
+    def command(
+        lake: str,
+        experiment: str | None,
+        target: str | None,
+        fpr: tuple[float, ...],
+        out: Path | None,
+        metrics: Path | None,
+        **options: Any,
+    ) -> None:
+        wanted = format_of(out, None) if out is not None else None
+        opened = Lake.open(lake)
+        with Source.open(opened, choose_experiment(opened, experiment), target) as source:
+            outcome = run_analysis(source, analysis, options, fprs=fpr)
+        if out is not None and wanted is not None:
+            write_frame(outcome.scores.frame, out, wanted)
+        if not _write_metrics(metrics, outcome.metrics):
+            _tell(outcome.label, outcome.metrics, ())
+        for note in outcome.scores.notes:
+            click.echo(f"note: {note}", err=True)
+
+    params: list[click.Parameter] = [_click_option(option) for option in analysis.options]
+    example = f"losslake analyze {analysis.name} --lake my-lake --experiment digits --out {analysis.name}.csv"
+    shared = click.option(
+        "--out", type=click.Path(path_type=Path), help="Write the scores to this file (.csv, .json, .parquet)."
+    )(click.option("--fpr", type=float, multiple=True, default=FPRS, show_default=True, help="False-positive rates.")(command))
+    return _finish(analysis.name, shared, params, analysis.description, example)
+
+
+def _evaluation_command(evaluation: Evaluation) -> click.Command:
+    def command(
+        lake: str,
+        experiment: str | None,
+        target: str | None,
+        scores: tuple[str, ...],
+        metrics: Path | None,
+        **options: Any,
+    ) -> None:
+        opened = Lake.open(lake)
+        with Source.open(opened, choose_experiment(opened, experiment), target) as source:
+            finding = run_evaluation(source, evaluation, scores, options)
+        if not _write_metrics(metrics, finding.metrics):
+            _tell(evaluation.name, finding.metrics, ())
+        for note in finding.notes:
+            click.echo(f"note: {note}", err=True)
+
+    argument = click.Argument(["scores"], nargs=-1, required=True, metavar="SCORE...")
+    params: list[click.Parameter] = [argument, *(_click_option(option) for option in evaluation.options)]
+    example = f'losslake analyze {evaluation.name} lt-iqr "trace[aggregate=final]" lira --lake my-lake'
+    text = f"{evaluation.description}\n\nA SCORE is an analysis, NAME or NAME[option=value,...]."
+    return _finish(evaluation.name, command, params, text, example)
+
+
+def _finish(
+    name: str, command: Callable[..., None], params: list[click.Parameter], text: str, example: str
+) -> click.Command:
+    """A command with the options all of them share."""
+    command = click.option(
+        "--metrics", type=click.Path(path_type=Path), help="Write the metrics as JSON to this file; - is standard output."
+    )(command)
+    command = click.option("--target", metavar="RUN", help="The run to look at; default: the only target.")(command)
+    made = click.command(name)(lake_option(experiment_option(command)))
+    made.params += params
+    made.help = f"{text}\n\n\b\nExample:\n  {example}"
+    made.short_help = text.splitlines()[0]
+    return made
+
+
+def _click_option(option: Option) -> click.Option:
+    kind: Any = click.Choice(option.choices) if option.choices else option.kind
+    return click.Option(
+        [f"--{option.name}", option.keyword],
+        type=kind,
+        default=option.default,
+        multiple=option.many,
+        show_default=option.default is not None,
+        help=option.help[0].upper() + option.help[1:] + ".",
+    )
+
+
+for _entry in ANALYSES:
+    analyze_group.add_command(_analysis_command(_entry))
+for _evaluation in EVALUATIONS:
+    analyze_group.add_command(_evaluation_command(_evaluation))
+
+
+@click.command()
+@lake_option
+@experiment_option
+@click.option("--target", metavar="RUN", help="The run to report on; default: the only target.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+    help="The file to write: .html, .pdf, .png, .svg or .json.",
+)
+@click.option("--pictures/--no-pictures", default=True, show_default=True, help="Show pictures of the exposed records.")
+def report(lake: str, experiment: str | None, target: str | None, out: Path, pictures: bool) -> None:
+    """One file that says which records the model exposes, and how far to trust it.
+
+    \b
+    Example:
+      losslake report --lake my-lake --experiment digits --out report.html
+    """
+    from .report import write_report
+
+    opened = Lake.open(lake)
+    write_report(opened, choose_experiment(opened, experiment), out, target=target, pictures=pictures)
+    click.echo(str(out))

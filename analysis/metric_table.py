@@ -1,0 +1,33 @@
+"""Metrics as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .metric import Metric
+
+_QUIET = {"resolved", "non_members", "strength", "p_value"}
+
+
+def metric_lines(metrics: Iterable[Metric]) -> list[str]:
+    """One aligned line a metric: name with parameters, value, 95% interval, n. What cannot be measured says so."""
+    rows = [("metric", "value", "95% interval", "n")]
+    for metric in metrics:
+        shown = " ".join(f"{key}={_word(value)}" for key, value in metric.parameters.items() if key not in _QUIET)
+        value = "not resolved" if metric.value is None else _number(metric.value)
+        interval = ""
+        if metric.ci_low is not None and metric.ci_high is not None:
+            interval = f"{_number(metric.ci_low)} to {_number(metric.ci_high)}"
+        strength = metric.parameters.get("strength")
+        count = "" if metric.n is None else str(metric.n)
+        rows.append((f"{metric.metric} {shown}".strip(), value, interval, f"{count} ({strength})" if strength else count))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip() for row in rows]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def _word(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,94 @@
+"""The command line. Commands live beside what they command and are loaded when called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from . import __version__
+from .store.errors import LosslakeError
+
+_COMMANDS = {
+    "demo": ("losslake.demo:demo", "Everything, end to end, on data that ships with the install."),
+    "collect": ("losslake.collect.commands:collect_group", "Train or import models, and keep what they say of every record."),
+    "analyze": ("losslake.analysis.commands:analyze_group", "Score every record, and judge the scores."),
+    "sql": ("losslake.store.commands:sql", "Ask the lake in SQL."),
+    "report": ("losslake.analysis.commands:report", "One file that says which records the model exposes."),
+    "lake": ("losslake.store.commands:lake_group", "Look at a lake: what it holds, whether it is whole."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Knows its commands by name and imports one only to run it, so that help answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup)
+@click.version_option(__version__, prog_name="losslake")
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+def cli(debug: bool) -> None:
+    """Which of my training records does this model expose?
+
+    \b
+    Try it:
+      losslake demo
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command line and exit: 0 done, 1 the work failed, 2 wrong usage."""
+    given = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_run(given, debug="--debug" in given))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    try:
+        result: Any = cli.main(arguments, prog_name="losslake", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("losslake: stopped", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe went away, as head does; keep the interpreter's own flush at exit quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except LosslakeError as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"losslake: {error}", err=True)
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        text = str(error).strip().splitlines()
+        click.echo(
+            f"losslake: unexpected {type(error).__name__}{f': {text[0]}' if text else ''}; "
+            "'losslake --debug ...' shows where",
+            err=True,
+        )
+        return 1
+
+
+if __name__ == "__main__":
+    main()

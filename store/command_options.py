@@ -1,0 +1,39 @@
+"""Options that many commands share, and finding the lake they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from .errors import InvalidOption, NotEnoughData
+from .lake import Lake
+
+Command = Callable[..., Any]
+
+
+def lake_option(function: Command) -> Command:
+    """``--lake DIR``, also from the environment variable LOSSLAKE_LAKE."""
+    return click.option(
+        "--lake", envvar="LOSSLAKE_LAKE", required=True, metavar="DIR", help="The lake's folder (or set LOSSLAKE_LAKE)."
+    )(function)
+
+
+def experiment_option(function: Command) -> Command:
+    """``--experiment NAME``; a lake with one experiment needs none."""
+    return click.option(
+        "--experiment", metavar="NAME", help="The experiment; may be left out where the lake has only one."
+    )(function)
+
+
+def choose_experiment(lake: Lake, name: str | None) -> str:
+    """The experiment that is meant. Raises where a lake has none, or several and no name was given."""
+    if name is not None:
+        return lake.experiment(name).name
+    known = lake.experiments()
+    if not known:
+        raise NotEnoughData(f"the lake {lake.path} holds no experiment yet; start with 'losslake collect target'")
+    if len(known) > 1:
+        raise InvalidOption(f"the lake {lake.path} holds several experiments ({', '.join(known)}); add --experiment")
+    return known[0]
