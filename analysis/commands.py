@@ -15,7 +15,7 @@ from ..store.lake import Lake
 from ..store.output import format_of, write_frame
 from .catalogue import ANALYSES
 from .declare import Analysis, Evaluation, Option
-from .evaluations import EVALUATIONS, run_evaluation
+from .evaluations import EVALUATIONS, find_evaluation, run_evaluation
 from .metric import Metric
 from .metric_table import metric_lines
 from .run import FPRS, run_analysis
@@ -68,7 +68,7 @@ def analyze_all(lake: str, experiment: str | None, target: str | None, fpr: tupl
         if not done:
             raise NotEnoughData(f"nothing in {opened.path} can be analysed yet")
         if "lira" in done and len(done) > 1:
-            finding = run_evaluation(source, EVALUATIONS[-1], tuple(name for name in done if name != "lira"))
+            finding = run_evaluation(source, find_evaluation("compare"), tuple(name for name in done if name != "lira"))
             _tell("compare", finding.metrics, finding.notes)
 
 

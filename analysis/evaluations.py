@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..store.errors import InvalidOption
 from ..store.results import save_result
 from . import charts
 from .compare import compare
@@ -17,6 +18,15 @@ EVALUATIONS: tuple[Evaluation, ...] = (
     Evaluation("spearman", spearman, ("spearman",), charts.correlation_matrix),
     Evaluation("compare", compare, ("spearman",), charts.precision_curve),
 )
+
+
+def find_evaluation(name: str) -> Evaluation:
+    """The evaluation of that name. Raises InvalidOption with the names there are."""
+    for evaluation in EVALUATIONS:
+        if evaluation.name == name:
+            return evaluation
+    names = ", ".join(evaluation.name for evaluation in EVALUATIONS)
+    raise InvalidOption(f"there is no evaluation {name!r} (evaluations: {names})")
 
 
 def run_evaluation(
