@@ -1,11 +1,11 @@
 """losslake: which of my training records does this model expose?
 
-    import losslake
+import losslake
 
-    lake = losslake.open("my-lake")
-    with lake.start_run("mine", samples=labels, members=ids) as run: ...   # record a training loop
-    lake.analyze("lt-iqr", experiment="mine").scores.frame                 # score every record
-    lake.sql("from runs")                                                  # ask anything
+lake = losslake.open("my-lake")
+with lake.start_run("mine", samples=labels, members=ids) as run: ...   # record a training loop
+lake.analyze("lt-iqr", experiment="mine").scores.frame                 # score every record
+lake.sql("from runs")                                                  # ask anything
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ class Lake(StoredLake):
 
         return start_run(self, experiment, **options)
 
-    def analyze(self, analysis: str, *, experiment: str, target: str | None = None, **options: Any) -> Outcome:
+    def analyze(
+        self, analysis: str, *, experiment: str, target: str | None = None, **options: Any
+    ) -> Outcome:
         """Score every record by an analysis of ``losslake analyze list``, with its options as keywords.
 
         Returns an Outcome: ``.scores.frame`` (sample_id, member, score, ...) and ``.metrics``; both are kept in the lake.

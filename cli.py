@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 import traceback
@@ -15,7 +16,10 @@ from .store.errors import LosslakeError
 
 _COMMANDS = {
     "demo": ("losslake.demo:demo", "Everything, end to end, on data that ships with the install."),
-    "collect": ("losslake.collect.commands:collect_group", "Train or import models, and keep what they say of every record."),
+    "collect": (
+        "losslake.collect.commands:collect_group",
+        "Train or import models, and keep what they say of every record.",
+    ),
     "analyze": ("losslake.analysis.commands:analyze_group", "Score every record, and judge the scores."),
     "sql": ("losslake.store.commands:sql", "Ask the lake in SQL."),
     "report": ("losslake.analysis.commands:report", "One file that says which records the model exposes."),
@@ -56,7 +60,9 @@ def cli(debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line and exit: 0 done, 1 the work failed, 2 wrong usage."""
     given = sys.argv[1:] if arguments is None else arguments
-    sys.exit(_run(given, debug="--debug" in given))
+    # Only before the command: after it the word may belong to a query.
+    debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), given)
+    sys.exit(_run(given, debug))
 
 
 def _run(arguments: list[str], debug: bool) -> int:

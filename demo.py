@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from .analysis.metric import Metric
+
 EXPERIMENT = "digits"
 SHADOWS = 64
+TOP = 0.01
+FINAL = "trace[aggregate=final]"
+QUERIES = (
+    "select sample_id, label, score from scores join samples using (sample_id) "
+    "where analysis = 'lira' and member order by score desc limit 10",
+    "select label, avg(score) as memorization from scores join samples using (sample_id) "
+    "where analysis = 'memorization' group by label order by 2 desc",
+    "select epoch, median(loss) as typical, quantile_cont(loss, 0.99) as hardest from trace_points "
+    "where run = 'target' and source = 'eval' and member group by epoch order by epoch",
+)
 
 
 @click.command()
-@click.option("--lake", default="losslake-demo", show_default=True, metavar="DIR", help="Where the demo's lake goes.")
-@click.option("--shadows", default=SHADOWS, show_default=True, type=click.IntRange(min=4), help="How many shadow models.")
+@click.option(
+    "--lake", default="losslake-demo", show_default=True, metavar="DIR", help="Where the demo's lake goes."
+)
+@click.option(
+    "--shadows",
+    default=SHADOWS,
+    show_default=True,
+    type=click.IntRange(min=4),
+    help="How many shadow models.",
+)
 def demo(lake: str, shadows: int) -> None:
     """Everything, end to end, on data that ships with the install.
 
@@ -38,7 +60,12 @@ def demo(lake: str, shadows: int) -> None:
     recipe = Recipe(model="mlp", model_options={"widths": (256, 128)}, epochs=40, batch_size=64, lr=0.05)
     prepared = prepare_experiment(opened, EXPERIMENT, dataset="digits")
     target = collect_target(
-        opened, EXPERIMENT, recipe=recipe, prepared=prepared, queries="original", progress=ProgressLines("target")
+        opened,
+        EXPERIMENT,
+        recipe=recipe,
+        prepared=prepared,
+        queries="original",
+        progress=ProgressLines("target"),
     )[0]
     collect_shadows(
         opened,
@@ -51,33 +78,37 @@ def demo(lake: str, shadows: int) -> None:
     )
     with Source.open(opened, EXPERIMENT) as source:
         scored = {entry.name: run_analysis(source, entry) for entry in ANALYSES}
-        final = "trace[aggregate=final]"
         finding = run_evaluation(
-            source, find_evaluation("compare"), ("lt-iqr", final, "memorization", "privacy-score"), {"fpr": 0.01})
+            source,
+            find_evaluation("compare"),
+            ("lt-iqr", FINAL, "memorization", "privacy-score"),
+            {"fpr": 0.01},
+        )
     report = Path(f"{lake.rstrip('/')}-report.html")
     write_report(opened, EXPERIMENT, report)
 
     lira = {(m.metric, m.parameters.get("fpr")): m for m in scored["lira"].metrics}
-    auc, low_fpr = lira["auc", None], lira["tpr_at_fpr", 0.01]
-    at_k = {
-        m.parameters["score"]: m for m in finding.metrics if m.metric == "precision_at_k" and m.parameters["k"] == 0.01
+    auc, caught = lira["auc", None], lira["tpr_at_fpr", 0.01]
+    top = {
+        m.parameters["score"]: m
+        for m in finding.metrics
+        if m.metric == "precision_at_k" and m.parameters["k"] == TOP
     }
-    base = next(m for m in finding.metrics if m.metric == "vulnerable")
-    click.echo(f"""
-{target.members} of {prepared.experiment.samples} digits trained the target (test accuracy {target.info.test_accuracy:.3f}); \
-{shadows} shadow models.
-LiRA        AUC {auc.value:.3f} ({auc.ci_low:.3f} to {auc.ci_high:.3f}); at 1% FPR it finds \
-{low_fpr.value:.1%} of the members ({low_fpr.ci_low:.1%} to {low_fpr.ci_high:.1%})
-LT-IQR      no shadow models needed: {at_k["lt-iqr"].value:.0%} of its top 1% are among the {base.value:.1%} that LiRA finds
-final loss  the same for the last epoch's loss alone: {at_k[final].value:.0%}
+    found = next(m for m in finding.metrics if m.metric == "vulnerable")
+    click.echo(
+        f"\n{target.members} of {prepared.experiment.samples} digits trained the target "
+        f"(test accuracy {target.info.test_accuracy:.3f}); {shadows} shadow models trained on other halves.\n"
+        f"LiRA        {_with_interval('AUC', auc)}; at 1% FPR it finds {_with_interval('', caught)} of the members\n"
+        f"LT-IQR      of its top 1%, without any shadow model, {top['lt-iqr'].value:.0%} are among the "
+        f"{found.value:.1%} that LiRA finds\n"
+        f"final loss  of its top 1%, {top[FINAL].value:.0%}\n\n"
+        f"Report: {report}\n\nGo on with SQL:"
+    )
+    for query in QUERIES:
+        click.echo(f'  losslake sql --lake {lake} "{query}"')
 
-Report: {report}
 
-Go on with SQL:
-  losslake sql --lake {lake} "select sample_id, label, score from scores join samples using (sample_id)
-    where analysis = 'lira' and member order by score desc limit 10"
-  losslake sql --lake {lake} "select label, avg(score) as memorization from scores join samples using (sample_id)
-    where analysis = 'memorization' group by label order by 2 desc"
-  losslake sql --lake {lake} "select epoch, median(loss) as typical, quantile_cont(loss, 0.99) as hardest
-    from trace_points where run = 'target' and source = 'eval' and member group by epoch order by epoch"
-""")
+def _with_interval(name: str, metric: Metric) -> str:
+    if metric.value is None:
+        return f"{name} an unknown share".strip()
+    return f"{name} {metric.value:.3f} ({metric.ci_low:.3f} to {metric.ci_high:.3f})".strip()

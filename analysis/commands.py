@@ -16,10 +16,14 @@ from ..store.output import format_of, write_frame
 from .catalogue import ANALYSES
 from .declare import Analysis, Evaluation, Option
 from .evaluations import EVALUATIONS, find_evaluation, run_evaluation
+from .exposed import most_exposed
 from .metric import Metric
-from .metric_table import metric_lines
+from .metric_table import aligned, metric_lines
 from .run import FPRS, run_analysis
 from .source import Source
+
+SHOWN = 10
+"""How many of the most exposed records a command prints."""
 
 
 @click.group(name="analyze")
@@ -38,7 +42,8 @@ def list_analyses() -> None:
     Example:
       losslake analyze list
     """
-    for entry in (*ANALYSES, *EVALUATIONS):
+    entries: tuple[Analysis | Evaluation, ...] = (*ANALYSES, *EVALUATIONS)
+    for entry in entries:
         click.echo(f"{entry.name:<16}{entry.description.splitlines()[0]}")
 
 
@@ -46,7 +51,9 @@ def list_analyses() -> None:
 @lake_option
 @experiment_option
 @click.option("--target", metavar="RUN", help="The run to look at; default: the only target.")
-@click.option("--fpr", type=float, multiple=True, default=FPRS, show_default=True, help="False-positive rates.")
+@click.option(
+    "--fpr", type=float, multiple=True, default=FPRS, show_default=True, help="False-positive rates."
+)
 def analyze_all(lake: str, experiment: str | None, target: str | None, fpr: tuple[float, ...]) -> None:
     """Every analysis with its default options, then how the scores compare.
 
@@ -68,13 +75,15 @@ def analyze_all(lake: str, experiment: str | None, target: str | None, fpr: tupl
         if not done:
             raise NotEnoughData(f"nothing in {opened.path} can be analysed yet")
         if "lira" in done and len(done) > 1:
-            finding = run_evaluation(source, find_evaluation("compare"), tuple(name for name in done if name != "lira"))
+            finding = run_evaluation(
+                source, find_evaluation("compare"), tuple(name for name in done if name != "lira")
+            )
             _tell("compare", finding.metrics, finding.notes)
 
 
 def _tell(title: str, metrics: tuple[Metric, ...], notes: tuple[str, ...]) -> None:
     click.echo(title)
-    for line in metric_lines(metrics):
+    for line in metric_lines(metrics) if metrics else ():
         click.echo(f"  {line}")
     for note in notes:
         click.echo(f"note: {title}: {note}", err=True)
@@ -110,18 +119,28 @@ def _analysis_command(analysis: Analysis) -> click.Command:
         opened = Lake.open(lake)
         with Source.open(opened, choose_experiment(opened, experiment), target) as source:
             outcome = run_analysis(source, analysis, options, fprs=fpr)
+            exposed = most_exposed(source, outcome.scores, SHOWN)
         if out is not None and wanted is not None:
             write_frame(outcome.scores.frame, out, wanted)
         if not _write_metrics(metrics, outcome.metrics):
             _tell(outcome.label, outcome.metrics, ())
+            click.echo("\nmost exposed")
+            for line in aligned([tuple(exposed.columns), *exposed.rows()]):
+                click.echo(f"  {line}")
         for note in outcome.scores.notes:
             click.echo(f"note: {note}", err=True)
 
     params: list[click.Parameter] = [_click_option(option) for option in analysis.options]
     example = f"losslake analyze {analysis.name} --lake my-lake --experiment digits --out {analysis.name}.csv"
     shared = click.option(
-        "--out", type=click.Path(path_type=Path), help="Write the scores to this file (.csv, .json, .parquet)."
-    )(click.option("--fpr", type=float, multiple=True, default=FPRS, show_default=True, help="False-positive rates.")(command))
+        "--out",
+        type=click.Path(path_type=Path),
+        help="Write the scores to this file (.csv, .json, .parquet).",
+    )(
+        click.option(
+            "--fpr", type=float, multiple=True, default=FPRS, show_default=True, help="False-positive rates."
+        )(command)
+    )
     return _finish(analysis.name, shared, params, analysis.description, example)
 
 
@@ -154,9 +173,13 @@ def _finish(
 ) -> click.Command:
     """A command with the options all of them share."""
     command = click.option(
-        "--metrics", type=click.Path(path_type=Path), help="Write the metrics as JSON to this file; - is standard output."
+        "--metrics",
+        type=click.Path(path_type=Path),
+        help="Write the metrics as JSON to this file; - is standard output.",
     )(command)
-    command = click.option("--target", metavar="RUN", help="The run to look at; default: the only target.")(command)
+    command = click.option("--target", metavar="RUN", help="The run to look at; default: the only target.")(
+        command
+    )
     made = click.command(name)(lake_option(experiment_option(command)))
     made.params += params
     made.help = f"{text}\n\n\b\nExample:\n  {example}"
@@ -193,7 +216,9 @@ for _evaluation in EVALUATIONS:
     show_default=True,
     help="The file to write: .html, .pdf, .png, .svg or .json.",
 )
-@click.option("--pictures/--no-pictures", default=True, show_default=True, help="Show pictures of the exposed records.")
+@click.option(
+    "--pictures/--no-pictures", default=True, show_default=True, help="Show pictures of the exposed records."
+)
 def report(lake: str, experiment: str | None, target: str | None, out: Path, pictures: bool) -> None:
     """One file that says which records the model exposes, and how far to trust it.
 

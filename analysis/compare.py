@@ -71,7 +71,9 @@ def compare(
     for name in names:
         if name != against:
             metrics += _at_k(name, columns[name][member], vulnerable, k, {"against": against, "fpr": fpr})
-    metrics += [_agreement(a, b, found[a] & member, found[b] & member, fpr) for a, b in combinations(names, 2)]
+    metrics += [
+        _agreement(a, b, found[a] & member, found[b] & member, fpr) for a, b in combinations(names, 2)
+    ]
     if len(names) > 1:
         correlation = spearman(source, names, among=among)
         metrics += correlation.metrics
@@ -84,7 +86,9 @@ def _side_by_side(scores: dict[str, Scores]) -> tuple[pl.DataFrame, list[str]]:
     table: pl.DataFrame | None = None
     notes = []
     for name, one in scores.items():
-        part = one.frame.filter(pl.col("score").is_not_null()).select("sample_id", "member", pl.col("score").alias(name))
+        part = one.frame.filter(pl.col("score").is_not_null()).select(
+            "sample_id", "member", pl.col("score").alias(name)
+        )
         table = part if table is None else table.join(part.drop("member"), on="sample_id")
         notes += [f"{name}: {note}" for note in one.notes]
     assert table is not None
@@ -110,15 +114,18 @@ def _at_k(
     metrics = []
     total = int(vulnerable.sum())
     for share in shares:
-        k = int(share * len(score))
+        k = int(share * len(score) * (1 + 1e-12))  # 0.29 * 100 falls a rounding below 29
         about = {"score": name, **parameters, "k": share, "records": k}
         if k == 0:
             metrics.append(Metric("precision_at_k", None, n=0, parameters=about))
+            metrics.append(Metric("recall_at_k", None, n=total, parameters=about))
             continue
         hits = expected_hits(score, vulnerable, k)
         metrics.append(Metric("precision_at_k", hits / k, *clopper_pearson(hits, k), n=k, parameters=about))
         recall = hits / total if total else None
-        metrics.append(Metric("recall_at_k", recall, *clopper_pearson(hits, total), n=total, parameters=about))
+        metrics.append(
+            Metric("recall_at_k", recall, *clopper_pearson(hits, total), n=total, parameters=about)
+        )
     return metrics
 
 

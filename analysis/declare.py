@@ -98,7 +98,9 @@ def options_of(function: Callable[..., Any]) -> tuple[Option, ...]:
         if many:
             inner = get_args(inner)[0]
         choices = get_args(inner) if get_origin(inner) is Literal else ()
-        found.append(Option(parameter.name, str if choices else inner, parameter.default, text, choices, many))
+        found.append(
+            Option(parameter.name, str if choices else inner, parameter.default, text, choices, many)
+        )
     return tuple(found)
 
 
@@ -126,7 +128,9 @@ def _parse(option: Option, value: Any, what: str) -> Any:
 def _parse_one(option: Option, value: Any, what: str) -> Any:
     if option.choices:
         if value not in option.choices:
-            raise InvalidOption(f"{option.name} of {what} must be one of {', '.join(option.choices)}, not {value!r}")
+            raise InvalidOption(
+                f"{option.name} of {what} must be one of {', '.join(option.choices)}, not {value!r}"
+            )
         return value
     if value is None:
         return None
@@ -135,7 +139,9 @@ def _parse_one(option: Option, value: Any, what: str) -> Any:
             return {"true": True, "false": False}[value.lower()]
         return option.kind(value)
     except (ValueError, TypeError, KeyError) as error:
-        raise InvalidOption(f"{option.name} of {what} must be {option.kind.__name__}, not {value!r}") from error
+        raise InvalidOption(
+            f"{option.name} of {what} must be {option.kind.__name__}, not {value!r}"
+        ) from error
 
 
 def variant_of(options: tuple[Option, ...], chosen: Mapping[str, Any]) -> str:

@@ -20,7 +20,9 @@ def clopper_pearson(hits: float, trials: int, confidence: float = CONFIDENCE) ->
     return low, high
 
 
-def logit_interval(value: float, variance: float, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def logit_interval(
+    value: float, variance: float, trials: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """Interval of a share from its variance, on the logit scale so that it stays inside 0..1.
 
     At 0 and 1 the variance says nothing; then the bound that ``trials`` independent observations would give.

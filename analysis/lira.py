@@ -16,13 +16,17 @@ POOL_UNDER = 64
 def lira(
     source: Source,
     *,
-    mode: Annotated[Literal["online", "offline"], "fit runs with and without the sample, or only those without"] = "online",
+    mode: Annotated[
+        Literal["online", "offline"], "fit runs with and without the sample, or only those without"
+    ] = "online",
     variance: Annotated[
-        Literal["auto", "sample", "pooled"], "each sample's own, one for all, or by the number of runs (under 64: pooled)"
+        Literal["auto", "sample", "pooled"],
+        "each sample's own, one for all, or by the number of runs (under 64: pooled)",
     ] = "auto",
     center: Annotated[Literal["mean", "median"], "of the shadow runs' phi"] = "mean",
     queries: Annotated[
-        Literal["mean", "gaussian"], "several views: mean of their log ratios, or one Gaussian with full covariance"
+        Literal["mean", "gaussian"],
+        "several views: mean of their log ratios, or one Gaussian with full covariance",
     ] = "mean",
 ) -> Scores:
     """LiRA: how much likelier is the target's phi if the sample was a member than if it was not.

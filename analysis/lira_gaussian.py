@@ -17,13 +17,18 @@ Floats = npt.NDArray[np.float64]
 def gaussian_queries(source: Source, *, mode: str, variance: str, center: str) -> pl.DataFrame:
     """Online LiRA scores with multivariate normals over the queries of a sample.
 
-    Returns sample_id, member, score, n_in, n_out. Covariances divide by n; pooled ones are the mean outer product
-    of the residuals from each sample's centre. Holds phi of all shadow runs: runs x samples x queries float32.
+    Returns sample_id, member, score, n_in, n_out of the samples the target has signals of. Covariances divide by
+    n; pooled ones are the mean outer product of the residuals from each sample's centre. Holds phi of all shadow
+    runs: runs x samples x queries float32.
     """
     if mode == "offline":
-        raise InvalidOption("a tail of several queries at once is not defined; offline LiRA takes --queries mean")
+        raise InvalidOption(
+            "a tail of several queries at once is not defined; offline LiRA takes --queries mean"
+        )
     target = source.need_target()
-    audit = source.connection.sql("select sample_id from samples where pool = 'audit' order by sample_id").pl()["sample_id"]
+    audit = source.connection.sql(
+        "select sample_id from samples where pool = 'audit' order by sample_id"
+    ).pl()["sample_id"]
     place = np.full(source.lake.experiment(source.experiment).samples, -1, dtype=np.int64)
     place[audit.to_numpy()] = np.arange(len(audit))
     attacked, member = _read(source, target, place, None)
@@ -48,7 +53,7 @@ def gaussian_queries(source: Source, *, mode: str, variance: str, center: str) -
             "n_in": inside[2],
             "n_out": outside[2],
         }
-    )
+    ).filter(pl.Series(np.isfinite(point).any(axis=1)))
 
 
 def _read(
@@ -78,7 +83,10 @@ def _fit(
     """Centre (N, Q), covariance (N, Q, Q) and number of runs (N,) a sample, from the runs that ``used`` marks."""
     count = used.sum(axis=0)
     known = np.maximum(count, 1)
-    mean = np.einsum("mnq,mn->nq", phi, used, dtype=np.float64) / known[:, None]
+    total = np.zeros(phi.shape[1:])
+    for values, marked in zip(phi, used, strict=True):
+        total += np.where(marked[:, None], values, 0.0)  # not a product: what a run has no value of is NaN
+    mean = total / known[:, None]
     middle = mean
     if center == "median":
         # Runs not used sort to the end as NaN; the median lies at the middle of the first ``count``.

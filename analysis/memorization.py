@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import polars as pl
+import numpy as np
+import numpy.typing as npt
 
 from ..store.errors import NotEnoughData
+from .intervals import clopper_pearson
 from .membership import with_membership
 from .metric import Metric
 from .scores import Scores, count_unscored
@@ -16,7 +18,9 @@ from .source import Source
 def memorization(
     source: Source,
     *,
-    of: Annotated[Literal["correct", "probability"], "correct predictions, or the probability of the label"] = "correct",
+    of: Annotated[
+        Literal["correct", "probability"], "correct predictions, or the probability of the label"
+    ] = "correct",
 ) -> Scores:
     """Memorization: Pr[correct | trained on it] - Pr[correct | not trained on it], over shadow runs.
 
@@ -28,30 +32,35 @@ def memorization(
     shadows = source.need_shadows()
     frame = source.query("memorization", {"target": source.target_name, "of": of})
     if frame["score"].null_count() == len(frame):
-        reason = "they store whether the label was predicted (try --of probability)" if of == "correct" else "enough runs"
+        reason = (
+            "they store whether the label was predicted (try --of probability)"
+            if of == "correct"
+            else "enough runs"
+        )
         raise NotEnoughData(
             f"memorization needs shadow runs with and without each sample, and that {reason}; "
             f"experiment {source.experiment!r} has {len(shadows)} shadow runs"
         )
-    known = frame["score"].drop_nulls()
-    metrics = [
-        Metric("mean", float(known.mean() or 0.0), *_mean_interval(known), n=len(known)),
-        *(_share_above(known, threshold) for threshold in (0.4, 0.8)),
-    ]
+    known = frame["score"].drop_nulls().to_numpy()
+    metrics = (_mean(known), *(_share_above(known, threshold) for threshold in (0.4, 0.8)))
     notes = count_unscored(frame, "no shadow run trained on them, or none did without them")
-    return Scores(with_membership(source, frame), notes, tuple(metrics))
+    return Scores(with_membership(source, frame), notes, metrics)
 
 
-def _mean_interval(known: pl.Series) -> tuple[float, float]:
-    centre = float(known.mean() or 0.0)  # type: ignore[arg-type]
-    spread = float(known.std() or 0.0) / max(len(known), 1) ** 0.5  # type: ignore[arg-type]
-    return centre - 1.959963984540054 * spread, centre + 1.959963984540054 * spread
+def _mean(known: npt.NDArray[np.float64]) -> Metric:
+    centre = float(known.mean())
+    if len(known) == 1:
+        return Metric("mean", centre, -1.0, 1.0, n=1)
+    spread = 1.959963984540054 * float(known.std(ddof=1)) / len(known) ** 0.5
+    return Metric("mean", centre, centre - spread, centre + spread, n=len(known))
 
 
-def _share_above(known: pl.Series, threshold: float) -> Metric:
-    from .intervals import clopper_pearson
-
+def _share_above(known: npt.NDArray[np.float64], threshold: float) -> Metric:
     hits = int((known > threshold).sum())
     return Metric(
-        "share_above", hits / len(known), *clopper_pearson(hits, len(known)), n=len(known), parameters={"threshold": threshold}
+        "share_above",
+        hits / len(known),
+        *clopper_pearson(hits, len(known)),
+        n=len(known),
+        parameters={"threshold": threshold},
     )

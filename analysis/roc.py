@@ -35,15 +35,21 @@ def roc(members: Floats, others: Floats) -> Roc:
     thresholds = np.unique(np.concatenate([members, others]))[::-1]
     tpr = 1 - np.searchsorted(members, thresholds, "left") / max(len(members), 1)
     fpr = 1 - np.searchsorted(others, thresholds, "left") / max(len(others), 1)
-    return Roc(np.concatenate([[0.0], fpr]), np.concatenate([[0.0], tpr]), np.concatenate([[np.inf], thresholds]))
+    return Roc(
+        np.concatenate([[0.0], fpr]), np.concatenate([[0.0], tpr]), np.concatenate([[np.inf], thresholds])
+    )
 
 
 def auc(members: Floats, others: Floats) -> Metric:
     """Area under the curve, ties counted half, with the interval of DeLong et al. (1988) on the logit scale."""
     n_members, n_others = len(members), len(others)
     # Share of the others below each member, ties half, and the reverse: the structural components.
-    below = (np.searchsorted(others, members, "left") + np.searchsorted(others, members, "right")) / (2 * n_others)
-    above = 1 - (np.searchsorted(members, others, "left") + np.searchsorted(members, others, "right")) / (2 * n_members)
+    below = (np.searchsorted(others, members, "left") + np.searchsorted(others, members, "right")) / (
+        2 * n_others
+    )
+    above = 1 - (np.searchsorted(members, others, "left") + np.searchsorted(members, others, "right")) / (
+        2 * n_members
+    )
     value = float(below.mean())
     variance = _variance(below) / n_members + _variance(above) / n_others
     low, high = logit_interval(value, variance, min(n_members, n_others))
@@ -78,7 +84,9 @@ def tpr_at_fpr(members: Floats, others: Floats, fpr: float) -> Metric:
     high = clopper_pearson(loose, len(members), half)[1]
     resolved = n * fpr >= 1
     value = hits / len(members) if resolved else None
-    return Metric("tpr_at_fpr", value, low, high, len(members), {"fpr": fpr, "resolved": resolved, "non_members": n})
+    return Metric(
+        "tpr_at_fpr", value, low, high, len(members), {"fpr": fpr, "resolved": resolved, "non_members": n}
+    )
 
 
 def _allowed(n: int, fpr: float) -> int:

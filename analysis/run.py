@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..store.errors import InvalidOption
-from ..store.results import save_result
+from ..store.results import fingerprint, save_result
 from .declare import Analysis, parse_options, variant_of
 from .metric import Metric
 from .roc import evaluate
@@ -33,7 +33,11 @@ class Outcome:
 
 
 def run_analysis(
-    source: Source, analysis: Analysis, options: Mapping[str, Any] | None = None, *, fprs: tuple[float, ...] = FPRS
+    source: Source,
+    analysis: Analysis,
+    options: Mapping[str, Any] | None = None,
+    *,
+    fprs: tuple[float, ...] = FPRS,
 ) -> Outcome:
     """Compute an analysis, evaluate its scores against the target's membership, and keep both in the lake."""
     chosen = parse_options(analysis.options, options or {}, analysis.name)
@@ -55,6 +59,7 @@ def run_analysis(
         notes=scores.notes,
         metrics=[metric.to_json() for metric in metrics],
         scores=scores.frame.to_arrow(),
+        seen=fingerprint(source.lake, source.experiment, source.runs),
     )
     return Outcome(analysis, variant, scores, metrics)
 
@@ -67,4 +72,6 @@ def _judge(scores: Scores, fprs: tuple[float, ...]) -> tuple[list[Metric], tuple
         return metrics, ()
     lowest = ", ".join(f"{metric.parameters['fpr']:g}" for metric in coarse)
     seen = coarse[0].parameters["non_members"]
-    return metrics, (f"{seen} non-members cannot resolve an FPR of {lowest}: only the interval of its TPR is given",)
+    return metrics, (
+        f"{seen} non-members cannot resolve an FPR of {lowest}: only the interval of its TPR is given",
+    )

@@ -96,13 +96,17 @@ class Source:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.connection.close()
 
 
 def _only_target(experiment: str, runs: tuple[Run, ...]) -> Run | None:
     targets = [run for run in runs if run.info.role == "target"]
-    first = [run for run in targets if run.info.parent is None] or targets  # duals name the target as their parent
+    first = [
+        run for run in targets if run.info.parent is None
+    ] or targets  # duals name the target as their parent
     if len(first) > 1:
         raise NotFound(
             f"experiment {experiment!r} has several targets ({', '.join(run.run for run in first[:8])}); "

@@ -6,6 +6,7 @@ from itertools import combinations
 from typing import Annotated, Literal
 
 from ..store.errors import InvalidOption
+from ..store.names import NO_TARGET
 from .intervals import correlation_p_value, spearman_interval
 from .metric import Metric
 from .scores import Finding
@@ -28,6 +29,8 @@ def spearman(
     """
     if len(scores) < 2:
         raise InvalidOption("a correlation needs two scores or more")
+    if among != "all":
+        source.need_target()
     kept = keep_scores(source, scores)
     metrics = []
     notes = []
@@ -39,13 +42,15 @@ def spearman(
                 "first_variant": kept[first].variant,
                 "second": kept[second].analysis,
                 "second_variant": kept[second].variant,
-                "target": source.target_name,
+                "target": source.target_name or NO_TARGET,
                 "among": among,
             }
             row = fresh.query("spearman", parameters).row(0, named=True)
             metrics.append(_metric(first, second, among, row["rho"], row["n"]))
             if row["rho"] is None:
-                notes.append(f"{first} and {second} have no correlation: fewer than two samples, or one never varies")
+                notes.append(
+                    f"{first} and {second} have no correlation: fewer than two samples, or one never varies"
+                )
     return Finding(tuple(metrics), tuple(notes))
 
 

@@ -48,11 +48,11 @@ def parse_score(text: str) -> tuple[Analysis, dict[str, Any]]:
 def keep_scores(source: Source, names: Iterable[str]) -> dict[str, Kept]:
     """The scores of each name, computed and kept unless the lake holds fresh ones.
 
-    Kept scores count as fresh while the experiment's samples and runs are the ones they were computed from.
+    Kept scores count as fresh while the samples and runs of the source are the ones they were computed from.
     """
     asked = {name: parse_score(name) for name in names}
     where = source.target.run if source.target else NO_TARGET
-    now = fingerprint(source.lake, source.experiment)
+    now = fingerprint(source.lake, source.experiment, source.runs)
     fresh = {
         (result.analysis, result.variant): result
         for result in results(source.lake, source.experiment)

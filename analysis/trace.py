@@ -8,9 +8,23 @@ from ..store.errors import InvalidOption, NotEnoughData
 from .scores import Scores, count_unscored
 from .source import Source
 
+Recorded = Literal["auto", "eval", "train"]
 Signal = Literal["loss", "grad_norm", "margin"]
 Aggregate = Literal[
-    "iqr", "mean", "std", "final", "max", "delta", "ratio", "slope", "l1", "l2", "l3", "l4", "linf", "first-below"
+    "iqr",
+    "mean",
+    "std",
+    "final",
+    "max",
+    "delta",
+    "ratio",
+    "slope",
+    "l1",
+    "l2",
+    "l3",
+    "l4",
+    "linf",
+    "first-below",
 ]
 LAST_EPOCH = 1_000_000
 
@@ -35,7 +49,9 @@ def trace(
     aggregate: Annotated[Aggregate, "what to make of it"] = "iqr",
     first: Annotated[int, "first epoch to look at; 0 is before training"] = 0,
     last: Annotated[int | None, "last epoch to look at; default: the last there is"] = None,
-    source_: Annotated[Literal["eval", "train"], "recorded by a pass after each epoch, or inside the steps"] = "eval",
+    source_: Annotated[
+        Recorded, "by a pass after each epoch, or inside the steps; auto: eval if there"
+    ] = "auto",
     low: Annotated[float, "lower quantile of iqr"] = 0.25,
     high: Annotated[float, "upper quantile of iqr"] = 0.75,
 ) -> Scores:
@@ -52,12 +68,17 @@ def trace(
     if not 0 <= low < high <= 1:
         raise InvalidOption(f"quantiles must satisfy 0 <= low < high <= 1, not {low} and {high}")
     if first < 0 or (last is not None and last < first):
-        raise InvalidOption(f"epochs {first} to {last} are no range; first must be at least 0 and at most last")
+        raise InvalidOption(
+            f"epochs {first} to {last} are no range; first must be at least 0 and at most last"
+        )
     if signal == "margin" and aggregate == "first-below":
-        raise InvalidOption("first-below looks for a loss or gradient norm near 0; a margin has no such point")
+        raise InvalidOption(
+            "first-below looks for a loss or gradient norm near 0; a margin has no such point"
+        )
+    recorded = _recorded(source, source_)
     parameters = {
         "target": target.run,
-        "source": source_,
+        "source": recorded,
         "signal": signal,
         "aggregate": aggregate,
         "first": first,
@@ -69,10 +90,22 @@ def trace(
     frame = source.query("trace", parameters)
     if frame["score"].null_count() == len(frame):
         raise NotEnoughData(
-            f"run {target.run!r} has no usable {source_} trace of {signal} in epochs {first} to "
+            f"run {target.run!r} has no usable {recorded} trace of {signal} in epochs {first} to "
             f"{'the last' if last is None else last}"
         )
-    return Scores(frame, count_unscored(frame, f"their {signal} trace is empty, not finite, or has no {aggregate}"))
+    return Scores(
+        frame, count_unscored(frame, f"their {signal} trace is empty, not finite, or has no {aggregate}")
+    )
+
+
+def _recorded(source: Source, asked: Recorded) -> str:
+    """Which trace is meant: the eval trace covers non-members too and has the epoch before training."""
+    if asked != "auto":
+        return asked
+    found = source.connection.sql(
+        "select distinct source from traces where run = $target", params={"target": source.target_name}
+    ).fetchall()
+    return "train" if found == [("train",)] else "eval"
 
 
 def lt_iqr(
@@ -80,7 +113,9 @@ def lt_iqr(
     *,
     first: Annotated[int, "first epoch to look at; 0 is before training"] = 0,
     last: Annotated[int | None, "last epoch to look at; default: the last there is"] = None,
-    source_: Annotated[Literal["eval", "train"], "recorded by a pass after each epoch, or inside the steps"] = "eval",
+    source_: Annotated[
+        Recorded, "by a pass after each epoch, or inside the steps; auto: eval if there"
+    ] = "auto",
     low: Annotated[float, "lower quantile"] = 0.25,
     high: Annotated[float, "upper quantile"] = 0.75,
 ) -> Scores:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-
 from losslake.store.lake import Lake
 from losslake.store.records import RunInfo
 
@@ -22,6 +21,7 @@ def make(path: Path, *, runs: int, samples: int, epochs: int, seed: int = 0) -> 
     lake.create_experiment(EXPERIMENT, pa.table({"label": labels}))
     level = rng.normal(4, 3, samples)
     effect = rng.gamma(1.0, 0.6, samples)
+    learnt = 2 + 12 * effect  # epochs until a sample's loss has fallen to a third: late for those that matter
     ids = np.arange(samples)
     for number in range(runs + 1):
         name = f"shadow-{number:04d}" if number < runs else "target"
@@ -41,7 +41,10 @@ def make(path: Path, *, runs: int, samples: int, epochs: int, seed: int = 0) -> 
             if name == "target" and epochs:
                 for epoch in range(epochs + 1):
                     writer.append_epoch(
-                        "eval", epoch, ids, loss=rng.exponential(2.3 / (1 + epoch * effect)).astype(np.float32)
+                        "eval",
+                        epoch,
+                        ids,
+                        loss=rng.gamma(4, 0.6 * np.exp(-epoch / learnt)).astype(np.float32),
                     )
             writer.commit(RunInfo(role="target" if name == "target" else "shadow"))
     return lake

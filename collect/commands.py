@@ -33,7 +33,9 @@ def _options(*options: Command) -> Callable[[Command], Command]:
     return decorate
 
 
-_EXPERIMENT = click.option("--experiment", required=True, metavar="NAME", help="The experiment; made when it is new.")
+_EXPERIMENT = click.option(
+    "--experiment", required=True, metavar="NAME", help="The experiment; made when it is new."
+)
 
 _DATA = _options(
     click.option(
@@ -44,13 +46,21 @@ _DATA = _options(
     click.option("--label", metavar="COLUMN", help="The label column of a table."),
     click.option("--group", metavar="COLUMN", help="A column that names each record's group."),
     click.option("--samples", type=int, metavar="N", help="Take a class-balanced subset of N records."),
-    click.option("--population", type=float, metavar="FRACTION", help="Share of records that no run trains on."),
-    click.option("--pictures/--no-pictures", default=True, help="Keep small pictures of the records, for reports."),
-    click.option("--data-dir", type=click.Path(path_type=Path), help="Where downloads and decoded pictures are kept."),
+    click.option(
+        "--population", type=float, metavar="FRACTION", help="Share of records that no run trains on."
+    ),
+    click.option(
+        "--pictures/--no-pictures", default=True, help="Keep small pictures of the records, for reports."
+    ),
+    click.option(
+        "--data-dir", type=click.Path(path_type=Path), help="Where downloads and decoded pictures are kept."
+    ),
 )
 
 _RECIPE = _options(
-    click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), metavar="FILE", help="A recipe in TOML."),
+    click.option(
+        "--recipe", "recipe_file", type=click.Path(path_type=Path), metavar="FILE", help="A recipe in TOML."
+    ),
     click.option("--model", metavar="M", help="Architecture, or module:function."),
     click.option("--widths", metavar="N,N,...", help="Layers of an mlp, such as 512,256."),
     click.option("--dropout", type=float, help="Dropout, for models that have it."),
@@ -60,18 +70,28 @@ _RECIPE = _options(
     click.option("--lr", type=float, help="Learning rate."),
     click.option("--momentum", type=float),
     click.option("--weight-decay", type=float),
-    click.option("--schedule", type=click.Choice(["cosine", "step", "constant"]), help="Of the learning rate."),
+    click.option(
+        "--schedule", type=click.Choice(["cosine", "step", "constant"]), help="Of the learning rate."
+    ),
     click.option("--clip-norm", type=float, help="Clip gradients to this norm."),
     click.option("--label-smoothing", type=float),
     click.option("--flip/--no-flip", default=None, help="Mirror pictures at random while training."),
-    click.option("--crop", type=int, metavar="PIXELS", help="Shift pictures by up to so many pixels while training."),
+    click.option(
+        "--crop", type=int, metavar="PIXELS", help="Shift pictures by up to so many pixels while training."
+    ),
     click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"])),
 )
 
 _RUNNING = _options(
     click.option("--seed", type=int, help="A CPU run with the same seed repeats exactly."),
-    click.option("--queries", metavar="LIST", help="Views of each record: original, or original,flip (default for pictures)."),
-    click.option("--logits", type=click.Choice(["float16", "float32", "none"]), default="float16", show_default=True),
+    click.option(
+        "--queries",
+        metavar="LIST",
+        help="Views of each record: original, or original,flip (default for pictures).",
+    ),
+    click.option(
+        "--logits", type=click.Choice(["float16", "float32", "none"]), default="float16", show_default=True
+    ),
     click.option("--features", is_flag=True, help="Keep the penultimate layer of every record too."),
     click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..."),
     click.option("--jobs", type=int, metavar="N", help="Worker processes on a CPU; default: one a core."),
@@ -128,7 +148,14 @@ def _data_of(given: dict[str, Any]) -> dict[str, Any]:
 @_RECIPE
 @_RUNNING
 @click.option("--run", default="target", show_default=True, metavar="NAME", help="What to call the run.")
-@click.option("--duals", type=int, default=0, show_default=True, metavar="K", help="Train the same members K more times.")
+@click.option(
+    "--duals",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="K",
+    help="Train the same members K more times.",
+)
 @click.option("--fraction", type=float, help="Share of the audit records to train on (default: half).")
 def target(lake: str, experiment: str, **given: Any) -> None:
     """Train the model to audit, and record every sample's loss before training and after each epoch.
@@ -158,7 +185,9 @@ def target(lake: str, experiment: str, **given: Any) -> None:
 @_DATA
 @_RECIPE
 @_RUNNING
-@click.option("--count", type=int, required=True, metavar="N", help="How many shadow models there shall be in all.")
+@click.option(
+    "--count", type=int, required=True, metavar="N", help="How many shadow models there shall be in all."
+)
 @click.option(
     "--design",
     type=click.Choice(["balanced", "bernoulli", "paired"]),
@@ -166,7 +195,9 @@ def target(lake: str, experiment: str, **given: Any) -> None:
     show_default=True,
     help="Who is in which run; balanced: every record in exactly half of them.",
 )
-@click.option("--probability", type=float, default=0.5, show_default=True, help="Share of the runs a record is in.")
+@click.option(
+    "--probability", type=float, default=0.5, show_default=True, help="Share of the runs a record is in."
+)
 @click.option("--traces/--no-traces", default=False, help="Record losses after each epoch too.")
 def shadows(lake: str, experiment: str, **given: Any) -> None:
     """Train shadow models, each on its own half of the records; runs that are committed are not trained again.

@@ -43,7 +43,11 @@ class ProgressLines:
 
     def _line(self, seconds: float) -> str:
         rate = self._done / seconds if seconds > 0 else 0.0
-        left = f"{_clock((self._total - self._done) / rate)} left" if rate > 0 and self._done < self._total else _clock(seconds)
+        left = (
+            f"{_clock((self._total - self._done) / rate)} left"
+            if rate > 0 and self._done < self._total
+            else _clock(seconds)
+        )
         share = f"{self._done}/{self._total} {self._unit}s"
         return f"{self._title}: {share}, {rate:.3g} {self._unit}s/s, {left}{f'  {self._note}' if self._note else ''}"
 

@@ -6,39 +6,45 @@
 --             $variance 'sample' (each sample its own) or 'pooled' (mean square residual over all samples)
 -- Grain: one row a sample of the audit pool; score is the mean over queries, NULL where a fit is missing.
 with fitting as (
-  select sample_id, query, member, phi::double as phi
+  select sample_id, query, member, phi
   from signals
   where run <> $target and run in (select run from runs where role = 'shadow')
 ),
 moments as (
+  -- Two routes to the same numbers: aggregates for a mean; for a median the values themselves, from which mean and
+  -- variance then come cheaper than from a second pass. The engine drops the columns that the choice leaves unused.
   select sample_id, query,
          count(*) filter (where member) as n_in,
          count(*) filter (where not member) as n_out,
-         avg(phi) filter (where member) as mean_in,
-         avg(phi) filter (where not member) as mean_out,
-         var_pop(phi) filter (where member) as var_in,
-         var_pop(phi) filter (where not member) as var_out,
-         percentile_cont(0.5) within group (order by phi) filter (where member and $center = 'median') as median_in,
-         percentile_cont(0.5) within group (order by phi) filter (where not member and $center = 'median') as median_out
+         avg(phi::double) filter (where member) as mean_in,
+         avg(phi::double) filter (where not member) as mean_out,
+         var_pop(phi::double) filter (where member) as var_in,
+         var_pop(phi::double) filter (where not member) as var_out,
+         list(phi) filter (where member) as phis_in,
+         list(phi) filter (where not member) as phis_out
   from fitting
   group by sample_id, query
 ),
 centred as (
-  select moments.sample_id, query, n_in, n_out, var_in, var_out, mean_in, mean_out,
-         case when $center = 'median' then median_in else mean_in end as centre_in,
-         case when $center = 'median' then median_out else mean_out end as centre_out
+  select moments.sample_id, query, n_in, n_out,
+         case when $center = 'median' then list_avg(phis_in::double[]) else mean_in end as average_in,
+         case when $center = 'median' then list_avg(phis_out::double[]) else mean_out end as average_out,
+         case when $center = 'median' then list_var_pop(phis_in::double[]) else var_in end as own_var_in,
+         case when $center = 'median' then list_var_pop(phis_out::double[]) else var_out end as own_var_out,
+         case when $center = 'median' then list_median(phis_in::double[]) else mean_in end as centre_in,
+         case when $center = 'median' then list_median(phis_out::double[]) else mean_out end as centre_out
   from moments
   join samples on samples.sample_id = moments.sample_id and samples.pool = 'audit'
 ),
 pooled as (
-  select sum(n_in * (var_in + (mean_in - centre_in) * (mean_in - centre_in))) / sum(n_in) as var_in,
-         sum(n_out * (var_out + (mean_out - centre_out) * (mean_out - centre_out))) / sum(n_out) as var_out
+  select sum(n_in * (own_var_in + (average_in - centre_in) * (average_in - centre_in))) / sum(n_in) as var_in,
+         sum(n_out * (own_var_out + (average_out - centre_out) * (average_out - centre_out))) / sum(n_out) as var_out
   from centred
 ),
 fits as (
   select centred.sample_id, query, n_in, n_out, centre_in, centre_out,
-         within_floor(case when $variance = 'pooled' then pooled.var_in else centred.var_in end) as var_in,
-         within_floor(case when $variance = 'pooled' then pooled.var_out else centred.var_out end) as var_out
+         within_floor(case when $variance = 'pooled' then pooled.var_in else own_var_in end) as var_in,
+         within_floor(case when $variance = 'pooled' then pooled.var_out else own_var_out end) as var_out
   from centred cross join pooled
 ),
 attacked as (
@@ -50,9 +56,10 @@ attacked as (
 answers as (
   select attacked.sample_id, attacked.query, attacked.member, attacked.phi,
          coalesce(n_in, 0) as n_in, coalesce(n_out, 0) as n_out, centre_in, centre_out, var_in, var_out,
-         case when $mode = 'offline' and n_out > 0 then -log_normal_tail((phi - centre_out) / sqrt(var_out))
-              when $mode = 'online' and n_in > 0 and n_out > 0
-              then log_normal_density(phi, centre_in, var_in) - log_normal_density(phi, centre_out, var_out)
+         case $mode
+           when 'offline' then case when n_out > 0 then -log_normal_tail((phi - centre_out) / sqrt(var_out)) end
+           else case when n_in > 0 and n_out > 0
+                     then log_normal_density(phi, centre_in, var_in) - log_normal_density(phi, centre_out, var_out) end
          end as evidence
   from attacked
   left join fits on fits.sample_id = attacked.sample_id and fits.query = attacked.query

@@ -3,7 +3,8 @@
 -- Parameters: $target  a run to leave out (any other text leaves none out)
 --             $of      'correct' (is the label predicted) or 'probability' (p_y in place of correctness)
 -- Grain: one row a sample of the audit pool; score is mem, NULL where a side has no run. The standard error
--- divides by n; the interval is Agresti & Caffo's (2000) for 'correct', the normal one for 'probability'.
+-- divides by n; the interval is Agresti & Caffo's (2000) for 'correct', the normal one with unbiased variances for
+-- 'probability' (-1 to 1 where a side has too few runs to say anything).
 with outcomes as (
   select sample_id, member, case when $of = 'correct' then correct::double else exp(-loss::double) end as outcome
   from signals
@@ -26,8 +27,8 @@ estimates as (
          sqrt(var_in / n_in + var_out / n_out) as se,
          case when $of = 'correct' then (n_in * mean_in + 1) / (n_in + 2) else mean_in end as middle_in,
          case when $of = 'correct' then (n_out * mean_out + 1) / (n_out + 2) else mean_out end as middle_out,
-         case when $of = 'correct' then middle_in * (1 - middle_in) / (n_in + 2) else var_in / n_in end as spread_in,
-         case when $of = 'correct' then middle_out * (1 - middle_out) / (n_out + 2) else var_out / n_out end as spread_out
+         case when $of = 'correct' then middle_in * (1 - middle_in) / (n_in + 2) else var_in / nullif(n_in - 1, 0) end as spread_in,
+         case when $of = 'correct' then middle_out * (1 - middle_out) / (n_out + 2) else var_out / nullif(n_out - 1, 0) end as spread_out
   from sides
 )
 select samples.sample_id,

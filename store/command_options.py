@@ -16,7 +16,11 @@ Command = Callable[..., Any]
 def lake_option(function: Command) -> Command:
     """``--lake DIR``, also from the environment variable LOSSLAKE_LAKE."""
     return click.option(
-        "--lake", envvar="LOSSLAKE_LAKE", required=True, metavar="DIR", help="The lake's folder (or set LOSSLAKE_LAKE)."
+        "--lake",
+        envvar="LOSSLAKE_LAKE",
+        required=True,
+        metavar="DIR",
+        help="The lake's folder (or set LOSSLAKE_LAKE).",
     )(function)
 
 
@@ -33,7 +37,11 @@ def choose_experiment(lake: Lake, name: str | None) -> str:
         return lake.experiment(name).name
     known = lake.experiments()
     if not known:
-        raise NotEnoughData(f"the lake {lake.path} holds no experiment yet; start with 'losslake collect target'")
+        raise NotEnoughData(
+            f"the lake {lake.path} holds no experiment yet; start with 'losslake collect target'"
+        )
     if len(known) > 1:
-        raise InvalidOption(f"the lake {lake.path} holds several experiments ({', '.join(known)}); add --experiment")
+        raise InvalidOption(
+            f"the lake {lake.path} holds several experiments ({', '.join(known)}); add --experiment"
+        )
     return known[0]

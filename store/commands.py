@@ -35,10 +35,12 @@ def info(lake: str) -> None:
         experiment = opened.experiment(name)
         runs = opened.runs(name)
         roles = Counter(run.info.role for run in runs)
-        size = sum(file.bytes for owner in (experiment, *runs) for file in owner.files)
+        size = sum(file.bytes for files in (experiment.files, *(run.files for run in runs)) for file in files)
         counts = ", ".join(f"{count} {role}" for role, count in sorted(roles.items())) or "no runs"
         dataset = experiment.dataset.get("name", "")
-        click.echo(f"  {name}: {experiment.samples} samples{f' of {dataset}' if dataset else ''}; {counts}; {_bytes(size)}")
+        click.echo(
+            f"  {name}: {experiment.samples} samples{f' of {dataset}' if dataset else ''}; {counts}; {_bytes(size)}"
+        )
 
 
 @lake_group.command()
@@ -91,9 +93,15 @@ def verify(lake: str) -> None:
 @click.argument("query", required=False)
 @lake_option
 @experiment_option
-@click.option("-f", "--file", type=click.Path(path_type=Path), help="Read the query from a file; - is standard input.")
-@click.option("--format", "chosen", type=click.Choice(FORMATS), help="Default: by --out's extension, else a table.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the rows to this file (.csv, .json, .parquet).")
+@click.option(
+    "-f", "--file", type=click.Path(path_type=Path), help="Read the query from a file; - is standard input."
+)
+@click.option(
+    "--format", "chosen", type=click.Choice(FORMATS), help="Default: by --out's extension, else a table."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write the rows to this file (.csv, .json, .parquet)."
+)
 @click.option("--memory", metavar="SIZE", help="Memory limit of the query, such as 4GB.")
 def sql(
     query: str | None,
@@ -116,33 +124,36 @@ def sql(
         select sample_id, score from scores where analysis = 'lira' and member order by score desc limit 20"
       losslake sql --lake my-lake
     """
-    from .views import run_query
+    from .engine_errors import engine_errors
+    from .views import query_frame, run_query
 
     if query is not None and file is not None:
         raise InvalidOption("give a query or --file, not both")
     if file is not None:
-        query = sys.stdin.read() if str(file) == "-" else _text_of(file)
+        query = _text_of(file)
     opened = Lake.open(lake)
     wanted = format_of(out, chosen)
     if out is not None and wanted == "table":
-        raise InvalidOption("a table is for reading on the screen; choose --format csv, json or parquet for --out")
+        raise InvalidOption(
+            "a table is for reading on the screen; choose --format csv, json or parquet for --out"
+        )
     with opened.connect(experiment, memory=memory) as connection:
         if query is None:
             from .shell import run_shell
 
             run_shell(connection)
-            return
-        answer = run_query(connection, query)
-        if wanted == "table":
-            click.echo(show(answer))
+        elif wanted == "table":
+            with engine_errors(connection):
+                text = show(run_query(connection, query))
+            click.echo(text)
         else:
-            write_frame(answer.pl(), out, wanted)
+            write_frame(query_frame(connection, query), out, wanted)
 
 
 def _text_of(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise InvalidOption(f"cannot read the query in {file}: {error}") from error
 
 

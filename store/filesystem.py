@@ -7,15 +7,31 @@ same few calls; nothing here assumes rename, locks or a consistent listing beyon
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
-from .errors import CorruptLake, InvalidInput, LosslakeError
+from .errors import CorruptLake, InvalidInput, InvalidOption, LosslakeError
 
 TEMPORARY = ".tmp-"
+
+_TRIES = 100
+"""How often a folder that other writers keep removing is made again before giving up."""
+
+_ADVICE = {
+    errno.ENOSPC: "; free some space and run the same command again",
+    errno.EDQUOT: "; free some space and run the same command again",
+    errno.EACCES: "; a lake belongs to the user who made it",
+    errno.EROFS: "; copy the lake to a place that can be written to",
+    errno.EIO: "; the disk failed: run 'losslake lake verify' to learn what is affected",
+    errno.EMFILE: "; raise the limit of open files (ulimit -n)",
+}
 
 
 class Files(Protocol):
@@ -35,10 +51,14 @@ class Files(Protocol):
 
     def read(self, path: str) -> bytes: ...
 
-    def open_input(self, path: str) -> BinaryIO: ...
+    def open_input(self, path: str) -> BinaryIO:
+        """A file to read from any position."""
 
-    def create(self, path: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        """A new file, on stable storage when the block ends, removed when the block raises."""
+    def create(self, path: str, *, durable: bool = True) -> contextlib.AbstractContextManager[BinaryIO]:
+        """A new file, on stable storage when the block ends, removed when the block raises.
+
+        Not ``durable``: a power failure may lose it, for what is thrown away then anyhow.
+        """
 
     def put(self, path: str, data: bytes) -> None:
         """Write or replace a small file in one atomic step."""
@@ -49,122 +69,237 @@ class Files(Protocol):
     def list(self, folder: str, suffix: str = "") -> list[str]:
         """Files below ``folder``, sorted, temporary ones left out; empty when there is no such folder."""
 
+    def holds_anything(self) -> bool:
+        """Whether something lies in this place already. What a killed attempt to make a lake left does not count."""
+
+    def temporaries(self) -> Sequence[str]:
+        """Files of atomic steps that are going on, or never ended because their process was killed."""
+
     def delete(self, path: str) -> None:
         """Remove a file; no error when it is gone already."""
+
+
+def files_at(path: str | Path) -> Files:
+    """The backend for a lake at ``path``: a folder so far. Raises InvalidOption for a place it cannot be."""
+    text = str(path)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise InvalidOption(
+            f"{text}: lakes lie in local folders so far; give a folder, or mount the object store"
+        )
+    if not text or "\0" in text:
+        raise InvalidOption(f"{text!r} is not the name of a folder")
+    try:
+        root = Path(text).expanduser().resolve()
+    except (OSError, RuntimeError) as error:
+        raise InvalidOption(f"{text[:200]!r} is not the name of a folder: {error}") from error
+    # Query engines read partitions off the whole path, so a folder above the lake would be taken for one.
+    for part in root.parts:
+        if "=" in part.strip("="):
+            raise InvalidOption(
+                f"the folder {part!r} above or at the lake {root} looks like a partition (name=value) to query "
+                "engines; choose a path without '='"
+            )
+    return LocalFiles(root)
 
 
 class LocalFiles:
     """A lake in a folder of a local or network disk."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root.expanduser().resolve()
+        self._root = str(root.expanduser().resolve())
 
     @property
     def root(self) -> str:
-        return str(self._root)
+        return self._root
 
-    def _path(self, path: str) -> Path:
-        parts = path.split("/")
-        if path.startswith("/") or "\0" in path or any(part in ("", ".", "..") for part in parts):
-            raise InvalidInput(f"{path!r} is not a path inside the lake")
-        return self._root.joinpath(*parts)
-
-    def _folder_of(self, target: Path) -> None:
-        # The lake says which records a model exposes: nobody but its owner may look.
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _path(self, path: str) -> str:
+        if "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
+            raise InvalidInput(f"{path[:300]!r} is not a path inside the lake")
+        return f"{self._root}/{path}"
 
     def location(self, path: str) -> str:
-        return str(self._path(path))
+        return self._path(path)
 
     def exists(self, path: str) -> bool:
-        return self._path(path).is_file()
+        with _explained(self.root, path):
+            try:
+                return stat.S_ISREG(os.stat(self._path(path)).st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
     def size(self, path: str) -> int:
         with _explained(self.root, path):
-            return self._path(path).stat().st_size
+            return os.stat(self._path(path)).st_size
 
     def read(self, path: str) -> bytes:
-        with _explained(self.root, path):
-            return self._path(path).read_bytes()
+        with _explained(self.root, path), open(self._path(path), "rb") as file:
+            return file.read()
 
     def open_input(self, path: str) -> BinaryIO:
         with _explained(self.root, path):
-            return self._path(path).open("rb")
+            return open(self._path(path), "rb")
 
     @contextlib.contextmanager
-    def create(self, path: str) -> Iterator[BinaryIO]:
-        target = self._path(path)
-        with _explained(self.root, path):
-            self._folder_of(target)
-            file = open(target, "xb", opener=_private)  # noqa: SIM115 - closed below, on both ways out
+    def create(self, path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
+        file = self._new(self._path(path), path, durable)
         try:
-            with file:
-                yield file
-                with _explained(self.root, path):
-                    file.flush()
+            yield file
+            with _explained(self.root, path):
+                file.flush()
+                if durable:
                     os.fsync(file.fileno())
-            _sync_folder(target.parent)
+                file.close()
+                if durable:
+                    _sync_folder(os.path.dirname(self._path(path)))
         except BaseException:
-            target.unlink(missing_ok=True)
+            with contextlib.suppress(
+                OSError, LosslakeError
+            ):  # what could not be written is not wanted any more
+                file.close()
+            with contextlib.suppress(LosslakeError):
+                self.delete(path)
             raise
 
     def put(self, path: str, data: bytes) -> None:
-        target = self._path(path)
-        with self._temporary(target, path, data) as temporary:
-            os.replace(temporary, target)
+        with self._temporary(path, data) as temporary:
+            os.replace(temporary, self._path(path))
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
-        target = self._path(path)
-        if target.exists():
+        if self.exists(path):
             return False
-        with self._temporary(target, path, data) as temporary:
+        with self._temporary(path, data) as temporary:
             try:
                 # A hard link appears whole or not at all, and fails where the name is taken; NFS keeps both promises.
-                os.link(temporary, target)
+                os.link(temporary, self._path(path))
             except FileExistsError:
-                return False
+                # NFS may answer so to the repetition of a request that it has carried out before.
+                return os.stat(temporary).st_nlink > 1
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                    raise LosslakeError(
+                        f"the file system of the lake {self.root} has no hard links, which claim a run's name "
+                        "safely; put the lake on another disk"
+                    ) from error
+                raise
         return True
 
     @contextlib.contextmanager
-    def _temporary(self, target: Path, path: str, data: bytes) -> Iterator[Path]:
-        temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    def _temporary(self, path: str, data: bytes) -> Iterator[str]:
+        """A file with ``data`` beside where ``path`` is to be; the step done in the block outlasts a power failure."""
+        folder = os.path.dirname(self._path(path))
+        temporary = f"{folder}/{TEMPORARY}{secrets.token_hex(8)}"
         with _explained(self.root, path):
-            self._folder_of(target)
             try:
-                with open(temporary, "xb", opener=_private) as file:
+                with self._new(temporary, path, durable=True) as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
                 yield temporary
-                _sync_folder(target.parent)
+                _sync_folder(folder)
             finally:
-                temporary.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+    def _new(self, target: str, path: str, durable: bool) -> BinaryIO:
+        with _explained(self.root, path):
+            for _ in range(_TRIES):
+                with contextlib.suppress(
+                    FileNotFoundError
+                ):  # another writer removed the folder while it was empty
+                    self._make_folder(os.path.dirname(target), durable)
+                    return io.BufferedWriter(_ExplainedFile(target, self.root, path))
+        raise LosslakeError(
+            f"{path} in the lake {self.root}: its folder is removed again and again by others"
+        )
+
+    def _make_folder(self, folder: str, durable: bool) -> None:
+        missing = []
+        while not os.path.isdir(folder):
+            missing.append(folder)
+            folder = os.path.dirname(folder)
+        for new in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                # The lake says which records a model exposes: nobody but its owner may look.
+                os.mkdir(new, 0o700 if f"{new}/".startswith(f"{self._root}/") else 0o777)
+            if durable:
+                _sync_folder(os.path.dirname(new))
 
     def list(self, folder: str, suffix: str = "") -> list[str]:
-        base = self._path(folder)
-        found = []
-        for where, _, names in os.walk(base):
-            for name in names:
-                if name.endswith(suffix) and not name.startswith(TEMPORARY):
-                    found.append(Path(where, name).relative_to(self._root).as_posix())
-        return sorted(found)
+        names = self._walk(self._path(folder))
+        return sorted(
+            f"{where}/{name}" for where, name in names if name.endswith(suffix) and not _is_temporary(name)
+        )
+
+    def holds_anything(self) -> bool:
+        try:
+            with os.scandir(self._root) as entries:
+                return any(not _is_temporary(entry.name) for entry in entries)
+        except FileNotFoundError:
+            return False
+        except NotADirectoryError:
+            return True
+        except OSError as error:
+            raise InvalidInput(
+                f"{self.root} cannot be looked at: {error.strerror}; choose another folder"
+            ) from error
+
+    def temporaries(self) -> Sequence[str]:
+        return sorted(
+            f"{where}/{name}".lstrip("/") for where, name in self._walk(self._root) if _is_temporary(name)
+        )
+
+    def _walk(self, base: str) -> Iterator[tuple[str, str]]:
+        def fail(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):  # gone since its parent was listed, or never there
+                raise error
+
+        with _explained(self.root, os.path.relpath(base, self._root)):
+            for where, _, names in os.walk(base, onerror=fail):
+                inside = where[len(self._root) + 1 :]
+                for name in names:
+                    yield inside, name
 
     def delete(self, path: str) -> None:
         target = self._path(path)
-        with _explained(self.root, path):
-            target.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # the folder goes with its last file, never before
-            target.parent.rmdir()
+        with _explained(self.root, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(target)
+        folder = os.path.dirname(target)
+        with contextlib.suppress(OSError):  # a folder goes with its last file, never before
+            while folder != self._root:
+                os.rmdir(folder)
+                folder = os.path.dirname(folder)
+
+
+class _ExplainedFile(io.FileIO):
+    """A new private file whose write errors (a full disk) name it, whoever does the writing."""
+
+    def __init__(self, target: str, root: str, path: str) -> None:
+        super().__init__(target, "xb", opener=_private)
+        self._named = (root, path)
+
+    def write(self, data: Any) -> int:
+        with _explained(*self._named):
+            return super().write(data)
 
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _sync_folder(folder: Path) -> None:
+def _is_temporary(name: str) -> bool:
+    return name.startswith(TEMPORARY)
+
+
+def _sync_folder(folder: str) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # some network file systems sync folders by themselves
+            raise
     finally:
         os.close(handle)
 
@@ -176,4 +311,5 @@ def _explained(root: str, path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise CorruptLake(f"{path} is missing from the lake {root}; run 'losslake lake verify'") from error
     except OSError as error:
-        raise LosslakeError(f"{path} in the lake {root}: {error.strerror or error}") from error
+        advice = _ADVICE.get(error.errno or 0, "")
+        raise LosslakeError(f"{path} in the lake {root}: {error.strerror or error}{advice}") from error

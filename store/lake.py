@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from . import manifest, paths
 from .errors import AlreadyExists, CorruptLake, InvalidInput, NotFound
-from .filesystem import Files, LocalFiles
+from .filesystem import Files, files_at
 from .manifest import DataFile
-from .names import check_name
+from .names import check_distinct, check_name
 from .records import Experiment, Run, RunInfo
-from .schema import PICTURES, SAMPLES
+from .sample_table import complete_samples, samples_digest
+from .schema import PICTURES
 from .table_file import write_table
 from .writer import RunWriter
 
 if TYPE_CHECKING:
     import duckdb
     import polars as pl
-
-POOLS = ("audit", "population")
 
 
 class Lake:
@@ -42,18 +42,23 @@ class Lake:
 
         Raises NewerFormat for a lake of a newer losslake, InvalidInput for a folder that is something else.
         """
-        files = LocalFiles(Path(path))
-        lake = cls(files)
-        if files.exists(paths.LAKE):
-            manifest.load(files, paths.LAKE)
-            return lake
-        root = Path(files.root)
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise InvalidInput(f"{files.root} exists and is not a lake (no {paths.LAKE} in it); choose another folder")
-        if not create:
-            raise NotFound(f"there is no lake at {files.root}; 'losslake collect' makes one")
-        files.put_if_absent(paths.LAKE, manifest.dump({"kind": "lake", "created": _now()}))
-        return lake
+        files = files_at(path)
+        if not files.exists(paths.LAKE):
+            # Looked at before asking again: another process may be making the lake at this moment.
+            used = files.holds_anything()
+            if not files.exists(paths.LAKE):
+                if used:
+                    raise InvalidInput(
+                        f"{files.root} exists and is not a lake (no {paths.LAKE} in it); choose another folder"
+                    )
+                if not create:
+                    raise NotFound(f"there is no lake at {files.root}; 'losslake collect' makes one")
+                files.put_if_absent(paths.LAKE, manifest.dump({"kind": "lake", "created": _now()}))
+        if manifest.load(files, paths.LAKE).get("kind") != "lake":
+            raise CorruptLake(
+                f"{paths.LAKE} in {files.root} is not the manifest of a lake; restore it from a copy"
+            )
+        return cls(files)
 
     @property
     def path(self) -> str:
@@ -63,7 +68,7 @@ class Lake:
 
     def experiments(self) -> list[str]:
         """Names of the experiments, sorted."""
-        return [Path(path).stem if path.endswith(".json") else path for path in self._manifests("experiments")]
+        return self._names_in("experiments")
 
     def experiment(self, name: str) -> Experiment:
         """One experiment. Raises NotFound with the names there are."""
@@ -72,7 +77,9 @@ class Lake:
         if not self.files.exists(path):
             known = ", ".join(self.experiments()) or "none yet"
             raise NotFound(f"there is no experiment {name!r} in the lake {self.path} (experiments: {known})")
-        return _experiment_from_json(manifest.load(self.files, path), path)
+        content = manifest.load(self.files, path)
+        manifest.check_names(content, path, experiment=name)
+        return experiment_from_json(content, path)
 
     def create_experiment(
         self,
@@ -92,29 +99,12 @@ class Lake:
         holds other samples.
         """
         check_name("experiment", name)
-        table = _complete_samples(samples)
-        digest = digest or _digest(table)
+        table = complete_samples(samples)
+        digest = digest or samples_digest(table)
         path = paths.experiment_manifest(name)
         if not self.files.exists(path):
-            token = token_hex(8)
-            written = [write_table(self.files, "samples", f"{paths.samples_folder(name)}/{token}.parquet", table)]
-            if pictures is not None:
-                shown = pa.table({"sample_id": table["sample_id"], "png": pictures}, schema=PICTURES)
-                written.append(
-                    write_table(self.files, "pictures", f"{paths.pictures_folder(name)}/{token}.parquet", shown)
-                )
-            content = {
-                "kind": "experiment",
-                "experiment": name,
-                "samples": len(table),
-                "created": _now(),
-                "digest": digest,
-                "dataset": dict(dataset or {}),
-                "files": manifest.files_to_json(tuple(written)),
-            }
-            if not self.files.put_if_absent(path, manifest.dump(content)):
-                for file in written:  # another process made it in the meantime; theirs counts
-                    self.files.delete(file.path)
+            check_distinct("experiment", name, self.experiments())
+            self._write_experiment(name, table, digest, dict(dataset or {}), pictures)
         experiment = self.experiment(name)
         if experiment.digest != digest:
             raise AlreadyExists(
@@ -123,6 +113,35 @@ class Lake:
             )
         return experiment
 
+    def _write_experiment(
+        self, name: str, table: pa.Table, digest: str, dataset: dict[str, Any], pictures: pa.Array | None
+    ) -> None:
+        token = token_hex(8)
+        tables = {"samples": (paths.samples_folder(name), table)}
+        if pictures is not None:
+            tables["pictures"] = (paths.pictures_folder(name), _pictures_table(table, pictures))
+        written: list[DataFile] = []
+        claimed = False
+        try:
+            for kind, (folder, rows) in tables.items():
+                written.append(write_table(self.files, kind, f"{folder}/{token}.parquet", rows))
+            content = {
+                "kind": "experiment",
+                "experiment": name,
+                "samples": len(table),
+                "created": _now(),
+                "digest": digest,
+                "dataset": dataset,
+                "files": manifest.files_to_json(tuple(written)),
+            }
+            data = manifest.dump(content)
+            claimed = True  # from here on the manifest may be there, whatever goes wrong
+            claimed = self.files.put_if_absent(paths.experiment_manifest(name), data)
+        finally:
+            if not claimed:  # it failed, or another process made it in the meantime and theirs counts
+                for file in written:
+                    self.files.delete(file.path)
+
     def samples(self, experiment: str) -> pa.Table:
         """The samples of an experiment, one row each, in the order of sample ids, with the user's columns."""
         listed = self.experiment(experiment).files
@@ -130,13 +149,10 @@ class Lake:
 
     def pictures(self, experiment: str, sample_ids: list[int]) -> dict[int, bytes]:
         """PNG bytes of the samples asked for; empty when the experiment holds no pictures."""
-        import pyarrow.parquet as pq
-
         found: dict[int, bytes] = {}
         for file in self.experiment(experiment).files:
             if file.table == "pictures" and sample_ids:
-                with self.files.open_input(file.path) as source:
-                    rows = pq.read_table(source, filters=[("sample_id", "in", sample_ids)])
+                rows = self.read_file(file, filters=[("sample_id", "in", sample_ids)])
                 found.update(zip(rows["sample_id"].to_pylist(), rows["png"].to_pylist(), strict=True))
         return found
 
@@ -146,7 +162,7 @@ class Lake:
         """The committed runs of an experiment, by name; of one role when given."""
         self.experiment(experiment)
         found = self._manifests(f"runs/experiment={experiment}")
-        loaded = [_run_from_json(manifest.load(self.files, path), path) for path in found]
+        loaded = [self._load_run(experiment, path) for path in found]
         return [run for run in loaded if role is None or run.info.role == role]
 
     def run(self, experiment: str, run: str) -> Run:
@@ -155,14 +171,16 @@ class Lake:
         check_name("run", run)
         path = paths.run_manifest(experiment, run)
         if not self.files.exists(path):
-            names = [Path(p).name.removesuffix(".json") for p in self._manifests(f"runs/experiment={experiment}")]
+            names = self._names_in(f"runs/experiment={experiment}")
             known = ", ".join([*names[:8], "..."] if len(names) > 8 else names) or "none yet"
             raise NotFound(f"there is no run {run!r} in experiment {experiment!r} (runs: {known})")
-        return _run_from_json(manifest.load(self.files, path), path)
+        return self._load_run(experiment, path)
 
     def has_run(self, experiment: str, run: str) -> bool:
         """Whether that run is committed."""
-        return self.files.exists(paths.run_manifest(check_name("experiment", experiment), check_name("run", run)))
+        return self.files.exists(
+            paths.run_manifest(check_name("experiment", experiment), check_name("run", run))
+        )
 
     def write_run(self, experiment: str, run: str, *, members: npt.NDArray[np.bool_]) -> RunWriter:
         """Start writing a run. ``members`` is boolean over all samples: who is in its training set.
@@ -178,8 +196,10 @@ class Lake:
                 f"members of run {run!r} must be boolean of shape ({known.samples},), not {members.dtype}{members.shape}"
             )
         writer = RunWriter(self.files, experiment, run, members)
-        pool = self.samples(experiment)["pool"].to_numpy(zero_copy_only=False)
-        wrong = np.flatnonzero(members & (pool == "population"))
+        check_distinct("run", run, self._names_in(f"runs/experiment={experiment}"))
+        listed = [self.read_file(file, columns=["pool"]) for file in known.files if file.table == "samples"]
+        population = pc.equal(pa.concat_tables(listed)["pool"], "population").to_numpy()
+        wrong = np.flatnonzero(members & population)
         if len(wrong):
             raise InvalidInput(
                 f"sample {wrong[0]} belongs to the population, which no run trains on, yet is a member of run {run!r}"
@@ -190,9 +210,11 @@ class Lake:
 
     def designs(self, experiment: str, fleet: str) -> list[dict[str, Any]]:
         """The membership designs laid down for a fleet of runs, in order."""
-        prefix = paths.design_file(experiment, check_name("fleet", fleet), 0).removesuffix("0000.json")
-        found = [path for path in self._manifests(f"designs/experiment={experiment}") if path.startswith(prefix)]
-        return [manifest.load(self.files, path)["design"] for path in found]
+        folder = f"designs/experiment={check_name('experiment', experiment)}"
+        pattern = re.compile(re.escape(check_name("fleet", fleet)) + "-([0-9]{4,})")
+        matches = (pattern.fullmatch(name) for name in self._names_in(folder))
+        found = sorted((int(match[1]), f"{folder}/{match[0]}.json") for match in matches if match)
+        return [_part(manifest.load(self.files, path), "design", path) for _, path in found]
 
     def add_design(self, experiment: str, fleet: str, number: int, design: Mapping[str, Any]) -> bool:
         """Lay down design ``number`` of a fleet for good; False when another process did so first."""
@@ -212,15 +234,18 @@ class Lake:
 
         return connect(self, experiment, threads=threads, memory=memory)
 
-    def sql(self, query: str, parameters: Mapping[str, Any] | None = None, *, experiment: str | None = None) -> pl.DataFrame:
+    def sql(
+        self, query: str, parameters: Mapping[str, Any] | None = None, *, experiment: str | None = None
+    ) -> pl.DataFrame:
         """The answer to one read-only SQL statement over the lake's views, as a Polars frame.
 
-        Parameters stand in the query as ``$name``. Raises QueryRefused for anything but a query.
+        Parameters stand in the query as ``$name``. Raises QueryRefused for anything but a query, and for one that
+        the engine rejects; CorruptLake where it met a file that is missing or damaged.
         """
-        from .views import run_query
+        from .views import query_frame
 
         with self.connect(experiment) as connection:
-            return run_query(connection, query, parameters).pl()
+            return query_frame(connection, query, parameters)
 
     def scan(self, view: str, experiment: str | None = None) -> pl.LazyFrame:
         """A view as a Polars LazyFrame; for what SQL says less well than Polars."""
@@ -234,83 +259,101 @@ class Lake:
 
         return read_view(self, view, experiment)
 
-    def read_file(self, file: DataFile) -> pa.Table:
-        """The rows of one data file that a manifest lists. Raises CorruptLake when it cannot be read."""
+    def read_file(
+        self,
+        file: DataFile,
+        *,
+        columns: list[str] | None = None,
+        filters: list[tuple[Any, ...]] | None = None,
+    ) -> pa.Table:
+        """The rows of one data file that a manifest lists; of some columns or rows where asked for.
+
+        Raises CorruptLake when it cannot be read.
+        """
         import pyarrow.parquet as pq
 
-        with self.files.open_input(file.path) as source:
-            try:
-                return pq.read_table(source)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise CorruptLake(f"{file.path} in {self.path} cannot be read: {error}; run 'losslake lake verify'") from error
+        try:
+            with self.files.open_input(file.path) as source:
+                return pq.read_table(
+                    source,
+                    columns=columns,
+                    filters=filters,
+                    partitioning=None,
+                    page_checksum_verification=True,
+                )
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise CorruptLake(
+                f"{file.path} in {self.path} cannot be read: {error}; run 'losslake lake verify'"
+            ) from error
 
     # --- inside -------------------------------------------------------------------------------------------
 
     def _manifests(self, folder: str) -> list[str]:
         return self.files.list(folder, ".json")
 
+    def _names_in(self, folder: str) -> list[str]:
+        return [path[len(folder) + 1 : -len(".json")] for path in self._manifests(folder)]
 
-def _experiment_from_json(content: dict[str, Any], path: str) -> Experiment:
+    def _load_run(self, experiment: str, path: str) -> Run:
+        content = manifest.load(self.files, path)
+        manifest.check_names(
+            content, path, experiment=experiment, run=path.rpartition("/")[2].removesuffix(".json")
+        )
+        return run_from_json(content, path)
+
+
+def experiment_from_json(content: dict[str, Any], path: str) -> Experiment:
+    """An experiment from its manifest's content. Raises CorruptLake for anything that is not one."""
     try:
+        name = content["experiment"]
+        if type(content["samples"]) is not int or content["samples"] < 1:
+            raise ValueError(f"it has {content['samples']!r} samples")
         return Experiment(
-            name=content["experiment"],
+            name=name,
             samples=content["samples"],
             created=content["created"],
             digest=content["digest"],
-            dataset=content["dataset"],
-            files=manifest.files_from_json(content["files"]),
+            dataset=dict(content["dataset"]),
+            files=manifest.files_from_json(
+                content["files"], paths.samples_folder(name), paths.pictures_folder(name)
+            ),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CorruptLake(f"{path} is not the manifest of an experiment: {error}") from error
 
 
-def _run_from_json(content: dict[str, Any], path: str) -> Run:
+def run_from_json(content: dict[str, Any], path: str) -> Run:
+    """A run from its manifest's content. Raises CorruptLake for anything that is not one."""
     try:
+        experiment, run = content["experiment"], content["run"]
         return Run(
-            experiment=content["experiment"],
-            run=content["run"],
+            experiment=experiment,
+            run=run,
             members=content["members"],
             created=content["created"],
             info=RunInfo(**content["info"]),
-            files=manifest.files_from_json(content["files"]),
+            files=manifest.files_from_json(
+                content["files"], paths.signals_folder(experiment, run), paths.traces_folder(experiment, run)
+            ),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CorruptLake(f"{path} is not the manifest of a run: {error}") from error
 
 
-def _complete_samples(samples: pa.Table) -> pa.Table:
-    """Put the fixed columns first, filled in where absent, and check them."""
-    rows = len(samples)
-    if rows == 0:
-        raise InvalidInput("an experiment needs at least one sample")
-    given = {name: samples[name] for name in samples.column_names}
-    expected = pa.array(np.arange(rows, dtype=np.int32))
-    if "sample_id" in given and not given.pop("sample_id").cast(pa.int32()).combine_chunks().equals(expected):
-        raise InvalidInput("sample_id must count 0, 1, 2, ... in the order of the rows")
-    columns: dict[str, Any] = {"sample_id": expected}
-    defaults = {"label": pa.nulls(rows, pa.int32()), "pool": pa.repeat("audit", rows), "key": expected.cast(pa.string())}
-    for field in SAMPLES:
-        if field.name == "sample_id":
-            continue
-        column = given.pop(field.name, defaults.get(field.name, pa.nulls(rows, field.type)))
-        columns[field.name] = column.cast(field.type)
-    pools = set(columns["pool"].unique().to_pylist())
-    if not pools <= set(POOLS):
-        raise InvalidInput(f"pool must be one of {', '.join(POOLS)}, not {sorted(pools - set(POOLS), key=str)[0]!r}")
-    reserved = {"experiment", "run"} & set(given)
-    if reserved:
-        raise InvalidInput(f"a column of the samples is called {reserved.pop()!r}, which the lake needs; rename it")
-    return pa.table(columns | given)
+def _pictures_table(samples: pa.Table, pictures: pa.Array) -> pa.Table:
+    try:
+        return pa.table({"sample_id": samples["sample_id"], "png": pictures}, schema=PICTURES)
+    except (pa.ArrowException, TypeError) as error:
+        raise InvalidInput(
+            f"pictures must be PNG bytes, one a sample ({len(samples)} of them): {error}"
+        ) from error
 
 
-def _digest(table: pa.Table) -> str:
-    sink = hashlib.sha256()
-    for batch in table.combine_chunks().to_batches():
-        sink.update(batch.serialize())
-    return sink.hexdigest()
+def _part(content: dict[str, Any], name: str, path: str) -> Any:
+    if name not in content:
+        raise CorruptLake(f"{path} has no {name}; run 'losslake lake verify'")
+    return content[name]
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-

@@ -64,12 +64,15 @@ class HashingFile:
 def sha256_of(files: Files, path: str) -> str:
     """The SHA-256 of a stored file, read in pieces."""
     with files.open_input(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def dump(content: Mapping[str, Any]) -> bytes:
-    """A manifest's bytes: its content with the format version and a checksum of everything else."""
-    body = {"format": FORMAT, **content}
+    """A manifest's bytes: its content with the format version and a checksum of everything else.
+
+    What JSON does not know is kept as its nearest likeness: NumPy numbers as numbers, the rest as text.
+    """
+    body = json.loads(json.dumps({"format": FORMAT, **content}, default=_likeness))
     return json.dumps({**body, "checksum": _checksum(body)}, indent=1, sort_keys=True).encode()
 
 
@@ -82,9 +85,14 @@ def load(files: Files, path: str) -> dict[str, Any]:
         content = json.loads(files.read(path))
         version = content["format"]
         checksum = content.pop("checksum", None)
+        if not isinstance(version, int):
+            raise ValueError(f"format {version!r} is no number")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptLake(f"{path} in {files.root} is not a manifest: {error}; run 'losslake lake verify'") from error
-    if not isinstance(version, int) or version > FORMAT:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise CorruptLake(
+            f"{path} in {files.root} is damaged: {reason}; run 'losslake lake verify'"
+        ) from error
+    if version > FORMAT:
         raise NewerFormat(
             f"{path} in {files.root} has format {version}, this losslake reads up to {FORMAT}: upgrade losslake"
         )
@@ -93,12 +101,39 @@ def load(files: Files, path: str) -> dict[str, Any]:
     return content
 
 
+def check_names(content: Mapping[str, Any], path: str, **expected: str) -> None:
+    """Raises CorruptLake where a manifest does not speak of what its place says: it was copied or renamed."""
+    for name, value in expected.items():
+        if content.get(name) != value:
+            raise CorruptLake(
+                f"{path} speaks of {name} {str(content.get(name))[:100]!r}: it was moved or renamed"
+            )
+
+
 def files_to_json(data: tuple[DataFile, ...]) -> list[dict[str, Any]]:
     return [asdict(file) for file in data]
 
 
-def files_from_json(listed: list[dict[str, Any]]) -> tuple[DataFile, ...]:
-    return tuple(DataFile(**entry) for entry in listed)
+def files_from_json(listed: list[dict[str, Any]], *folders: str) -> tuple[DataFile, ...]:
+    """The data files that a manifest lists, which lie below ``folders`` of the lake.
+
+    Raises KeyError, TypeError or ValueError for anything that `files_to_json` did not write.
+    """
+    found = tuple(DataFile(**entry) for entry in listed)
+    for file in found:
+        for name, kind in _FIELD_TYPES.items():
+            if type(getattr(file, name)) is not kind:
+                raise TypeError(f"{name} of a listed file is {getattr(file, name)!r}")
+        if folders and not file.path.startswith(tuple(f"{folder}/" for folder in folders)):
+            raise ValueError(f"it lists a file elsewhere, {file.path[:200]!r}")
+    return found
+
+
+_FIELD_TYPES = {"table": str, "path": str, "rows": int, "bytes": int, "sha256": str}
+
+
+def _likeness(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

@@ -8,8 +8,9 @@ a stale one is never mistaken for a fresh one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,12 @@ import pyarrow as pa
 from . import manifest, paths
 from .errors import CorruptLake, InvalidInput
 from .manifest import DataFile
-from .names import check_name
+from .names import NO_TARGET, check_name
 from .table_file import write_table
 
 if TYPE_CHECKING:
     from .lake import Lake
-
-NO_TARGET = "all"
-"""Stands for the target where an analysis looks at all runs alike."""
+    from .records import Run
 
 SCORES = pa.schema(
     [("variant", pa.string()), ("sample_id", pa.int32()), ("member", pa.bool_()), ("score", pa.float64())]
@@ -62,10 +61,13 @@ class Result:
     file: DataFile | None
 
 
-def fingerprint(lake: Lake, experiment: str) -> str:
-    """Changes whenever the samples or the committed runs of an experiment do."""
+def fingerprint(lake: Lake, experiment: str, runs: Iterable[Run] | None = None) -> str:
+    """Changes whenever the samples or the committed runs of an experiment do.
+
+    ``runs`` are those that an analysis saw; without them, those that are committed now.
+    """
     parts = [lake.experiment(experiment).digest]
-    parts += [file.sha256 for run in lake.runs(experiment) for file in run.files]
+    parts += [file.sha256 for run in (lake.runs(experiment) if runs is None else runs) for file in run.files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -80,18 +82,21 @@ def save_result(
     notes: Sequence[str],
     metrics: Sequence[Mapping[str, Any]],
     scores: pa.Table | None,
+    seen: str | None = None,
 ) -> None:
-    """Write or replace a result. ``scores`` has sample_id, member, score and the analysis's own columns."""
+    """Write or replace a result. ``scores`` has sample_id, member, score and the analysis's own columns.
+
+    ``seen`` is the `fingerprint` of the runs it was computed from, taken when they were read: a run that was
+    committed while the analysis went on then makes the result a stale one. Default: what is committed now.
+    """
+    check_name("analysis", analysis)
     where = check_name("run", target) if target else NO_TARGET
+    seen = seen or fingerprint(lake, experiment)
+    _check_metrics(analysis, metrics)
     file = None
     if scores is not None:
-        missing = [name for name in ("sample_id", "member", "score") if name not in scores.column_names]
-        if missing:
-            raise InvalidInput(f"the scores of {analysis} lack the column {missing[0]!r}")
-        own = [name for name in scores.column_names if name not in SCORES.names]
-        columns = {field.name: scores[field.name].cast(field.type) for field in SCORES if field.name != "variant"}
-        table = pa.table({"variant": pa.repeat(variant, len(scores)), **columns, **{n: scores[n] for n in own}})
-        folder = paths.scores_folder(experiment, check_name("analysis", analysis), where)
+        folder = paths.scores_folder(experiment, analysis, where)
+        table = _scores_table(analysis, variant, scores)
         file = write_table(lake.files, "scores", f"{folder}/{token_hex(8)}.parquet", table)
     content = {
         "kind": "result",
@@ -100,18 +105,55 @@ def save_result(
         "target": where,
         "variant": variant,
         "options": dict(options),
-        "fingerprint": fingerprint(lake, experiment),
+        "fingerprint": seen,
         "notes": list(notes),
         "metrics": [dict(metric) for metric in metrics],
         "files": manifest.files_to_json((file,) if file else ()),
     }
+    # The file of a replaced result stays: a reader may be in the middle of it. 'lake verify' lists it as a leftover.
     lake.files.put(_path(experiment, analysis, where, variant), manifest.dump(content))
+
+
+def _scores_table(analysis: str, variant: str, scores: pa.Table) -> pa.Table:
+    missing = [name for name in ("sample_id", "member", "score") if name not in scores.column_names]
+    if missing:
+        raise InvalidInput(f"the scores of {analysis} lack the column {missing[0]!r}")
+    own = [name for name in scores.column_names if name not in SCORES.names]
+    lower = [name.casefold() for name in (*SCORES.names, "experiment", "analysis", "target", *own)]
+    clash = next((name for name in own if lower.count(name.casefold()) > 1), None)
+    if clash is not None:
+        raise InvalidInput(
+            f"the scores of {analysis} have a column {clash!r}, whose name is taken; rename it"
+        )
+    try:
+        fixed = {
+            field.name: scores[field.name].cast(field.type) for field in SCORES if field.name != "variant"
+        }
+    except pa.ArrowException as error:
+        raise InvalidInput(f"the scores of {analysis} have a column of the wrong type: {error}") from error
+    return pa.table(
+        {"variant": pa.repeat(variant, len(scores)), **fixed, **{name: scores[name] for name in own}}
+    )
+
+
+def _check_metrics(analysis: str, metrics: Sequence[Mapping[str, Any]]) -> None:
+    for metric in metrics:
+        numbers = [metric.get(name) for name in ("value", "ci_low", "ci_high", "n")]
+        if not isinstance(metric.get("metric"), str) or not all(
+            n is None or isinstance(n, Real) for n in numbers
+        ):
+            raise InvalidInput(f"a metric of {analysis} needs a name and numbers, not {dict(metric)}")
 
 
 def results(lake: Lake, experiment: str) -> list[Result]:
     """Every stored result of an experiment, fresh or stale, by analysis, target and variant."""
     found = lake.files.list(f"results/experiment={check_name('experiment', experiment)}", ".json")
-    return [_from_json(manifest.load(lake.files, path), path) for path in found]
+    loaded = []
+    for path in found:
+        content = manifest.load(lake.files, path)
+        manifest.check_names(content, path, experiment=experiment)
+        loaded.append(result_from_json(content, path))
+    return loaded
 
 
 def _path(experiment: str, analysis: str, target: str, variant: str) -> str:
@@ -120,14 +162,21 @@ def _path(experiment: str, analysis: str, target: str, variant: str) -> str:
     return paths.result_manifest(experiment, analysis, target, short)
 
 
-def _from_json(content: dict[str, Any], path: str) -> Result:
+def result_from_json(content: dict[str, Any], path: str) -> Result:
+    """A result from its manifest's content. Raises CorruptLake for anything that is not one."""
+    names = ("experiment", "analysis", "target", "variant", "options", "fingerprint")
     try:
-        files = manifest.files_from_json(content["files"])
+        place = [content[name] for name in names[:4]]
+        if path != _path(*place):
+            raise ValueError(f"it speaks of {'/'.join(place)}")
+        files = manifest.files_from_json(content["files"], paths.scores_folder(*place[:3]))
+        metrics = tuple(dict(metric) for metric in content["metrics"])
+        _check_metrics(place[1], metrics)
         return Result(
-            **{name: content[name] for name in ("experiment", "analysis", "target", "variant", "options", "fingerprint")},
+            **{name: content[name] for name in names},
             notes=tuple(content["notes"]),
-            metrics=tuple(content["metrics"]),
+            metrics=metrics,
             file=files[0] if files else None,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as error:
         raise CorruptLake(f"{path} is not the manifest of a result: {error}") from error

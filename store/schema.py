@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,9 +61,21 @@ ROW_GROUP = 131_072
 TRACE_ROW_GROUP = 8_192
 """The same for traces, whose rows are a hundred times wider; engines share out work by row groups."""
 
+PICTURE_ROW_GROUP = 256
+"""The same for pictures: a report asks for a dozen of them, and a row group is read whole."""
+
+ROW_GROUP_BYTES = 64 << 20
+"""A row group of wide rows (logits of a thousand classes) ends here: writers and readers hold several in memory."""
+
+
+def row_group_size(table: str, row_bytes: int) -> int:
+    """Rows a row group of ``table`` whose rows take ``row_bytes`` in memory."""
+    most = {"traces": TRACE_ROW_GROUP, "pictures": PICTURE_ROW_GROUP}.get(table, ROW_GROUP)
+    return min(most, max(256, ROW_GROUP_BYTES // max(1, row_bytes)))
+
 
 @contextmanager
-def parquet_writer(file: BinaryIO, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+def parquet_writer(file: Any, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """A Parquet writer with the lake's settings.
 
     Floats get no dictionary: nearly every value is its own, and building one costs twice the time of

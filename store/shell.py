@@ -9,7 +9,8 @@ import time
 import click
 import duckdb
 
-from .errors import LosslakeError
+from .engine_errors import engine_errors
+from .errors import InvalidInput, LosslakeError
 from .output import show
 from .views import VIEWS, run_query
 
@@ -39,6 +40,8 @@ def run_shell(connection: duckdb.DuckDBPyConnection) -> None:
             pending = ""
             click.echo("", err=True)
             continue
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"the input is not UTF-8 text: {error}") from error
         if not pending and line.strip().startswith("."):
             if line.strip() in (".quit", ".exit"):
                 break
@@ -57,8 +60,10 @@ def run_shell(connection: duckdb.DuckDBPyConnection) -> None:
 def _answer(connection: duckdb.DuckDBPyConnection, query: str, talking: bool) -> bool:
     started = time.perf_counter()
     try:
-        click.echo(show(run_query(connection, query)))
-    except (LosslakeError, duckdb.Error) as error:
+        with engine_errors(connection):
+            text = show(run_query(connection, query))
+        click.echo(text)
+    except LosslakeError as error:
         click.echo(f"error: {error}", err=True)
         return False
     if talking:
@@ -76,8 +81,14 @@ def _dot_command(connection: duckdb.DuckDBPyConnection, words: list[str]) -> boo
             if view not in VIEWS:
                 click.echo(f"error: there is no view {view!r} (views: {', '.join(VIEWS)})", err=True)
                 return False
-            relation = connection.view(view)
-            columns = ", ".join(f"{name} {kind}" for name, kind in zip(relation.columns, relation.types, strict=True))
+            try:
+                with engine_errors(connection):
+                    relation = connection.view(view)
+                    pairs = zip(relation.columns, relation.types, strict=True)
+                    columns = ", ".join(f"{name} {kind}" for name, kind in pairs)
+            except LosslakeError as error:
+                click.echo(f"error: {error}", err=True)
+                return False
             click.echo(f"{view}({columns})")
     else:
         click.echo(f"error: unknown command {words[0]!r}\n{HELP}", err=True)

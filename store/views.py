@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import re
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 
 from ..sql import read_sql
-from .errors import InvalidOption, LosslakeError, QueryRefused
-from .records import Run
+from .engine_errors import engine_errors, first_lines
+from .errors import CorruptLake, InvalidOption, QueryRefused
+from .read_only import one_query
+from .records import Experiment, Run
 from .results import METRICS, SCORES, Result, results
 from .schema import SAMPLES, SIGNALS, TRACES
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from .lake import Lake
 
 _PARTITIONS = {
@@ -63,19 +72,21 @@ def connect(
     runs = [run for name in experiments for run in lake.runs(name)]
     found = [result for name in experiments for result in results(lake, name)]
     listed = {
-        "samples": [file.path for name in experiments for file in lake.experiment(name).files if file.table == "samples"],
-        "signals": [file.path for run in runs for file in run.files if file.table == "signals"],
-        "traces": [file.path for run in runs for file in run.files if file.table == "traces"],
+        "samples": _paths_of("samples", (lake.experiment(name) for name in experiments)),
+        "signals": _paths_of("signals", runs),
+        "traces": _paths_of("traces", runs),
         "scores": [result.file.path for result in found if result.file is not None],
     }
+    locations = {name: [lake.files.location(path) for path in found] for name, found in listed.items()}
     connection = duckdb.connect()
     try:
         _settings(connection, threads, memory)
-        _hold(connection, "runs", runs_table(runs))
-        _hold(connection, "metrics", metrics_table(found))
-        _define_views(connection, lake, listed)
-        connection.execute(read_sql("macros_duckdb"))
-        _close_the_door(connection, lake)
+        with engine_errors(connection):
+            _hold(connection, "runs", runs_table(runs))
+            _hold(connection, "metrics", metrics_table(found))
+            _define_views(connection, locations)
+            connection.execute(read_sql("macros_duckdb"))
+            _close_the_door(connection, [file for files in locations.values() for file in files])
     except BaseException:
         connection.close()
         raise
@@ -86,27 +97,45 @@ def _settings(connection: duckdb.DuckDBPyConnection, threads: int | None, memory
     connection.execute("set autoinstall_known_extensions = false")
     connection.execute("set autoload_known_extensions = false")
     connection.execute("set preserve_insertion_order = false")
-    connection.execute("set temp_directory = $folder", {"folder": tempfile.gettempdir()})
+    connection.execute("set python_enable_replacements = false")
+    # DuckDB makes the folder when it needs one and lets queries read it, so it is nobody else's.
+    connection.execute(
+        "set temp_directory = $folder", {"folder": f"{_private_folder()}/{secrets.token_hex(8)}"}
+    )
     if threads is not None:
         connection.execute("set threads = $threads", {"threads": threads})
     if memory is not None:
         try:
             connection.execute("set memory_limit = $memory", {"memory": memory})
         except duckdb.Error as error:
-            raise InvalidOption(f"memory limit {memory!r} is not understood; write for example 4GB") from error
+            raise InvalidOption(
+                f"memory limit {memory!r} is not understood; write for example 4GB"
+            ) from error
 
 
-def _define_views(connection: duckdb.DuckDBPyConnection, lake: Lake, listed: Mapping[str, list[str]]) -> None:
+@functools.cache
+def _private_folder() -> str:
+    """A folder for this process alone, removed when it ends."""
+    folder = tempfile.mkdtemp(prefix="losslake-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _paths_of(table: str, owners: Iterable[Experiment | Run]) -> list[str]:
+    return [file.path for owner in owners for file in owner.files if file.table == table]
+
+
+def _define_views(connection: duckdb.DuckDBPyConnection, locations: Mapping[str, list[str]]) -> None:
     """Create the views over files, and an empty table of the same columns where there are no files."""
-    for name, files in listed.items():
+    for name, files in locations.items():
         # A variable keeps the file names, which come from outside, out of the text of any statement.
-        connection.execute(f"set variable {name}_files = $files", {"files": [lake.files.location(f) for f in files]})
+        connection.execute(f"set variable {name}_files = $files", {"files": files})
         if not files:
             partitions = [pa.field(part, pa.string()) for part in _PARTITIONS[name]]
             _hold(connection, name, pa.schema([*partitions, *_COLUMNS[name]]).empty_table())
     for statement in connection.extract_statements(read_sql("views")):
         created = re.search(r"create view (\w+)", statement.query)
-        if created and listed.get(created.group(1), True):
+        if created and locations.get(created[1]) != []:
             connection.execute(statement)
 
 
@@ -116,8 +145,9 @@ def _hold(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> 
     connection.unregister("_incoming")
 
 
-def _close_the_door(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-    connection.execute("set allowed_directories = $folders", {"folders": [lake.files.root]})
+def _close_the_door(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
+    # Files that manifests list, and not the lake's folder: what never committed is out of reach as well.
+    connection.execute("set allowed_paths = $files", {"files": files})
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
 
@@ -125,61 +155,45 @@ def _close_the_door(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
 def run_query(
     connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, Any] | None = None
 ) -> duckdb.DuckDBPyRelation:
-    """Run one statement that only reads. Raises QueryRefused for any other and for what DuckDB rejects."""
-    try:
-        statements = connection.extract_statements(query)
-    except duckdb.Error as error:
-        raise QueryRefused(_first_lines(error)) from error
-    if len(statements) != 1:
-        raise QueryRefused(f"one statement at a time, not {len(statements)}")
-    _check_reads_only(connection, statements[0])
-    try:
-        answer = connection.sql(statements[0], params=dict(parameters) if parameters else None)
-    except duckdb.Error as error:
-        raise QueryRefused(_first_lines(error)) from error
+    """Run one statement that only reads. Raises QueryRefused for any other and for what DuckDB rejects.
+
+    The answer is computed when it is taken out of the relation: do that inside `engine_errors`.
+    """
+    statement = one_query(connection, query)
+    with engine_errors(connection):
+        answer = connection.sql(statement, params=dict(parameters) if parameters else None)
     if answer is None:
         raise QueryRefused("the statement returns no rows; losslake runs queries only")
     return answer
 
 
-def _check_reads_only(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> None:
-    kind = statement.type
-    if kind == duckdb.StatementType.EXPLAIN:
-        inner = re.sub(r"^\s*explain\s+(analyze\s+)?(\([^)]*\)\s*)?", "", statement.query, count=1, flags=re.IGNORECASE)
+def query_frame(
+    connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, Any] | None = None
+) -> pl.DataFrame:
+    """The rows of one statement that only reads, as a Polars frame. Raises as `run_query` and `engine_errors`."""
+    import polars as pl
+
+    answer = run_query(connection, query, parameters)
+    with engine_errors(connection):
         try:
-            inside = connection.extract_statements(inner)
-        except duckdb.Error as error:
-            raise QueryRefused(_first_lines(error)) from error
-        if len(inside) == 1 and inside[0].type == duckdb.StatementType.SELECT:
-            return
-    elif kind == duckdb.StatementType.SELECT:
-        return
-    raise QueryRefused(
-        f"only queries run here, this is a {kind.name} statement; write results with --out FILE instead"
-    )
-
-
-def _first_lines(error: duckdb.Error) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return "\n".join(lines[:6])
+            return answer.pl()
+        except pl.exceptions.PolarsError as error:
+            raise QueryRefused(
+                f"the answer has a column of a type that cannot be handed on; cast it to varchar ({first_lines(error)})"
+            ) from error
 
 
 def read_view(lake: Lake, view: str, experiment: str | None = None) -> pa.Table:
     """A whole view as an Arrow table. Raises InvalidOption for an unknown view."""
     if view not in VIEWS:
         raise InvalidOption(f"there is no view {view!r} (views: {', '.join(VIEWS)})")
-    with connect(lake, experiment) as connection:
-        try:
-            return connection.view(view).to_arrow_table()
-        except duckdb.Error as error:
-            raise LosslakeError(_first_lines(error)) from error
+    with connect(lake, experiment) as connection, engine_errors(connection):
+        return connection.view(view).to_arrow_table()
 
 
 def runs_table(runs: Iterable[Run]) -> pa.Table:
     """The ``runs`` view: one row a committed run."""
-    from datetime import datetime
-
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "experiment": run.experiment,
             "run": run.run,
@@ -187,21 +201,28 @@ def runs_table(runs: Iterable[Run]) -> pa.Table:
             "seed": run.info.seed,
             "dataset": run.info.dataset,
             "model": run.info.model,
-            "recipe": json.dumps(run.info.recipe),
+            "recipe": _json_text(run.info.recipe),
             "epochs": run.info.epochs,
             "members": run.members,
             "train_accuracy": run.info.train_accuracy,
             "test_accuracy": run.info.test_accuracy,
             "seconds": run.info.seconds,
             "device": run.info.device,
-            "created": datetime.fromisoformat(run.created),
-            "versions": json.dumps(run.info.versions),
+            "created": run.created,
+            "versions": _json_text(run.info.versions),
             "parent": run.info.parent,
-            "extra": json.dumps(run.info.extra),
+            "extra": _json_text(run.info.extra),
         }
         for run in runs
     ]
-    return pa.Table.from_pylist(rows, schema=RUNS)
+    try:
+        for row in rows:
+            row["created"] = datetime.fromisoformat(row["created"])
+        return pa.Table.from_pylist(rows, schema=RUNS)
+    except (TypeError, ValueError, OverflowError, pa.ArrowException) as error:
+        raise CorruptLake(
+            f"the manifest of a run holds a value of the wrong kind: {error}; run 'losslake lake verify'"
+        ) from error
 
 
 def metrics_table(found: Iterable[Result]) -> pa.Table:
@@ -213,7 +234,7 @@ def metrics_table(found: Iterable[Result]) -> pa.Table:
             "target": result.target,
             "variant": result.variant,
             "metric": metric["metric"],
-            "parameters": json.dumps(
+            "parameters": _json_text(
                 {k: v for k, v in metric.items() if k not in ("metric", "value", "ci_low", "ci_high", "n")}
             ),
             **{name: metric.get(name) for name in ("value", "ci_low", "ci_high", "n")},
@@ -222,3 +243,11 @@ def metrics_table(found: Iterable[Result]) -> pa.Table:
         for metric in result.metrics
     ]
     return pa.Table.from_pylist(rows, schema=METRICS)
+
+
+def _json_text(value: Any) -> str:
+    """JSON that every reader takes: numbers that are not finite become null."""
+    text = json.dumps(value)
+    if "NaN" in text or "Infinity" in text:
+        text = json.dumps(json.loads(text, parse_constant=lambda _: None))
+    return text

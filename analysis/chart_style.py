@@ -1,0 +1,128 @@
+"""How charts look: colours that colour-blind readers tell apart, on light and on dark ground, and the theme."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import altair as alt
+
+BLUE = "#0083c2"
+ORANGE = "#e69f00"
+VERMILION = "#d9580d"
+GREEN = "#009e73"
+PURPLE = "#cc79a7"
+SKY = "#56b4e9"
+GREY = "#8a929c"
+"""The palette of Okabe and Ito, with blue and vermilion a shade lighter so that they keep their contrast on dark."""
+
+SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
+DASHES: tuple[list[int], ...] = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 3], [4, 1], [1, 3])
+"""Line patterns beside the colours: a second way to tell series apart, in print as well."""
+
+HEIGHT = 340
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def theme(ink: str = "currentColor", font: str = FONT) -> dict[str, Any]:
+    """Vega-Lite configuration with every text and rule in one colour.
+
+    ``currentColor`` lets an SVG inside a page take the page's own, so that light, dark and print need no redrawing.
+    """
+    words = {
+        "labelColor": ink,
+        "titleColor": ink,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    }
+    return {
+        "background": "transparent",
+        "font": font,
+        "view": {"stroke": None},
+        "axis": {
+            **words,
+            "gridColor": ink,
+            "gridOpacity": 0.1,
+            "domainColor": ink,
+            "domainOpacity": 0.4,
+            "tickColor": ink,
+            "tickOpacity": 0.4,
+            "titlePadding": 8,
+            "labelOverlap": "greedy",
+        },
+        "legend": {
+            **words,
+            "orient": "bottom",
+            "title": None,
+            "labelLimit": 340,
+            "symbolOpacity": 1,
+            "columnPadding": 18,
+        },
+        "title": {
+            "color": ink,
+            "subtitleColor": ink,
+            "anchor": "start",
+            "fontSize": 14,
+            "subtitleFontSize": 12,
+            "fontWeight": 600,
+            "offset": 12,
+        },
+        "text": {"color": ink, "fontSize": 12},
+    }
+
+
+def inline(rows: Rows) -> alt.InlineData:
+    """Rows as data of a chart. Field names are fixed by the charts; nothing from the lake becomes one.
+
+    They go in as one JSON text: Altair checks and copies an object a row at a cost of seconds. Raises ValueError for
+    a number that is not finite.
+    """
+    import altair as alt
+
+    text = json.dumps(list(rows), allow_nan=False, separators=(",", ":"))
+    return alt.InlineData(values=text, format=alt.JsonDataFormat(type="json"))
+
+
+def layered(*charts: Any) -> alt.LayerChart:
+    """Charts on top of each other, the first at the back."""
+    import altair as alt
+
+    drawn = alt.layer(*charts)
+    assert isinstance(drawn, alt.LayerChart)  # another kind comes of facets only, which no chart here has
+    return drawn
+
+
+def finish(
+    chart: alt.Chart | alt.LayerChart,
+    title: str,
+    description: str,
+    *,
+    subtitle: Sequence[str] = (),
+    height: int = HEIGHT,
+) -> alt.Chart | alt.LayerChart:
+    """Give a chart its title, alternative text and size; its width follows the page."""
+    import altair as alt
+
+    heading = (
+        alt.TitleParams(text=title, subtitle=list(subtitle)) if subtitle else alt.TitleParams(text=title)
+    )
+    return chart.properties(title=heading, description=description, width="container", height=height)
+
+
+def colours(names: Sequence[str], chosen: Sequence[str] = SERIES) -> alt.Scale:
+    """A colour for each name, in order; they repeat only past the end of the palette."""
+    import altair as alt
+
+    return alt.Scale(domain=list(names), range=[chosen[i % len(chosen)] for i in range(len(names))])
+
+
+def dashes(names: Sequence[str]) -> alt.Scale:
+    """A line pattern for each name, in order."""
+    import altair as alt
+
+    return alt.Scale(domain=list(names), range=[DASHES[i % len(DASHES)] for i in range(len(names))])

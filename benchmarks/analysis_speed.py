@@ -1,0 +1,147 @@
+"""How fast analyses run from a lake of 256 runs x 50,000 samples, beside NumPy on arrays already in memory.
+
+    python benchmarks/analysis_speed.py [LAKE] [--runs 256] [--samples 50000]
+
+Every lake job runs in a fresh process; its time runs from opening the lake to having all scores, its memory is that
+process's peak. The NumPy jobs start with the arrays in memory, which the lake jobs first have to read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from synthetic_lake import EXPERIMENT, make
+
+JOBS = {
+    "lira, means": ("lira", {}),
+    "lira, medians": ("lira", {"center": "median"}),
+    "memorization": ("memorization", {}),
+    "privacy-score": ("privacy-score", {}),
+    "lt-iqr": ("lt-iqr", {}),
+}
+
+
+def in_process(lake: str, job: str, repeat: int) -> None:
+    """Run one job here and print its seconds and this process's peak memory; the first time counts as cold."""
+    from losslake.analysis.catalogue import find
+    from losslake.analysis.source import Source
+    from losslake.store.lake import Lake
+
+    name, options = JOBS[job]
+    seconds = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        with Source.open(Lake.open(lake), EXPERIMENT) as source:
+            find(name).compute(source, **options)
+        seconds.append(time.perf_counter() - began)
+    print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
+
+
+def from_lake(lake: Path, job: str) -> tuple[float, float]:
+    """Seconds (the best of three fresh processes) and peak gigabytes of a job."""
+    answers = []
+    for _ in range(3):
+        command = [sys.executable, __file__, str(lake), "--job", job]
+        answers.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    return min(answer["seconds"][0] for answer in answers), max(answer["peak"] for answer in answers)
+
+
+def arrays(runs: int, samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """phi (runs + 1, samples) with the target last, members of the same shape, loss traces (samples, 101)."""
+    rng = np.random.default_rng(0)
+    members = rng.random((runs + 1, samples)) < 0.5
+    phi = (rng.normal(4, 3, samples) + members + rng.normal(0, 1, (runs + 1, samples))).astype(np.float32)
+    return phi, members, rng.exponential(1, (samples, 101)).astype(np.float32)
+
+
+def lira_loop(
+    phi: np.ndarray, members: np.ndarray, centre: Callable[..., np.ndarray], samples: int
+) -> np.ndarray:
+    """LiRA one sample after another, as peers write it."""
+    scores = np.empty(samples)
+    for i in range(samples):
+        inside, outside = phi[:-1][members[:-1, i], i], phi[:-1][~members[:-1, i], i]
+        here = phi[-1, i]
+        scores[i] = _log_normal(here, centre(inside), inside.std()) - _log_normal(
+            here, centre(outside), outside.std()
+        )
+    return scores
+
+
+def lira_vectorised(phi: np.ndarray, members: np.ndarray, median: bool) -> np.ndarray:
+    """LiRA over whole matrices."""
+    sides = []
+    for mask in (members[:-1], ~members[:-1]):
+        values = np.where(mask, phi[:-1], np.nan)
+        mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+        sides.append((np.nanmedian(values, axis=0) if median else mean, std))
+    return _log_normal(phi[-1], *sides[0]) - _log_normal(phi[-1], *sides[1])
+
+
+def _log_normal(x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    return -0.5 * np.log(2 * np.pi * std**2) - (x - mean) ** 2 / (2 * std**2)
+
+
+def timed(job: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    job()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure everything and print a table in Markdown."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("lake", nargs="?", type=Path)
+    parser.add_argument("--runs", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=50_000)
+    parser.add_argument("--job", choices=JOBS)
+    given = parser.parse_args()
+    if given.job:
+        in_process(str(given.lake), given.job, repeat=1)
+        return
+    lake = given.lake or Path(tempfile.mkdtemp()) / "lake"
+    make(lake, runs=given.runs, samples=given.samples, epochs=100)
+    phi, members, traces = arrays(given.runs, given.samples)
+    some = min(given.samples, 2_000)
+    share = given.samples / some
+    loops = {
+        "lira, means": lambda: lira_loop(phi, members, np.mean, some),
+        "lira, medians": lambda: lira_loop(phi, members, np.median, some),
+        "lt-iqr": lambda: [np.subtract(*np.percentile(trace, [75, 25])) for trace in traces[:some]],
+    }
+    vectorised = {
+        "lira, means": lambda: lira_vectorised(phi, members, median=False),
+        "lira, medians": lambda: lira_vectorised(phi, members, median=True),
+        "lt-iqr": lambda: np.subtract(*np.percentile(traces, [75, 25], axis=1)),
+    }
+    print(f"{given.runs} runs x {given.samples} samples; {platform.machine()}, Python {platform.python_version()}, "
+          + ", ".join(f"{name} {version(name)}" for name in ("duckdb", "polars", "numpy", "pyarrow")))  # fmt: skip
+    print(
+        "\n| job | from the lake, cold | peak memory | per-sample loop | ratio | vectorised NumPy | ratio |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for job in JOBS:
+        seconds, peak = from_lake(lake, job)
+        cells = [job, f"{seconds:.2f} s", f"{peak:.2f} GB"]
+        for other, scale in ((loops, share), (vectorised, 1.0)):
+            if job in other:
+                taken = timed(other[job]) * scale
+                cells += [f"{taken:.2f} s", f"{taken / seconds:.1f}x"]
+            else:
+                cells += ["", ""]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Running a model over data in eval mode, leaving the model and every random stream as they were."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from ..store.errors import InvalidInput, InvalidOption
+from .queries import view
+from .ranks import inner_model
+from .step_signals import as_logits, two_class_logits
+
+BATCH = 512
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode and without gradients; afterwards each module has the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def undisturbed_randomness(device: torch.device) -> Iterator[None]:
+    """Whatever the block draws, the random streams of Python, NumPy and torch go on as if it had not."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer lies; the CPU for a model without any."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def data_length(data: Any) -> int:
+    """Records in ``data``: a pair of tensors or arrays (x, y), or a map-style data set of such pairs."""
+    if _is_pair(data):
+        if len(data[0]) != len(data[1]):
+            raise InvalidInput(f"x has {len(data[0])} records, y has {len(data[1])}")
+        return len(data[0])
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        return len(data)
+    raise InvalidInput(
+        f"data is a {type(data).__name__}; give a map-style data set of (x, y), or tensors x, y, in the order of sample ids"
+    )
+
+
+def batches(
+    data: Any, ids: Sequence[int] | np.ndarray, size: int = BATCH
+) -> Iterator[tuple[Any, torch.Tensor]]:
+    """(x, y) of the records ``ids`` of ``data``, batch by batch, y int64 (B,) on the CPU or where it lies."""
+    for start in range(0, len(ids), size):
+        part = ids[start : start + size]
+        if _is_pair(data):
+            at = torch.as_tensor(np.asarray(part), dtype=torch.int64)
+            x, y = (torch.as_tensor(each)[at.to(torch.as_tensor(each).device)] for each in data)
+        else:
+            # One by one and not by a DataLoader, which would draw a seed from torch's global generator.
+            x, y = default_collate([tuple(data[int(i)])[:2] for i in part])
+        yield x, torch.as_tensor(y).long().reshape(-1)
+
+
+def _is_pair(data: Any) -> bool:
+    return (
+        isinstance(data, (tuple, list))
+        and len(data) == 2
+        and all(isinstance(each, (torch.Tensor, np.ndarray)) for each in data)
+    )
+
+
+def ordered_outputs(
+    model: nn.Module, data: Any, ids: np.ndarray, labels: np.ndarray, query: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(logits (B, C), labels (B,)) of the samples ``ids``, on the model's device, batch by batch, in eval mode.
+
+    ``labels`` (N,) are those of the samples table, -1 where it has none. Raises InvalidInput where ``data`` has
+    another length or other labels, as it has when it is not in the order of sample ids.
+    """
+    if data_length(data) != len(labels):
+        raise InvalidInput(
+            f"data holds {data_length(data)} records, the experiment {len(labels)} samples; it must hold all of "
+            "them, in the order of sample ids"
+        )
+    model = inner_model(model)
+    device = device_of(model)
+    done = 0
+    with undisturbed_randomness(device), eval_mode(model):
+        for x, y in batches(data, ids):
+            if query == "flip" and x.ndim != 4:
+                raise InvalidOption(f"query 'flip' needs pictures (batch, C, H, W), not {tuple(x.shape)}")
+            known = torch.from_numpy(labels[ids[done : done + len(y)]])
+            differs = (known >= 0) & (known != y.cpu())
+            if differs.any():
+                row = int(ids[done + int(differs.int().argmax())])
+                raise InvalidInput(
+                    f"record {row} of data has another label than sample {row}; data must be in the order of sample ids"
+                )
+            done += len(y)
+            yield two_class_logits(as_logits(model(view(x.to(device), query)))), y.to(device)

@@ -1,0 +1,184 @@
+"""Making an experiment from a data set, or loading the data of one that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..store.errors import AlreadyExists, InvalidOption, NotFound
+from ..store.lake import Lake
+from ..store.names import check_name
+from ..store.paths import experiment_manifest
+from ..store.records import Experiment
+from .datasets import DATASET_NAMES, Dataset, Selection, content_digest, load_dataset, select_samples
+from .membership import target_members
+from .pictures import encode_png
+from .training_data import TrainingData, channel_statistics
+
+_TAKEN = ("sample_id", "label", "pool", "split", "group", "key", "experiment", "run")
+DEFAULTS: Mapping[str, Any] = {
+    "label": None,
+    "group": None,
+    "samples": None,
+    "population": 0.0,
+    "seed": 0,
+    "fraction": 0.5,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An experiment in a lake with its data in memory.
+
+    ``options`` are those it was made with: spec, label, group, samples, population, seed, fraction, classes.
+    """
+
+    lake: Lake
+    experiment: Experiment
+    data: TrainingData
+    options: Mapping[str, Any]
+
+    def target_members(self, *, fraction: float, seed: int) -> np.ndarray:
+        """Who is in a target's training set: bool (N,), a class-balanced ``fraction`` of the audit samples."""
+        audit = np.flatnonzero(~self.data.population)
+        members = np.zeros(len(self.data), dtype=bool)
+        members[audit] = target_members(self.data.y[audit], fraction=fraction, seed=seed)
+        return members
+
+
+def prepare_experiment(
+    lake: Lake,
+    experiment: str,
+    *,
+    dataset: str | None = None,
+    label: str | None = None,
+    group: str | None = None,
+    samples: int | None = None,
+    population: float | None = None,
+    seed: int | None = None,
+    fraction: float | None = None,
+    pictures: bool = True,
+    data_dir: Path | None = None,
+) -> Prepared:
+    """Load a data set, choose samples from its train split, and make the experiment or match it.
+
+    dataset, label, group   what `load_dataset` takes
+    samples                 how many of the train split, balanced over classes (default: all)
+    population              share of them set aside: no run trains on them (default 0)
+    seed                    of the choice (default 0)
+    fraction                share of the audit samples that a target trains on (default 0.5)
+    pictures                store a small PNG of each sample, for reports
+
+    For an experiment that exists, what is not given is as it was when it was made. Raises AlreadyExists where
+    what is given, or what the data set holds now, differs from that; NotFound where there is neither an
+    experiment nor a data set.
+    """
+    given = {
+        "spec": dataset,
+        "label": label,
+        "group": group,
+        "samples": samples,
+        "population": population,
+        "seed": seed,
+        "fraction": fraction,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if "spec" in given:
+        given["spec"] = _lasting_spec(str(given["spec"]))
+    exists = lake.files.exists(experiment_manifest(check_name("experiment", experiment)))
+    stored = dict(lake.experiment(experiment).dataset) if exists else {}
+    if exists:
+        _refuse_changes(experiment, stored, given)
+    options = {**DEFAULTS, **stored, **given}
+    if "spec" not in options:
+        if not exists:
+            raise NotFound(
+                f"there is no experiment {experiment!r} in {lake.path} yet; name a data set to make it from"
+            )
+        raise InvalidOption(
+            f"experiment {experiment!r} does not say where its data came from; name the data set"
+        )
+    source = load_dataset(options["spec"], label=options["label"], group=options["group"], data_dir=data_dir)
+    chosen = select_samples(
+        source, samples=options["samples"], population=options["population"], seed=options["seed"]
+    )
+    x, y = source.x[chosen.rows], source.y[chosen.rows]
+    digest = content_digest(x, y)
+    options["classes"] = list(source.classes)
+    if exists:
+        held = lake.experiment(experiment)
+        if held.digest != digest:
+            raise AlreadyExists(
+                f"data set {options['spec']} does not hold what experiment {experiment!r} was made from "
+                f"({held.samples} samples; content differs); choose another experiment name, or give the same data"
+            )
+    else:
+        held = lake.create_experiment(
+            experiment,
+            _samples_table(source, chosen),
+            dataset=options,
+            digest=digest,
+            pictures=pa.array(encode_png(x), pa.binary()) if pictures and _drawable(source) else None,
+        )
+    # As stored, not as chosen just now: the runs of the experiment rely on it.
+    pool = lake.samples(experiment)["pool"].to_numpy(zero_copy_only=False)
+    return Prepared(lake, held, _training_data(source, x, y, np.asarray(pool == "population")), options)
+
+
+def _training_data(source: Dataset, x: np.ndarray, y: np.ndarray, population: np.ndarray) -> TrainingData:
+    mean, std = channel_statistics(x, np.flatnonzero(~population))
+    test = np.flatnonzero(source.split == "test")
+    return TrainingData(
+        dataset=source.name,
+        classes=len(source.classes),
+        x=x,
+        y=y,
+        population=population,
+        mean=mean,
+        std=std,
+        test_x=source.x[test] if len(test) else None,
+        test_y=source.y[test] if len(test) else None,
+    )
+
+
+def _samples_table(source: Dataset, chosen: Selection) -> pa.Table:
+    rows = chosen.rows
+    columns: dict[str, Any] = {
+        "label": pa.array(source.y[rows].astype(np.int32)),
+        "pool": pa.array(chosen.pool.tolist(), pa.string()),
+        "split": pa.array(source.split[rows].tolist(), pa.string()),
+        "key": pa.array(source.key[rows].tolist(), pa.string()),
+    }
+    if source.group is not None:
+        columns["group"] = pa.array(source.group[rows].tolist(), pa.string())
+    if source.columns is not None:
+        for name in source.columns.column_names:
+            kept = f"source_{name}" if name in _TAKEN else name
+            columns[kept] = source.columns[name].take(pa.array(rows))
+    return pa.table(columns)
+
+
+def _drawable(source: Dataset) -> bool:
+    return source.pictures and source.x.shape[1] in (1, 3)
+
+
+def _lasting_spec(spec: str) -> str:
+    """A path as an absolute one, so that the experiment can be gone on with from another folder."""
+    named = spec.casefold() in {name.casefold() for name in DATASET_NAMES}
+    path = Path(spec).expanduser()
+    return str(path.resolve()) if not named and path.exists() else spec
+
+
+def _refuse_changes(experiment: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    # The digest tells whether other data is meant; these tell what the digest does not see.
+    for name in ("group", "samples", "population", "seed"):
+        if name in given and name in stored and given[name] != stored[name]:
+            raise AlreadyExists(
+                f"experiment {experiment!r} was made with {name} {stored[name]}, not {given[name]}; leave {name} out, or "
+                "choose another experiment name"
+            )

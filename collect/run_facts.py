@@ -1,0 +1,59 @@
+"""What a run says of the machine and the software that it ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+import numpy as np
+import torch
+
+from ..store.errors import InvalidOption
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    from .. import __version__
+
+    return {
+        "losslake": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": str(np.__version__),
+        "platform": sys.platform,
+    }
+
+
+def device_name(device: torch.device | None) -> str:
+    """A device as a person knows it, such as "NVIDIA H200"; None: the GPU if there is one."""
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" ... names. Raises InvalidOption."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InvalidOption(f"device {name!r} does not exist; give auto, cpu or cuda") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InvalidOption(
+            f"device {name!r} is not here ({torch.cuda.device_count()} GPUs); give auto or cpu"
+        )
+    return device
+
+
+def available_cpus() -> int:
+    """CPUs this process may use: its affinity, bounded by a container's quota (cgroup v2)."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max": no quota
+        pass
+    return max(1, count)

@@ -1,0 +1,106 @@
+"""What DuckDB raises, turned into losslake's errors: is it the query, the machine, or a damaged file?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+
+import duckdb
+
+from .errors import CorruptLake, LosslakeError, QueryRefused
+
+_READ_AGAIN = 1 << 30
+"""Bytes that are read again, at most, to find out which file is damaged when DuckDB does not say."""
+
+# The kinds that a query earns by itself; what is neither of these comes from reading a file.
+_ABOUT_THE_QUERY = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ConstraintException,
+    duckdb.ConversionException,
+    duckdb.InvalidTypeException,
+    duckdb.NotImplementedException,
+    duckdb.OutOfRangeException,
+    duckdb.ParserException,
+    duckdb.PermissionException,
+    duckdb.SyntaxException,
+    duckdb.TransactionException,
+    duckdb.TypeMismatchException,
+)
+
+
+@contextlib.contextmanager
+def engine_errors(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Turn what DuckDB raises in the block into losslake's errors.
+
+    CorruptLake for a file of the lake that is missing or damaged, LosslakeError where memory or the disk ran
+    out, QueryRefused for what is wrong with the query itself.
+    """
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise LosslakeError(
+            f"the query ran out of memory; ask for less, or give it more with --memory ({first_lines(error)})"
+        ) from error
+    except duckdb.Error as error:
+        raise _explained(connection, error) from error
+    except RuntimeError as error:
+        if "interrupted" in str(error).casefold():
+            raise KeyboardInterrupt from error
+        raise
+
+
+def first_lines(error: Exception) -> str:
+    """What DuckDB says, without the blank lines and the tail of a long one."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return "\n".join(lines[:6])
+
+
+def _explained(connection: duckdb.DuckDBPyConnection, error: duckdb.Error) -> LosslakeError:
+    text = first_lines(error)
+    if "No space left on device" in text:
+        return LosslakeError(f"the disk of temporary files is full: {text}")
+    mixed = re.search(r'failed to cast column "(.+?)" from type (.+) to (?:type )?(.+?): ', text)
+    if mixed:
+        return QueryRefused(
+            f"experiments keep values of different types in the column {mixed[1]!r} ({mixed[2]}, {mixed[3]}); "
+            "choose one with --experiment, or leave the column out"
+        )
+    if isinstance(error, _ABOUT_THE_QUERY):
+        return QueryRefused(text)
+    if ".parquet" in text:
+        return CorruptLake(f"a file of the lake cannot be read: {text}; run 'losslake lake verify'")
+    damaged = _unreadable_file(connection)
+    if damaged is not None:
+        return CorruptLake(f"{damaged} cannot be read ({text}); run 'losslake lake verify'")
+    return QueryRefused(text)
+
+
+def _unreadable_file(connection: duckdb.DuckDBPyConnection) -> str | None:
+    """The first file behind the views that cannot be read as Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    budget = _READ_AGAIN
+    for location in _files_behind(connection):
+        try:
+            budget -= os.path.getsize(location)
+            if budget < 0:
+                break
+            with pq.ParquetFile(location, page_checksum_verification=True) as file:
+                for group in range(file.num_row_groups):
+                    file.read_row_group(group)
+        except (pa.ArrowException, OSError):
+            return location
+    return None
+
+
+def _files_behind(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    listed: list[str] = []
+    for table in ("samples", "scores", "traces", "signals"):
+        with contextlib.suppress(duckdb.Error):
+            rows = connection.execute("select getvariable($name)", {"name": f"{table}_files"}).fetchall()
+            listed += rows[0][0] or []
+    return listed
