@@ -18,12 +18,11 @@ Floats = npt.NDArray[np.float64]
 MOST_POINTS = 4_000
 MOST_MARKED = 1_000
 CELLS = (64, 44)
-MARKED = "singled out"
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two values a record: ``x`` and ``y`` (N,), ``sample_id`` (N,), and which records are singled out, ``marked`` (N,)."""
+    """Two values a record: ``x`` and ``y`` (N,), ``sample_id`` (N,), and which records to set off, ``marked`` (N,)."""
 
     sample_id: npt.NDArray[np.int64]
     x: Floats
@@ -31,11 +30,12 @@ class Pairs:
     marked: npt.NDArray[np.bool_]
     x_name: str
     y_name: str
+    marked_name: str = "singled out"
     what: str = "records"
 
 
 def pairs_chart(pairs: Pairs, title: str, correlation: str = "") -> alt.Chart | alt.LayerChart:
-    """Scatter of two scores. More than 4,000 records are counted in cells, those singled out stay points; it says so.
+    """Scatter of two scores. More than 4,000 records are counted in cells, those set off stay points; it says so.
 
     ``correlation`` is a sentence under the title.
     """
@@ -61,14 +61,14 @@ def pairs_chart(pairs: Pairs, title: str, correlation: str = "") -> alt.Chart | 
     layers: list[Any] = []
     if binned:
         layers.append(_cells(x[~single], y[~single], x_axis, y_axis, pairs))
-    names = [f"other {pairs.what}", MARKED]
+    names = [f"other {pairs.what}", pairs.marked_name]
     rows = [
-        {"x": a, "y": b, "sample": i, "group": names[m], "a": number(a), "b": number(b)}
+        {"x": a, "y": b, "sample": i, "group": names[m], "marked": m, "a": number(a), "b": number(b)}
         for a, b, i, m in zip(
             x[single].tolist(), y[single].tolist(), ids[single].tolist(), marked[single].tolist(), strict=True
         )
     ]
-    rows.sort(key=lambda row: row["group"] == names[1])  # those singled out are drawn last, on top
+    rows.sort(key=lambda row: row["marked"])  # those set off are drawn last, on top
     shade = alt.Color("group:N", scale=alt.Scale(domain=names, range=[BLUE, VERMILION]), legend=alt.Legend())
     shape = alt.Shape(
         "group:N", scale=alt.Scale(domain=names, range=["circle", "diamond"]), legend=alt.Legend()
@@ -83,7 +83,7 @@ def pairs_chart(pairs: Pairs, title: str, correlation: str = "") -> alt.Chart | 
             alt.Tooltip("b:N", title=pairs.y_name),
             alt.Tooltip("group:N"),
         ],
-        size=alt.condition(f"datum.group === '{MARKED}'", alt.value(48), alt.value(24)),
+        size=alt.condition("datum.marked", alt.value(48), alt.value(24)),
         **({"color": shade, "shape": shape} if marked.any() else {"color": alt.value(BLUE)}),
     )
     layers.append(points)

@@ -71,7 +71,7 @@ def analyze_all(lake: str, experiment: str | None, target: str | None, fpr: tupl
                 click.echo(f"{analysis.name}: left out, {error}", err=True)
                 continue
             done.append(analysis.name)
-            _tell(outcome.label, outcome.metrics, outcome.scores.notes)
+            _tell(outcome.label, outcome.metrics, outcome.notes)
         if not done:
             raise NotEnoughData(f"nothing in {opened.path} can be analysed yet")
         if "lira" in done and len(done) > 1:
@@ -127,7 +127,7 @@ def _analysis_command(analysis: Analysis) -> click.Command:
             click.echo("\nmost exposed")
             for line in aligned([tuple(exposed.columns), *exposed.rows()]):
                 click.echo(f"  {line}")
-        for note in outcome.scores.notes:
+        for note in outcome.notes:
             click.echo(f"note: {note}", err=True)
 
     params: list[click.Parameter] = [_click_option(option) for option in analysis.options]

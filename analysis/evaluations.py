@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..store.errors import InvalidOption
-from ..store.results import save_result
+from ..store.results import fingerprint, save_result
 from . import charts
 from .compare import compare
 from .declare import Evaluation, parse_options, variant_of
@@ -46,5 +46,6 @@ def run_evaluation(
         notes=finding.notes,
         metrics=[metric.to_json() for metric in finding.metrics],
         scores=None,
+        seen=fingerprint(source.lake, source.experiment, source.runs),
     )
     return finding

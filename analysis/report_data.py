@@ -72,6 +72,16 @@ class Headline:
     accused: int = 0
 
     @property
+    def clear(self) -> bool:
+        """Whether the attack finds more than guessing does, beyond chance."""
+        return self.tpr is not None and beats_guessing(self.tpr)
+
+    @property
+    def found_name(self) -> str:
+        """What to call the records found: the plain word only where chance does not explain them."""
+        return "singled out" if self.clear else "named by the attack"
+
+    @property
     def members(self) -> int:
         return self.attack.curve.members
 
@@ -158,6 +168,11 @@ class Report:
         """The runs of a role, the report's target left out."""
         name = self.target.run if self.target else None
         return tuple(run for run in self.runs if run.info.role == role and run.run != name)
+
+
+def beats_guessing(tpr: Metric) -> bool:
+    """Whether a TPR lies above what guessing reaches at its FPR, its whole interval."""
+    return tpr.value is not None and tpr.ci_low is not None and tpr.ci_low > float(tpr.parameters["fpr"])
 
 
 def metric_of(finding: Finding | None, name: str, **parameters: Any) -> Metric | None:

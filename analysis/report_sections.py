@@ -12,12 +12,11 @@ from . import charts, charts_pairs, charts_roc, charts_traces
 from .chart_axes import axis_for, number, percent
 from .chart_style import BLUE, VERMILION
 from .metric import Metric
-from .report_data import Record, Report, Scored, correlation, metric_of
-from .report_gather import LABELS, LOSSES
+from .report_data import Record, Report, Scored, correlation
 from .report_parts import Code, Facts, Figure, Figures, Gallery, Part, Section, Table
 from .report_runs import recipe_facts, run_rows
 from .report_sql import next_queries
-from .report_words import fixed, interval
+from .report_tables import attacks_table, precision_table
 
 if TYPE_CHECKING:
     import altair as alt
@@ -34,20 +33,6 @@ def build(report: Report) -> tuple[Section, ...]:
 def _attacks(report: Report) -> Section | None:
     if not report.attacks:
         return None
-    fprs = [float(metric.parameters["fpr"]) for metric in report.attacks[0].tprs]
-    rows = []
-    for attack in report.attacks:
-        area = attack.auc
-        cells = [attack.label, f"{fixed(area.value)} ({fixed(area.ci_low)}–{fixed(area.ci_high)})"]
-        cells += [_rate(metric) for metric in attack.tprs]
-        rows.append((*cells, f"{attack.curve.members:,}", f"{attack.curve.non_members:,}"))
-    table = Table(
-        ("attack", "AUC", *(f"TPR at FPR {percent(fpr)}" for fpr in fprs), "members", "non-members"),
-        tuple(rows),
-        (False, *(True for _ in range(len(fprs) + 3))),
-        "95% intervals in brackets: of the AUC by DeLong; of the TPR exact, with the choice of the threshold. "
-        "“Not resolved”: fewer than one non-member is expected above the threshold.",
-    )
     return Section(
         "attacks",
         "How well attacks tell members from non-members",
@@ -63,7 +48,7 @@ def _attacks(report: Report) -> Section | None:
                     ),
                 )
             ),
-            table,
+            attacks_table(report),
         ),
     )
 
@@ -96,10 +81,10 @@ def _lt_iqr(report: Report) -> Section | None:
     if head is not None and head.fpr is not None and head.found:
         found = np.isin(ids, list(head.found))
         groups = [
-            charts.Group("other members", values[member & ~found], BLUE),
-            charts.Group("singled out", values[found], VERMILION),
+            charts.Group(f"other members ({int((member & ~found).sum()):,})", values[member & ~found], BLUE),
+            charts.Group(f"{head.found_name} ({len(head.found):,})", values[found], VERMILION),
         ]
-        subtitle = [f"Singled out: by {head.attack.label} at FPR {percent(head.fpr)}."]
+        subtitle = [f"{_sentence(head.found_name)}: {head.attack.label} at FPR {percent(head.fpr)}."]
     else:
         groups, subtitle = [charts.Group("members", values[member], BLUE)], []
     drawn.append(
@@ -107,8 +92,8 @@ def _lt_iqr(report: Report) -> Section | None:
             "lt-iqr",
             charts.grouped_histogram(
                 groups,
-                "LT-IQR of records that can be singled out, and of the others"
-                if len(groups) > 1
+                f"LT-IQR of records {head.found_name}, and of the others"
+                if head is not None and len(groups) > 1
                 else "LT-IQR of the members",
                 "LT-IQR, nats",
                 subtitle=subtitle,
@@ -119,7 +104,7 @@ def _lt_iqr(report: Report) -> Section | None:
     if head is not None:
         drawn.append(Figure("lt-iqr-attack", _against_attack(report, report.lt_iqr)))
     parts: list[Part] = [Figures(tuple(drawn))]
-    table = _precision_table(report)
+    table = precision_table(report)
     if table is not None:
         parts.append(table)
     return Section(
@@ -127,7 +112,7 @@ def _lt_iqr(report: Report) -> Section | None:
         "LT-IQR: exposure without shadow models",
         "LT-IQR, the interquartile range of a record's loss over training, comes free with training the model. "
         + (
-            "The more of the singled-out records have a high LT-IQR, the better it stands in for the attack."
+            "The more of the records that the attack finds have a high LT-IQR, the better it stands in for the attack."
             if head is not None
             else "Higher means learnt later and on its own account: more exposed."
         ),
@@ -139,43 +124,8 @@ def _against_attack(report: Report, lt_iqr: Scored) -> alt.Chart | alt.LayerChar
     assert report.headline is not None
     attack = report.headline.attack
     rho = correlation(report.comparison, lt_iqr.name, attack.scored.name)
-    pairs = _pair(lt_iqr, attack.scored, report.headline.found, members_only=True)
+    pairs = _pair(report, lt_iqr, attack.scored, members_only=True)
     return charts_pairs.pairs_chart(pairs, f"LT-IQR against {attack.label}", _say_correlation(rho, "members"))
-
-
-def _precision_table(report: Report) -> Table | None:
-    head = report.headline
-    vulnerable = metric_of(report.comparison, "vulnerable")
-    if (
-        head is None
-        or head.fpr is None
-        or vulnerable is None
-        or report.lt_iqr is None
-        or report.comparison is None
-    ):
-        return None
-    names = (report.lt_iqr.name, *LOSSES)
-    labels = {name: LABELS[name] for name in names}
-    wanted = [m for m in report.comparison.metrics if m.metric == "precision_at_k"]
-    shares = list(dict.fromkeys(float(m.parameters["k"]) for m in wanted))
-    rows = []
-    for share in shares:
-        at = [metric_of(report.comparison, "precision_at_k", score=name, k=share) for name in labels]
-        back = [metric_of(report.comparison, "recall_at_k", score=name, k=share) for name in labels]
-        records = next((int(m.parameters["records"]) for m in at if m), 0)
-        rows.append((f"{percent(share)} ({records:,})", *map(_share, at), *map(_share, back)))
-    return Table(
-        (
-            "top k of the members",
-            *(f"precision, {name}" for name in labels.values()),
-            *(f"recall, {name}" for name in labels.values()),
-        ),
-        tuple(rows),
-        (False, *(True for _ in range(2 * len(labels)))),
-        f"Of the k members with the highest score, the share that {head.attack.label} singles out at FPR {percent(head.fpr)} "
-        f"(precision), and the share of those singled out that are among them (recall). Picking at random: precision "
-        f"{percent(vulnerable.value)}. 95% intervals in brackets.",
-    )
 
 
 def _traces(report: Report) -> Section | None:
@@ -205,9 +155,8 @@ def _memorization(report: Report) -> Section | None:
         return None
     drawn = [Figure("memorization", charts.memorization_histogram(report.memorization.scores))]
     if report.privacy_score is not None:
-        found = report.headline.found if report.headline else frozenset()
         rho = correlation(report.pairing, "memorization", "privacy-score")
-        pairs = _pair(report.memorization, report.privacy_score, found, members_only=False)
+        pairs = _pair(report, report.memorization, report.privacy_score, members_only=False)
         title = "Memorization against privacy score"
         drawn.append(
             Figure("privacy", charts_pairs.pairs_chart(pairs, title, _say_correlation(rho, "samples")))
@@ -264,7 +213,9 @@ SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
 """In the order of the page. A new section is one more function here."""
 
 
-def _pair(first: Scored, second: Scored, found: frozenset[int], *, members_only: bool) -> charts_pairs.Pairs:
+def _pair(report: Report, first: Scored, second: Scored, *, members_only: bool) -> charts_pairs.Pairs:
+    head = report.headline
+    found = head.found if head else frozenset()
     one = first.scores.frame.select("sample_id", "member", pl.col("score").alias("x"))
     both = one.join(second.scores.frame.select("sample_id", pl.col("score").alias("y")), on="sample_id")
     if members_only:
@@ -278,6 +229,7 @@ def _pair(first: Scored, second: Scored, found: frozenset[int], *, members_only:
         np.isin(ids, list(found)) if found else np.zeros(len(ids), dtype=bool),
         first.label,
         second.label,
+        head.found_name if head else "",
         "members" if members_only else "samples",
     )
 
@@ -289,18 +241,9 @@ def _say_correlation(rho: Metric | None, what: str) -> str:
     return f"Spearman's ρ {number(rho.value, 2)} (95%: {spread}) over {rho.n:,} {what}: {rho.parameters['strength']}."
 
 
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
 def _called(record: Record) -> str:
     return f"{record.name}, {record.class_name}" if record.class_name else record.name
-
-
-def _rate(metric: Metric) -> str:
-    told = percent(metric.value) if metric.value is not None else "not resolved"
-    return f"{told} ({interval(metric.ci_low, metric.ci_high)})"
-
-
-def _share(metric: Metric | None) -> str:
-    if metric is None or metric.value is None:
-        return "–"
-    return (
-        f"{metric.value:.2f} ({metric.ci_low or 0:.2f}–{1 if metric.ci_high is None else metric.ci_high:.2f})"
-    )

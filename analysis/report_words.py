@@ -10,8 +10,7 @@ import numpy as np
 from .chart_axes import number, percent
 from .charts import MEMORIZED
 from .lira import POOL_UNDER
-from .metric import Metric
-from .report_data import Headline, Report
+from .report_data import Headline, Report, beats_guessing
 
 UNLIKE = 0.05
 """A difference in accuracy between target and shadow models from which they count as unlike."""
@@ -94,9 +93,9 @@ def _of_attack(report: Report, headline: Headline) -> Verdict:
         )
         return Verdict("Too few non-members to tell who can be singled out", text, (unknown, auc), trust)
     found, members = len(headline.found), headline.members
-    clear = _clear(tpr)
+    clear = headline.clear
     count = Figure(
-        "Records that can be singled out",
+        "Records that can be singled out" if clear else "Records named by the attack",
         f"{found:,}",
         f"95%: {_records(tpr.ci_low, members)}–{_records(tpr.ci_high, members)}",
         f"of {members:,} training records, at a false-positive rate of {percent(fpr)}",
@@ -113,7 +112,7 @@ def _of_attack(report: Report, headline: Headline) -> Verdict:
         f"accusing {headline.accused:,} of {headline.non_members:,} others: {percent(tpr.value)}, at a false-positive rate "
         f"where guessing names {percent(fpr)}."
     )
-    coarser = next((metric for metric in attack.tprs if _clear(metric)), None)
+    coarser = next((metric for metric in attack.tprs if beats_guessing(metric)), None)
     if clear:
         title = f"{found:,} of {members:,} training records can be singled out"
         doubt = ""
@@ -130,11 +129,6 @@ def _of_attack(report: Report, headline: Headline) -> Verdict:
         doubt = f" Chance explains that; the data leave room for at most {percent(tpr.ci_high)}."
     text = f"{accused}{doubt} {even}"
     return Verdict(title, text, (count, rate, auc), trust)
-
-
-def _clear(tpr: Metric) -> bool:
-    """Whether a TPR lies above what guessing reaches, its whole interval."""
-    return tpr.value is not None and tpr.ci_low is not None and tpr.ci_low > float(tpr.parameters["fpr"])
 
 
 def _of_ranking(report: Report) -> Verdict:

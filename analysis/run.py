@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..store.errors import InvalidOption
@@ -20,7 +20,10 @@ FPRS = (0.001, 0.01, 0.1)
 
 @dataclass(frozen=True)
 class Outcome:
-    """An analysis's scores with every metric of them. ``label`` is name and variant as a person writes them."""
+    """An analysis's scores with every metric of them.
+
+    ``label`` is name and variant as a person writes them; ``notes`` are sentences a reader must know.
+    """
 
     analysis: Analysis
     variant: str
@@ -30,6 +33,10 @@ class Outcome:
     @property
     def label(self) -> str:
         return f"{self.analysis.name}[{self.variant}]" if self.variant else self.analysis.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self.scores.notes, *_unresolved(self.metrics))
 
 
 def run_analysis(
@@ -46,9 +53,7 @@ def run_analysis(
             raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {fpr}")
     scores = analysis.compute(source, **chosen)
     variant = variant_of(analysis.options, chosen)
-    judged, notes = _judge(scores, fprs)
-    scores = replace(scores, notes=scores.notes + notes)
-    metrics = (*judged, *scores.metrics)
+    metrics = (*evaluate(*scores.arrays(), fprs), *scores.metrics)
     save_result(
         source.lake,
         source.experiment,
@@ -64,14 +69,10 @@ def run_analysis(
     return Outcome(analysis, variant, scores, metrics)
 
 
-def _judge(scores: Scores, fprs: tuple[float, ...]) -> tuple[list[Metric], tuple[str, ...]]:
-    score, member = scores.arrays()
-    metrics = evaluate(score, member, fprs)
+def _unresolved(metrics: tuple[Metric, ...]) -> tuple[str, ...]:
     coarse = [metric for metric in metrics if metric.parameters.get("resolved") is False]
     if not coarse:
-        return metrics, ()
+        return ()
     lowest = ", ".join(f"{metric.parameters['fpr']:g}" for metric in coarse)
     seen = coarse[0].parameters["non_members"]
-    return metrics, (
-        f"{seen} non-members cannot resolve an FPR of {lowest}: only the interval of its TPR is given",
-    )
+    return (f"{seen} non-members cannot resolve an FPR of {lowest}: only the interval of its TPR is given",)

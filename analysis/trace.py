@@ -71,9 +71,9 @@ def trace(
         raise InvalidOption(
             f"epochs {first} to {last} are no range; first must be at least 0 and at most last"
         )
-    if signal == "margin" and aggregate == "first-below":
+    if signal == "margin" and aggregate in ("first-below", "ratio"):
         raise InvalidOption(
-            "first-below looks for a loss or gradient norm near 0; a margin has no such point"
+            f"{aggregate} is for what falls to 0, a loss or a gradient norm; a margin changes its sign"
         )
     recorded = _recorded(source, source_)
     parameters = {

@@ -48,8 +48,8 @@ class ProgressLines:
             if rate > 0 and self._done < self._total
             else _clock(seconds)
         )
-        share = f"{self._done}/{self._total} {self._unit}s"
-        return f"{self._title}: {share}, {rate:.3g} {self._unit}s/s, {left}{f'  {self._note}' if self._note else ''}"
+        share = f"{self._done}/{self._total} {self._unit}"
+        return f"{self._title}: {share}, {rate:.3g} {self._unit}/s, {left}{f'  {self._note}' if self._note else ''}"
 
     def _show(self, line: str) -> None:
         if not self._talking:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from .. import __version__
 from . import manifest, paths
 from .errors import CorruptLake, InvalidInput
 from .manifest import DataFile
@@ -62,12 +63,13 @@ class Result:
 
 
 def fingerprint(lake: Lake, experiment: str, runs: Iterable[Run] | None = None) -> str:
-    """Changes whenever the samples or the committed runs of an experiment do.
+    """Changes whenever the samples or the committed runs of an experiment do, or losslake itself.
 
     ``runs`` are those that an analysis saw; without them, those that are committed now.
     """
-    parts = [lake.experiment(experiment).digest]
-    parts += [file.sha256 for run in (lake.runs(experiment) if runs is None else runs) for file in run.files]
+    parts = [__version__, lake.experiment(experiment).digest]
+    for run in lake.runs(experiment) if runs is None else runs:
+        parts += [run.run, run.info.role, *(file.sha256 for file in run.files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -188,7 +188,13 @@ def pairs(size: int, marked: float = 0.1) -> charts_pairs.Pairs:
     rng = np.random.default_rng(0)
     x = rng.lognormal(0, 2, size)
     return charts_pairs.Pairs(
-        np.arange(size), x, rng.standard_t(1.2, size), rng.random(size) < marked, "LT-IQR", "LiRA", "members"
+        np.arange(size),
+        x,
+        rng.standard_t(1.2, size),
+        rng.random(size) < marked,
+        "LT-IQR",
+        "LiRA",
+        what="members",
     )
 
 

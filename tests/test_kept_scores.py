@@ -12,6 +12,7 @@ from losslake.analysis.stored import keep_scores, parse_score
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake
 from losslake.store.results import results
+from polars.testing import assert_frame_equal
 
 MakeLake = Callable[..., Lake]
 
@@ -54,7 +55,7 @@ def test_another_run_makes_them_stale(lake: Lake, lake_of: MakeLake) -> None:
     lake_of(rng.random((1, 20)) < 0.5, rng.normal(2, 1, (1, 20)), lake=lake, names=["late"], roles=["shadow"])
     with Source.open(lake, "tests") as source:
         new = keep_scores(source, ("lira",))["lira"].scores.frame
-        assert new.equals(lira(source).frame)
+        assert_frame_equal(new, lira(source).frame)  # sums in another order differ in their last bits
     assert (new["n_in"] + new["n_out"] == old["n_in"] + old["n_out"] + 1).all()
     assert not new["score"].equals(old["score"])
     assert kept_files(lake) != before
@@ -78,7 +79,7 @@ def test_scores_of_another_target_are_not_taken(lake: Lake) -> None:
         one = keep_scores(source, ("lira",))["lira"].scores.frame
     with Source.open(lake, "tests", "run-0005") as source:
         other = keep_scores(source, ("lira",))["lira"].scores.frame
-        assert other.equals(lira(source).frame)
+        assert_frame_equal(other, lira(source).frame)  # sums in another order differ in their last bits
     assert not one["score"].equals(other["score"])
     assert lake.sql("select distinct target from scores order by target")["target"].to_list() == [
         "run-0000",

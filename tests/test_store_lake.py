@@ -86,7 +86,9 @@ def test_many_processes_may_make_the_same_lake_at_once(tmp_path: Path) -> None:
     )
     where = tmp_path / "lake"
     started = [
-        subprocess.Popen([sys.executable, "-c", script, str(where)], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(where)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         for _ in range(6)
     ]
     ended = [process.communicate(b"go\n")[1].decode() for process in started]
@@ -108,7 +110,19 @@ def test_a_newer_format_is_refused(lake: Lake, format_: int) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"null", b"7", b'"x"', b"{}", b'{"format": "1"}', b'{"format": 1}', b"\xff\xfe", b"[" * 100_000],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"7",
+        b'"x"',
+        b"{}",
+        b'{"format": "1"}',
+        b'{"format": 1}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
 )
 def test_a_damaged_manifest_is_named(lake: Lake, content: bytes) -> None:
     lake.create_experiment("e", LABELS)
@@ -141,7 +155,9 @@ def test_a_damaged_manifest_is_named(lake: Lake, content: bytes) -> None:
         {"file": {"rows": None}},
     ],
 )
-def test_a_manifest_that_was_tampered_with_is_corrupt_even_with_a_right_checksum(lake: Lake, changed: dict[str, Any]) -> None:
+def test_a_manifest_that_was_tampered_with_is_corrupt_even_with_a_right_checksum(
+    lake: Lake, changed: dict[str, Any]
+) -> None:
     lake.create_experiment("e", LABELS)
     commit(lake, "r")
     content = manifest.load(lake.files, "runs/experiment=e/r.json")
@@ -161,7 +177,8 @@ def test_a_copied_manifest_is_not_a_second_run(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["s3://bucket/lake", "gs://bucket/lake", "", "a\0b", "/tmp/experiment=x/lake", "/tmp/team=red/lake"]
+    "path",
+    ["s3://bucket/lake", "gs://bucket/lake", "", "a\0b", "/tmp/experiment=x/lake", "/tmp/team=red/lake"],
 )
 def test_places_where_no_lake_can_be(path: str) -> None:
     with pytest.raises(InvalidOption):
@@ -173,7 +190,9 @@ def test_a_path_too_long_for_the_disk(tmp_path: Path) -> None:
         Lake.open(tmp_path / ("x" * 300), create=True)
 
 
-@pytest.mark.parametrize("name", ["with space", "quo'te", 'dou"ble', "glob*[a]?", "ünïcödé", "100%25", "$HOME;x"])
+@pytest.mark.parametrize(
+    "name", ["with space", "quo'te", 'dou"ble', "glob*[a]?", "ünïcödé", "100%25", "$HOME;x"]
+)
 def test_odd_folders_hold_lakes_that_every_engine_reads(tmp_path: Path, name: str) -> None:
     lake = Lake.open(tmp_path / name / "lake", create=True)
     lake.create_experiment("e", LABELS)
@@ -222,7 +241,7 @@ def test_the_same_experiment_again_is_the_same(lake: Lake) -> None:
 )
 def test_other_samples_under_its_name_are_refused(lake: Lake, other: dict[str, Any]) -> None:
     lake.create_experiment("e", LABELS)
-    with pytest.raises(AlreadyExists, match="'e'.*other samples"):
+    with pytest.raises(AlreadyExists, match=r"'e'.*other samples"):
         lake.create_experiment("e", pa.table(other))
     assert lake.samples("e").num_rows == 3
 
@@ -302,7 +321,9 @@ def test_pictures_are_found_by_sample(lake: Lake) -> None:
     lake.create_experiment("none", LABELS)
     assert lake.pictures("none", [1]) == {}
     file = next(file for file in lake.experiment("e").files if file.table == "pictures")
-    assert pq.read_metadata(lake.files.location(file.path)).num_row_groups > 1  # a few are read without all others
+    assert (
+        pq.read_metadata(lake.files.location(file.path)).num_row_groups > 1
+    )  # a few are read without all others
     (Path(lake.path) / file.path).write_bytes(b"PAR1 damaged PAR1")
     with pytest.raises(CorruptLake, match=file.path):
         lake.pictures("e", [3])
@@ -365,7 +386,9 @@ def test_a_result_knows_when_a_run_came_after_it(lake: Lake) -> None:
         ({"sample_id": [0], "member": [True], "score": [1]}, [{"metric": "auc", "value": "high"}], "metric"),
     ],
 )
-def test_results_that_cannot_be_are_named(lake: Lake, columns: dict[str, Any], metrics: list[Any], named: str) -> None:
+def test_results_that_cannot_be_are_named(
+    lake: Lake, columns: dict[str, Any], metrics: list[Any], named: str
+) -> None:
     lake.create_experiment("e", LABELS)
     with pytest.raises(InvalidInput, match=named):
         save_result(lake, "e", "x", None, "", options={}, notes=[], metrics=metrics, scores=pa.table(columns))
@@ -440,12 +463,13 @@ def test_hostile_names_are_refused_at_every_entry(lake: Lake, name: Any) -> None
             lambda: lake.arrow("signals", name),
         ]
     if name:
-        calls.append(lambda: save_result(lake, "e", "x", name, "", options={}, notes=[], metrics=[], scores=scores))
+        calls.append(
+            lambda: save_result(lake, "e", "x", name, "", options={}, notes=[], metrics=[], scores=scores)
+        )
     before = sorted(os.walk(lake.path))
-    for number, call in enumerate(calls):
+    for call in calls:
         with pytest.raises(InvalidOption):
             call()
-            pytest.fail(f"call {number} took {name!r}")
     assert sorted(os.walk(lake.path)) == before
 
 
@@ -465,14 +489,21 @@ def test_names_that_differ_in_case_only_are_refused(lake: Lake) -> None:
         lake.write_run("digits", "Run-A", members=np.zeros(3, bool))
 
 
-@pytest.mark.parametrize("name", ["0001", "1e5", "true", "null", "NULL", "nan", "2024-01-01", "0x1F", "a" * 100, "a.json"])
+@pytest.mark.parametrize(
+    "name", ["0001", "1e5", "true", "null", "NULL", "nan", "2024-01-01", "0x1F", "a" * 100, "a.json"]
+)
 def test_names_that_look_like_something_else_stay_text(lake: Lake, name: str) -> None:
     lake.create_experiment(name, LABELS)
     commit(lake, name, name)
     assert lake.experiments() == [name]
     assert [run.run for run in lake.runs(name)] == [name]
     where = {"experiment": [name] * 3, "run": [name] * 3}
-    assert lake.sql("select experiment, run from signals where run = $run", {"run": name}).to_dict(as_series=False) == where
+    assert (
+        lake.sql("select experiment, run from signals where run = $run", {"run": name}).to_dict(
+            as_series=False
+        )
+        == where
+    )
     scanned = lake.scan("signals").filter(pl.col("run") == name).select("experiment", "run").collect()
     assert scanned.to_dict(as_series=False) == where
     assert lake.sql("select distinct experiment from samples").item() == name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,9 @@ def test_signals_come_back_as_they_went_in(lake: Lake, half: type[np.floating]) 
     np.testing.assert_array_equal(rows["loss"], loss)
     np.testing.assert_array_equal(rows["phi"], phi)
     np.testing.assert_array_equal(np.array(rows["logits"].to_list(), np.float32), logits.astype(np.float32))
-    np.testing.assert_array_equal(np.array(rows["features"].to_list(), np.float32), features.astype(np.float32))
+    np.testing.assert_array_equal(
+        np.array(rows["features"].to_list(), np.float32), features.astype(np.float32)
+    )
 
 
 def test_half_precision_stays_half_on_disk(lake: Lake) -> None:
@@ -99,7 +102,9 @@ def test_what_is_not_given_is_null(lake: Lake) -> None:
     with start(lake) as writer:
         writer.append_signals(**signals(label=None))
         writer.commit(INFO)
-    nulls = lake.sql("select count(label), count(correct), count(logits), count(features), count(*) from signals")
+    nulls = lake.sql(
+        "select count(label), count(correct), count(logits), count(features), count(*) from signals"
+    )
     assert nulls.row(0) == (0, 0, 0, 0, N)
 
 
@@ -126,7 +131,9 @@ def test_traces_are_laid_out_by_sample_with_null_where_nothing_was_recorded(lake
         writer.append_epoch("eval", 2, np.array([], np.int64), loss=[])
         writer.append_epoch("train", 1, [2], grad_norm=[9.0])
         writer.commit(INFO)
-    rows = lake.sql("select sample_id, source, member, loss, grad_norm, margin from traces order by source, sample_id").rows()
+    rows = lake.sql(
+        "select sample_id, source, member, loss, grad_norm, margin from traces order by source, sample_id"
+    ).rows()
     assert rows[0] == (0, "eval", True, [0.0, 1.0, None], None, [None, 0.25, None])
     assert rows[2] == (5, "eval", False, [0.5, None, None], None, [None, None, None])
     assert rows[3] == (2, "train", True, None, [None, 9.0], None)
@@ -188,7 +195,9 @@ def test_traces_of_several_blocks_and_pieces(tmp_path: Path, monkeypatch: pytest
         ({"features": np.zeros(N, np.float32)}, "features"),
     ],
 )
-def test_wrong_signals_are_named_and_none_of_them_is_taken(lake: Lake, changed: dict[str, Any], named: str) -> None:
+def test_wrong_signals_are_named_and_none_of_them_is_taken(
+    lake: Lake, changed: dict[str, Any], named: str
+) -> None:
     with start(lake) as writer:
         with pytest.raises(InvalidInput, match=named):
             writer.append_signals(**signals(**changed))
@@ -243,7 +252,8 @@ def test_queries_of_unequal_sizes_do_not_commit(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "epochs", "missing"), [("eval", (1, 2), 0), ("eval", (0, 1, 4), 2), ("train", (1, 3), 2), ("train", (0, 2), 1)]
+    ("source", "epochs", "missing"),
+    [("eval", (1, 2), 0), ("eval", (0, 1, 4), 2), ("train", (1, 3), 2), ("train", (0, 2), 1)],
 )
 def test_missing_epochs_do_not_commit(lake: Lake, source: Any, epochs: tuple[int, ...], missing: int) -> None:
     with start(lake) as writer:
@@ -313,17 +323,20 @@ def test_a_commit_leaves_no_staging(lake: Lake) -> None:
     assert {file.path for file in run.files} < files_below(lake)
 
 
-@pytest.mark.parametrize("call", ["epoch", "signals", "commit"])
-def test_an_ended_writer_takes_nothing(lake: Lake, call: str) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda writer: writer.append_epoch("eval", 0, [0], loss=[1.0]),
+        lambda writer: writer.append_signals(**signals()),
+        lambda writer: writer.commit(INFO),
+    ],
+    ids=["epoch", "signals", "commit"],
+)
+def test_an_ended_writer_takes_nothing(lake: Lake, call: Callable[[RunWriter], object]) -> None:
     with start(lake) as writer:
         writer.commit(INFO)
         with pytest.raises(InvalidInput, match="takes no more"):
-            if call == "epoch":
-                writer.append_epoch("eval", 0, [0], loss=[1.0])
-            elif call == "signals":
-                writer.append_signals(**signals())
-            else:
-                writer.commit(INFO)
+            call(writer)
 
 
 class Interrupted(LocalFiles):
@@ -335,13 +348,11 @@ class Interrupted(LocalFiles):
 
 
 def test_an_interrupt_right_after_the_manifest_does_not_take_the_data_away(lake: Lake) -> None:
-    with (
-        pytest.raises(KeyboardInterrupt),
-        RunWriter(Interrupted(Path(lake.path)), "e", "r", MEMBERS) as writer,
-    ):
+    with RunWriter(Interrupted(Path(lake.path)), "e", "r", MEMBERS) as writer:
         writer.append_signals(**signals())
         writer.append_epoch("eval", 0, [0], loss=[1.0])
-        writer.commit(INFO)
+        with pytest.raises(KeyboardInterrupt):
+            writer.commit(INFO)
     assert [len(lake.read_file(file)) for file in lake.run("e", "r").files] == [N, 1]
     assert not (Path(lake.path) / "staging").exists()
 
@@ -388,6 +399,7 @@ import resource, signal, sys
 import numpy as np
 from losslake.store.errors import LosslakeError
 from losslake.store.lake import Lake
+from losslake.store.records import RunInfo
 lake = Lake.open(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -400,14 +412,16 @@ for way in ("epoch", "signals"):
                 ids = np.arange(50000)
                 rows = np.random.rand(50000)
                 writer.append_signals(ids, ids * 0, None, loss=rows, phi=rows)
-                writer.commit(None or __import__("losslake.store.records", fromlist=["RunInfo"]).RunInfo(role="target"))
+                writer.commit(RunInfo(role="target"))
         print("no error")
     except LosslakeError as error:
         print(way, error)
 """
     lake.create_experiment("big", pa.table({"label": np.zeros(50_000, np.int32)}))
     before = files_below(lake)
-    done = subprocess.run([sys.executable, "-c", script, lake.path], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script, lake.path], capture_output=True, text=True, check=False
+    )
     first, second = done.stdout.splitlines()
     assert first.startswith("epoch staging/experiment=big/run=r/")
     assert second.startswith("signals signals/experiment=big/run=r/")

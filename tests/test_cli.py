@@ -1,0 +1,127 @@
+"""The command line as a whole: fast help, help for everything, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+from losslake import cli as cli_module
+from losslake.cli import _run, cli
+
+
+def _commands(
+    command: click.Command, words: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None, name
+            yield from _commands(found, (*words, name))
+    else:
+        yield words, command
+
+
+def test_help_answers_without_the_heavy_modules() -> None:
+    script = (
+        "import json, sys\n"
+        "from losslake.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    code = end.code\n"
+        "print(json.dumps([code, sorted(set(sys.modules) & set(sys.argv[1:]))]))"
+    )
+    heavy = [
+        "torch",
+        "torchvision",
+        "duckdb",
+        "polars",
+        "pyarrow",
+        "numpy",
+        "sklearn",
+        "scipy",
+        "altair",
+        "PIL",
+    ]
+    done = subprocess.run([sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True)
+    *shown, last = done.stdout.splitlines()
+    assert json.loads(last) == [0, []]
+    for name in ("demo", "collect", "analyze", "sql", "report", "lake"):
+        assert any(line.split()[:1] == [name] for line in shown)
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    every = list(_commands(cli, ()))
+    assert {words[0] for words, _ in every} == {"demo", "collect", "analyze", "sql", "report", "lake"}
+    lacking = [" ".join(words) for words, command in every if "Example" not in (command.help or "")]
+    assert lacking == []
+    for words, command in every:
+        text = command.get_help(click.Context(command, info_name=" ".join(("losslake", *words))))
+        assert f"losslake {' '.join(words)}" in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["lake", "nonsense"], ["--nonsense"], ["lake", "runs", "--nonsense"]]
+)
+def test_unknown_words_are_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(arguments, debug=False) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "nonsense" in shown.err
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("first line\nsecond line")
+
+    monkeypatch.setattr("losslake.store.lake.Lake.open", fail)
+
+
+@pytest.mark.usefixtures("broken")
+def test_the_unexpected_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["lake", "info", "--lake", "x"], ["sql", "--lake", "x", "--", "--debug"]):
+        with pytest.raises(SystemExit) as end:
+            cli_module.main(arguments)
+        assert end.value.code == 1
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.splitlines() == [
+            "losslake: unexpected ZeroDivisionError: first line; 'losslake --debug ...' shows where"
+        ]
+
+
+@pytest.mark.usefixtures("broken")
+def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli_module.main(["--debug", "lake", "info", "--lake", "x"])
+    assert end.value.code == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_debug_counts_only_before_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli_module.main(["lake", "info", "--lake", "/nowhere", "--debug"])
+    assert end.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_went_wrong_on_purpose_has_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["lake", "info", "--lake", "/nowhere"], debug=False) == 1
+    assert _run(["lake", "info", "--lake", "s3://bucket"], debug=False) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("losslake: ") for line in lines)
+
+
+def test_a_stop_by_the_user_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("losslake.store.lake.Lake.open", stop)
+    assert _run(["lake", "info", "--lake", "x"], debug=True) == 130
+    assert capsys.readouterr().err.strip() == "losslake: stopped"
