@@ -15,7 +15,7 @@ from .trace import lt_iqr, trace
 ANALYSES: tuple[Analysis, ...] = (
     Analysis("lt-iqr", lt_iqr, ("trace",), charts.score_by_membership),
     Analysis("trace", trace, ("trace",), charts.score_by_membership),
-    Analysis("lira", lira, ("lira",), charts.score_by_membership),
+    Analysis("lira", lira, ("lira",), charts.score_by_membership, attack=True),
     Analysis("memorization", memorization, ("memorization",), charts.memorization_histogram),
     Analysis("privacy-score", privacy_score, ("privacy_score",), charts.score_histogram),
 )

@@ -14,7 +14,7 @@ from ..store.errors import LosslakeError, NotEnoughData
 from ..store.lake import Lake
 from ..store.output import format_of, write_frame
 from .catalogue import ANALYSES
-from .declare import Analysis, Evaluation, Option
+from .declare import Analysis, Declaration, Evaluation, Option
 from .evaluations import EVALUATIONS, find_evaluation, run_evaluation
 from .exposed import most_exposed
 from .metric import Metric
@@ -42,7 +42,7 @@ def list_analyses() -> None:
     Example:
       losslake analyze list
     """
-    entries: tuple[Analysis | Evaluation, ...] = (*ANALYSES, *EVALUATIONS)
+    entries: tuple[Declaration, ...] = (*ANALYSES, *EVALUATIONS)
     for entry in entries:
         click.echo(f"{entry.name:<16}{entry.description.splitlines()[0]}")
 

@@ -35,16 +35,15 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What is said about several scores together.
+class Declaration:
+    """What commands, help and report know of a typed function.
 
-    ``compute`` takes a Source, a tuple of score names and keyword options, and returns a `Finding`.
+    Its options are keyword parameters annotated as ``Annotated[type, "help"]``; ``sql`` names the texts it runs.
     """
 
     name: str
-    compute: Callable[..., Finding]
+    compute: Callable[..., Any]
     sql: tuple[str, ...]
-    chart: Callable[[Finding], alt.TopLevelMixin]
 
     @property
     def description(self) -> str:
@@ -58,27 +57,22 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Analysis:
-    """One analysis: a function from a `Source` and options to `Scores`, its SQL and its chart.
+class Analysis(Declaration):
+    """A function from a `Source` and options to `Scores`, and the chart of these.
 
-    ``compute`` takes a Source and keyword options annotated as ``Annotated[type, "help"]``. ``sql`` names the texts it
-    runs. ``chart`` draws its scores.
+    ``attack`` is True where a higher score claims that the record was a member; other scores rank records by
+    exposure without claiming so, and their AUC against membership says little.
     """
 
-    name: str
-    compute: Callable[..., Scores]
-    sql: tuple[str, ...]
     chart: Callable[[Scores], alt.TopLevelMixin]
+    attack: bool = False
 
-    @property
-    def description(self) -> str:
-        """The whole docstring."""
-        return inspect.getdoc(self.compute) or ""
 
-    @property
-    def options(self) -> tuple[Option, ...]:
-        """The keyword options, in the order of the function."""
-        return options_of(self.compute)
+@dataclass(frozen=True)
+class Evaluation(Declaration):
+    """What is said about several scores together: from a `Source`, score names and options to a `Finding`."""
+
+    chart: Callable[[Finding], alt.TopLevelMixin]
 
 
 def options_of(function: Callable[..., Any]) -> tuple[Option, ...]:

@@ -22,9 +22,6 @@ from .scores import Finding
 from .source import Source
 from .stored import keep_scores
 
-NOT_ATTACKS = frozenset({"lt-iqr", "trace", "memorization", "privacy-score"})
-"""Analyses that rank records without claiming that a higher score means a member."""
-
 LEADING = ("lira", "lira[mode=offline]")
 """Attacks that the report leads with, the first that can be computed; others follow in the catalogue's order."""
 
@@ -144,7 +141,7 @@ def _gathered(notes: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 
 
 def _attack_names() -> tuple[str, ...]:
-    others = [analysis.name for analysis in ANALYSES if analysis.name not in NOT_ATTACKS]
+    others = [analysis.name for analysis in ANALYSES if analysis.attack]
     return tuple(dict.fromkeys((*LEADING, *others)))
 
 

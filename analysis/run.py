@@ -53,7 +53,8 @@ def run_analysis(
             raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {fpr}")
     scores = analysis.compute(source, **chosen)
     variant = variant_of(analysis.options, chosen)
-    metrics = (*evaluate(*scores.arrays(), fprs), *scores.metrics)
+    score, member = scores.arrays()
+    metrics = (*evaluate(score, member, fprs), *scores.metrics)
     save_result(
         source.lake,
         source.experiment,

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -507,3 +508,66 @@ def test_names_that_look_like_something_else_stay_text(lake: Lake, name: str) ->
     scanned = lake.scan("signals").filter(pl.col("run") == name).select("experiment", "run").collect()
     assert scanned.to_dict(as_series=False) == where
     assert lake.sql("select distinct experiment from samples").item() == name
+
+
+# --- the disk under it --------------------------------------------------------------------------------------
+
+
+def test_of_many_that_put_one_file_exactly_one_does(lake: Lake) -> None:
+    for round_ in range(20):
+        path = f"runs/experiment=e/{round_}.json"
+        with ThreadPoolExecutor(8) as pool:
+            won = list(
+                pool.map(lambda me, path=path: lake.files.put_if_absent(path, b"%d" % me * 1000), range(8))
+            )
+        assert sum(won) == 1
+        assert lake.files.read(path) == b"%d" % won.index(True) * 1000
+    assert lake.files.temporaries() == []
+
+
+def test_writers_and_removers_of_one_folder_do_not_disturb_each_other(lake: Lake) -> None:
+    def work(me: int) -> None:
+        for turn in range(150):
+            path = f"signals/experiment=e/run=r/{me}-{turn}.parquet"
+            with lake.files.create(path, durable=False) as file:
+                file.write(b"x")
+            lake.files.list("signals")
+            lake.files.delete(path)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert not (Path(lake.path) / "signals").exists()
+
+
+def test_a_file_whose_block_raises_is_not_there(lake: Lake) -> None:
+    with pytest.raises(ZeroDivisionError), lake.files.create("signals/a/b.parquet") as file:
+        file.write(b"x" * 100_000)
+        raise ZeroDivisionError
+    assert lake.files.list("signals") == []
+    assert not (Path(lake.path) / "signals").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_not_an_empty_one(lake: Lake) -> None:
+    lake.create_experiment("e", LABELS)
+    folder = Path(lake.path) / "experiments"
+    folder.chmod(0)
+    try:
+        with pytest.raises(LosslakeError, match="Permission denied"):
+            lake.experiments()
+    finally:
+        folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a//b", "a/./b", "a/../b", "", "a\0b", "a\\b", "a/"])
+def test_paths_stay_inside_the_lake(lake: Lake, path: str) -> None:
+    for call in (lake.files.read, lake.files.exists, lake.files.location, lake.files.size, lake.files.delete):
+        with pytest.raises(InvalidInput, match="not a path inside"):
+            call(path)
+    with pytest.raises(InvalidInput):
+        lake.files.put(path, b"")
