@@ -189,7 +189,6 @@ class RunWriter:
             if not self._files.put_if_absent(
                 run_manifest(self.experiment, self.run), manifest.dump(run_to_json(run))
             ):
-                self._claiming = False
                 raise _taken(self.experiment, self.run)
         except BaseException:
             self.discard()

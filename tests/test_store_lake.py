@@ -26,6 +26,7 @@ from losslake.store.errors import (
     NewerFormat,
     NotFound,
 )
+from losslake.store.filesystem import LocalFiles
 from losslake.store.lake import Lake
 from losslake.store.names import check_name
 from losslake.store.records import RunInfo
@@ -527,7 +528,7 @@ def test_of_many_that_put_one_file_exactly_one_does(lake: Lake) -> None:
 
 def test_writers_and_removers_of_one_folder_do_not_disturb_each_other(lake: Lake) -> None:
     def work(me: int) -> None:
-        for turn in range(150):
+        for turn in range(40):
             path = f"signals/experiment=e/run=r/{me}-{turn}.parquet"
             with lake.files.create(path, durable=False) as file:
                 file.write(b"x")
@@ -544,10 +545,34 @@ def test_writers_and_removers_of_one_folder_do_not_disturb_each_other(lake: Lake
     assert not (Path(lake.path) / "signals").exists()
 
 
+def test_a_folder_that_vanishes_before_its_first_file_is_made_again(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = LocalFiles._make_folder
+    vanished = []
+
+    def make_and_lose(self: LocalFiles, folder: str, durable: bool) -> None:
+        make(self, folder, durable)
+        if len(vanished) < 5:
+            os.rmdir(folder)  # what another writer's `delete` does
+            vanished.append(folder)
+
+    monkeypatch.setattr(LocalFiles, "_make_folder", make_and_lose)
+    with lake.files.create("signals/experiment=e/run=r/x.parquet") as file:
+        file.write(b"x")
+    assert lake.files.put_if_absent("runs/experiment=e/r.json", b"{}")
+    assert lake.files.read("signals/experiment=e/run=r/x.parquet") == b"x"
+    assert len(vanished) == 5
+
+
 def test_a_file_whose_block_raises_is_not_there(lake: Lake) -> None:
-    with pytest.raises(ZeroDivisionError), lake.files.create("signals/a/b.parquet") as file:
-        file.write(b"x" * 100_000)
-        raise ZeroDivisionError
+    def write() -> None:
+        with lake.files.create("signals/a/b.parquet") as file:
+            file.write(b"x" * 100_000)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
     assert lake.files.list("signals") == []
     assert not (Path(lake.path) / "signals").exists()
 
