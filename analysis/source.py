@@ -11,9 +11,11 @@ import duckdb
 import polars as pl
 
 from ..sql import read_sql
+from ..store.engine_errors import engine_errors
 from ..store.errors import NotEnoughData, NotFound
 from ..store.lake import Lake
 from ..store.records import Run
+from ..store.views import connect
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Source:
         """
         runs = tuple(lake.runs(experiment))
         chosen = lake.run(experiment, target) if target is not None else _only_target(experiment, runs)
-        return cls(lake, experiment, chosen, runs, lake.connect(experiment))
+        return cls(lake, experiment, chosen, runs, connect(lake, experiment, runs=runs))
 
     @property
     def target_name(self) -> str:
@@ -82,12 +84,13 @@ class Source:
 
     def query(self, name: str, parameters: Mapping[str, Any]) -> pl.DataFrame:
         """The answer to ``sql/NAME.sql`` with its ``$parameters`` bound."""
-        return self.connection.sql(read_sql(name), params=dict(parameters)).pl()
+        with engine_errors(self.connection):
+            return self.connection.sql(read_sql(name), params=dict(parameters)).pl()
 
     def rows(self, run: Run, table: str, columns: list[str]) -> pl.DataFrame:
         """Columns of one run's rows in ``signals`` or ``traces``, read from its own files only."""
-        listed = [self.lake.files.location(file.path) for file in run.files if file.table == table]
-        return pl.read_parquet(listed, columns=columns, hive_partitioning=False)
+        parts = [self.lake.read_file(file, columns=columns) for file in run.files if file.table == table]
+        return pl.concat([pl.DataFrame(part) for part in parts])
 
     def reopened(self) -> Self:
         """The same experiment and target as of now, with what was kept since."""

@@ -64,22 +64,24 @@ _RECIPE = _options(
     click.option("--model", metavar="M", help="Architecture, or module:function."),
     click.option("--widths", metavar="N,N,...", help="Layers of an mlp, such as 512,256."),
     click.option("--dropout", type=float, help="Dropout, for models that have it."),
-    click.option("--epochs", type=int),
-    click.option("--batch-size", type=int),
-    click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"])),
+    click.option("--epochs", type=int, help="Passes over the training data."),
+    click.option("--batch-size", type=int, help="Records a step."),
+    click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"]), help="Default: sgd."),
     click.option("--lr", type=float, help="Learning rate."),
-    click.option("--momentum", type=float),
-    click.option("--weight-decay", type=float),
+    click.option("--momentum", type=float, help="Of sgd."),
+    click.option("--weight-decay", type=float, help="L2 penalty on the weights."),
     click.option(
         "--schedule", type=click.Choice(["cosine", "step", "constant"]), help="Of the learning rate."
     ),
     click.option("--clip-norm", type=float, help="Clip gradients to this norm."),
-    click.option("--label-smoothing", type=float),
+    click.option("--label-smoothing", type=float, help="Share of the target spread over all classes."),
     click.option("--flip/--no-flip", default=None, help="Mirror pictures at random while training."),
     click.option(
         "--crop", type=int, metavar="PIXELS", help="Shift pictures by up to so many pixels while training."
     ),
-    click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"])),
+    click.option(
+        "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of training; fp32 by default."
+    ),
 )
 
 _RUNNING = _options(
@@ -90,7 +92,11 @@ _RUNNING = _options(
         help="Views of each record: original, or original,flip (default for pictures).",
     ),
     click.option(
-        "--logits", type=click.Choice(["float16", "float32", "none"]), default="float16", show_default=True
+        "--logits",
+        type=click.Choice(["float16", "float32", "none"]),
+        default="float16",
+        show_default=True,
+        help="How to keep the logits of every record.",
     ),
     click.option("--features", is_flag=True, help="Keep the penultimate layer of every record too."),
     click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..."),

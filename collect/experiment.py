@@ -158,7 +158,8 @@ def _samples_table(source: Dataset, chosen: Selection) -> pa.Table:
         columns["group"] = pa.array(source.group[rows].tolist(), pa.string())
     if source.columns is not None:
         for name in source.columns.column_names:
-            kept = f"source_{name}" if name in _TAKEN else name
+            # SQL does not tell Label from label.
+            kept = f"source_{name}" if name.casefold() in _TAKEN else name
             columns[kept] = source.columns[name].take(pa.array(rows))
     return pa.table(columns)
 

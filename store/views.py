@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -62,19 +62,25 @@ RUNS = pa.schema(
 
 
 def connect(
-    lake: Lake, experiment: str | None = None, *, threads: int | None = None, memory: str | None = None
+    lake: Lake,
+    experiment: str | None = None,
+    *,
+    runs: Sequence[Run] | None = None,
+    threads: int | None = None,
+    memory: str | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A connection with the lake's views that can read the lake and nothing else, and change no setting.
 
-    ``memory`` is a limit in DuckDB's notation, such as '4GB'. A private folder takes what does not fit.
+    ``runs`` are the ones to show, for a caller that has read their manifests already; by default all that are
+    committed. ``memory`` is a limit in DuckDB's notation, such as '4GB'. A private folder takes what does not fit.
     """
     experiments = [experiment] if experiment is not None else lake.experiments()
-    runs = [run for name in experiments for run in lake.runs(name)]
+    shown = [run for name in experiments for run in lake.runs(name)] if runs is None else list(runs)
     found = [result for name in experiments for result in results(lake, name)]
     listed = {
         "samples": _paths_of("samples", (lake.experiment(name) for name in experiments)),
-        "signals": _paths_of("signals", runs),
-        "traces": _paths_of("traces", runs),
+        "signals": _paths_of("signals", shown),
+        "traces": _paths_of("traces", shown),
         "scores": [result.file.path for result in found if result.file is not None],
     }
     locations = {name: [lake.files.location(path) for path in found] for name, found in listed.items()}
@@ -82,7 +88,7 @@ def connect(
     try:
         _settings(connection, threads, memory)
         with engine_errors(connection):
-            _hold(connection, "runs", runs_table(runs))
+            _hold(connection, "runs", runs_table(shown))
             _hold(connection, "metrics", metrics_table(found))
             _define_views(connection, locations)
             connection.execute(read_sql("macros_duckdb"))

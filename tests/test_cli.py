@@ -62,6 +62,16 @@ def test_every_command_has_help_with_an_example() -> None:
         assert f"losslake {' '.join(words)}" in text
 
 
+def test_every_option_says_what_it_does() -> None:
+    silent = [
+        f"{' '.join(words)} {parameter.opts[0]}"
+        for words, command in _commands(cli, ())
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not parameter.help
+    ]
+    assert silent == []
+
+
 @pytest.mark.parametrize(
     "arguments", [["nonsense"], ["lake", "nonsense"], ["--nonsense"], ["lake", "runs", "--nonsense"]]
 )
