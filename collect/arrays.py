@@ -215,6 +215,14 @@ def _read_universe(arrays: NpzArrays) -> _Universe:
         raise InvalidInput(
             f"{arrays.path}: the label of sample {sample} is {labels[sample]}; labels run from 0"
         )
+    if "logits" in arrays.shapes and labels.max() >= arrays.shapes["logits"][-1]:
+        # Before the experiment is made: it would keep the wrong label for good.
+        classes = arrays.shapes["logits"][-1]
+        sample = int(np.argmax(labels >= classes))
+        raise InvalidInput(
+            f"{arrays.path}: the label of sample {sample} is {labels[sample]}, out of range: logits have {classes} "
+            f"classes, 0 to {classes - 1}"
+        )
     keep = _as_bool(arrays, "keep")
     population = (
         _as_bool(arrays, "population") if "population" in arrays.shapes else np.zeros(len(labels), dtype=bool)

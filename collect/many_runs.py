@@ -19,7 +19,9 @@ import torch
 from ..store.errors import AlreadyExists, InvalidOption, LosslakeError, TrainingFailed
 from ..store.records import Run
 from .answers import Recording
+from .callables import is_callable_spec
 from .experiment import Prepared
+from .models import build_model
 from .progress import Progress
 from .recipe import Recipe, to_json
 from .run_facts import available_cpus
@@ -46,7 +48,7 @@ def train_fleet(
     ``members`` is bool (len(plans), N). On a CPU ``jobs`` processes with one thread each work side by side
     (default: one a CPU); with one job, or one run, this process trains. On a GPU it trains one after another.
     A run that fails does not stop the others. Raises AlreadyExists, before any training, where a committed run
-    of one of the names was made otherwise; TrainingFailed at the end where runs failed, naming them.
+    of one of the names was made otherwise, InvalidOption for a model that does not exist; TrainingFailed at the end where runs failed, naming them.
     """
     if jobs is not None and jobs < 1:
         raise InvalidOption(f"jobs is {jobs}; it must be 1 or more")
@@ -57,6 +59,8 @@ def train_fleet(
             check_same(lake.run(experiment, plan.run), plan, recipe, recording)
         else:
             todo.append(number)
+    if todo:
+        _check_model(prepared, recipe)
     progress.start(len(todo) * recipe.epochs, "epochs")
     try:
         if len(todo) < len(plans):
@@ -73,6 +77,19 @@ def train_fleet(
     if watch.failed:
         raise TrainingFailed(_summary(plans, watch.failed, len(todo)))
     return [lake.run(experiment, plan.run) for plan in plans]
+
+
+def _check_model(prepared: Prepared, recipe: Recipe) -> None:
+    """Raises InvalidOption or InvalidInput for a model that cannot be built, once and before any run starts."""
+    # Without memory or arithmetic for named models; a function of the user's may not know the meta device.
+    where = "cpu" if is_callable_spec(recipe.model) else "meta"
+    with torch.device(where), torch.random.fork_rng(devices=[]):
+        build_model(
+            recipe.model,
+            input_shape=prepared.data.x.shape[1:],
+            classes=prepared.data.classes,
+            options=recipe.model_options,
+        )
 
 
 def check_same(run: Run, plan: RunPlan, recipe: Recipe, recording: Recording) -> None:

@@ -36,7 +36,10 @@ def lake(lake_of: MakeLake) -> Lake:
     rng = np.random.default_rng(0)
     keep = rng.random((9, 60)) < 0.5
     keep[1:3], keep[3:5] = True, False
-    return lake_of(keep, rng.normal(0, 2, keep.shape) + keep, traces={"loss": rng.random((60, 6))})
+    population = np.arange(60) >= 45
+    keep &= ~population
+    phi = rng.normal(0, 2, keep.shape) + keep
+    return lake_of(keep, phi, population=population, traces={"loss": rng.random((60, 6))})
 
 
 @pytest.fixture

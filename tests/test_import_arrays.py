@@ -184,7 +184,7 @@ def with_member_of_population() -> np.ndarray:
         ({"keep": with_member_of_population(), "logits": LOGITS}, "run 2 trained on sample 18"),
         ({"population": POPULATION[1:], "logits": LOGITS}, r"population has shape \(19,\)"),
         ({"labels": LABELS - 1, "logits": LOGITS}, "labels run from 0"),
-        ({"labels": LABELS + 1, "logits": LOGITS}, "label 4 of row .* is out of range"),
+        ({"labels": LABELS + 1, "logits": LOGITS}, "label of sample 0 is 4, out of range"),
         ({"labels": LABELS.astype(float), "logits": LOGITS}, "labels are float64"),
         ({"labels": LABELS.astype(object), "logits": LOGITS}, r"labels holds Python objects.*labels\.astype"),
         ({"logits": LOGITS.astype(int)}, "logits is int64"),

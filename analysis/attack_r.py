@@ -1,0 +1,37 @@
+"""Attack R: is this loss usual for this record, on models that did not train on it?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from ..store.errors import NotEnoughData
+from .attacked import NOT_FINITE, need_references
+from .reference_share import ALPHA_HELP, ALPHAS, INTERPOLATE_HELP, check_alphas, share_scores
+from .scores import Scores
+from .source import Source
+
+
+def attack_r(
+    source: Source,
+    *,
+    alpha: Annotated[tuple[float, ...], ALPHA_HELP] = ALPHAS,
+    interpolate: Annotated[bool, INTERPOLATE_HELP] = False,
+) -> Scores:
+    """Attack R: the target's loss on the record among the losses of models that did not train on it.
+
+    score = 1 - F(loss), F = share of the losses that shadow and reference runs without this record have on it that
+    are at or under the target's (column share). Higher = member. Metrics of its own: what rejecting "not a member" at
+    share <= alpha yields. The target is left out of its own reference.
+
+    Source: Ye et al. 2022, "Enhanced Membership Inference Attacks against Machine Learning Models", section 4.3.
+    """
+    check_alphas(alpha)
+    target = source.need_target_table("signals")
+    runs = need_references(source)
+    frame = source.query("attack_r", {"target": target.run, "interpolate": interpolate})
+    if frame["score"].null_count() == len(frame):
+        raise NotEnoughData(
+            f"no sample of experiment {source.experiment!r} with a finite loss was left out of the training sets of its "
+            f"{len(runs)} shadow and reference runs; collect more"
+        )
+    return share_scores(frame, alpha, interpolate, f"{NOT_FINITE}, or every shadow run trained on them")

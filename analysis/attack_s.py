@@ -1,0 +1,39 @@
+"""Attack S: is this loss usual for records of this label, on models that did not train on them?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from ..store.errors import NotEnoughData
+from .attacked import NOT_FINITE, attacked_losses
+from .reference_share import ALPHA_HELP, ALPHAS, INTERPOLATE_HELP, check_alphas, share_scores, with_share
+from .scores import Scores
+from .source import Source
+
+
+def attack_s(
+    source: Source,
+    *,
+    alpha: Annotated[tuple[float, ...], ALPHA_HELP] = ALPHAS,
+    interpolate: Annotated[bool, INTERPOLATE_HELP] = False,
+) -> Scores:
+    """Attack S: the record's loss among shadow models' losses on records of its label that they did not train on.
+
+    score = 1 - F(loss), F = share of those losses that are at or under the target's (column share). Higher = member.
+    Metrics of its own: what rejecting "not a member" at share <= alpha yields. The target is no shadow of its own.
+
+    Source: Ye et al. 2022, "Enhanced Membership Inference Attacks against Machine Learning Models", section 4.1.
+    """
+    check_alphas(alpha)
+    attacked = attacked_losses(source)
+    shadows = source.need_shadows()
+    unseen = source.query("attack_s", {"target": source.target_name})
+    if unseen.is_empty():
+        raise NotEnoughData(
+            f"the {len(shadows)} shadow runs of experiment {source.experiment!r} trained on every sample they have "
+            "signals of; attack-s needs losses on others"
+        )
+    frame = with_share(attacked, unseen, "label", interpolate)
+    return share_scores(
+        frame, alpha, interpolate, f"{NOT_FINITE}, or no shadow run left out a record of their label"
+    )
