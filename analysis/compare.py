@@ -36,7 +36,8 @@ def compare(
     Vulnerable are the target's members whose score under --against exceeds its threshold at the FPR, measured on the
     target's own non-members. precision_at_k = |top k members by score, vulnerable| / k with k = int(share x
     members); recall_at_k divides by the number of vulnerable ones; members tied at the edge of the top k count by
-    their expected share. agreement is |both| / |either| of the members two scores find at the FPR.
+    their expected share. agreement is |both| / |either| of the members that two scores rank highest, as many of each as
+    are vulnerable (at least one), ties in the order of sample ids.
 
     Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods".
     """
@@ -52,8 +53,7 @@ def compare(
     table, notes = _side_by_side({name: kept.scores for name, kept in keep_scores(source, names).items()})
     member = table["member"].to_numpy()
     columns = {name: table[name].to_numpy() for name in names}
-    found = {name: _found(columns[name], member, fpr) for name in names}
-    vulnerable = found[against][member]
+    vulnerable = _found(columns[against], member, fpr)[member]
     non_members = int((~member).sum())
     if non_members * fpr < 1:
         notes.append(
@@ -72,7 +72,8 @@ def compare(
         if name != against:
             metrics += _at_k(name, columns[name][member], vulnerable, k, {"against": against, "fpr": fpr})
     metrics += [
-        _agreement(a, b, found[a] & member, found[b] & member, fpr) for a, b in combinations(names, 2)
+        _agreement(a, b, columns[a][member], columns[b][member], max(int(vulnerable.sum()), 1))
+        for a, b in combinations(names, 2)
     ]
     if len(names) > 1:
         correlation = spearman(source, names, among=among)
@@ -138,8 +139,8 @@ def expected_hits(score: Floats, vulnerable: Mask, k: int) -> float:
     return float(vulnerable[above].sum() + room * vulnerable[tied].sum())
 
 
-def _agreement(first: str, second: str, one: Mask, other: Mask, fpr: float) -> Metric:
-    both, either = int((one & other).sum()), int((one | other).sum())
-    value = both / either if either else None
-    pair = {"first": first, "second": second, "fpr": fpr, "both": both}
-    return Metric("agreement", value, *clopper_pearson(both, either), n=either, parameters=pair)
+def _agreement(first: str, second: str, one: Floats, other: Floats, count: int) -> Metric:
+    tops = [set(np.argsort(-score, kind="stable")[:count].tolist()) for score in (one, other)]
+    both, either = len(tops[0] & tops[1]), len(tops[0] | tops[1])
+    pair = {"first": first, "second": second, "records": count, "both": both}
+    return Metric("agreement", both / either, *clopper_pearson(both, either), n=either, parameters=pair)

@@ -150,13 +150,12 @@ def test_agreement(source: Source, columns: dict[str, npt.NDArray]) -> None:
     names = ("lt-iqr", "memorization", "lira")
     scored = ~np.isnan([columns[name] for name in names]).any(axis=0)
     member = columns["member"].astype(bool)
-    found = {}
-    for name in names:
-        others = np.sort(columns[name][scored & ~member])[::-1]
-        allowed = int(0.2 * len(others))
-        found[name] = {n for n in np.flatnonzero(scored & member) if columns[name][n] > others[allowed]}
+    members = np.flatnonzero(scored & member)
+    count = pick(finding.metrics, "vulnerable").parameters["records"]
+    assert 1 < count < len(members)
+    top = {name: set(sorted(members, key=lambda n: (-columns[name][n], n))[:count]) for name in names}
     for first, second in (("lt-iqr", "memorization"), ("lt-iqr", "lira"), ("memorization", "lira")):
-        both, either = found[first] & found[second], found[first] | found[second]
+        both, either = top[first] & top[second], top[first] | top[second]
         metric = pick(finding.metrics, "agreement", first=first, second=second)
         assert metric.value == pytest.approx(len(both) / len(either))
         assert (metric.n, metric.parameters["both"]) == (len(either), len(both))
