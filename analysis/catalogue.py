@@ -9,21 +9,25 @@ from . import charts
 from .attack_p import attack_p
 from .attack_r import attack_r
 from .attack_s import attack_s
+from .calibrated import calibrated
 from .declare import Analysis
 from .lira import lira
 from .loss_attack import loss
 from .memorization import memorization
 from .privacy_score import privacy_score
+from .rmia import rmia
 from .trace import lt_iqr, trace
 
 ANALYSES: tuple[Analysis, ...] = (
     Analysis("lt-iqr", lt_iqr, ("trace",), charts.score_by_membership),
     Analysis("trace", trace, ("trace",), charts.score_by_membership),
     Analysis("lira", lira, ("lira",), charts.score_by_membership, attack=True),
+    Analysis("rmia", rmia, ("rmia",), charts.score_by_membership, attack=True),
     Analysis("loss", loss, ("loss",), charts.score_by_membership, attack=True),
     Analysis("attack-p", attack_p, ("loss", "attack_p"), charts.score_by_membership, attack=True),
     Analysis("attack-r", attack_r, ("attack_r",), charts.score_by_membership, attack=True),
     Analysis("attack-s", attack_s, ("loss", "attack_s"), charts.score_by_membership, attack=True),
+    Analysis("calibrated", calibrated, ("calibrated",), charts.score_by_membership, attack=True),
     Analysis("memorization", memorization, ("memorization",), charts.memorization_histogram),
     Analysis("privacy-score", privacy_score, ("privacy_score",), charts.score_histogram),
 )

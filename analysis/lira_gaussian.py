@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ..store.errors import InvalidOption, NotEnoughData
-from ..store.records import Run
+from ..store.errors import InvalidOption
+from .phi_matrix import medians, read_phi
 from .source import Source
 
 VARIANCE_FLOOR = 1e-12
@@ -26,20 +26,12 @@ def gaussian_queries(source: Source, *, mode: str, variance: str, center: str) -
             "a tail of several queries at once is not defined; offline LiRA takes --queries mean"
         )
     target = source.need_target()
-    audit = source.connection.sql(
-        "select sample_id from samples where pool = 'audit' order by sample_id"
-    ).pl()["sample_id"]
-    place = np.full(source.lake.experiment(source.experiment).samples, -1, dtype=np.int64)
-    place[audit.to_numpy()] = np.arange(len(audit))
-    attacked, member = _read(source, target, place, None)
-    queries = [int(q) for q in attacked["query"].unique().sort()]
-    point = _matrix(attacked, place, queries, len(audit))
-    runs = source.need_shadows()
-    phi = np.full((len(runs), len(audit), len(queries)), np.nan, dtype=np.float32)
-    trained = np.zeros((len(runs), len(audit)), dtype=bool)
-    for row, run in enumerate(runs):
-        rows, trained[row] = _read(source, run, place, queries)
-        phi[row] = _matrix(rows, place, queries, len(audit))
+    rows = source.rows(target, "signals", ["query"])
+    queries = [int(query) for query in rows["query"].unique().sort()]
+    attacked = read_phi(source, [target], queries)
+    point = attacked.phi[0].astype(np.float64)
+    matrix = read_phi(source, source.need_shadows(), queries)
+    phi, trained = matrix.phi, matrix.member
     seen = ~np.isnan(phi).any(axis=2)
     inside = _fit(phi, seen & trained, variance, center)
     outside = _fit(phi, seen & ~trained, variance, center)
@@ -47,34 +39,13 @@ def gaussian_queries(source: Source, *, mode: str, variance: str, center: str) -
     scored = (inside[2] > 0) & (outside[2] > 0) & ~np.isnan(point).any(axis=1)
     return pl.DataFrame(
         {
-            "sample_id": audit,
-            "member": member,
+            "sample_id": matrix.sample_id.astype(np.int32),
+            "member": attacked.member[0],
             "score": pl.Series(np.where(scored, score, np.nan)).fill_nan(None),
             "n_in": inside[2],
             "n_out": outside[2],
         }
     ).filter(pl.Series(np.isfinite(point).any(axis=1)))
-
-
-def _read(
-    source: Source, run: Run, place: npt.NDArray[np.int64], queries: list[int] | None
-) -> tuple[pl.DataFrame, npt.NDArray[np.bool_]]:
-    frame = source.rows(run, "signals", ["sample_id", "query", "member", "phi"])
-    if queries is not None:
-        frame = frame.filter(pl.col("query").is_in(queries))
-    frame = frame.filter(pl.Series(place[frame["sample_id"].to_numpy()] >= 0))
-    if frame.is_empty():
-        raise NotEnoughData(f"run {run.run!r} has no signals for the queries {queries} of the target")
-    member = np.zeros(int(place.max()) + 1, dtype=bool)
-    member[place[frame["sample_id"].to_numpy()]] = frame["member"].to_numpy()
-    return frame, member
-
-
-def _matrix(frame: pl.DataFrame, place: npt.NDArray[np.int64], queries: list[int], samples: int) -> Floats:
-    matrix = np.full((samples, len(queries)), np.nan)
-    column = np.searchsorted(queries, frame["query"].to_numpy())
-    matrix[place[frame["sample_id"].to_numpy()], column] = frame["phi"].to_numpy()
-    return matrix
 
 
 def _fit(
@@ -89,10 +60,8 @@ def _fit(
     mean = total / known[:, None]
     middle = mean
     if center == "median":
-        # Runs not used sort to the end as NaN; the median lies at the middle of the first ``count``.
-        ranked = np.sort(np.where(used[:, :, None], phi, np.nan), axis=0)
-        rows = np.arange(len(count))
-        middle = (ranked[(known - 1) // 2, rows].astype(np.float64) + ranked[known // 2, rows]) / 2
+        flat = used.repeat(phi.shape[2], axis=1)
+        middle = medians(phi.reshape(len(phi), -1), flat).reshape(phi.shape[1:])
     about = middle if variance == "pooled" else mean
     covariance = np.zeros((phi.shape[1], phi.shape[2], phi.shape[2]))
     for values, marked in zip(phi, used, strict=True):

@@ -102,6 +102,5 @@ def share_at_or_below(ranked: Floats, loss: Floats, interpolate: bool) -> Floats
     low = np.where(at > 0, ranked[np.maximum(at - 1, 0)], 0.0)
     high = ranked[np.minimum(at, n - 1)].astype(np.float64)
     inside = (at < n) & np.isfinite(high) & (loss > low)
-    part = np.zeros(len(loss))
-    np.divide(loss - low, high - low, out=part, where=inside)
-    return (below + part) / n
+    below[inside] += (loss[inside] - low[inside]) / (high[inside] - low[inside])
+    return below / n

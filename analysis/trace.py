@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from ..store.errors import InvalidOption, NotEnoughData
+from ..store.records import Run
 from .scores import Scores, count_unscored
 from .source import Source
 
@@ -75,7 +76,7 @@ def trace(
         raise InvalidOption(
             f"{aggregate} is for what falls to 0, a loss or a gradient norm; a margin changes its sign"
         )
-    recorded = _recorded(source, source_)
+    recorded = _recorded(target, source_)
     parameters = {
         "target": target.run,
         "source": recorded,
@@ -98,14 +99,11 @@ def trace(
     )
 
 
-def _recorded(source: Source, asked: Recorded) -> str:
+def _recorded(target: Run, asked: Recorded) -> str:
     """Which trace is meant: the eval trace covers non-members too and has the epoch before training."""
     if asked != "auto":
         return asked
-    found = source.connection.sql(
-        "select distinct source from traces where run = $target", params={"target": source.target_name}
-    ).fetchall()
-    return "train" if found == [("train",)] else "eval"
+    return "train" if target.trace_sources() == {"train"} else "eval"
 
 
 def lt_iqr(

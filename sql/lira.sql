@@ -4,6 +4,8 @@
 --             $mode    'online' (log ratio of the two Gaussians) or 'offline' (-log Pr[Z > phi], Z fitted to out-runs)
 --             $center  'mean' or 'median' of the shadow runs' phi
 --             $variance 'sample' (each sample its own) or 'pooled' (mean square residual over all samples)
+-- Reads:  phi_medians  (sample_id, query, median_in, median_out) over the same runs, used for $center 'median' alone;
+--                      an engine without one makes it a view with percentile_cont
 -- Grain: one row a sample of the audit pool; score is the mean over queries, NULL where a fit is missing.
 with fitting as (
   select sample_id, query, member, phi
@@ -11,34 +13,27 @@ with fitting as (
   where run <> $target and run in (select run from runs where role = 'shadow')
 ),
 moments as (
-  -- Two routes to the same numbers: aggregates for a mean; for a median the values themselves, from which mean and
-  -- variance then come cheaper than from a second pass. The engine drops the columns that the choice leaves unused.
   select sample_id, query,
          count(*) filter (where member) as n_in,
          count(*) filter (where not member) as n_out,
-         avg(phi::double) filter (where member) as mean_in,
-         avg(phi::double) filter (where not member) as mean_out,
-         var_pop(phi::double) filter (where member) as var_in,
-         var_pop(phi::double) filter (where not member) as var_out,
-         list(phi) filter (where member) as phis_in,
-         list(phi) filter (where not member) as phis_out
+         avg(phi) filter (where member) as mean_in,
+         avg(phi) filter (where not member) as mean_out,
+         var_pop(phi) filter (where member) as own_var_in,
+         var_pop(phi) filter (where not member) as own_var_out
   from fitting
   group by sample_id, query
 ),
 centred as (
-  select moments.sample_id, query, n_in, n_out,
-         case when $center = 'median' then list_avg(phis_in::double[]) else mean_in end as average_in,
-         case when $center = 'median' then list_avg(phis_out::double[]) else mean_out end as average_out,
-         case when $center = 'median' then list_var_pop(phis_in::double[]) else var_in end as own_var_in,
-         case when $center = 'median' then list_var_pop(phis_out::double[]) else var_out end as own_var_out,
-         case when $center = 'median' then list_median(phis_in::double[]) else mean_in end as centre_in,
-         case when $center = 'median' then list_median(phis_out::double[]) else mean_out end as centre_out
+  select moments.sample_id, moments.query, n_in, n_out, mean_in, mean_out, own_var_in, own_var_out,
+         case $center when 'median' then median_in else mean_in end as centre_in,
+         case $center when 'median' then median_out else mean_out end as centre_out
   from moments
   join samples on samples.sample_id = moments.sample_id and samples.pool = 'audit'
+  left join phi_medians on phi_medians.sample_id = moments.sample_id and phi_medians.query = moments.query
 ),
 pooled as (
-  select sum(n_in * (own_var_in + (average_in - centre_in) * (average_in - centre_in))) / sum(n_in) as var_in,
-         sum(n_out * (own_var_out + (average_out - centre_out) * (average_out - centre_out))) / sum(n_out) as var_out
+  select sum(n_in * (own_var_in + (mean_in - centre_in) * (mean_in - centre_in))) / sum(n_in) as var_in,
+         sum(n_out * (own_var_out + (mean_out - centre_out) * (mean_out - centre_out))) / sum(n_out) as var_out
   from centred
 ),
 fits as (

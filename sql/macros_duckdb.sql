@@ -24,10 +24,16 @@ create macro quantile_range(trace, low, high) as
 -- lt_iqr: Q75 - Q25 of a trace.
 create macro lt_iqr(trace) as quantile_range(trace, 0.25, 0.75);
 
--- trace_slope: least-squares slope over epochs; epochs that are NULL are left out.
-create macro trace_slope(trace) as (
-  select regr_slope(y::double, x) from (select unnest(trace) as y, unnest(range(len(trace))) as x)
-);
+-- slope_of: least-squares slope of ys over xs, lists of equal length without NULL; both are centred first.
+create macro slope_of(xs, ys) as
+  list_inner_product(list_transform(xs, lambda x: x - list_avg(xs)), list_transform(ys, lambda y: y - list_avg(ys)))
+  / nullif(list_inner_product(list_transform(xs, lambda x: x - list_avg(xs)),
+                              list_transform(xs, lambda x: x - list_avg(xs))), 0);
+
+-- trace_slope: least-squares slope over epochs; epochs that are NULL are left out. NULL where fewer than two are there.
+create macro trace_slope(trace) as
+  slope_of(list_filter(range(len(trace))::double[], lambda epoch: trace[epoch::bigint + 1] is not null),
+           list_filter(trace::double[], lambda value: value is not null));
 
 -- power_norm: the Lp norm of a list.
 create macro power_norm(trace, p) as

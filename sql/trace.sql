@@ -13,26 +13,27 @@ with windows as (
   where traces.run = $target and traces.source = $source
 ),
 recorded as (
+  -- Functions of a list pass over NULL; only those that go by position need the epochs not recorded left out.
   select sample_id, member, span,
          list_filter(span, lambda value: value is not null)::double[] as trace
   from windows
 ),
 aggregates as (
-  select sample_id, member, isfinite(list_sum(trace)) as finite,
+  select sample_id, member, isfinite(list_sum(span)) as finite,
          case $aggregate
-           when 'iqr' then quantile_range(trace, $low, $high)
-           when 'mean' then list_avg(trace)
-           when 'std' then list_stddev_pop(trace)
+           when 'iqr' then quantile_range(span, $low, $high)
+           when 'mean' then list_avg(span)
+           when 'std' then list_stddev_pop(span)
            when 'final' then trace[-1]
-           when 'max' then list_max(trace)
+           when 'max' then list_max(span)::double
            when 'delta' then trace[len(trace) // 2 + 1] - trace[-1]
            when 'ratio' then 1 - trace[-1] / trace[len(trace) // 2 + 1]
            when 'slope' then trace_slope(span)
-           when 'l1' then power_norm(trace, 1)
-           when 'l2' then power_norm(trace, 2)
-           when 'l3' then power_norm(trace, 3)
-           when 'l4' then power_norm(trace, 4)
-           when 'linf' then list_max(list_transform(trace, lambda value: abs(value)))
+           when 'l1' then power_norm(span::double[], 1)
+           when 'l2' then power_norm(span::double[], 2)
+           when 'l3' then power_norm(span::double[], 3)
+           when 'l4' then power_norm(span::double[], 4)
+           when 'linf' then list_max(list_transform(span::double[], lambda value: abs(value)))
            when 'first-below' then $first + first_at_most(span, 1e-6 * trace[1])
          end as value
   from recorded

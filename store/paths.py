@@ -37,6 +37,15 @@ def traces_folder(experiment: str, run: str) -> str:
     return f"traces/experiment={experiment}/run={run}"
 
 
+def trace_file(experiment: str, run: str, token: str, source: str) -> str:
+    return f"{traces_folder(experiment, run)}/{token}-{source}.parquet"
+
+
+def trace_source(path: str) -> str:
+    """Which source the traces of a `trace_file` are of."""
+    return path.removesuffix(".parquet").rpartition("-")[2]
+
+
 def scores_folder(experiment: str, analysis: str, target: str) -> str:
     return f"scores/experiment={experiment}/analysis={analysis}/target={target}"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from .manifest import DataFile
+from .paths import trace_source
 
 Role = Literal["target", "shadow", "reference", "distilled", "leave_one_out"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -62,3 +63,7 @@ class Run:
     def tables(self) -> frozenset[str]:
         """Which tables the run has rows in: ``signals``, ``traces``."""
         return frozenset(file.table for file in self.files)
+
+    def trace_sources(self) -> frozenset[str]:
+        """Which sources it has traces of: ``eval``, ``train``."""
+        return frozenset(trace_source(file.path) for file in self.files if file.table == "traces")

@@ -22,7 +22,7 @@ from . import manifest
 from .errors import AlreadyExists, InvalidInput, InvalidOption, LosslakeError
 from .filesystem import Files
 from .manifest import DataFile
-from .paths import run_manifest, signals_folder, staging_folder, traces_folder
+from .paths import run_manifest, signals_folder, staging_folder, trace_file
 from .records import ROLES, Run, RunInfo
 from .schema import SIGNALS, TRACE_SIGNALS, TRACES
 from .staging import BLOCK, read_epoch, write_epoch
@@ -305,7 +305,7 @@ class RunWriter:
         held = self._held[source]
         names = [name for name in TRACE_SIGNALS if name in self._columns[source]]
         step = max(1, _LAID_OUT_BYTES // (BLOCK * length * 4 * len(names)))
-        path = f"{traces_folder(self.experiment, self.run)}/{self._token}-{source}.parquet"
+        path = trace_file(self.experiment, self.run, self._token, source)
         out = TableFile(self._files, "traces", path, TRACES)
         try:
             for first in range(0, -(-len(held) // BLOCK), step):

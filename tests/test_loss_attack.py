@@ -104,7 +104,7 @@ def test_few_or_no_members_or_others(lake_of: MakeLake, members: int) -> None:
     names = [metric.metric for metric in scores.metrics]
     assert names[:1] == (["mean_loss"] if members else [])
     assert ("tpr_at_mean_loss" in names) == (0 < members < 20)
-    assert all(np.isfinite(scores.frame["score"]))
+    assert scores.frame["score"].is_finite().all()
 
 
 def test_only_the_target_counts(lake_of: MakeLake) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
@@ -137,6 +137,7 @@ def test_every_variant_matches_the_loop(lake_of: MakeLake, name: str, options: d
 def test_infinite_losses(lake_of: MakeLake, name: str, options: dict[str, Any]) -> None:
     """The target's leave their samples unscored; those of reference runs lie above every other."""
     case = Case(1)
+    case.keep[1:5] = False  # no sample without a run that did not train on it
     case.loss[0, [1, 5]] = np.inf
     case.loss[2:5, 10:20] = np.inf
     case.loss[0, [0, 3, 6]] = np.inf  # population samples
@@ -263,7 +264,7 @@ def test_no_out_runs_and_no_shadow_runs(lake_of: MakeLake) -> None:
         NotEnoughData, match="left out of the training sets of its 2 shadow and reference runs"
     ):
         scores_of(lake, "attack-r")
-    with pytest.raises(NotEnoughData, match="the 2 shadow runs .* trained on every sample"):
+    with pytest.raises(NotEnoughData, match=r"the 2 shadow runs .* trained on every sample"):
         scores_of(lake, "attack-s")
     lake = case.lake(lake_of, roles=["target", "distilled", "leave_one_out"])
     for name in ("attack-r", "attack-s"):
@@ -296,10 +297,8 @@ def test_planted_members_rank_first(lake_of: MakeLake, name: str, options: dict[
     assert auc.ci_low > 0.5  # type: ignore[operator]
 
 
-@pytest.mark.parametrize(("name", "options"), VARIANTS)
-def test_under_the_null_rejecting_at_alpha_has_that_rate(
-    lake_of: MakeLake, name: str, options: dict[str, Any]
-) -> None:
+@pytest.fixture(scope="module")
+def null(lake_of: MakeLake) -> Iterator[Source]:
     """No loss says anything of membership, yet samples and classes differ; 39 runs without each sample."""
     rng = np.random.default_rng(11)
     samples, runs = 3000, 40
@@ -307,24 +306,36 @@ def test_under_the_null_rejecting_at_alpha_has_that_rate(
     keep = np.zeros((runs, samples), bool)
     keep[0] = (rng.random(samples) < 0.5) & ~population
     labels = rng.integers(0, 2, samples).astype(np.int32)
-    scale = (1 + labels) * (rng.exponential(1, samples) if name == "attack-r" else np.ones(samples))
-    loss = (scale * rng.exponential(1, (runs, samples))).astype(np.float32)
+    loss = ((1 + labels) * rng.exponential(1, samples) * rng.exponential(1, (runs, samples))).astype(
+        np.float32
+    )
     lake = lake_of(keep, np.zeros_like(loss), loss=loss, labels=labels, population=population)
     with Source.open(lake, "tests") as source:
-        outcome = run_analysis(source, find(name), {"alpha": (0.05, 0.1, 0.3), **options})
+        yield source
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_under_the_null_rejecting_at_alpha_has_that_rate(
+    null: Source, name: str, options: dict[str, Any]
+) -> None:
+    outcome = run_analysis(null, find(name), {"alpha": (0.05, 0.1, 0.3), **options})
     auc = outcome.metrics[0]
     assert auc.ci_low < 0.5 < auc.ci_high  # type: ignore[operator]
     for alpha in (0.05, 0.1, 0.3):
         for what in ("fpr_at_alpha", "tpr_at_alpha"):
             rate = metric_of(outcome.scores, what, alpha).value
-            assert rate == pytest.approx(alpha, abs=0.03 + (0 if options["interpolate"] else 1 / runs))
+            noise = 4 * np.sqrt(
+                alpha * (1 - alpha) * (1 / 480 + 1 / 960)
+            )  # of the threshold, and of the rate
+            coarse = 0 if name != "attack-r" or options["interpolate"] else 1 / 40
+            assert rate == pytest.approx(alpha, abs=noise + coarse)
 
 
 def test_levels_finer_than_the_references_are_said_to_be_so(lake_of: MakeLake) -> None:
     case = Case(12)
     lake = case.lake(lake_of)
     scores = scores_of(lake, "attack-r", alpha=(0.01, 0.5))
-    assert len(scores.notes) == 1
-    assert "cannot resolve alpha 0.01:" in scores.notes[0]
-    assert scores_of(lake, "attack-r", alpha=(0.01,), interpolate=True).notes == ()
+    assert "cannot resolve alpha 0.01:" in scores.notes[-1]
+    interpolated = scores_of(lake, "attack-r", alpha=(0.01,), interpolate=True)
+    assert "resolve" not in "".join(interpolated.notes)
     assert scores_of(lake, "attack-p", alpha=(0.5,)).notes == ()
