@@ -74,18 +74,16 @@ def roc_chart(curves: Sequence[Curve], *, log: bool = True) -> alt.Chart | alt.L
     x_scale = alt.Scale(type="log" if log else "linear", domain=[left, 1], nice=False)
     y_scale = alt.Scale(type="log" if log else "linear", domain=[bottom, 1], nice=False, clamp=log)
     scale_note = ", log scale" if log else ""
-    x = alt.X(
-        "fpr:Q", scale=x_scale, axis=__percent_axis("false-positive rate (FPR)" + scale_note, left, log)
-    )
+    x = alt.X("fpr:Q", scale=x_scale, axis=_percent_axis("false-positive rate (FPR)" + scale_note, left, log))
     y = alt.Y(
-        "tpr:Q", scale=y_scale, axis=__percent_axis("true-positive rate (TPR)" + scale_note, bottom, log)
+        "tpr:Q", scale=y_scale, axis=_percent_axis("true-positive rate (TPR)" + scale_note, bottom, log)
     )
     base = alt.Chart(inline(_points(curves, log)))
     lines = base.mark_line(interpolate="step-after", strokeWidth=2.2).encode(
         x=x,
         y=y,
-        color=alt.Color("attack:N", scale=colours(names), legend=alt.Legend() if names else None),
-        strokeDash=alt.StrokeDash("attack:N", scale=dashes(names), legend=alt.Legend() if names else None),
+        color=alt.Color("attack:N", scale=colours(names), legend=_legend(names)),
+        strokeDash=alt.StrokeDash("attack:N", scale=dashes(names), legend=_legend(names)),
         order="fpr:Q",
     )
     touch = base.mark_point(opacity=0, size=90, filled=True).encode(
@@ -149,7 +147,7 @@ def tpr_chart(attacks: Sequence[tuple[str, Sequence[Metric]]]) -> alt.Chart | al
     order = [f"FPR {percent(rate)}" for rate in rates]
     y = alt.Y("at:N", sort=order, axis=alt.Axis(title=None, grid=False, ticks=False, domain=False))
     offset = alt.YOffset("attack:N", sort=names)
-    series = alt.Color("attack:N", scale=colours(names), legend=alt.Legend())
+    series = alt.Color("attack:N", scale=colours(names), legend=_legend(names))
     x = alt.X(
         "low:Q",
         scale=alt.Scale(domainMin=0),
@@ -222,10 +220,17 @@ def _at(found: Curve, fpr: float) -> float:
     return float(found.tpr[np.searchsorted(found.fpr, fpr * (1 + 1e-9), "right") - 1])
 
 
-def __percent_axis(title: str, low: float, log: bool) -> alt.Axis:
+def _percent_axis(title: str, low: float, log: bool) -> alt.Axis:
     import altair as alt
 
     if not log:
         return alt.Axis(title=title, format="~%")
     decades = [10.0**power for power in range(math.ceil(math.log10(low)), 1)]
     return alt.Axis(title=title, format="~%", values=decades)
+
+
+def _legend(names: Sequence[str]) -> alt.Legend | None:
+    """Names in rows that fit half a page; a legend of one row would be cut off."""
+    import altair as alt
+
+    return alt.Legend(columns=min(len(names), 4)) if names else None

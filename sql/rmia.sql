@@ -1,37 +1,50 @@
--- RMIA (Zarifzadeh et al. 2024): the probability that each side gives a sample's label: the target, a run that stands in
--- for it, and the mean over the other shadow and reference runs, those with the sample and those without it.
+-- RMIA (Zarifzadeh et al. 2024): the probability exp(-loss) that each side gives a sample's label: the target, a run that
+-- stands in for it, and the mean over the other shadow and reference runs, those with the sample and those without it.
 -- Parameters: $target    the run under attack
 --             $stand_in  a run on which to choose the parameter a as if it were the target; '' for none
 -- Grain: one row a (sample of either pool, query, side), side being 'target', 'stand-in', 'in' or 'out'; log_mean is
--- the log of the mean of exp(-loss) over the side's n runs, -infinity where all losses are infinite.
-with answers as (
-  select sample_id, query, member, loss::double as loss,
-         case when run = $target then 'target' when run = $stand_in then 'stand-in'
-              when member then 'in' else 'out' end as side
-  from signals
-  where not isnan(loss)
-    and (run = $target or run in (select run from runs where role in ('shadow', 'reference')))
+-- the log of the mean probability over the side's n runs, -infinity where all their losses are infinite.
+with reference_runs as (
+  select run from runs
+  where role in ('shadow', 'reference') and run <> $target and run <> $stand_in
 ),
 sides as (
-  select sample_id, query, side, bool_or(member) as member,
-         count(*) as n, avg(exp(-loss)) as mean, min(loss) as least
-  from answers
-  group by sample_id, query, side
+  select sample_id, query, member, count(*) as n, avg(exp(-loss::double)) as mean
+  from signals
+  where not isnan(loss) and run in (select run from reference_runs)
+  group by sample_id, query, member
 ),
--- Where every probability is so small that its exponential is no double any more, the largest is taken out first.
+-- Probabilities so small that their mean is no full double any more: their logs, the largest taken out first. Such
+-- losses are rare; where there are none, the files' statistics say so and nothing is read twice.
 faint as (
-  select answers.sample_id, answers.query, answers.side, avg(exp(sides.least - answers.loss)) as mean
-  from answers
-  join sides on sides.sample_id = answers.sample_id and sides.query = answers.query and sides.side = answers.side
-  where answers.loss > 700 and sides.least > 700 and isfinite(sides.least)
-  group by answers.sample_id, answers.query, answers.side
+  select signals.sample_id, signals.query, signals.member, signals.loss::double as loss,
+         min(signals.loss::double) over (partition by signals.sample_id, signals.query, signals.member) as least
+  from signals
+  join sides on sides.sample_id = signals.sample_id and sides.query = signals.query and sides.member = signals.member
+  where signals.loss > 600 and sides.mean < 1e-280
+    and not isnan(signals.loss) and signals.run in (select run from reference_runs)
+),
+faint_sides as (
+  select sample_id, query, member,
+         case when isfinite(min(least)) then ln(avg(exp(case when isfinite(least) then least - loss else 0 end))) - min(least)
+              else cast('-infinity' as double) end as log_mean
+  from faint
+  group by sample_id, query, member
+),
+answers as (
+  select sides.sample_id, sides.query, case when sides.member then 'in' else 'out' end as side, sides.member, sides.n,
+         case when faint_sides.sample_id is null then ln(sides.mean) else faint_sides.log_mean end as log_mean
+  from sides
+  left join faint_sides
+    on faint_sides.sample_id = sides.sample_id and faint_sides.query = sides.query and faint_sides.member = sides.member
+  union all
+  select sample_id, query, case when run = $target then 'target' else 'stand-in' end as side, member, 1 as n,
+         -loss::double as log_mean
+  from signals
+  where run in ($target, $stand_in) and not isnan(loss)
 )
-select sides.sample_id, sides.query, sides.side, sides.member,
+select answers.sample_id, answers.query, answers.side, answers.member,
        samples.pool = 'population' as population,
-       sides.n,
-       case when not isfinite(sides.least) then cast('-infinity' as double)
-            when sides.least > 700 then ln(faint.mean) - sides.least
-            else ln(sides.mean) end as log_mean
-from sides
-join samples on samples.sample_id = sides.sample_id
-left join faint on faint.sample_id = sides.sample_id and faint.query = sides.query and faint.side = sides.side
+       answers.n, answers.log_mean
+from answers
+join samples on samples.sample_id = answers.sample_id
