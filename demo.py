@@ -58,7 +58,7 @@ def demo(lake: str, shadows: int) -> None:
 
     opened = Lake.open(lake, create=True)
     recipe = Recipe(model="mlp", model_options={"widths": (256, 128)}, epochs=40, batch_size=64, lr=0.05)
-    prepared = prepare_experiment(opened, EXPERIMENT, dataset="digits")
+    prepared = prepare_experiment(opened, EXPERIMENT, dataset="digits", population=0.1)
     target = collect_target(
         opened,
         EXPERIMENT,
@@ -98,17 +98,17 @@ def demo(lake: str, shadows: int) -> None:
     click.echo(
         f"\n{target.members} of {prepared.experiment.samples} digits trained the target "
         f"(test accuracy {target.info.test_accuracy:.3f}); {shadows} shadow models trained on other halves.\n"
-        f"LiRA        {_with_interval('AUC', auc)}; at 1% FPR it finds {_with_interval('', caught)} of the members\n"
-        f"LT-IQR      of its top 1%, without any shadow model, {top['lt-iqr'].value:.0%} are among the "
-        f"{found.value:.1%} that LiRA finds\n"
-        f"final loss  of its top 1%, {top[FINAL].value:.0%}\n\n"
+        f"LiRA        AUC {_share(auc, '.3f')}; at 1% FPR it finds {_share(caught)} of the members\n"
+        f"LT-IQR      without any shadow model, {_share(top['lt-iqr'])} of its top 1% are among these; "
+        f"picking at random, {found.value:.1%} would be\n"
+        f"final loss  {_share(top[FINAL])} of its top 1%\n\n"
         f"Report: {report}\n\nGo on with SQL:"
     )
     for query in QUERIES:
         click.echo(f'  losslake sql --lake {lake} "{query}"')
 
 
-def _with_interval(name: str, metric: Metric) -> str:
+def _share(metric: Metric, form: str = ".0%") -> str:
     if metric.value is None:
-        return f"{name} an unknown share".strip()
-    return f"{name} {metric.value:.3f} ({metric.ci_low:.3f} to {metric.ci_high:.3f})".strip()
+        return "an unknown share"
+    return f"{metric.value:{form}} (95%: {metric.ci_low:{form}} to {metric.ci_high:{form}})"

@@ -25,7 +25,7 @@ def loss(source: Source) -> Scores:
     score, member = Scores(frame).arrays()
     known = ~np.isnan(score)
     notes = count_unscored(frame, NOT_FINITE)
-    return Scores(frame, notes, _at_mean_loss(-score[known], member[known]))
+    return Scores(frame.drop("label"), notes, _at_mean_loss(-score[known], member[known]))
 
 
 def _at_mean_loss(losses: npt.NDArray[np.float64], member: npt.NDArray[np.bool_]) -> tuple[Metric, ...]:

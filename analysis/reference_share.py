@@ -48,7 +48,7 @@ def share_scores(frame: pl.DataFrame, alpha: tuple[float, ...], interpolate: boo
             f"{typical:g} reference losses a sample cannot resolve alpha {coarse}: that rejects where all of them lie "
             f"above the target's, which a non-member's do with probability {1 / (typical + 1):.2g}"
         )
-    return Scores(frame, tuple(notes), tuple(metrics))
+    return Scores(frame.drop("label", strict=False), tuple(notes), tuple(metrics))
 
 
 def _at(level: float, share: Floats, member: npt.NDArray[np.bool_]) -> tuple[Metric, ...]:

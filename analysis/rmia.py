@@ -18,6 +18,9 @@ from .source import Source
 GRID = np.arange(11) / 10
 """Values of a that are tried."""
 
+TUNED_ON = 20_000
+"""Samples at most that a is tuned on, evenly spread over the experiment."""
+
 DECIMALS = 12
 """Log ratios are rounded to so many: losses have seven digits, and the order in which an engine sums must not part ties."""
 
@@ -91,6 +94,10 @@ class _Side:
     log_mean: Floats
     member: Flags
 
+    def at(self, rows: npt.NDArray[np.intp]) -> _Side:
+        """The same of some samples."""
+        return _Side(self.n[rows], self.log_mean[rows], self.member[rows])
+
     def with_one(self, other: _Side, chosen: Flags) -> _Side:
         """The side with ``other``'s single run added where ``chosen``."""
         n = self.n + (chosen & (other.n > 0))
@@ -159,19 +166,22 @@ def beats(ratio: Floats, of_population: Floats, log_gamma: float) -> tuple[npt.N
 
 def _tune(view: _View, log_gamma: float, stand_in: str) -> float:
     """The a of the grid with the greatest AUC on the run that stands in for the target."""
-    audit = ~view.population & np.isfinite(view.stand_in.log_mean) & (view.outside.n > 0)
+    known = (view.stand_in.n > 0) & np.isfinite(view.stand_in.log_mean) & (view.outside.n > 0)
+    audit, population = np.flatnonzero(known & ~view.population), np.flatnonzero(known & view.population)
+    audit = audit[:: -(-len(audit) // TUNED_ON) or 1]
     member = view.stand_in.member[audit]
-    references = view.population & (view.stand_in.n > 0) & (view.outside.n > 0)
-    if not member.any() or member.all() or not references.any():
+    if len(population) == 0 or not member.any() or member.all():
         raise NotEnoughData(
             f"a cannot be tuned on shadow run {stand_in!r}: that takes samples that it trained on, samples that it did "
             "not, and other runs without them; collect more shadow runs, or choose it with --a"
         )
+    rows = np.concatenate([audit, population])
+    sides = [side.at(rows) for side in (view.stand_in, view.inside, view.outside)]
     areas = []
     for a in GRID:
-        ratio = log_ratio(view.stand_in, view.inside, view.outside, view.population, float(a))
-        beaten, most = beats(ratio, ratio[view.population], log_gamma)
-        areas.append(_auc(beaten[audit], member, most))
+        ratio = log_ratio(*sides, view.population[rows], float(a))
+        beaten, most = beats(ratio[: len(audit)], ratio[len(audit) :], log_gamma)
+        areas.append(_auc(beaten, member, most))
     return float(GRID[int(np.argmax(np.round(areas, DECIMALS)))])
 
 

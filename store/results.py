@@ -21,6 +21,7 @@ from . import manifest, paths
 from .errors import CorruptLake, InvalidInput
 from .manifest import DataFile
 from .names import NO_TARGET, check_name
+from .schema import SAMPLES
 from .table_file import write_table
 
 if TYPE_CHECKING:
@@ -121,7 +122,9 @@ def _scores_table(analysis: str, variant: str, scores: pa.Table) -> pa.Table:
     if missing:
         raise InvalidInput(f"the scores of {analysis} lack the column {missing[0]!r}")
     own = [name for name in scores.column_names if name not in SCORES.names]
-    lower = [name.casefold() for name in (*SCORES.names, "experiment", "analysis", "target", *own)]
+    # What samples say already (label, group, ...) would make every join of scores with samples ambiguous.
+    taken = (*SCORES.names, *SAMPLES.names[1:], "experiment", "analysis", "target")
+    lower = [name.casefold() for name in (*taken, *own)]
     clash = next((name for name in own if lower.count(name.casefold()) > 1), None)
     if clash is not None:
         raise InvalidInput(

@@ -16,7 +16,7 @@ def test_the_demo_runs_from_data_to_report(
     monkeypatch.chdir(tmp_path)
     assert _run(["demo", "--lake", "lake", "--shadows", "8"], debug=True) == 0
     said = capsys.readouterr().out
-    assert re.search(r"LiRA +AUC 0\.\d{3} \(0\.\d{3} to 0\.\d{3}\)", said)
+    assert re.search(r"LiRA +AUC 0\.\d{3} \(95%: 0\.\d{3} to 0\.\d{3}\)", said)
     assert (tmp_path / "lake-report.html").stat().st_size > 100_000
     queries = [line.strip() for line in said.splitlines() if line.strip().startswith("losslake sql")]
     assert len(queries) == 3
