@@ -188,6 +188,13 @@ def _finish(
 
 
 def _click_option(option: Option) -> click.Option:
+    if option.kind is bool:
+        return click.Option(
+            [f"--{option.name}/--no-{option.name}", option.keyword],
+            default=option.default,
+            show_default=True,
+            help=f"{option.help[0].upper()}{option.help[1:]}.",
+        )
     kind: Any = click.Choice(option.choices) if option.choices else option.kind
     return click.Option(
         [f"--{option.name}", option.keyword],

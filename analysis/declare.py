@@ -115,6 +115,8 @@ def parse_options(options: tuple[Option, ...], given: Mapping[str, Any], what: s
 
 def _parse(option: Option, value: Any, what: str) -> Any:
     if option.many:
+        # In a score's name, attack-r[alpha=0.01+0.1], where the comma parts options.
+        value = value.split("+") if isinstance(value, str) else value
         return tuple(_parse_one(option, part, what) for part in value)
     return _parse_one(option, value, what)
 

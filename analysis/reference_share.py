@@ -58,7 +58,7 @@ def _at(level: float, share: Floats, member: npt.NDArray[np.bool_]) -> tuple[Met
 def with_share(
     frame: pl.DataFrame, reference: pl.DataFrame, by: str | None, interpolate: bool
 ) -> pl.DataFrame:
-    """Add share and n_reference and set score = 1 - share, from the columns loss of both frames.
+    """Add share and n_reference and set score = 1 - share, from the columns loss of both frames; label is dropped.
 
     ``by`` names an integer column of both whose values are kept apart. The score is NULL where no reference loss
     is of its kind or where it was NULL.
@@ -79,7 +79,7 @@ def with_share(
             share[rows], count[rows] = share_at_or_below(part, loss[rows], interpolate), len(part)
     scored = frame["score"].is_not_null().to_numpy() & (count > 0)
     share = np.where(scored, share, np.nan)
-    return frame.with_columns(
+    return frame.drop("label").with_columns(
         pl.Series("score", 1 - share).fill_nan(None),
         pl.Series("share", share).fill_nan(None),
         pl.Series("n_reference", count),

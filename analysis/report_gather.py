@@ -25,12 +25,20 @@ from .stored import keep_scores
 LEADING = ("lira", "lira[mode=offline]")
 """Attacks that the report leads with, the first that can be computed; others follow in the catalogue's order."""
 
+SHARP = ("lira", "rmia", "lt-iqr")
+"""Scores that name exposed records well; the others, the loss for one, mostly name easy ones."""
+
 LOSSES = ("trace[aggregate=final]", "trace[aggregate=mean]")
 """Final loss and mean loss, which LT-IQR is compared with."""
 
 LABELS = {
     "lira": "LiRA",
     "lira[mode=offline]": "LiRA offline",
+    "rmia": "RMIA",
+    "loss": "loss attack",
+    "attack-p": "attack P",
+    "attack-r": "attack R",
+    "attack-s": "attack S",
     "lt-iqr": "LT-IQR",
     "memorization": "memorization",
     "privacy-score": "privacy score",
@@ -74,7 +82,7 @@ def gather(
             desk.notes.append(("lt-iqr", "the trace was recorded inside the training steps: members only"))
         shown = [attack.scored for attack in attacks]
         shown += [one for one in (lt_iqr, memorization, privacy) if one is not None]
-        ranked = shown[0]
+        ranked = next((one for one in shown if one.name.startswith(SHARP)), lt_iqr or shown[0])
         return Report(
             experiment=lake.experiment(experiment),
             lake=Path(lake.path).name,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ..store.errors import InvalidOption, NotEnoughData
-from .attacked import need_references
+from .attacked import NOT_FINITE, need_references
 from .metric import Metric
 from .scores import Scores, count_unscored
 from .source import Source
@@ -82,7 +82,8 @@ def rmia(
             f"no sample of experiment {source.experiment!r} was {'both in and out of' if mode == 'online' else 'left out of'} "
             "the training sets of its shadow and reference runs; collect more"
         )
-    why = "their loss is not finite, no other run trained on them, or none did without them"
+    missing = "no other run trained on them, or none" if mode == "online" else "no other run"
+    why = f"{NOT_FINITE}, {missing} did without them"
     return Scores(frame, count_unscored(frame, why), metrics)
 
 
@@ -176,10 +177,10 @@ def _tune(view: _View, log_gamma: float, stand_in: str) -> float:
             "not, and other runs without them; collect more shadow runs, or choose it with --a"
         )
     rows = np.concatenate([audit, population])
-    sides = [side.at(rows) for side in (view.stand_in, view.inside, view.outside)]
+    own, inside, outside = (side.at(rows) for side in (view.stand_in, view.inside, view.outside))
     areas = []
     for a in GRID:
-        ratio = log_ratio(*sides, view.population[rows], float(a))
+        ratio = log_ratio(own, inside, outside, view.population[rows], float(a))
         beaten, most = beats(ratio[: len(audit)], ratio[len(audit) :], log_gamma)
         areas.append(_auc(beaten, member, most))
     return float(GRID[int(np.argmax(np.round(areas, DECIMALS)))])

@@ -200,7 +200,7 @@ def test_full_lake_has_every_section(page: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "there"),
     [
-        ({"shadows": 0}, {"exposed", "lt-iqr", "traces", "runs", "notes", "sql"}),
+        ({"shadows": 0}, {"attacks", "exposed", "lt-iqr", "traces", "runs", "notes", "sql"}),
         (
             {"shadows": 0, "signals": False, "traces": "train"},
             {"exposed", "lt-iqr", "traces", "runs", "notes", "sql"},
@@ -215,7 +215,9 @@ def test_sections_follow_the_data(options: dict[str, Any], there: set[str], tmp_
     assert section_names(tmp_path / "report.html") == there
 
 
-@pytest.mark.parametrize("options", [{"shadows": 0, "target": False}, {"shadows": 0, "traces": None}])
+@pytest.mark.parametrize(
+    "options", [{"shadows": 0, "target": False}, {"shadows": 0, "traces": None, "signals": False}]
+)
 def test_nothing_to_say_is_an_error(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(NotEnoughData):
         write_report(make(tmp_path / "lake", **options), "e", tmp_path / "report.html")

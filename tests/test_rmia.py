@@ -224,6 +224,17 @@ def test_a_is_tuned_on_a_stand_in(lake_of: MakeLake, seed: int) -> None:
     assert scores.frame["n_in"].to_list() == case.keep[1:, :40].sum(axis=0).tolist()
 
 
+def test_many_samples_are_tuned_on_a_part(lake_of: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(18)
+    lake = case.lake(lake_of)
+    monkeypatch.setattr("losslake.analysis.rmia.TUNED_ON", 20)
+    stand_in, rest = nearest_half(case), np.arange(60) >= 40
+    a = scores_of(lake, mode="offline").metrics[0].value
+    part = np.flatnonzero(rest | (np.arange(60) % 2 == 0))
+    case.loss, case.keep, case.population = case.loss[:, part], case.keep[:, part], case.population[part]
+    assert a == tuned_by_hand(case, stand_in)
+
+
 def test_the_targets_membership_has_no_part_in_it(lake_of: MakeLake) -> None:
     case = Case(9)
     one = scores_of(case.lake(lake_of), mode="offline")
