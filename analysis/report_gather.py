@@ -25,7 +25,10 @@ from .stored import keep_scores
 LEADING = ("lira", "lira[mode=offline]")
 """Attacks that the report leads with, the first that can be computed; others follow in the catalogue's order."""
 
-SHARP = ("lira", "rmia", "lt-iqr")
+STRONG = ("lira", "rmia")
+"""Attacks that a verdict may rest on. That a weaker one, such as the loss attack, finds nothing would reassure wrongly."""
+
+SHARP = (*STRONG, "lt-iqr")
 """Scores that name exposed records well; the others, the loss for one, mostly name easy ones."""
 
 LOSSES = ("trace[aggregate=final]", "trace[aggregate=mean]")
@@ -69,10 +72,10 @@ def gather(
             source.need_target()
         desk = _Desk(source)
         attacks = _judge(filter(None, [desk.score(name) for name in _attack_names()]), fprs)
-        headline = _headline(attacks, fprs)
+        headline = _headline(tuple(one for one in attacks if one.scored.name.startswith(STRONG)), fprs)
         lt_iqr = desk.score("lt-iqr")
         memorization, privacy = desk.score("memorization"), desk.score("privacy-score")
-        if not attacks and lt_iqr is None and memorization is None and privacy is None:
+        if headline is None and lt_iqr is None and memorization is None and privacy is None:
             raise NotEnoughData(
                 f"experiment {experiment!r} has nothing to report on: "
                 + "; ".join(dict.fromkeys(why for _, why in desk.absent))

@@ -159,7 +159,7 @@ def _of_ranking(report: Report) -> Verdict:
         "in fact single them out takes shadow models: collect some with 'losslake collect shadows'."
     )
     return Verdict(
-        "Records are ranked by exposure; an attack was not measured", text, figures, _trust(report, None)
+        "Records are ranked by exposure; no strong attack was measured", text, figures, _trust(report, None)
     )
 
 
@@ -223,7 +223,7 @@ def _trust(report: Report, headline: Headline | None) -> tuple[Trust, ...]:
         found.append(
             Trust(
                 "No shadow models",
-                "No attack was measured; the ranking alone says nothing about how many.",
+                "No strong attack was measured; the ranking alone says nothing about how many.",
                 True,
             )
         )

@@ -19,7 +19,7 @@ import torch
 from ..store.errors import AlreadyExists, InvalidOption, LosslakeError, TrainingFailed
 from ..store.records import Run
 from .answers import Recording
-from .callables import is_callable_spec
+from .callables import is_callable_spec, load_callable
 from .experiment import Prepared
 from .models import build_model
 from .progress import Progress
@@ -80,10 +80,14 @@ def train_fleet(
 
 
 def _check_model(prepared: Prepared, recipe: Recipe) -> None:
-    """Raises InvalidOption or InvalidInput for a model that cannot be built, once and before any run starts."""
-    # Without memory or arithmetic for named models; a function of the user's may not know the meta device.
-    where = "cpu" if is_callable_spec(recipe.model) else "meta"
-    with torch.device(where), torch.random.fork_rng(devices=[]):
+    """Raises InvalidOption or InvalidInput for a model that cannot be built, once and before any run starts.
+
+    A function of the user's is looked up but not called: what it does belongs to the run that it fails.
+    """
+    if is_callable_spec(recipe.model):
+        load_callable(recipe.model)
+        return
+    with torch.device("meta"):  # no memory, no arithmetic, no random draws
         build_model(
             recipe.model,
             input_shape=prepared.data.x.shape[1:],
