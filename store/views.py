@@ -36,6 +36,13 @@ _PARTITIONS = {
     "scores": ("experiment", "analysis", "target"),
 }
 _COLUMNS = {"samples": SAMPLES, "signals": SIGNALS, "traces": TRACES, "scores": SCORES}
+# Variables keep file names, which come from outside, out of the text of the views.
+_SET_FILES = {
+    "samples": "set variable samples_files = $files",
+    "signals": "set variable signals_files = $files",
+    "traces": "set variable traces_files = $files",
+    "scores": "set variable scores_files = $files",
+}
 VIEWS = ("samples", "runs", "signals", "traces", "trace_points", "scores", "metrics")
 
 RUNS = pa.schema(
@@ -134,8 +141,7 @@ def _paths_of(table: str, owners: Iterable[Experiment | Run]) -> list[str]:
 def _define_views(connection: duckdb.DuckDBPyConnection, locations: Mapping[str, list[str]]) -> None:
     """Create the views over files, and an empty table of the same columns where there are no files."""
     for name, files in locations.items():
-        # A variable keeps the file names, which come from outside, out of the text of any statement.
-        connection.execute(f"set variable {name}_files = $files", {"files": files})
+        connection.execute(_SET_FILES[name], {"files": files})
         if not files:
             partitions = [pa.field(part, pa.string()) for part in _PARTITIONS[name]]
             _hold(connection, name, pa.schema([*partitions, *_COLUMNS[name]]).empty_table())

@@ -21,6 +21,7 @@ import pyarrow as pa
 from . import manifest
 from .errors import AlreadyExists, InvalidInput, InvalidOption, LosslakeError
 from .filesystem import Files
+from .given_arrays import Ids, Values, as_floats, as_integers, as_matrix, copied, lists_with_gaps
 from .manifest import DataFile
 from .paths import run_manifest, signals_folder, staging_folder, trace_file
 from .records import ROLES, Run, RunInfo
@@ -29,8 +30,6 @@ from .staging import BLOCK, read_epoch, write_epoch
 from .table_file import TableFile
 
 Source = Literal["train", "eval"]
-Ids = npt.NDArray[np.integer]
-Values = npt.NDArray[np.floating]
 
 _APPENDED_ROWS = 32_768
 """Signals are taken in by so many rows at a time: copies of wide logits stay small."""
@@ -86,7 +85,7 @@ class RunWriter:
             )
         what = f"epoch {epoch} of the {source} trace"
         values = {"loss": loss, "grad_norm": grad_norm, "margin": margin}
-        given = {name: _floats(v, f"{name} of {what}") for name, v in values.items() if v is not None}
+        given = {name: as_floats(v, f"{name} of {what}") for name, v in values.items() if v is not None}
         if not given:
             raise InvalidInput(f"{what} of run {self.run!r} has neither loss nor grad_norm nor margin")
         ids = self._checked_ids(sample_id, what)
@@ -125,11 +124,11 @@ class RunWriter:
         """
         self._check_open()
         ids = self._checked_ids(sample_id, "signals")
-        queries = _integers(query, "query of the signals", np.int16)
-        losses, phis = _floats(loss, "loss of the signals"), _floats(phi, "phi of the signals")
+        queries = as_integers(query, "query of the signals", np.int16)
+        losses, phis = as_floats(loss, "loss of the signals"), as_floats(phi, "phi of the signals")
         columns: dict[str, npt.NDArray] = {"query": queries, "loss": losses, "phi": phis}
         if label is not None:
-            columns["label"] = _integers(label, "label of the signals", np.int32)
+            columns["label"] = as_integers(label, "label of the signals", np.int32)
         if correct is not None:
             columns["correct"] = np.asarray(correct, dtype=bool)
         for name, values in columns.items():
@@ -138,7 +137,7 @@ class RunWriter:
                     f"{name} of the signals has shape {values.shape}, the sample ids have shape {ids.shape}"
                 )
         wide = {
-            name: _matrix(values, len(ids), name)
+            name: as_matrix(values, len(ids), name)
             for name, values in (("logits", logits), ("features", features))
             if values is not None
         }
@@ -155,7 +154,7 @@ class RunWriter:
             arrays = {
                 "sample_id": pa.array(ids[rows].astype(np.int32)),
                 "member": pa.array(self.members[ids[rows]]),
-                **{name: _copied(values, rows) for name, values in (columns | wide).items()},
+                **{name: copied(values, rows) for name, values in (columns | wide).items()},
             }
             count = len(arrays["sample_id"])
             table = [arrays.get(field.name, pa.nulls(count, field.type)) for field in schema]
@@ -339,7 +338,7 @@ class RunWriter:
         }
         for field in TRACES:
             if field.name in names:
-                columns[field.name] = _lists(values.pop(field.name), there.pop(field.name))
+                columns[field.name] = lists_with_gaps(values.pop(field.name), there.pop(field.name))
             elif field.name not in columns:
                 columns[field.name] = pa.nulls(len(ids), field.type)
         return pa.table(columns, schema=TRACES)
@@ -381,55 +380,6 @@ def _check_info(info: RunInfo, run: str) -> None:
         manifest.dump(asdict(info))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"what is said of run {run!r} cannot be written as JSON: {error}") from error
-
-
-def _floats(values: Values, what: str) -> npt.NDArray[np.float32]:
-    try:
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, and told apart where that matters
-            return np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{what} are not numbers: {error}") from error
-
-
-def _integers(values: Ids, what: str, kind: type[np.integer]) -> npt.NDArray[np.integer]:
-    array = np.asarray(values)
-    if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise InvalidInput(f"{what} must be integers, not {array.dtype}")
-    limits = np.iinfo(kind)
-    if array.size and (array.min() < limits.min or array.max() > limits.max):
-        worst = array.max() if array.max() > limits.max else array.min()
-        raise InvalidInput(f"{what}: {worst} does not fit {np.dtype(kind)} ({limits.min} to {limits.max})")
-    return array.astype(kind)
-
-
-def _matrix(values: Values, rows: int, name: str) -> Values:
-    values = np.asarray(values)
-    if (
-        values.ndim != 2
-        or len(values) != rows
-        or not values.shape[1]
-        or values.dtype not in (np.float16, np.float32)
-    ):
-        raise InvalidInput(
-            f"{name} must be float16 or float32 of shape ({rows}, width), not {values.dtype}{values.shape}"
-        )
-    return values
-
-
-def _copied(values: npt.NDArray, rows: slice) -> pa.Array:
-    """Some rows as Arrow values of their own: the caller may use the array again before they are written."""
-    part = np.array(values[rows], order="C")
-    if part.ndim == 1:
-        return pa.array(part)
-    offsets = np.arange(0, part.size + 1, part.shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, pa.array(part.ravel()))
-
-
-def _lists(values: npt.NDArray[np.float32], there: npt.NDArray[np.bool_]) -> pa.Array:
-    """A list a row; elements that are not there are NULL."""
-    bits = None if there.all() else pa.py_buffer(np.packbits(there.ravel(), bitorder="little"))
-    flat = pa.Array.from_buffers(pa.float32(), values.size, [bits, pa.py_buffer(values)])
-    return pa.ListArray.from_arrays(np.arange(0, values.size + 1, values.shape[1], dtype=np.int32), flat)
 
 
 def _taken(experiment: str, run: str) -> AlreadyExists:
