@@ -12,7 +12,7 @@ import polars as pl
 from ..store.errors import InvalidOption, NotEnoughData
 from .intervals import clopper_pearson
 from .metric import Metric
-from .roc import split, threshold_at_fpr
+from .roc import split, threshold_at_fpr, whole_part
 from .scores import Finding, Scores
 from .source import Source
 from .spearman import Among, spearman
@@ -115,7 +115,7 @@ def _at_k(
     metrics = []
     total = int(vulnerable.sum())
     for share in shares:
-        k = int(share * len(score) * (1 + 1e-12))  # 0.29 * 100 falls a rounding below 29
+        k = whole_part(share, len(score))
         about = {"score": name, **parameters, "k": share, "records": k}
         if k == 0:
             metrics.append(Metric("precision_at_k", None, n=0, parameters=about))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from ..store.errors import NotEnoughData
 from .lira_gaussian import gaussian_queries
-from .phi_matrix import NO_MEDIANS, phi_medians
+from .phi_matrix import NO_MEDIANS, phi_medians, queries_of
 from .scores import Scores, count_unscored
 from .source import Source
 
@@ -46,7 +46,7 @@ def lira(
     else:
         source.provide(
             "phi_medians",
-            phi_medians(source, shadows, _queries_of(source)) if center == "median" else NO_MEDIANS,
+            phi_medians(source, shadows, queries_of(source)) if center == "median" else NO_MEDIANS,
         )
         frame = source.query(
             "lira", {"target": target.run, "mode": mode, "variance": chosen, "center": center}
@@ -58,11 +58,3 @@ def lira(
         )
     notes = count_unscored(frame, "no shadow run trained on them, or none did without them")
     return Scores(frame, notes)
-
-
-def _queries_of(source: Source) -> list[int]:
-    found = source.connection.sql(
-        "select distinct query from signals where run = $target order by query",
-        params={"target": source.target_name},
-    )
-    return [query for (query,) in found.fetchall()]

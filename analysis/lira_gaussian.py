@@ -7,7 +7,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ..store.errors import InvalidOption
-from .phi_matrix import medians, read_phi
+from .phi_matrix import medians, queries_of, read_phi
 from .source import Source
 
 VARIANCE_FLOOR = 1e-12
@@ -26,8 +26,7 @@ def gaussian_queries(source: Source, *, mode: str, variance: str, center: str) -
             "a tail of several queries at once is not defined; offline LiRA takes --queries mean"
         )
     target = source.need_target()
-    rows = source.rows(target, "signals", ["query"])
-    queries = [int(query) for query in rows["query"].unique().sort()]
+    queries = queries_of(source)
     attacked = read_phi(source, [target], queries)
     point = attacked.phi[0].astype(np.float64)
     matrix = read_phi(source, source.need_shadows(), queries)

@@ -34,6 +34,15 @@ class PhiMatrix:
     queries: tuple[int, ...]
 
 
+def queries_of(source: Source) -> list[int]:
+    """The queries that the target has signals of, ascending."""
+    found = source.connection.sql(
+        "select distinct query from signals where run = $target order by query",
+        params={"target": source.target_name},
+    )
+    return [query for (query,) in found.fetchall()]
+
+
 def read_phi(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> PhiMatrix:
     """Read phi of ``runs`` for the audit pool and the given queries: runs x samples x queries float32 in memory."""
     pool = source.lake.samples(source.experiment)["pool"].to_numpy(zero_copy_only=False)

@@ -12,8 +12,10 @@ import polars as pl
 
 from .chart_axes import number
 from .charts_traces import band_of
+from .exposed import by_exposure
 from .report_data import Headline, Record, Scored, Traces
 from .source import Source
+from .trace import recorded_source
 
 Floats = npt.NDArray[np.float64]
 SHOWN = 24
@@ -41,17 +43,14 @@ class TraceTable:
 def read_traces(source: Source) -> TraceTable | None:
     """The target's loss traces: those of the eval passes where there are any, else those from inside the steps."""
     target = source.need_target_table("traces")
-    rows = (
-        source.lake.scan("traces", source.experiment)
-        .filter((pl.col("run") == target.run) & pl.col("loss").is_not_null())
-        .select("sample_id", "member", "source", "loss")
+    kind = recorded_source(target)
+    frame = (
+        source.rows(target, "traces", ["sample_id", "member", "source", "loss"])
+        .filter((pl.col("source") == kind) & pl.col("loss").is_not_null())
         .sort("sample_id")
-        .collect()
     )
-    if rows.is_empty():
+    if frame.is_empty():
         return None
-    kind = "eval" if (rows["source"] == "eval").any() else "train"
-    frame = rows.filter(pl.col("source") == kind)
     lengths = frame["loss"].list.len()
     width = int(lengths.to_numpy().max())
     # A run writes all its traces in one length; any other would not line up with them.
@@ -79,11 +78,8 @@ def most_exposed(
 
     Without ``pictures`` neither pictures nor the samples' own columns come along.
     """
-    frame = ranked.scores.frame.filter(pl.col("score").is_not_null())
-    if frame["member"].any():
-        frame = frame.filter(pl.col("member"))
-    top = frame.sort("score", "sample_id", descending=[True, False])["sample_id"].to_list()[:SHOWN]
-    among = set(frame["sample_id"].to_list())
+    order = by_exposure(ranked.scores)["sample_id"].to_list()
+    top, among = order[:SHOWN], set(order)
     ranks = {one.label: _ranks(one, among) for one in shown}
     samples = source.lake.samples(source.experiment)
     rows = pl.from_arrow(samples.take(top)) if top else pl.DataFrame()

@@ -62,7 +62,7 @@ def _variance(values: Floats) -> float:
 
 def threshold_at_fpr(others: Floats, fpr: float) -> float:
     """The score that a record must exceed to be called a member at most at rate ``fpr`` among ``others``."""
-    allowed = _allowed(len(others), fpr)
+    allowed = whole_part(fpr, len(others))
     return float(others[len(others) - 1 - allowed]) if allowed < len(others) else -np.inf
 
 
@@ -89,9 +89,9 @@ def tpr_at_fpr(members: Floats, others: Floats, fpr: float) -> Metric:
     )
 
 
-def _allowed(n: int, fpr: float) -> int:
-    # fpr * n may fall a rounding below the whole number that is meant, as 0.1 * 3 * 10 does.
-    return int(np.floor(fpr * n * (1 + 1e-12)))
+def whole_part(share: float, n: int) -> int:
+    """How many of ``n`` a share is, rounded down; 0.29 of 100 is 29, though the product falls a rounding below."""
+    return int(np.floor(share * n * (1 + 1e-12)))
 
 
 def _quantile_of_count(n: int, share: float, level: float) -> int:

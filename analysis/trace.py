@@ -76,7 +76,7 @@ def trace(
         raise InvalidOption(
             f"{aggregate} is for what falls to 0, a loss or a gradient norm; a margin changes its sign"
         )
-    recorded = _recorded(target, source_)
+    recorded = recorded_source(target) if source_ == "auto" else source_
     parameters = {
         "target": target.run,
         "source": recorded,
@@ -99,10 +99,8 @@ def trace(
     )
 
 
-def _recorded(target: Run, asked: Recorded) -> str:
-    """Which trace is meant: the eval trace covers non-members too and has the epoch before training."""
-    if asked != "auto":
-        return asked
+def recorded_source(target: Run) -> Recorded:
+    """Which trace ``auto`` means: the eval trace, for non-members and the epoch before training, else the train trace."""
     return "train" if target.trace_sources() == {"train"} else "eval"
 
 
