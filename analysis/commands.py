@@ -161,10 +161,19 @@ def _evaluation_command(evaluation: Evaluation) -> click.Command:
         for note in finding.notes:
             click.echo(f"note: {note}", err=True)
 
-    argument = click.Argument(["scores"], nargs=-1, required=True, metavar="SCORE...")
+    defaults = evaluation.default_scores
+    argument = click.Argument(
+        ["scores"],
+        nargs=-1,
+        required=not defaults,
+        metavar="[SCORE]..." if defaults else "SCORE...",
+    )
     params: list[click.Parameter] = [argument, *(_click_option(option) for option in evaluation.options)]
-    example = f'losslake analyze {evaluation.name} lt-iqr "trace[aggregate=final]" lira --lake my-lake'
+    named = " ".join(defaults) or 'lt-iqr "trace[aggregate=final]" lira'
+    example = f"losslake analyze {evaluation.name} {named} --lake my-lake"
     text = f"{evaluation.description}\n\nA SCORE is an analysis, NAME or NAME[option=value,...]."
+    if defaults:
+        text += f" Without one: {', '.join(defaults)}."
     return _finish(evaluation.name, command, params, text, example)
 
 

@@ -70,9 +70,13 @@ class Analysis(Declaration):
 
 @dataclass(frozen=True)
 class Evaluation(Declaration):
-    """What is said about several scores together: from a `Source`, score names and options to a `Finding`."""
+    """What is said about scores together: from a `Source`, score names and options to a `Finding`.
+
+    ``default_scores`` are the ones it is about where none is named; without them at least one must be.
+    """
 
     chart: Callable[[Finding], alt.TopLevelMixin]
+    default_scores: tuple[str, ...] = ()
 
 
 def options_of(function: Callable[..., Any]) -> tuple[Option, ...]:

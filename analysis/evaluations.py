@@ -32,7 +32,8 @@ def find_evaluation(name: str) -> Evaluation:
 def run_evaluation(
     source: Source, evaluation: Evaluation, scores: tuple[str, ...], options: Mapping[str, Any] | None = None
 ) -> Finding:
-    """Evaluate scores together and keep the metrics in the lake."""
+    """Evaluate scores together, its default ones where none is named, and keep the metrics in the lake."""
+    scores = scores or evaluation.default_scores
     chosen = parse_options(evaluation.options, options or {}, evaluation.name)
     finding = evaluation.compute(source, scores, **chosen)
     variant = ";".join(filter(None, [",".join(scores), variant_of(evaluation.options, chosen)]))
