@@ -34,6 +34,12 @@ class Option:
         return self.keyword.rstrip("_").replace("_", "-")
 
 
+DUALS = Option(
+    "duals", bool, False, "average the score over the target and its duals: the same members, other seeds"
+)
+"""What every analysis takes beside its own options."""
+
+
 @dataclass(frozen=True)
 class Declaration:
     """What commands, help and report know of a typed function.
@@ -66,6 +72,11 @@ class Analysis(Declaration):
 
     chart: Callable[[Scores], alt.TopLevelMixin]
     attack: bool = False
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """The keyword options of the function, and `DUALS`."""
+        return (*super().options, DUALS)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..store.errors import InvalidOption
 from ..store.results import fingerprint, save_result
-from .declare import Analysis, parse_options, variant_of
+from .declare import DUALS, Analysis, parse_options, variant_of
+from .duals import mean_over_duals
 from .metric import Metric
 from .roc import evaluate
 from .scores import Scores
@@ -51,7 +52,11 @@ def run_analysis(
     for fpr in fprs:
         if not 0 < fpr < 1:
             raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {fpr}")
-    scores = analysis.compute(source, **chosen)
+    own = {keyword: value for keyword, value in chosen.items() if keyword != DUALS.keyword}
+    if chosen.get(DUALS.keyword):
+        scores = mean_over_duals(source, analysis.compute, own)
+    else:
+        scores = analysis.compute(source, **own)
     variant = variant_of(analysis.options, chosen)
     score, member = scores.arrays()
     metrics = (*evaluate(score, member, fprs), *scores.metrics)
