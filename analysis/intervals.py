@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import betaincinv, ndtri, stdtr
 
 CONFIDENCE = 0.95
@@ -38,6 +39,26 @@ def logit_interval(
     spread = z * math.sqrt(variance) / (value * (1 - value))
     low, high = centre - spread, centre + spread
     return 1 / (1 + math.exp(-low)) if low > -700 else 0.0, 1 / (1 + math.exp(-high)) if high > -700 else 0.0
+
+
+def area_interval(
+    value: float, n_members: int, n_others: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Interval of an area under the ROC curve from its value and the numbers alone (Newcombe 2006, method 5).
+
+    The areas from which the value lies no more than z standard errors away, with the variance of Hanley and McNeil
+    (1982) at that area: it does not collapse where a few records leave hardly a pair in the wrong order.
+    """
+    z = float(ndtri(0.5 + confidence / 2))
+    size = (n_members + n_others) / 2 - 1
+
+    def excess(area: float) -> float:
+        spread = 1 + size * ((1 - area) / (2 - area) + area / (1 + area))
+        return abs(value - area) - z * math.sqrt(area * (1 - area) * spread / (n_members * n_others))
+
+    low = 0.0 if value <= 0 or excess(0.0) <= 0 else float(brentq(excess, 0.0, value))
+    high = 1.0 if value >= 1 or excess(1.0) <= 0 else float(brentq(excess, value, 1.0))
+    return low, high
 
 
 def spearman_interval(rho: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

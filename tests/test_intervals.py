@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from losslake.analysis.intervals import (
+    area_interval,
     clopper_pearson,
     correlation_p_value,
     logit_interval,
@@ -36,6 +37,19 @@ def test_clopper_pearson_of_shared_out_ties_lies_between_its_neighbours() -> Non
 
 def test_no_trials_say_nothing() -> None:
     assert clopper_pearson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (2, 9), (25, 200), (4_000, 300)])
+@pytest.mark.parametrize("value", [0.0, 0.02, 0.5, 0.71, 0.999, 1.0])
+def test_the_bounds_of_an_area_lie_z_standard_errors_away(value: float, sizes: tuple[int, int]) -> None:
+    low, high = area_interval(value, *sizes)
+    assert 0 <= low <= value <= high <= 1
+    for bound in {low, high} - {0.0, 1.0, value}:
+        q1, q2 = bound / (2 - bound), 2 * bound**2 / (1 + bound)  # Hanley & McNeil's, of an exponential model
+        # Newcombe evens the two sizes out: each pair counts (m + n) / 2 - 1 others, rather than m - 1 and n - 1.
+        others = (sum(sizes) / 2 - 1) * (q1 + q2 - 2 * bound**2)
+        variance = (bound * (1 - bound) + others) / (sizes[0] * sizes[1])
+        assert abs(value - bound) == pytest.approx(1.959963984540054 * np.sqrt(variance), rel=1e-6)
 
 
 @pytest.mark.parametrize(("value", "variance"), [(1e-9, 0.25), (1 - 1e-9, 0.25), (0.5, 1e300), (0.5, 1e-300)])

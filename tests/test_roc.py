@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
+from losslake.analysis.intervals import area_interval
 from losslake.analysis.metric import Metric
 from losslake.analysis.roc import auc, evaluate, roc, split, threshold_at_fpr, tpr_at_fpr
 from scipy.stats import binom, mannwhitneyu, norm
@@ -48,7 +49,10 @@ def test_auc_counts_ties_half(groups: tuple[Floats, Floats]) -> None:
     assert metric.n == len(members) + len(others)
 
 
-def test_auc_interval_is_delongs_on_the_logit_scale(groups: tuple[Floats, Floats]) -> None:
+def test_auc_interval_is_delongs_on_the_logit_scale(
+    groups: tuple[Floats, Floats], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("losslake.analysis.roc.FEW", 0)
     members, others = groups
     table = kernel(members, others)
     value = table.mean()
@@ -62,6 +66,19 @@ def test_auc_interval_is_delongs_on_the_logit_scale(groups: tuple[Floats, Floats
     spread = norm.ppf(0.975) * np.sqrt(variance) / (value * (1 - value))
     logit = np.log(value / (1 - value)) + spread * np.array([-1, 1])
     np.testing.assert_allclose([metric.ci_low, metric.ci_high], 1 / (1 + np.exp(-logit)), rtol=1e-9)
+
+
+def test_auc_interval_of_few_records_holds_both(
+    groups: tuple[Floats, Floats], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members, others = groups
+    both = auc(members, others)
+    monkeypatch.setattr("losslake.analysis.roc.FEW", 0)
+    delong = auc(members, others)
+    assert both.value is not None
+    by_size = area_interval(both.value, len(members), len(others))
+    assert both.ci_low == min(delong.ci_low or 0, by_size[0])
+    assert both.ci_high == max(delong.ci_high or 0, by_size[1])
 
 
 def test_the_curve_has_one_step_a_distinct_score(groups: tuple[Floats, Floats]) -> None:
@@ -171,7 +188,7 @@ def coverage(truth: float, draw: Callable[[np.random.Generator], Metric], seed: 
     return held / 300
 
 
-@pytest.mark.parametrize(("members", "others"), [(40, 60), (200, 80)])
+@pytest.mark.parametrize(("members", "others"), [(40, 60), (200, 80), (25, 200)])
 @pytest.mark.parametrize("shift", [0.0, 1.0, 2.5])
 def test_auc_coverage(members: int, others: int, shift: float) -> None:
     def draw(rng: np.random.Generator) -> Metric:
