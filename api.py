@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .store.lake import Lake as StoredLake
 
 if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+
     from .analysis.run import Outcome
     from .analysis.scores import Finding
     from .collect.hook import RecordedRun
@@ -35,6 +38,38 @@ class Lake(StoredLake):
 
         with Source.open(self, experiment, target) as source:
             return run_analysis(source, find(analysis), options)
+
+    @overload
+    def scores(
+        self,
+        score: str,
+        *,
+        experiment: str | None = None,
+        target: str | None = None,
+        arrow: Literal[False] = False,
+    ) -> pl.DataFrame: ...
+
+    @overload
+    def scores(
+        self, score: str, *, experiment: str | None = None, target: str | None = None, arrow: Literal[True]
+    ) -> pa.Table: ...
+
+    def scores(
+        self, score: str, *, experiment: str | None = None, target: str | None = None, arrow: bool = False
+    ) -> pl.DataFrame | pa.Table:
+        """A score of every record, NAME or NAME[option=value,...], as a Polars frame, or as an Arrow table.
+
+        Columns sample_id, member, score (NULL where there is none; higher = more exposed) and the analysis's own. What
+        the lake keeps is read where it is fresh, else computed and kept. Without ``experiment`` the only one is meant.
+        Raises as `analyze`.
+        """
+        from .analysis.source import Source
+        from .analysis.stored import keep_scores
+        from .store.command_options import choose_experiment
+
+        with Source.open(self, choose_experiment(self, experiment), target) as source:
+            frame = keep_scores(source, (score,))[score].scores.frame
+        return frame.to_arrow() if arrow else frame
 
     def compare(self, *scores: str, experiment: str, target: str | None = None, **options: Any) -> Finding:
         """How scores agree with an attack and with each other; see ``losslake analyze compare --help``."""

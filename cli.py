@@ -10,6 +10,7 @@ import traceback
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from . import __version__
 from .store.errors import LosslakeError
@@ -40,6 +41,11 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [name for name in _COMMANDS if name.startswith(incomplete)]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [*(CompletionItem(name, help=_COMMANDS[name][1]) for name in names), *options]
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -63,6 +69,10 @@ def cli(debug: bool) -> None:
     \b
     Try it:
       losslake demo
+
+    \b
+    Completion by Tab, in the start-up file of bash (or zsh, fish):
+      eval "$(_LOSSLAKE_COMPLETE=bash_source losslake)"
     """
 
 

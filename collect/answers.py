@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -13,11 +13,13 @@ from torch import nn
 from ..store.errors import InvalidOption
 from ..store.writer import RunWriter
 from .choices import unknown_choice
-from .queries import QUERIES, view
+from .queries import Query, expand_queries, model_inputs
 from .signals import SignalColumns, signals_from_logits
 from .training_data import DeviceData
 
 Logits = Literal["float16", "float32", "none"]
+Norms = Literal["none", "train", "eval"]
+Answer = tuple[np.ndarray, np.ndarray | None]
 _FLOAT16_MAX = 65504.0
 
 
@@ -25,20 +27,31 @@ _FLOAT16_MAX = 65504.0
 class Recording:
     """What a run keeps beside its loss, phi and correctness.
 
-    queries   the views asked for, see `parse_queries`
+    queries   the views asked for, as `parse_queries` gives them
     traces    the eval trace of all audit samples and the train trace of the members
     logits    as float16 or float32, or "none"
     features  what the last layer sees, float16
+    grad_norms  the norm of each sample's gradient, in the train trace (of the loss trained on) or the eval trace (of
+              the clean cross-entropy, in eval mode, as models with BatchNorm need it)
     """
 
     queries: tuple[str, ...] = ("original",)
     traces: bool = False
     logits: Logits = "float16"
     features: bool = False
+    grad_norms: Norms = "none"
 
     def __post_init__(self) -> None:
         if self.logits not in get_args(Logits):
             raise unknown_choice("logits type", self.logits, get_args(Logits))
+        if self.grad_norms not in get_args(Norms):
+            raise unknown_choice("grad_norms", self.grad_norms, get_args(Norms))
+        if self.grad_norms != "none" and not self.traces:
+            raise InvalidOption("gradient norms are part of the traces; switch traces on, or grad_norms off")
+
+    def views(self) -> tuple[Query, ...]:
+        """Every single view, in the order of their numbers."""
+        return expand_queries(self.queries)
 
     def to_json(self) -> dict[str, Any]:
         """The choices as JSON values, as a run stores them."""
@@ -46,18 +59,21 @@ class Recording:
 
 
 def outputs(
-    model: nn.Module, held: DeviceData, x: torch.Tensor, *, query: str, batch: int, features: bool = False
-) -> tuple[np.ndarray, np.ndarray | None]:
+    model: nn.Module, held: DeviceData, x: torch.Tensor, *, query: Query, batch: int, features: bool = False
+) -> Answer:
     """Logits (R, C) float32 of stored records x, and features (R, D) float16 where asked for.
 
-    The model must be in eval mode and gradients off. Raises InvalidOption for a model without features(x).
+    For a query that is not plain, x must be the experiment's samples in the order of their ids. Views are made batch
+    by batch. The model must be in eval mode and gradients off. Raises InvalidOption for a model without features(x).
     """
     inner = getattr(model, "features", None)
     if features and not callable(inner):
         raise InvalidOption(f"{type(model).__name__} has no features(x) method; leave features out")
     logits, hidden = [], []
     for start in range(0, len(x), batch):
-        inputs = held.inputs(view(x[start : start + batch].to(held.device), query))
+        part = x[start : start + batch].to(held.device)
+        ids = torch.arange(start, start + len(part), device=held.device)
+        inputs = model_inputs(held, part, query, ids)
         logits.append(model(inputs).float())
         if features and callable(inner):
             # A second pass through the trunk: which layer comes after it, only the model knows.
@@ -66,31 +82,41 @@ def outputs(
 
 
 def append_answers(
-    writer: RunWriter,
-    labels: np.ndarray,
-    answers: Mapping[str, tuple[np.ndarray, np.ndarray | None]],
-    kept: Logits,
-) -> dict[str, SignalColumns]:
-    """Store the `outputs` of all samples, query by query; the signals of each query.
+    writer: RunWriter, labels: np.ndarray, ask: Callable[..., Answer], recording: Recording
+) -> SignalColumns:
+    """Ask every query, ``ask(query=query)`` giving its `outputs` of all samples, and store them; the first's signals.
 
-    Logits beyond what float16 holds are kept as float32 in the whole run. Raises InvalidInput for NaN.
+    Logits beyond what float16 holds are kept as float32 in the whole run. That is seen from the plain queries, which
+    are held together; neighbours, of which there may be many, are asked and stored one by one, and larger logits of
+    theirs are cut off at float16's largest number, after loss and phi were taken. Raises InvalidInput for NaN.
     """
-    ids = np.arange(len(labels))
-    found = {
-        query: signals_from_logits(logits, labels, where=f"logits of run {writer.run!r}")
-        for query, (logits, _) in answers.items()
-    }
-    widest = max(float(np.abs(logits).max(initial=0.0)) for logits, _ in answers.values())
-    kind = np.float16 if kept == "float16" and widest < _FLOAT16_MAX else np.float32
-    for query, (logits, features) in answers.items():
-        writer.append_signals(
-            ids,
-            np.full(len(ids), QUERIES[query]),
-            labels,
-            loss=found[query].loss,
-            phi=found[query].phi,
-            correct=found[query].correct,
-            logits=None if kept == "none" else logits.astype(kind),
-            features=features,
-        )
+    queries = recording.views()
+    plain = [(query, ask(query=query)) for query in queries if query.plain]
+    widest = max(float(np.abs(logits).max(initial=0.0)) for _, (logits, _) in plain)
+    wide = recording.logits == "float32" or not widest < _FLOAT16_MAX
+    kind = None if recording.logits == "none" else np.float32 if wide else np.float16
+    found = [_append(writer, labels, query, answer, kind) for query, answer in plain]
+    for query in queries:
+        if not query.plain:
+            _append(writer, labels, query, ask(query=query), kind)
+    return found[0]
+
+
+def _append(
+    writer: RunWriter, labels: np.ndarray, query: Query, answer: Answer, kind: type[np.floating] | None
+) -> SignalColumns:
+    logits, features = answer
+    found = signals_from_logits(logits, labels, where=f"logits of run {writer.run!r}")
+    if kind is np.float16:
+        logits = logits.clip(-_FLOAT16_MAX, _FLOAT16_MAX)
+    writer.append_signals(
+        np.arange(len(labels)),
+        np.full(len(labels), query.number),
+        labels,
+        loss=found.loss,
+        phi=found.phi,
+        correct=found.correct,
+        logits=None if kind is None else logits.astype(kind),
+        features=features,
+    )
     return found

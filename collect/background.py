@@ -31,6 +31,11 @@ class Background:
             self._thread.start()
         self._jobs.put(job)
 
+    def wait(self) -> None:
+        """Wait until every job so far is done. Raises what a job raised."""
+        self._jobs.join()
+        self._raise()
+
     def finish(self) -> None:
         """Wait until every job is done and end the thread. Raises what a job raised."""
         self.stop()
@@ -51,11 +56,15 @@ class Background:
 
     def _work(self) -> None:
         failed = False
-        while (job := self._jobs.get()) is not None:
-            if failed:
-                continue  # emptied, so that nobody waits for room in the queue
+        while True:
+            job = self._jobs.get()
             try:
-                job()
+                if job is None:
+                    return
+                if not failed:  # after a failure the queue is emptied, so that nobody waits for room in it
+                    job()
             except BaseException as error:
                 self._error = error
                 failed = True
+            finally:
+                self._jobs.task_done()

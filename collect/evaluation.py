@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from ..store.errors import InvalidInput, InvalidOption
-from .queries import view
+from .queries import FOR_PICTURES, Query, noisy, view
 from .ranks import inner_model
 from .step_signals import as_logits, two_class_logits
 
@@ -66,10 +66,17 @@ def data_length(data: Any) -> int:
     )
 
 
-def batches(
-    data: Any, ids: Sequence[int] | np.ndarray, size: int = BATCH
-) -> Iterator[tuple[Any, torch.Tensor]]:
-    """(x, y) of the records ``ids`` of ``data``, batch by batch, y int64 (B,) on the CPU or where it lies."""
+def check_holds_all(data: Any, samples: int) -> None:
+    """Raises InvalidInput for data of another length than the experiment."""
+    if data_length(data) != samples:
+        raise InvalidInput(
+            f"data holds {data_length(data)} records, the experiment {samples} samples; it must hold all of "
+            "them, in the order of sample ids"
+        )
+
+
+def records(data: Any, ids: Sequence[int] | np.ndarray, size: int = BATCH) -> Iterator[tuple[Any, Any]]:
+    """(x, y) of the records ``ids`` of ``data``, batch by batch, as they are."""
     for start in range(0, len(ids), size):
         part = ids[start : start + size]
         if _is_pair(data):
@@ -78,6 +85,14 @@ def batches(
         else:
             # One by one and not by a DataLoader, which would draw a seed from torch's global generator.
             x, y = default_collate([tuple(data[int(i)])[:2] for i in part])
+        yield x, y
+
+
+def batches(
+    data: Any, ids: Sequence[int] | np.ndarray, size: int = BATCH
+) -> Iterator[tuple[Any, torch.Tensor]]:
+    """(x, y) of the records ``ids`` of ``data``, batch by batch, y int64 (B,) on the CPU or where it lies."""
+    for x, y in records(data, ids, size):
         yield x, torch.as_tensor(y).long().reshape(-1)
 
 
@@ -90,26 +105,33 @@ def _is_pair(data: Any) -> bool:
 
 
 def ordered_outputs(
-    model: nn.Module, data: Any, ids: np.ndarray, labels: np.ndarray, query: str
+    model: nn.Module, data: Any, ids: np.ndarray, labels: np.ndarray, query: Query
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(logits (B, C), labels (B,)) of the samples ``ids``, on the model's device, batch by batch, in eval mode.
+    """(logits (B, C), labels (B,)) of the samples ``ids``, batch by batch, in eval mode; see `ordered_inputs`."""
+    inner = inner_model(model)
+    for x, y in ordered_inputs(model, data, ids, labels, query):
+        yield two_class_logits(as_logits(inner(x))), y
 
-    ``labels`` (N,) are those of the samples table, -1 where it has none. Raises InvalidInput where ``data`` has
-    another length or other labels, as it has when it is not in the order of sample ids.
+
+def ordered_inputs(
+    model: nn.Module, data: Any, ids: np.ndarray, labels: np.ndarray, query: Query, *, size: int = BATCH
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(inputs (B, ...), labels (B,)) of the samples ``ids``, on the model's device, batch by batch, for a caller that runs
+    the model on them: meanwhile it is in eval mode and gradients are off.
+
+    ``labels`` (N,) are those of the samples table, -1 where it has none. Shifts and noise are of the records as
+    ``data`` gives them, normalised or not. Raises InvalidInput where ``data`` has another length or other labels, as it
+    has when it is not in the order of sample ids; InvalidOption for a query that does not fit its records.
     """
-    if data_length(data) != len(labels):
-        raise InvalidInput(
-            f"data holds {data_length(data)} records, the experiment {len(labels)} samples; it must hold all of "
-            "them, in the order of sample ids"
-        )
+    check_holds_all(data, len(labels))
     model = inner_model(model)
     device = device_of(model)
     done = 0
     with undisturbed_randomness(device), eval_mode(model):
-        for x, y in batches(data, ids):
-            if query == "flip" and x.ndim != 4:
-                raise InvalidOption(f"query 'flip' needs pictures (batch, C, H, W), not {tuple(x.shape)}")
-            known = torch.from_numpy(labels[ids[done : done + len(y)]])
+        for x, y in batches(data, ids, size):
+            check_fits(query, x)
+            asked = ids[done : done + len(y)]
+            known = torch.from_numpy(labels[asked])
             differs = (known >= 0) & (known != y.cpu())
             if differs.any():
                 row = int(ids[done + int(differs.int().argmax())])
@@ -117,4 +139,13 @@ def ordered_outputs(
                     f"record {row} of data has another label than sample {row}; data must be in the order of sample ids"
                 )
             done += len(y)
-            yield two_class_logits(as_logits(model(view(x.to(device), query)))), y.to(device)
+            own = torch.from_numpy(asked).to(device)
+            yield noisy(view(x.to(device), query, own), query, own), y.to(device)
+
+
+def check_fits(query: Query, x: Any) -> None:
+    """Raises InvalidOption for a query that these inputs have no view for."""
+    if query.kind in FOR_PICTURES and x.ndim != 4:
+        raise InvalidOption(f"query {query.kind!r} needs pictures (batch, C, H, W), not {tuple(x.shape)}")
+    if query.kind == "noise" and not torch.is_floating_point(x):
+        raise InvalidOption(f"query 'noise' needs records of floating-point numbers, not {x.dtype}")

@@ -15,10 +15,12 @@ from ..store.lake import Lake
 from ..store.names import check_name
 from ..store.paths import experiment_manifest
 from ..store.records import Experiment
+from .canaries import canary_mask, parse_canaries, plant_canaries
 from .datasets import DATASET_NAMES, Dataset, Selection, content_digest, load_dataset, select_samples
-from .membership import target_members
+from .membership import coin_members, target_members
 from .pictures import encode_png
 from .training_data import TrainingData, channel_statistics
+from .without import keep_only, leave_out, read_keys, told
 
 _TAKEN = ("sample_id", "label", "pool", "split", "group", "key", "experiment", "run")
 DEFAULTS: Mapping[str, Any] = {
@@ -28,6 +30,8 @@ DEFAULTS: Mapping[str, Any] = {
     "population": 0.0,
     "seed": 0,
     "fraction": 0.5,
+    "canaries": None,
+    "without": None,
 }
 
 
@@ -35,19 +39,26 @@ DEFAULTS: Mapping[str, Any] = {
 class Prepared:
     """An experiment in a lake with its data in memory.
 
-    ``options`` are those it was made with: spec, label, group, samples, population, seed, fraction, classes.
+    ``options`` are those it was made with: spec, label, group, samples, population, seed, fraction, canaries,
+    without, classes.
+    ``canary`` is bool (N,): planted to be audited.
     """
 
     lake: Lake
     experiment: Experiment
     data: TrainingData
     options: Mapping[str, Any]
+    canary: np.ndarray
 
     def target_members(self, *, fraction: float, seed: int) -> np.ndarray:
-        """Who is in a target's training set: bool (N,), a class-balanced ``fraction`` of the audit samples."""
-        audit = np.flatnonzero(~self.data.population)
+        """Who is in a target's training set: bool (N,).
+
+        Of the audit samples a class-balanced ``fraction``; each canary by a fair coin of its own.
+        """
+        natural = np.flatnonzero(~self.data.population & ~self.canary)
         members = np.zeros(len(self.data), dtype=bool)
-        members[audit] = target_members(self.data.y[audit], fraction=fraction, seed=seed)
+        members[natural] = target_members(self.data.y[natural], fraction=fraction, seed=seed)
+        members[self.canary] = coin_members(int(self.canary.sum()), seed=seed)
         return members
 
 
@@ -62,6 +73,8 @@ def prepare_experiment(
     population: float | None = None,
     seed: int | None = None,
     fraction: float | None = None,
+    canaries: str | None = None,
+    without: Path | None = None,
     pictures: bool = True,
     data_dir: Path | None = None,
 ) -> Prepared:
@@ -72,12 +85,15 @@ def prepare_experiment(
     population              share of them set aside: no run trains on them (default 0)
     seed                    of the choice (default 0)
     fraction                share of the audit samples that a target trains on (default 0.5)
+    canaries                KIND:N, records planted to be audited (see `Canaries`; default none)
+    without                 a file of the keys of records to leave out altogether (see `read_keys`; default none)
     pictures                store a small PNG of each sample, for reports
 
     For an experiment that exists, what is not given is as it was when it was made. Raises AlreadyExists where
     what is given, or what the data set holds now, differs from that; NotFound where there is neither an
     experiment nor a data set.
     """
+    removed = read_keys(without) if without is not None else None
     given = {
         "spec": dataset,
         "label": label,
@@ -86,6 +102,8 @@ def prepare_experiment(
         "population": population,
         "seed": seed,
         "fraction": fraction,
+        "canaries": None if canaries is None else str(parse_canaries(canaries)),
+        "without": None if removed is None else told(removed),
     }
     given = {name: value for name, value in given.items() if value is not None}
     if "spec" in given:
@@ -107,7 +125,15 @@ def prepare_experiment(
     chosen = select_samples(
         source, samples=options["samples"], population=options["population"], seed=options["seed"]
     )
+    if removed is not None:
+        chosen = leave_out(source, chosen, removed)
+    elif options["without"]:  # which ones they were is told by those that are there
+        chosen = keep_only(source, chosen, lake.samples(experiment)["key"].to_pylist())
     x, y = source.x[chosen.rows], source.y[chosen.rows]
+    table = _samples_table(source, chosen)
+    if options["canaries"]:
+        planted = parse_canaries(options["canaries"])
+        x, y, table = plant_canaries(planted, x, y, table, classes=len(source.classes), seed=options["seed"])
     digest = content_digest(x, y)
     options["classes"] = list(source.classes)
     if exists:
@@ -120,14 +146,16 @@ def prepare_experiment(
     else:
         held = lake.create_experiment(
             experiment,
-            _samples_table(source, chosen),
+            table,
             dataset=options,
             digest=digest,
             pictures=pa.array(encode_png(x), pa.binary()) if pictures and _drawable(source) else None,
         )
     # As stored, not as chosen just now: the runs of the experiment rely on it.
-    pool = lake.samples(experiment)["pool"].to_numpy(zero_copy_only=False)
-    return Prepared(lake, held, _training_data(source, x, y, np.asarray(pool == "population")), options)
+    kept = lake.samples(experiment)
+    set_aside = np.asarray(kept["pool"].to_numpy(zero_copy_only=False) == "population")
+    canary = canary_mask(kept) if options["canaries"] else np.zeros(len(y), dtype=bool)
+    return Prepared(lake, held, _training_data(source, x, y, set_aside), options, canary)
 
 
 def _training_data(source: Dataset, x: np.ndarray, y: np.ndarray, population: np.ndarray) -> TrainingData:
@@ -177,7 +205,7 @@ def _lasting_spec(spec: str) -> str:
 
 def _refuse_changes(experiment: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     # The digest tells whether other data is meant; these tell what the digest does not see.
-    for name in ("group", "samples", "population", "seed"):
+    for name in ("group", "samples", "population", "seed", "canaries", "without"):
         if name in given and name in stored and given[name] != stored[name]:
             raise AlreadyExists(
                 f"experiment {experiment!r} was made with {name} {stored[name]}, not {given[name]}; leave {name} out, or "

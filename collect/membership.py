@@ -1,4 +1,4 @@
-"""Who is in which run: the target's members, and the designs of shadow fleets."""
+"""Who is in which run: the target's members, the designs of shadow fleets, random subsets."""
 
 from __future__ import annotations
 
@@ -29,6 +29,32 @@ def target_members(labels: np.ndarray, *, fraction: float, seed: int) -> np.ndar
     members = np.zeros(len(labels), dtype=np.bool_)
     members[take_by_class(labels, shares, [_STREAMS["target"], seed])] = True
     return members
+
+
+def coin_members(count: int, *, seed: int) -> np.ndarray:
+    """A fair coin for each of `count` samples, none dependent on another: bool (count,). Deterministic in seed."""
+    check_seed(seed)
+    return np.random.default_rng([_STREAMS["canaries"], seed, count]).random(count) < 0.5
+
+
+def random_subset(
+    labels: np.ndarray, eligible: np.ndarray, size: int, *, seed: int, number: int
+) -> np.ndarray:
+    """A class-balanced random choice of ``size`` of the ``eligible`` samples, bool (N,): bool (N,).
+
+    labels: int (N,). Every class gives in proportion to how many of it are eligible. Deterministic in (seed, number);
+    the number stands for one of many such choices. Raises InvalidOption where size is below 1 or above what is there.
+    """
+    rows = np.flatnonzero(eligible)
+    if not 1 <= size <= len(rows):
+        raise InvalidOption(
+            f"size is {size}; it must be 1 to {len(rows)}, the samples there are to choose from"
+        )
+    check_seed(seed)
+    shares = proportional_shares(np.bincount(labels[rows]), size / len(rows))
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    chosen[rows[take_by_class(labels[rows], shares, [_STREAMS["subset"], seed, number])]] = True
+    return chosen
 
 
 def design_members(
@@ -105,4 +131,12 @@ def _paired(n: int, count: int, seed: int) -> np.ndarray:
 
 
 # One independent random stream a purpose: the same seed for two designs gives unrelated choices.
-_STREAMS = {"target": 101, "balanced": 102, "bernoulli": 103, "paired": 104, "ceilings": 105}
+_STREAMS = {
+    "target": 101,
+    "balanced": 102,
+    "bernoulli": 103,
+    "paired": 104,
+    "ceilings": 105,
+    "canaries": 106,
+    "subset": 107,
+}

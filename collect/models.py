@@ -12,6 +12,7 @@ from torch import nn
 from ..store.errors import InvalidInput, InvalidOption
 from .callables import is_callable_spec, load_callable
 from .choices import unknown_choice
+from .models_fast import fast
 from .models_residual import resnet9, resnet18, resnet20, wide_resnet
 from .models_small import alexnet, cnn, lenet5, mlp, vgg
 
@@ -42,6 +43,7 @@ _MODELS: Mapping[str, ModelKind] = {
     "resnet18": ModelKind(resnet18, {"norm": "batch"}, _NORMS),
     "alexnet": ModelKind(alexnet, {"dropout": 0.5, "norm": "none"}, _NORMS_OPTIONAL),
     "vgg": ModelKind(vgg, {"dropout": 0.0, "norm": "batch"}, _NORMS_OPTIONAL),
+    "fast": ModelKind(fast, {"widths": (64, 256, 256)}),
 }
 
 MODEL_NAMES = tuple(_MODELS)
@@ -56,7 +58,7 @@ def build_model(
                  function(input_shape=..., classes=..., **options) and returns a module
     input_shape  of one record: (C, H, W) with sides of 8 or more, or (F,). Only mlp takes (F,)
     classes      width of the output; the model maps (B, *input_shape) floats to logits (B, classes)
-    options      widths (mlp): the hidden layers' widths; dropout: a probability; norm: batch, group or none.
+    options      widths (mlp, fast): those of the hidden layers or blocks; dropout: a probability; norm: batch, group or none.
                  Which of them a model has, an error for another one says
 
     Every named model also has features(x), (B, D): what its last linear layer sees.

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from ..store.errors import InvalidInput
+from .npy_files import read_header
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
 class NpzArrays:
@@ -44,7 +50,7 @@ class NpzArrays:
     def whole(self, name: str) -> np.ndarray:
         """One array. Raises InvalidInput where the file is damaged."""
         with self._opened(name) as (stream, shape, fortran, kind):
-            data = self._read(stream, name, int(np.prod(shape, dtype=np.int64)) * kind.itemsize)
+            data = self._read(stream, name, math.prod(shape) * kind.itemsize)
             flat = np.frombuffer(data, dtype=kind)
             return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
 
@@ -54,47 +60,35 @@ class NpzArrays:
             if fortran:
                 yield from self.whole(name)
                 return
-            size = int(np.prod(shape[1:], dtype=np.int64)) * kind.itemsize
+            size = math.prod(shape[1:]) * kind.itemsize
             for _ in range(shape[0]):
                 yield np.frombuffer(self._read(stream, name, size), dtype=kind).reshape(shape[1:])
 
     def _read(self, stream: IO[bytes], name: str, size: int) -> bytes:
         try:
             data = stream.read(size)
-        except (OSError, zipfile.BadZipFile, EOFError) as error:
-            raise InvalidInput(f"{self.path}: array {name} cannot be read: {error}") from error
+        except (OSError, *_DAMAGED) as error:
+            raise InvalidInput(f"{self.path}: array {name}: cannot be read: {error}") from error
         if len(data) != size:
-            raise InvalidInput(f"{self.path}: array {name} ends early; is the file complete?")
+            raise InvalidInput(f"{self.path}: array {name}: ends early; is the file complete?")
         return data
 
-    def _opened(self, name: str) -> _Opened:
-        return _Opened(self._zip, self.path, name)
-
-
-class _Opened:
-    """A member of the file, opened past its header: (stream, shape, Fortran order, dtype)."""
-
-    def __init__(self, archive: zipfile.ZipFile, path: Path, name: str) -> None:
-        self._archive, self._path, self._name = archive, path, name
-
-    def __enter__(self) -> tuple[IO[bytes], tuple[int, ...], bool, np.dtype[Any]]:
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], bool, np.dtype[Any]]]:
+        """One array of the file, opened past its header: (stream, shape, Fortran order, dtype)."""
+        where, member = f"{self.path}: array {name}", f"{name}.npy"
         try:
-            self._stream = self._archive.open(f"{self._name}.npy")
-            version = np.lib.format.read_magic(self._stream)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, kind = read(self._stream)
-        except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-            raise InvalidInput(f"{self._path}: array {self._name} cannot be read: {error}") from error
-        if kind.hasobject:
-            raise InvalidInput(
-                f"{self._path}: array {self._name} holds Python objects, which could run code when read; convert it, "
-                f"for example with {self._name}.astype(float) or .astype(str), and save it again"
-            )
-        return self._stream, shape, fortran, kind
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
+            opened = self._zip.open(member)
+        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+            raise InvalidInput(f"{where}: cannot be read: {error}") from error
+        with opened as stream:
+            try:
+                shape, fortran, kind = read_header(stream, where)
+                promised = stream.tell() + math.prod(shape) * kind.itemsize
+            except (OSError, RuntimeError, NotImplementedError, *_DAMAGED) as error:
+                raise InvalidInput(f"{where}: cannot be read: {error}") from error
+            if promised != self._zip.getinfo(member).file_size:
+                raise InvalidInput(
+                    f"{where}: is not of the size that its header promises; is the file complete?"
+                )
+            yield stream, shape, fortran, kind

@@ -23,19 +23,30 @@ def inner_model(model: nn.Module) -> nn.Module:
 
 
 def merge_epoch(
-    loss: torch.Tensor, margin: torch.Tensor, seen: torch.Tensor, wrong: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One epoch's values (N,) over all processes, the same in each; every process must call it.
+    loss: torch.Tensor,
+    margin: torch.Tensor,
+    seen: torch.Tensor,
+    counts: torch.Tensor,
+    grad_norm: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, ...]:
+    """One epoch's values (N,) over all processes, the same in each and in the same order; every process must call it.
 
-    A sample that several of them saw, as the sampler's padding makes it, gets the mean of its values.
+    A sample that several of them saw, as the sampler's padding makes it, gets the mean of its values, of those of
+    grad_norm that are numbers. ``counts`` (K,) are added up; they are small enough for a float.
     """
-    counts = seen.to(loss.dtype)
-    # One exchange: all four in a tensor. The count of wrong labels is small enough for a float.
-    joined = torch.cat(
-        [torch.where(seen, loss, 0.0), torch.where(seen, margin, 0.0), counts, wrong.to(loss.dtype)]
-    )
-    distributed.all_reduce(joined)
+    means = [(loss, seen), (margin, seen)]
+    if grad_norm is not None:
+        means.append((grad_norm, ~grad_norm.isnan()))
     n = len(loss)
-    total = joined[2 * n : 3 * n]
-    divisor = total.clamp(min=1)
-    return joined[:n] / divisor, joined[n : 2 * n] / divisor, total > 0, joined[3 * n :].to(wrong.dtype)
+    # One exchange: everything in a tensor.
+    parts = [
+        part for value, known in means for part in (torch.where(known, value, 0.0), known.to(loss.dtype))
+    ]
+    joined = torch.cat([*parts, counts.to(loss.dtype)])
+    distributed.all_reduce(joined)
+    sums = [(joined[at : at + n], joined[at + n : at + 2 * n]) for at in range(0, 2 * n * len(means), 2 * n)]
+    merged = [total / known.clamp(min=1) for total, known in sums]
+    added = joined[2 * n * len(means) :].to(counts.dtype)
+    if grad_norm is None:
+        return merged[0], merged[1], sums[0][1] > 0, added
+    return merged[0], merged[1], sums[0][1] > 0, added, torch.where(sums[2][1] > 0, merged[2], torch.nan)

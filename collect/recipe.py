@@ -12,6 +12,7 @@ from typing import Any
 
 from ..store.errors import InvalidInput, InvalidOption, NotFound
 from .choices import unknown_choice
+from .presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,24 @@ class Recipe:
     model, model_options    what build_model takes
     optimizer               sgd (with momentum, nesterov), adam or adamw (which ignore those two)
     lr, schedule            the rate after warm-up; cosine to 0 at the last epoch, step: times step_gamma at each
-                            of step_epochs, or constant
+                            of step_epochs, one-cycle: in a straight line to 0, or constant
     warmup_epochs           epochs of linear warm-up from 0, part of `epochs`
     clip_norm               the gradient's L2 norm is clipped to it; None: not
+    bias_lr                 the rate of biases is this times the others'; their decay a step stays as it is
     flip, crop              random horizontal flips, random crops after padding by `crop` pixels (0: none).
                             Pictures only: tabular records are never augmented
+    flip_order              random: each record is mirrored or not, whatever it was before; alternate: every other epoch,
+                            half of the records in the odd ones, so that two epochs see both views of each
+    crop_border             what crops see beyond the edge: zeros, or reflect
     label_smoothing         the share of the target spread over all classes
     precision               fp32, or autocast in bf16 or fp16
     normalize               subtract the mean and divide by the standard deviation of each channel of the data
+    dp_noise, dp_epsilon    train by DP-SGD (see `PrivateSteps`): its noise multiplier, or the epsilon to find that for,
+                            which all epochs together spend. One of the two; None and None: no DP-SGD
+    dp_clip                 the largest norm of a record's gradient in DP-SGD; 1 unless given
+    dp_delta                of the epsilon; None: see `budget_of`
+    early_stop              stop after so many epochs in a row without a lower loss of the population, and take the weights
+                            of the lowest (see `EarlyStopping`); ``epochs`` is the most. None: train them all
     """
 
     model: str = "cnn"
@@ -45,11 +56,19 @@ class Recipe:
     epochs: int = 100
     batch_size: int = 256
     clip_norm: float | None = None
+    bias_lr: float = 1.0
     flip: bool = False
+    flip_order: str = "random"
     crop: int = 0
+    crop_border: str = "zeros"
     label_smoothing: float = 0.0
     precision: str = "fp32"
     normalize: bool = True
+    dp_noise: float | None = None
+    dp_epsilon: float | None = None
+    dp_clip: float | None = None
+    dp_delta: float | None = None
+    early_stop: int | None = None
 
     def __post_init__(self) -> None:
         for name, rule in _RULES.items():
@@ -72,22 +91,55 @@ class Recipe:
             raise InvalidOption(
                 "recipe field step_epochs is empty; schedule 'step' needs the epochs to step at"
             )
+        self._check_private()
+
+    @property
+    def private(self) -> bool:
+        """Whether it is a recipe for DP-SGD."""
+        return self.dp_noise is not None or self.dp_epsilon is not None
+
+    def _check_private(self) -> None:
+        if not self.private:
+            for name in ("dp_clip", "dp_delta"):
+                if getattr(self, name) is not None:
+                    raise InvalidOption(
+                        f"recipe field {name} is part of DP-SGD, which dp_noise or dp_epsilon asks for; give one of these"
+                    )
+            return
+        if self.dp_noise is not None and self.dp_epsilon is not None:
+            raise InvalidOption(
+                "recipe fields dp_noise and dp_epsilon are both given; give the noise, or the epsilon to find it for"
+            )
+        if self.clip_norm is not None:
+            raise InvalidOption(
+                "recipe field clip_norm does not go with DP-SGD, which clips each record's gradient; give dp_clip alone"
+            )
+        if self.precision == "fp16":
+            raise InvalidOption(
+                "recipe field precision is fp16, whose loss scaling does not go with DP-SGD; take fp32 or bf16"
+            )
+        if self.dp_clip is None:
+            object.__setattr__(self, "dp_clip", 1.0)
 
 
 def load_recipe(path: Path | None, overrides: Mapping[str, object]) -> Recipe:
     """The recipe in the TOML file `path` (None: the defaults), with `overrides` on top.
 
-    The file has the fields at its top level or in a table [recipe]. Leave out of overrides what was not given:
+    `path` may also be the name of a preset (PRESETS), which is then the recipe. The file has the fields at its top level or in a table [recipe]. Leave out of overrides what was not given:
     a None there is a value. model_options are merged key by key; everything else is replaced.
 
     Raises NotFound, InvalidInput (not TOML) or InvalidOption (unknown field, wrong type or value).
     """
     values: dict[str, Any] = {}
-    if path is not None:
+    if path is not None and str(path) in PRESETS:
+        values = dict(PRESETS[str(path)])
+    elif path is not None:
         try:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise NotFound(f"no recipe file {path}") from error
+            raise NotFound(
+                f"no recipe file {path}, and no preset of this name; presets: {', '.join(PRESETS)}"
+            ) from error
         except OSError as error:
             raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -99,11 +151,26 @@ def load_recipe(path: Path | None, overrides: Mapping[str, object]) -> Recipe:
                     f"{path}: {', '.join(beside)} stand beside [recipe]; put all fields in it or none"
                 )
             values = values["recipe"]
+    return from_json(_on_top(values, overrides))
+
+
+def changed(recipe: Recipe, overrides: Mapping[str, object]) -> Recipe:
+    """The recipe with `overrides` on top, as `load_recipe` puts them; another model starts without model_options.
+
+    Raises InvalidOption (unknown field, wrong type or value).
+    """
+    values = to_json(recipe)
+    if overrides.get("model", recipe.model) != recipe.model:
+        del values["model_options"]
+    return from_json(_on_top(values, overrides))
+
+
+def _on_top(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     merged = {**values, **overrides}
     options = (values.get("model_options"), overrides.get("model_options"))
     if isinstance(options[0], Mapping) and isinstance(options[1], Mapping):
         merged["model_options"] = {**options[0], **options[1]}
-    return from_json(merged)
+    return merged
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
@@ -206,7 +273,11 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
-_CLIP = _number(0, above=True)
+def _or_none(rule: _Rule) -> _Rule:
+    return _Rule(lambda value: None if value is None else rule.read(value), f"{rule.allowed}, or none")
+
+
+_POSITIVE = _or_none(_number(0, above=True))
 _FLAG = _Rule(_read_flag, "true or false")
 
 _RULES: Mapping[str, _Rule] = {
@@ -217,18 +288,24 @@ _RULES: Mapping[str, _Rule] = {
     "momentum": _number(0, 1, below=True),
     "weight_decay": _number(0),
     "nesterov": _FLAG,
-    "schedule": _one_of("cosine", "step", "constant"),
+    "schedule": _one_of("cosine", "step", "constant", "one-cycle"),
     "step_epochs": _Rule(_read_epochs, "a list of whole numbers of at least 1, in ascending order"),
     "step_gamma": _number(0, 1, above=True),
     "warmup_epochs": _whole(0),
     "epochs": _whole(1),
     "batch_size": _whole(1),
-    "clip_norm": _Rule(
-        lambda value: None if value is None else _CLIP.read(value), _CLIP.allowed + ", or none"
-    ),
+    "clip_norm": _POSITIVE,
+    "bias_lr": _number(0, above=True),
     "flip": _FLAG,
+    "flip_order": _one_of("random", "alternate"),
     "crop": _whole(0),
+    "crop_border": _one_of("zeros", "reflect"),
     "label_smoothing": _number(0, 1, below=True),
     "precision": _one_of("fp32", "bf16", "fp16"),
     "normalize": _FLAG,
+    "dp_noise": _POSITIVE,
+    "dp_epsilon": _POSITIVE,
+    "dp_clip": _POSITIVE,
+    "dp_delta": _or_none(_number(0, 1, above=True, below=True)),
+    "early_stop": _or_none(_whole(1)),
 }

@@ -81,6 +81,25 @@ def signals_from_logits(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a finished model says of R samples: arrays (R,), logits (R, C); None where there is no such thing."""
+
+    loss: npt.NDArray[np.floating]
+    phi: npt.NDArray[np.floating] | None
+    label: npt.NDArray[np.integer] | None = None
+    correct: npt.NDArray[np.bool_] | None = None
+    logits: npt.NDArray[np.floating] | None = None
+
+
+def answers_from_logits(
+    logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], *, where: str = "logits"
+) -> Answers:
+    """The answers of a classifier; arguments and errors are those of `signals_from_logits`."""
+    found = signals_from_logits(logits, labels, where=where)
+    return Answers(found.loss, found.phi, labels, found.correct, logits)
+
+
 def loss_from_phi(phi: npt.NDArray[np.floating]) -> Floats:
     """loss = log(1 + exp(-phi)), any shape, without overflow."""
     value = np.asarray(phi, dtype=np.float64)

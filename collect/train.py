@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from ..store.errors import InvalidInput, TrainingFailed
 from ..store.lake import Lake
 from ..store.records import Role, Run, RunInfo
 from ..store.writer import RunWriter
 from .answers import Recording, append_answers, outputs
+from .dp_training import PrivateSteps
+from .early_stopping import EarlyStopping, held_out
 from .evaluation import eval_mode
-from .models import build_model
+from .grad_norm_pass import norms_of_batch
+from .grad_norms import GradNormWatcher
+from .optimizers import set_rate
+from .queries import AS_IT_IS
 from .recipe import Recipe, to_json
 from .recorder import TraceRecorder
 from .run_facts import device_name, versions
 from .schedule import learning_rate
 from .step_signals import loss_and_margin
+from .train_step import TrainStep, eval_batch
 from .training_data import DeviceData, TrainingData
 
 OnEpoch = Callable[[int, float], None]
 
-# Records a forward pass takes at a time: enough to fill the device, few enough to stay in a CPU's cache.
-_EVAL_BATCH = {"cpu": 256, "cuda": 4096}
-_WEIGHTS, _ORDER, _AUGMENTATION = 1, 2, 3
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_WEIGHTS, _ORDER, _AUGMENTATION, _NOISE = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -52,109 +55,210 @@ def train_run(
     data: TrainingData,
     recipe: Recipe,
     plan: RunPlan,
-    members: np.ndarray,
+    records: np.ndarray,
     *,
     recording: Recording | None = None,
     device: torch.device | None = None,
     held: DeviceData | None = None,
+    step: TrainStep | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Run:
-    """Train one model on ``members``, bool (N,), and commit its traces and signals as a run.
+    """Train one model on ``records``, bool (N,), its members, and commit its traces and signals as a run.
+
+    Where ``data`` has soft labels the model learns these; no record is then a member of it, whose label it never saw,
+    and it has no train trace and no train accuracy.
 
     Everything random follows from ``plan.seed``: on a CPU with the same number of threads the same call
-    gives the same values. ``held`` is the data on the device already, for many runs in a row.
+    gives the same values. ``held`` is the data on the device already, for many runs in a row, and ``step`` the model
+    that they share, which is on ``held``.
     ``on_epoch(epoch, loss)`` is called after each epoch with the mean training loss.
+
+    With DP-SGD (see `PrivateSteps`) a train trace has a gap where a record was in no batch of an epoch. ``extra`` tells
+    of DP-SGD under dp, of early stopping under early_stop; ``epochs`` are those trained.
 
     Raises TrainingFailed where the loss stops being finite, and then nothing is committed; InvalidInput for
     members that do not fit; AlreadyExists where the run is committed.
     """
     recording = recording or Recording()
+    if step is not None:
+        held = step.held
     held = held or DeviceData(data, device or torch.device("cpu"), normalize=recipe.normalize)
+    members = records if data.soft is None else np.zeros_like(records)
     with (
         lake.write_run(experiment, plan.run, members=members) as writer,
-        _seeded(held.device, plan.seed),
+        seeded(held.device, plan.seed),
     ):
         started = time.perf_counter()
-        model = _build(data, recipe, held.device)
+        step = step or TrainStep(held, recipe)
+        model = step.start(torch.from_numpy(np.flatnonzero(records)))
         recorder = TraceRecorder(writer) if recording.traces else None
         try:
-            _train(model, held, recipe, plan, writer, recorder, on_epoch)
+            epochs, told = _train(step, plan, records, recording, recorder, on_epoch)
             if recorder is not None:
                 recorder.finish()
         finally:
             if recorder is not None:
                 recorder.stop()
         seconds = time.perf_counter() - started
-        # In float32 whatever it was trained in: phi loses what bf16 rounds away.
-        with eval_mode(model):
-            answers = {
-                query: outputs(
-                    model, held, held.x, query=query, batch=_eval_batch(held), features=recording.features
-                )
-                for query in recording.queries
-            }
-            tested = None
-            if data.test_x is not None:
-                tested, _ = outputs(
-                    model, held, torch.from_numpy(data.test_x), query="original", batch=_eval_batch(held)
-                )
-        try:
-            found = append_answers(writer, data.y, answers, recording.logits)
-        except InvalidInput as error:
-            raise TrainingFailed(f"run {plan.run!r} diverged in its last steps: {error}") from error
-        correct = found[recording.queries[0]].correct
-        test_accuracy, tested_on = _test_accuracy(data, tested, correct, members)
-        return writer.commit(
-            RunInfo(
-                role=plan.role,
-                seed=plan.seed,
-                dataset=data.dataset,
-                model=recipe.model,
-                recipe=to_json(recipe),
-                epochs=recipe.epochs,
-                train_accuracy=float(correct[members].mean()),
-                test_accuracy=test_accuracy,
-                seconds=round(seconds, 3),
-                device=device_name(held.device),
-                versions=versions(),
-                parent=plan.parent,
-                extra={**plan.extra, "recording": recording.to_json(), "tested_on": tested_on},
-            )
+        return _answer(
+            writer,
+            model,
+            held,
+            data,
+            recipe,
+            plan,
+            records,
+            recording,
+            epochs=epochs,
+            seconds=seconds,
+            told=told,
         )
 
 
-def _train(
-    model: nn.Module,
+def commit_trained(
+    lake: Lake,
+    experiment: str,
+    data: TrainingData,
     held: DeviceData,
     recipe: Recipe,
     plan: RunPlan,
+    records: np.ndarray,
+    model: nn.Module,
+    *,
+    recording: Recording,
+    seconds: float,
+    told: Mapping[str, Any],
+) -> Run:
+    """Ask a model that was trained by the recipe on ``records`` about every sample, and commit it as `train_run` does.
+
+    ``told`` goes into the run's ``extra``.
+    """
+    members = records if data.soft is None else np.zeros_like(records)
+    with lake.write_run(experiment, plan.run, members=members) as writer:
+        return _answer(
+            writer,
+            model,
+            held,
+            data,
+            recipe,
+            plan,
+            records,
+            recording,
+            epochs=recipe.epochs,
+            seconds=seconds,
+            told=told,
+        )
+
+
+def _answer(
     writer: RunWriter,
+    model: nn.Module,
+    held: DeviceData,
+    data: TrainingData,
+    recipe: Recipe,
+    plan: RunPlan,
+    records: np.ndarray,
+    recording: Recording,
+    *,
+    epochs: int,
+    seconds: float,
+    told: Mapping[str, Any],
+) -> Run:
+    """Write what the trained model says of every sample, and commit the run."""
+    members = records if data.soft is None else np.zeros_like(records)
+    # In float32 whatever it was trained in: phi loses what bf16 rounds away.
+    with eval_mode(model):
+        ask = partial(outputs, model, held, batch=eval_batch(held.device))
+        try:
+            found = append_answers(
+                writer, data.y, partial(ask, held.x, features=recording.features), recording
+            )
+        except InvalidInput as error:
+            raise TrainingFailed(f"run {plan.run!r} diverged in its last steps: {error}") from error
+        tested = None
+        if data.test_x is not None:
+            tested, _ = ask(torch.from_numpy(data.test_x), query=AS_IT_IS)
+    correct = found.correct
+    test_accuracy, tested_on = _test_accuracy(data, tested, correct, records)
+    return writer.commit(
+        RunInfo(
+            role=plan.role,
+            seed=plan.seed,
+            dataset=data.dataset,
+            model=recipe.model,
+            recipe=to_json(recipe),
+            epochs=epochs,
+            train_accuracy=float(correct[members].mean()) if members.any() else None,
+            test_accuracy=test_accuracy,
+            seconds=round(seconds, 3),
+            device=device_name(held.device),
+            versions=versions(),
+            parent=plan.parent,
+            extra={**plan.extra, **told, "recording": recording.to_json(), "tested_on": tested_on},
+        )
+    )
+
+
+def _train(
+    step: TrainStep,
+    plan: RunPlan,
+    records: np.ndarray,
+    recording: Recording,
     recorder: TraceRecorder | None,
     on_epoch: OnEpoch | None,
-) -> None:
+) -> tuple[int, dict[str, Any]]:
+    """Train the model; how many epochs, and what there is to tell of its defences."""
+    held, recipe, model = step.held, step.recipe, step.model
     audit = np.flatnonzero(~held.population)
-    members = torch.from_numpy(np.flatnonzero(writer.members))
-    order = torch.Generator().manual_seed(_stream(plan.seed, _ORDER))
+    chosen = torch.from_numpy(np.flatnonzero(records))
+    order = order_of(plan.seed)
     augmentation = torch.Generator(held.device).manual_seed(_stream(plan.seed, _AUGMENTATION))
-    optimizer = _optimizer(model, recipe, held.device)
-    scaler = torch.amp.GradScaler("cuda", enabled=recipe.precision == "fp16" and held.device.type == "cuda")
-    step = 0
+    optimizer, scaler = step.optimizer, step.scaler
+    flips = _flips(held, recipe, augmentation)
+    private = None
+    if recipe.private:
+        noise = torch.Generator(held.device).manual_seed(_stream(plan.seed, _NOISE))
+        private = PrivateSteps(model, optimizer, recipe, len(chosen), sampling=order, noise=noise)
+        optimizer = private.optimizer
+    stopping = None
+    if recipe.early_stop is not None:
+        stopping = EarlyStopping(model, held, held_out(held.population, records), recipe.early_stop)
+    done = epoch = 0
     if recorder is not None:
-        _eval_point(model, held, recipe, recorder, 0, audit)
+        _eval_point(step, recording, recorder, 0, audit)
+    # Soft labels are taught to records that are nobody's members; nothing is traced of them.
+    wanted = recording.grad_norms == "train" and held.soft is None
+    watcher = GradNormWatcher(model.train()) if wanted else None
     for epoch in range(1, recipe.epochs + 1):
         model.train()
-        total = torch.zeros((), device=held.device)
-        shuffled = members[torch.randperm(len(members), generator=order)].to(held.device)
-        parts = _split(shuffled, recipe.batch_size)
-        for ids in parts:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, step, len(parts))
-            x = held.augmented(held.x[ids], flip=recipe.flip, crop=recipe.crop, generator=augmentation)
+        total, seen = torch.zeros((), device=held.device), 0
+        if private is None:
+            shuffled = chosen[torch.randperm(len(chosen), generator=order)].to(held.device)
+            parts = split(shuffled, recipe.batch_size)
+            batches, steps = iter(parts), len(parts)
+        else:
+            batches, steps = private.batches(chosen.to(held.device)), private.steps
+        for ids in batches:
+            set_rate(optimizer, learning_rate(recipe, done, steps))
+            done += 1
+            if private is not None and len(ids) == 0:
+                private.step_on_nothing()
+                continue
+            x, mirrored = held.augmented(
+                held.x[ids],
+                flip=flips(ids, epoch),
+                crop=recipe.crop,
+                border=recipe.crop_border,
+                generator=augmentation,
+            )
             y = held.y[ids]
             optimizer.zero_grad(set_to_none=True)
-            with _autocast(recipe, held.device):
-                logits = model(held.inputs(x))
-            loss = functional.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+            if watcher is not None:
+                watcher.begin()
+            logits = step.logits(x)
+            loss = step.loss(logits, ids, y, mirrored)
+            if watcher is not None:
+                watcher.loss(loss, ids, len(ids))
             scaler.scale(loss).backward()
             if recipe.clip_norm is not None:
                 scaler.unscale_(optimizer)
@@ -162,12 +266,15 @@ def _train(
             scaler.step(optimizer)
             scaler.update()
             total += loss.detach() * len(ids)
-            if recorder is not None:
+            seen += len(ids)
+            if recorder is not None and held.soft is None:
                 with torch.no_grad():
                     recorder.record(ids, *loss_and_margin(logits.detach(), y))
-            step += 1
+                if watcher is not None:
+                    for found in watcher.take():
+                        recorder.record_grad_norm(found, watcher.names)
         # The one place in an epoch where the host waits for the device.
-        mean = total.item() / len(members)
+        mean = total.item() / max(seen, 1)
         if not np.isfinite(mean):
             raise TrainingFailed(
                 f"run {plan.run!r} diverged in epoch {epoch} of {recipe.epochs}: its loss is {mean}; lower lr "
@@ -175,47 +282,61 @@ def _train(
             )
         if recorder is not None:
             recorder.end_epoch()
-            _eval_point(model, held, recipe, recorder, epoch, audit)
+            _eval_point(step, recording, recorder, epoch, audit)
         if on_epoch is not None:
             on_epoch(epoch, mean)
+        if stopping is not None and stopping.is_over(eval_batch(held.device)):
+            break
+    if watcher is not None:
+        watcher.remove()
+    told = {}
+    if private is not None:
+        told["dp"] = private.report()
+    if stopping is not None:
+        stopping.restore()
+        told["early_stop"] = stopping.report()
+    return epoch, told
 
 
 def _eval_point(
-    model: nn.Module, held: DeviceData, recipe: Recipe, recorder: TraceRecorder, epoch: int, audit: np.ndarray
+    step: TrainStep,
+    recording: Recording,
+    recorder: TraceRecorder,
+    epoch: int,
+    audit: np.ndarray,
 ) -> None:
-    losses, margins = [], []
-    with eval_mode(model):
-        for ids in torch.from_numpy(audit).to(held.device).split(_eval_batch(held)):
-            with _autocast(recipe, held.device):
-                logits = model(held.inputs(held.x[ids]))
-            loss, margin = loss_and_margin(logits, held.y[ids])
+    held, model = step.held, step.model
+    losses, margins, norms = [], [], []
+    with eval_mode(model), ExitStack() as stack:
+        watcher, size = None, eval_batch(held.device)
+        if recording.grad_norms == "eval":
+            watcher, size = stack.enter_context(GradNormWatcher(model)), size // 2
+        for ids in torch.from_numpy(audit).to(held.device).split(size):
+            x, y = held.x[ids], held.y[ids]
+            if watcher is None:
+                logits = step.logits(x)
+            else:
+                with step.autocast():
+                    logits, norm = norms_of_batch(watcher, model, held.inputs(x), y)
+                norms.append(norm)
+            loss, margin = loss_and_margin(logits, y)
             losses.append(loss)
             margins.append(margin)
-    recorder.write_pass("eval", epoch, audit, torch.cat(losses), torch.cat(margins))
+    traced = (torch.cat(each) for each in (losses, margins, norms) if each)
+    recorder.write_pass("eval", epoch, audit, *traced)
 
 
-def _build(data: TrainingData, recipe: Recipe, device: torch.device) -> nn.Module:
-    model = build_model(
-        recipe.model, input_shape=data.x.shape[1:], classes=data.classes, options=recipe.model_options
-    ).to(device)
-    return model.to(memory_format=torch.channels_last) if data.pictures else model
+def _flips(
+    held: DeviceData, recipe: Recipe, generator: torch.Generator
+) -> Callable[[torch.Tensor, int], bool | torch.Tensor]:
+    """Which of the records ``ids`` to mirror in an epoch, bool (B,), or only whether to mirror at random."""
+    if not (recipe.flip and recipe.flip_order == "alternate" and held.pictures):
+        return lambda ids, epoch: recipe.flip
+    first = torch.rand(len(held.x), generator=generator, device=held.device) < 0.5
+    return lambda ids, epoch: first[ids] ^ (epoch % 2 == 0)
 
 
-def _optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
-    # Fused steps on a GPU are faster, and with a GradScaler the only ones that do not wait for the device.
-    common: dict[str, Any] = {
-        "lr": recipe.lr,
-        "weight_decay": recipe.weight_decay,
-        "fused": True if device.type == "cuda" else None,
-    }
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
-    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, **common)
-
-
-def _split(ids: torch.Tensor, size: int) -> list[torch.Tensor]:
+def split(ids: torch.Tensor, size: int) -> list[torch.Tensor]:
     """Batches of ``size`` and a rest; a rest of one joins the batch before it, as BatchNorm needs two values."""
     parts = list(ids.split(size))
     if len(parts) > 1 and len(parts[-1]) == 1:
@@ -224,12 +345,12 @@ def _split(ids: torch.Tensor, size: int) -> list[torch.Tensor]:
 
 
 def _test_accuracy(
-    data: TrainingData, tested: np.ndarray | None, correct: np.ndarray, members: np.ndarray
+    data: TrainingData, tested: np.ndarray | None, correct: np.ndarray, records: np.ndarray
 ) -> tuple[float | None, str | None]:
     """Share of right predictions on what the run never saw, and what that was."""
     if tested is not None and data.test_y is not None:
         return float((tested.argmax(axis=1) == data.test_y).mean()), "test split"
-    outside = ~members & ~data.population
+    outside = ~records & ~data.population
     return (
         (float(correct[outside].mean()), "audit samples that are no members")
         if outside.any()
@@ -237,12 +358,9 @@ def _test_accuracy(
     )
 
 
-def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, _PRECISIONS[recipe.precision], enabled=recipe.precision != "fp32")
-
-
-def _eval_batch(held: DeviceData) -> int:
-    return _EVAL_BATCH.get(held.device.type, 1024)
+def order_of(seed: int) -> torch.Generator:
+    """The stream that a run's batches are drawn from: one permutation of its records an epoch."""
+    return torch.Generator().manual_seed(_stream(seed, _ORDER))
 
 
 def _stream(seed: int, purpose: int) -> int:
@@ -251,7 +369,7 @@ def _stream(seed: int, purpose: int) -> int:
 
 
 @contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
     """torch's global streams (weights, dropout) seeded in the block, and as they were after it."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(_stream(seed, _WEIGHTS))

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from ..store.errors import InvalidOption
+
 _ROWS = 4096
 
 
@@ -25,6 +27,9 @@ class TrainingData:
     population  bool (N,): never trained on
     mean, std   float32 (C,) or (F,): of the audit samples, x in 0..1 for pictures
     test_x, test_y  the data set's test split, as x and y, or None
+    soft        float32 (V, N, C), or None: probabilities that a distilled model learns in place of y; row 0 of the
+                samples as they are, row 1, where there is one, of mirrored pictures
+    temperature     what logits are divided by before they are compared with ``soft``
     """
 
     dataset: str
@@ -36,6 +41,8 @@ class TrainingData:
     std: np.ndarray
     test_x: np.ndarray | None = None
     test_y: np.ndarray | None = None
+    soft: np.ndarray | None = None
+    temperature: float = 1.0
 
     def __len__(self) -> int:
         return len(self.y)
@@ -50,7 +57,8 @@ class TrainingData:
             array = getattr(self, name)
             if array is not None:
                 np.save(folder / f"{name}.npy", array, allow_pickle=False)
-        (folder / "data.json").write_text(json.dumps({"dataset": self.dataset, "classes": self.classes}))
+        facts = {name: getattr(self, name) for name in _FACTS}
+        (folder / "data.json").write_text(json.dumps(facts))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -64,7 +72,8 @@ class TrainingData:
         return cls(**facts, **arrays)
 
 
-_ARRAYS = ("x", "y", "population", "mean", "std", "test_x", "test_y")
+_ARRAYS = ("x", "y", "population", "mean", "std", "test_x", "test_y", "soft")
+_FACTS = ("dataset", "classes", "temperature")
 
 
 def channel_statistics(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,13 +107,22 @@ class DeviceData:
         self.device = device
         self.pictures = data.pictures
         self.population = data.population
+        self.classes = data.classes
         self.x = torch.from_numpy(data.x).to(device)
         self.y = torch.from_numpy(data.y).to(device)
+        self.soft = None if data.soft is None else torch.from_numpy(data.soft).to(device)
+        self.temperature = data.temperature
         shape = (1, -1, 1, 1) if data.pictures else (1, -1)
         mean, std = (
             torch.from_numpy(np.array(each)).to(device).reshape(shape) for each in (data.mean, data.std)
         )
         unit = 255.0 if data.pictures else 1.0
+        # What one standard deviation of a channel or feature is in a model's inputs.
+        self.spread = torch.ones_like(std) if normalize else std
+        # Rows that features are imputed from: those no run trains on, or all where there are none.
+        self.donors = torch.from_numpy(
+            np.flatnonzero(data.population) if data.population.any() else np.arange(len(data))
+        ).to(device)
         # x / unit, then minus mean, over std: as one subtraction and one multiplication.
         self._shift = mean * unit if normalize else torch.zeros_like(mean)
         self._factor = 1.0 / (std * unit) if normalize else torch.ones_like(std) / unit
@@ -116,22 +134,61 @@ class DeviceData:
         return ready.contiguous(memory_format=torch.channels_last) if self.pictures else ready
 
     def augmented(
-        self, x: torch.Tensor, *, flip: bool, crop: int, generator: torch.Generator
-    ) -> torch.Tensor:
-        """Stored pictures (B, C, H, W), each mirrored with probability 1/2 and cropped after zero padding by ``crop``.
+        self,
+        x: torch.Tensor,
+        *,
+        flip: bool | torch.Tensor,
+        crop: int,
+        generator: torch.Generator,
+        border: str = "zeros",
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Stored pictures (B, C, H, W), each mirrored with probability 1/2 and cropped after padding by ``crop``.
 
+        ``flip`` may tell which to mirror, bool (B,). Also which were mirrored, bool (B,); None where none was to be.
         Features and off switches leave x as it is. The numbers come from ``generator``, on x's device.
         """
+        mirrored = None
         if not self.pictures:
-            return x
-        rows, height, width = len(x), x.shape[2], x.shape[3]
+            return x, mirrored
+        rows = len(x)
         if crop:
             offsets = torch.randint(0, 2 * crop + 1, (2, rows), generator=generator, device=x.device)
-            padded = functional.pad(x, (crop, crop, crop, crop))
-            # All windows as a view; indexing copies one a sample, 4 times faster than gathering pixels (measured).
-            windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-            x = windows[torch.arange(rows, device=x.device), :, offsets[0], offsets[1]]
-        if flip:
-            coin = torch.rand(rows, generator=generator, device=x.device) < 0.5
-            x = torch.where(coin[:, None, None, None], x.flip(3), x)
-        return x
+            x = cut_windows(x, offsets[0], offsets[1], crop, border=border)
+        if isinstance(flip, torch.Tensor):
+            mirrored = flip
+        elif flip:
+            mirrored = torch.rand(rows, generator=generator, device=x.device) < 0.5
+        if mirrored is not None:
+            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+        return x, mirrored
+
+
+def cut_windows(
+    x: torch.Tensor, top: torch.Tensor, left: torch.Tensor, pixels: int, *, border: str = "zeros"
+) -> torch.Tensor:
+    """Of each picture (B, C, H, W), with ``pixels`` zeros around it, the H x W window at its own (top, left), (B,) each.
+
+    With the border "reflect" the picture goes on beyond its edge as in a mirror; it must have more than ``pixels`` rows
+    and columns, or InvalidOption is raised.
+    """
+    if border == "reflect":
+        padded = _reflected(x, pixels)
+    else:
+        padded = functional.pad(x, (pixels, pixels, pixels, pixels))
+    # All windows as a view; indexing copies one a sample, 4 times faster than gathering pixels (measured).
+    windows = padded.unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
+    return windows[torch.arange(len(x), device=x.device), :, top, left]
+
+
+def _reflected(x: torch.Tensor, pixels: int) -> torch.Tensor:
+    """Pictures with ``pixels`` more rows and columns on each side. By index: torch's own takes no uint8."""
+    for dim in (2, 3):
+        last = x.shape[dim] - 1
+        if pixels > last:
+            raise InvalidOption(
+                f"pictures of {x.shape[2]} x {x.shape[3]} cannot be reflected {pixels} pixels beyond their edge; take "
+                "a smaller crop, or crop_border 'zeros'"
+            )
+        at = torch.arange(-pixels, last + 1 + pixels, device=x.device)
+        x = x.index_select(dim, last - (last - at.abs()).abs())
+    return x

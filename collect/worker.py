@@ -50,16 +50,18 @@ def _serve(
     from .answers import Recording
     from .recipe import from_json
     from .train import RunPlan, train_run
+    from .train_step import TrainStep
     from .training_data import DeviceData, TrainingData
 
     torch.set_num_threads(1)
     folder = Path(setup["folder"])
     lake = Lake.open(setup["lake"])
     data = TrainingData.load(folder)
-    memberships = np.load(folder / "memberships.npy", mmap_mode="r", allow_pickle=False)
+    records = np.load(folder / "records.npy", mmap_mode="r", allow_pickle=False)
     recipe = from_json(setup["recipe"])
     recording = Recording(**{**setup["recording"], "queries": tuple(setup["recording"]["queries"])})
-    held = DeviceData(data, torch.device("cpu"), normalize=recipe.normalize)
+    held = DeviceData(data, torch.device(setup["device"]), normalize=recipe.normalize)
+    step = TrainStep(held, recipe, compiled=setup["compiled"])
 
     def tell(event: str, **facts: Any) -> None:
         with suppress(BrokenPipeError):  # without a parent the input ends too, and that is what counts
@@ -82,9 +84,9 @@ def _serve(
                 data,
                 recipe,
                 RunPlan(**task["plan"]),
-                np.array(memberships[number]),
+                np.array(records[number]),
                 recording=recording,
-                held=held,
+                step=step,
                 on_epoch=on_epoch,
             )
             tell("done", number=number)

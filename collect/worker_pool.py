@@ -1,4 +1,4 @@
-"""Processes that train runs side by side, each with one thread.
+"""Processes that train runs side by side, each with one thread, on CPUs or sharing a device.
 
 Plain subprocesses that speak lines of JSON: unlike multiprocessing's spawn they do not run the caller's main
 module again, they send nothing pickled, and a closed pipe tells them that the parent is gone, however it went.

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .command_options import experiment_option, lake_option
 from .errors import InvalidOption
 from .lake import Lake
-from .output import FORMATS, format_of, show, write_frame
+from .output import FORMATS, Format, format_of, write_frame
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 @click.group(name="lake")
@@ -48,19 +54,21 @@ def info(lake: str) -> None:
 @experiment_option
 @click.option("--format", "chosen", type=click.Choice(FORMATS), help="Default: a table.")
 def runs(lake: str, experiment: str | None, chosen: str | None) -> None:
-    """The committed runs: role, model, members, accuracies, seconds.
+    """The runs: role, model, members, accuracies (train, test), seconds, state, and age since the last write.
+
+    Committed ones, and those in the making, as ``collecting, epoch 7``: a run shows once its first epoch is recorded, one
+    that records no epochs once its first signals are. A killed collector leaves the same trace as one at work; its age
+    goes on growing. CSV, JSON and Parquet have all columns, with times.
 
     \b
     Example:
       losslake lake runs --lake my-lake --experiment digits --format csv
     """
-    query = """
-        select experiment, run, role, model, seed, epochs, members, round(train_accuracy, 4) as train_accuracy,
-               round(test_accuracy, 4) as test_accuracy, round(seconds, 1) as seconds, device, created
-        from runs order by experiment, role, run
-    """
-    frame = Lake.open(lake).sql(query, experiment=experiment)
-    write_frame(frame, None, format_of(None, chosen))
+    from .run_table import for_reading, run_table
+
+    wanted = format_of(None, chosen)
+    frame = run_table(Lake.open(lake), experiment)
+    write_frame(for_reading(frame, datetime.now(UTC)) if wanted == "table" else frame, None, wanted)
 
 
 @lake_group.command()
@@ -89,6 +97,38 @@ def verify(lake: str) -> None:
         raise SystemExit(1)
 
 
+@lake_group.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@lake_option
+@experiment_option
+@click.option("--views", is_flag=True, help="Views over the lake's files in place of copies of their rows.")
+@click.option("--force", is_flag=True, help="Replace the file where it exists.")
+def export(file: Path, lake: str, experiment: str | None, views: bool, force: bool) -> None:
+    """Write a DuckDB database FILE with the lake's views, for DBeaver, the DuckDB CLI and notebooks.
+
+    It holds copies of all rows as tables (of every experiment, unless one is named) and the macros. With --views it holds
+    views over the lake's Parquet files instead: small, and only of use where the lake stays in its place. DuckDB
+    1.2 or newer opens the file, with --views 1.3. Either way it shows the lake as it is now; what is collected later
+    needs another export.
+
+    \b
+    Examples:
+      losslake lake export lake.duckdb --lake my-lake
+      losslake lake export lake.duckdb --lake my-lake --views --force
+    """
+    from .export import export as write_export
+
+    rows = write_export(Lake.open(lake), file, experiment, views=views, force=force)
+    counted = ", ".join(f"{name} {count}" for name, count in rows.items())
+    click.echo(f"{file}: {counted} rows")
+    if views:
+        click.echo(
+            f"note: {file} shows what is committed now, in the files of {lake}: it must stay there, and later runs "
+            "need another export",
+            err=True,
+        )
+
+
 @click.command()
 @click.argument("query", required=False)
 @lake_option
@@ -102,6 +142,19 @@ def verify(lake: str) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write the rows to this file (.csv, .json, .parquet)."
 )
+@click.option(
+    "--query",
+    "named",
+    metavar="NAME",
+    help="Run a query that comes with losslake; .queries in the shell lists them.",
+)
+@click.option(
+    "--param",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help='A $parameter of the query; numbers, true, false, null and "text" as in JSON, else text.',
+)
 @click.option("--memory", metavar="SIZE", help="Memory limit of the query, such as 4GB.")
 def sql(
     query: str | None,
@@ -110,9 +163,11 @@ def sql(
     file: Path | None,
     chosen: str | None,
     out: Path | None,
+    named: str | None,
+    parameters: tuple[str, ...],
     memory: str | None,
 ) -> None:
-    """Ask the lake in SQL: one QUERY, a file, or a shell when neither is given.
+    """Ask the lake in SQL: one QUERY, a file, a named query, or a shell when none is given.
 
     Views: samples, runs, signals, traces, trace_points, scores, metrics. Macros: phi, cross_entropy, lt_iqr,
     log_normal_density, log_normal_tail. Queries read the lake and nothing else.
@@ -122,32 +177,49 @@ def sql(
       losslake sql --lake my-lake "from runs"
       losslake sql --lake my-lake --out worst.csv "
         select sample_id, score from scores where analysis = 'lira' and member order by score desc limit 20"
+      losslake sql --lake my-lake --query loss --param target=target --format csv
       losslake sql --lake my-lake
     """
-    from .engine_errors import engine_errors
-    from .views import query_frame, run_query
+    from .answers import print_answer
+    from .named_queries import find_query, parse_parameters, ready
+    from .patience import wait_for
+    from .views import query_frame
 
-    if query is not None and file is not None:
-        raise InvalidOption("give a query or --file, not both")
+    if sum(given is not None for given in (query, file, named)) > 1:
+        raise InvalidOption("give a query, --file or --query, not both")
     if file is not None:
         query = _text_of(file)
+    bound = parse_parameters(parameters)
+    known = None if named is None else find_query(named)
     opened = Lake.open(lake)
     wanted = format_of(out, chosen)
     if out is not None and wanted == "table":
         raise InvalidOption(
             "a table is for reading on the screen; choose --format csv, json or parquet for --out"
         )
-    with opened.connect(experiment, memory=memory) as connection:
+    with opened.connect(experiment, memory=memory) as connection, contextlib.ExitStack() as stack:
+        if known is not None:
+            stack.enter_context(ready(connection, known, bound))
+            query = known.text
         if query is None:
-            from .shell import run_shell
-
-            run_shell(connection)
-        elif wanted == "table":
-            with engine_errors(connection):
-                text = show(run_query(connection, query))
-            click.echo(text)
+            _shell(connection, wanted, bound, out)
+        elif out is None:
+            print_answer(connection, query, bound, wanted)
         else:
-            write_frame(query_frame(connection, query), out, wanted)
+            text = query
+            write_frame(wait_for(connection, lambda: query_frame(connection, text, bound)), out, wanted)
+
+
+def _shell(
+    connection: duckdb.DuckDBPyConnection, wanted: Format, parameters: dict[str, Any], out: Path | None
+) -> None:
+    from .shell import run_shell
+
+    if parameters or out is not None or wanted == "parquet":
+        raise InvalidOption(
+            "--param, --out and Parquet are for a single query; give one, or --file or --query"
+        )
+    run_shell(connection, wanted)
 
 
 def _text_of(file: Path) -> str:

@@ -40,6 +40,8 @@ def engine_errors(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """
     try:
         yield
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
     except duckdb.OutOfMemoryException as error:
         raise LosslakeError(
             f"the query ran out of memory; ask for less, or give it more with --memory ({first_lines(error)})"

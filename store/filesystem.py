@@ -49,6 +49,9 @@ class Files(Protocol):
     def size(self, path: str) -> int:
         """Bytes of a file; CorruptLake when it is missing."""
 
+    def modified(self, path: str) -> float:
+        """When a file was last written, in seconds since 1970; CorruptLake when it is missing."""
+
     def read(self, path: str) -> bytes: ...
 
     def open_input(self, path: str) -> BinaryIO:
@@ -130,6 +133,10 @@ class LocalFiles:
     def size(self, path: str) -> int:
         with _explained(self.root, path):
             return os.stat(self._path(path)).st_size
+
+    def modified(self, path: str) -> float:
+        with _explained(self.root, path):
+            return os.stat(self._path(path)).st_mtime
 
     def read(self, path: str) -> bytes:
         with _explained(self.root, path), open(self._path(path), "rb") as file:

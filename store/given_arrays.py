@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -48,6 +50,21 @@ def as_matrix(values: Values, rows: int, name: str) -> Values:
     return values
 
 
+def as_traces(traces: Mapping[str, Values], rows: int, what: str) -> int:
+    """The number of epochs of traces of shape (rows, epochs). Raises InvalidInput where they are not all of one."""
+    shapes = {name: values.shape for name, values in traces.items()}
+    (first, *others) = shapes.values()
+    if len(first) != 2 or first[0] != rows or not first[1] or any(other != first for other in others):
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise InvalidInput(
+            f"shapes of {what}: {listed}; each must be ({rows}, epochs), with a row a sample id"
+        )
+    for name, values in traces.items():
+        if values.dtype.kind not in "fiu":
+            raise InvalidInput(f"{name} of {what} is {values.dtype}; it must be numbers")
+    return int(first[1])
+
+
 def copied(values: npt.NDArray, rows: slice) -> pa.Array:
     """Some rows as Arrow values of their own: the caller may use the array again before they are written."""
     part = np.array(values[rows], order="C")
@@ -57,8 +74,10 @@ def copied(values: npt.NDArray, rows: slice) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, pa.array(part.ravel()))
 
 
-def lists_with_gaps(values: npt.NDArray[np.float32], there: npt.NDArray[np.bool_]) -> pa.Array:
-    """A list a row; elements that are not there are NULL."""
-    bits = None if there.all() else pa.py_buffer(np.packbits(there.ravel(), bitorder="little"))
+def lists_with_gaps(values: npt.NDArray[np.float32], there: npt.NDArray[np.bool_] | None) -> pa.Array:
+    """A list a row; elements that are not there are NULL. None: all are there."""
+    bits = None
+    if there is not None and not there.all():
+        bits = pa.py_buffer(np.packbits(there.ravel(), bitorder="little"))
     flat = pa.Array.from_buffers(pa.float32(), values.size, [bits, pa.py_buffer(values)])
     return pa.ListArray.from_arrays(np.arange(0, values.size + 1, values.shape[1], dtype=np.int32), flat)

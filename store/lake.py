@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -234,18 +234,43 @@ class Lake:
 
         return connect(self, experiment, threads=threads, memory=memory)
 
+    @overload
     def sql(
-        self, query: str, parameters: Mapping[str, Any] | None = None, *, experiment: str | None = None
-    ) -> pl.DataFrame:
-        """The answer to one read-only SQL statement over the lake's views, as a Polars frame.
+        self,
+        query: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        experiment: str | None = None,
+        arrow: Literal[False] = False,
+    ) -> pl.DataFrame: ...
+
+    @overload
+    def sql(
+        self,
+        query: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        experiment: str | None = None,
+        arrow: Literal[True],
+    ) -> pa.Table: ...
+
+    def sql(
+        self,
+        query: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        experiment: str | None = None,
+        arrow: bool = False,
+    ) -> pl.DataFrame | pa.Table:
+        """The answer to one read-only SQL statement over the lake's views, as a Polars frame, or as an Arrow table.
 
         Parameters stand in the query as ``$name``. Raises QueryRefused for anything but a query, and for one that
         the engine rejects; CorruptLake where it met a file that is missing or damaged.
         """
-        from .views import query_frame
+        from .views import query_frame, query_table
 
         with self.connect(experiment) as connection:
-            return query_frame(connection, query, parameters)
+            return (query_table if arrow else query_frame)(connection, query, parameters)
 
     def scan(self, view: str, experiment: str | None = None) -> pl.LazyFrame:
         """A view as a Polars LazyFrame; for what SQL says less well than Polars."""

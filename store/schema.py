@@ -13,7 +13,14 @@ FORMAT = 1
 """Version of the lake's layout. A reader refuses a newer one."""
 
 ORIGINAL = 0
-"""The ``query`` number of the sample as it is; flips, crops and range neighbours count from 1."""
+"""The ``query`` number of the sample as it is; 1 is its flip, and what else an import has counts on from there."""
+
+PLAIN_QUERIES = 1024
+"""Numbers below this are plain views: the sample as it is, its flip, and others that show the same record.
+
+From here on they are range neighbours (see `ranges`), which are other records: analyses of the sample itself read
+``query < 1024`` only.
+"""
 
 SAMPLES = pa.schema(
     [

@@ -111,6 +111,8 @@ def _settings(connection: duckdb.DuckDBPyConnection, threads: int | None, memory
     connection.execute("set autoload_known_extensions = false")
     connection.execute("set preserve_insertion_order = false")
     connection.execute("set python_enable_replacements = false")
+    connection.execute("set enable_progress_bar = true")  # counts how far a query is, and prints nothing
+    connection.execute("set enable_progress_bar_print = false")
     # DuckDB makes the folder when it needs one and lets queries read it, so it is nobody else's.
     connection.execute(
         "set temp_directory = $folder", {"folder": f"{_private_folder()}/{secrets.token_hex(8)}"}
@@ -193,6 +195,15 @@ def query_frame(
             raise QueryRefused(
                 f"the answer has a column of a type that cannot be handed on; cast it to varchar ({first_lines(error)})"
             ) from error
+
+
+def query_table(
+    connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, Any] | None = None
+) -> pa.Table:
+    """The same as an Arrow table."""
+    answer = run_query(connection, query, parameters)
+    with engine_errors(connection):
+        return answer.to_arrow_table()
 
 
 def read_view(lake: Lake, view: str, experiment: str | None = None) -> pa.Table:

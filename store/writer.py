@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from types import TracebackType
@@ -21,21 +22,19 @@ import pyarrow as pa
 from . import manifest
 from .errors import AlreadyExists, InvalidInput, InvalidOption, LosslakeError
 from .filesystem import Files
-from .given_arrays import Ids, Values, as_floats, as_integers, as_matrix, copied, lists_with_gaps
+from .given_arrays import Ids, Values, as_floats, as_integers, as_matrix, as_traces, copied
 from .manifest import DataFile
 from .paths import run_manifest, signals_folder, staging_folder, trace_file
 from .records import ROLES, Run, RunInfo
-from .schema import SIGNALS, TRACE_SIGNALS, TRACES
-from .staging import BLOCK, read_epoch, write_epoch
+from .schema import SIGNALS, TRACE_SIGNALS
+from .staging import write_epoch
 from .table_file import TableFile
+from .trace_rows import Piece, given_piece, pieces, staged_piece, write_traces
 
 Source = Literal["train", "eval"]
 
 _APPENDED_ROWS = 32_768
 """Signals are taken in by so many rows at a time: copies of wide logits stay small."""
-
-_LAID_OUT_BYTES = 64 << 20
-"""Values of a trace that are held at once while it is laid out."""
 
 
 class RunWriter:
@@ -56,6 +55,7 @@ class RunWriter:
         self._staged: dict[Source, dict[int, str]] = {}
         self._columns: dict[Source, set[str]] = {}
         self._held: dict[Source, npt.NDArray[np.bool_]] = {}
+        self._whole: set[Source] = set()
         self._written: list[DataFile] = []
         self._signals: TableFile | None = None
         self._seen: dict[int, npt.NDArray[np.bool_]] = {}
@@ -76,9 +76,9 @@ class RunWriter:
 
         Samples may come in any order; one left out is NULL in that epoch. A NaN is kept: the run had it.
         """
-        self._check_open()
-        if source not in get_args(Source):
-            raise InvalidInput(f"a trace's source is 'train' or 'eval', not {source!r}")
+        self._check_source(source)
+        if source in self._whole:
+            raise InvalidInput(f"the {source} trace of run {self.run!r} was given as a whole before")
         if epoch < 0 or epoch in self._staged.get(source, {}):
             raise InvalidInput(
                 f"epoch {epoch} of the {source} trace of run {self.run!r} was given twice or is negative"
@@ -89,11 +89,7 @@ class RunWriter:
         if not given:
             raise InvalidInput(f"{what} of run {self.run!r} has neither loss nor grad_norm nor margin")
         ids = self._checked_ids(sample_id, what)
-        seen = np.zeros(len(self.members), dtype=bool)
-        seen[ids] = True
-        if np.count_nonzero(seen) != len(ids):
-            twice = np.flatnonzero(np.bincount(ids) > 1)[0]
-            raise InvalidInput(f"sample id {twice} comes twice in {what} of run {self.run!r}")
+        seen = self._distinct(ids, what)
         for name, value in given.items():
             if value.shape != ids.shape:
                 raise InvalidInput(
@@ -105,6 +101,52 @@ class RunWriter:
         self._columns.setdefault(source, set()).update(given)
         self._held[source] = self._held[source] | seen if source in self._held else seen
 
+    def staged_traces(
+        self, source: Source, name: str
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
+        """A trace as far as `append_epoch` was given it: (sample ids, values, which are there), some samples at a time.
+
+        Values and flags are (ids, epochs from 0 to the last). Nothing where the source has no epoch with ``name``.
+        """
+        self._check_source(source)
+        epochs = dict(self._staged.get(source, {}))
+        if name not in self._columns.get(source, ()):
+            return
+        length = max(epochs) + 1
+        for ids, traces in pieces(
+            self._held[source], [name], length, staged_piece(self._files, epochs, [name], length)
+        ):
+            values, there = traces[name]
+            yield ids, values, np.ones(values.shape, dtype=bool) if there is None else there
+
+    def append_traces(
+        self,
+        source: Source,
+        sample_id: Ids,
+        *,
+        loss: Values | None = None,
+        grad_norm: Values | None = None,
+        margin: Values | None = None,
+    ) -> None:
+        """Add a whole trace at once: values of shape (len(sample_id), epochs), the first of them before training.
+
+        What is stored is what `append_epoch` stores, without staging every epoch; the two do not mix within a source.
+        Arrays may be memory-mapped: few of their rows are read at a time. A NaN is kept: the run had it.
+        """
+        self._check_source(source)
+        what = f"the {source} trace"
+        if source in self._staged or source in self._whole:
+            raise InvalidInput(f"{what} of run {self.run!r} was given before; give it once")
+        ids = self._checked_ids(sample_id, what)
+        held = self._distinct(ids, what)
+        given = {"loss": loss, "grad_norm": grad_norm, "margin": margin}
+        traces = {name: np.asanyarray(values) for name, values in given.items() if values is not None}
+        if not traces:
+            raise InvalidInput(f"{what} of run {self.run!r} has neither loss nor grad_norm nor margin")
+        length = as_traces(traces, len(ids), what)
+        self._written.append(self._write_traces(source, held, list(traces), length, given_piece(traces, ids)))
+        self._whole.add(source)
+
     def append_signals(
         self,
         sample_id: Ids,
@@ -112,7 +154,7 @@ class RunWriter:
         label: Ids | None,
         *,
         loss: Values,
-        phi: Values,
+        phi: Values | None,
         correct: npt.NDArray[np.bool_] | None = None,
         logits: Values | None = None,
         features: Values | None = None,
@@ -120,13 +162,15 @@ class RunWriter:
         """Add signals of the finished model, one row a (sample, query): arrays of shape (rows,).
 
         ``logits`` and ``features`` have shape (rows, width), float16 or float32; the first call fixes which
-        columns are there. phi, loss and logits must not be NaN and phi must be finite.
+        columns are there. phi, loss and logits must not be NaN and phi must be finite; None where the loss has no phi.
         """
         self._check_open()
         ids = self._checked_ids(sample_id, "signals")
         queries = as_integers(query, "query of the signals", np.int16)
-        losses, phis = as_floats(loss, "loss of the signals"), as_floats(phi, "phi of the signals")
-        columns: dict[str, npt.NDArray] = {"query": queries, "loss": losses, "phi": phis}
+        losses = as_floats(loss, "loss of the signals")
+        columns: dict[str, npt.NDArray] = {"query": queries, "loss": losses}
+        if phi is not None:
+            columns["phi"] = as_floats(phi, "phi of the signals")
         if label is not None:
             columns["label"] = as_integers(label, "label of the signals", np.int32)
         if correct is not None:
@@ -141,7 +185,7 @@ class RunWriter:
             for name, values in (("logits", logits), ("features", features))
             if values is not None
         }
-        self._check_finite(ids, losses, phis, wide.get("logits"))
+        self._check_finite(ids, losses, columns.get("phi"), wide.get("logits"))
         added = self._new_rows(ids, queries)
         types = {name: pa.list_(pa.from_numpy_dtype(v.dtype)) for name, v in wide.items()}
         schema = pa.schema([field.with_type(types.get(field.name, field.type)) for field in SIGNALS])
@@ -172,7 +216,7 @@ class RunWriter:
         try:
             self._check_complete()
             if self._signals is not None:
-                self._written.append(self._signals.close())
+                self._written.insert(0, self._signals.close())
                 self._signals = None
             for source in sorted(self._staged):
                 self._written.append(self._lay_out(source))
@@ -233,6 +277,20 @@ class RunWriter:
         if not self._open:
             raise InvalidInput(f"run {self.run!r} was committed or discarded: it takes no more rows")
 
+    def _check_source(self, source: Source) -> None:
+        self._check_open()
+        if source not in get_args(Source):
+            raise InvalidInput(f"a trace's source is 'train' or 'eval', not {source!r}")
+
+    def _distinct(self, ids: npt.NDArray[np.int64], what: str) -> npt.NDArray[np.bool_]:
+        """Which samples the ids are of, (N,). Raises InvalidInput where one comes twice."""
+        seen = np.zeros(len(self.members), dtype=bool)
+        seen[ids] = True
+        if np.count_nonzero(seen) != len(ids):
+            twice = np.flatnonzero(np.bincount(ids) > 1)[0]
+            raise InvalidInput(f"sample id {twice} comes twice in {what} of run {self.run!r}")
+        return seen
+
     def _checked_ids(self, sample_id: Ids, what: str) -> npt.NDArray[np.int64]:
         given = np.asarray(sample_id)
         if given.ndim != 1 or (len(given) and not np.issubdtype(given.dtype, np.integer)):
@@ -248,15 +306,19 @@ class RunWriter:
         return ids
 
     def _check_finite(
-        self, ids: npt.NDArray[np.int64], loss: npt.NDArray, phi: npt.NDArray, logits: npt.NDArray | None
+        self,
+        ids: npt.NDArray[np.int64],
+        loss: npt.NDArray,
+        phi: npt.NDArray | None,
+        logits: npt.NDArray | None,
     ) -> None:
         advice = "the model has probably diverged: lower the learning rate"
-        bad = np.isnan(loss) | ~np.isfinite(phi)
+        bad = np.isnan(loss) if phi is None else np.isnan(loss) | ~np.isfinite(phi)
         if bad.any():
             first = int(np.flatnonzero(bad)[0])
             raise InvalidInput(
                 f"run {self.run!r}: {int(bad.sum())} signals are not finite, first sample {ids[first]} "
-                f"(loss {loss[first]}, phi {phi[first]}); {advice}"
+                f"(loss {loss[first]}, phi {'NULL' if phi is None else phi[first]}); {advice}"
             )
         if logits is not None:
             for start in range(0, len(ids), _APPENDED_ROWS):
@@ -299,49 +361,17 @@ class RunWriter:
     # --- the trace, sample by sample ----------------------------------------------------------------------
 
     def _lay_out(self, source: Source) -> DataFile:
-        """Turn the epochs staged for one source into one row a sample, in pieces that bound the memory."""
+        """Turn the epochs staged for one source into one row a sample."""
         length = max(self._staged[source]) + 1
-        held = self._held[source]
         names = [name for name in TRACE_SIGNALS if name in self._columns[source]]
-        step = max(1, _LAID_OUT_BYTES // (BLOCK * length * 4 * len(names)))
-        path = trace_file(self.experiment, self.run, self._token, source)
-        out = TableFile(self._files, "traces", path, TRACES)
-        try:
-            for first in range(0, -(-len(held) // BLOCK), step):
-                start = first * BLOCK
-                ids = start + np.flatnonzero(held[start : start + step * BLOCK])
-                if len(ids):
-                    last = min(first + step, -(-len(held) // BLOCK))
-                    out.write(self._trace_rows(source, ids, first, last, names, length))
-            return out.close()
-        except BaseException:
-            out.abort()
-            raise
+        piece = staged_piece(self._files, self._staged[source], names, length)
+        return self._write_traces(source, self._held[source], names, length, piece)
 
-    def _trace_rows(
-        self, source: Source, ids: npt.NDArray[np.int64], first: int, last: int, names: list[str], length: int
-    ) -> pa.Table:
-        values = {name: np.zeros((len(ids), length), dtype=np.float32) for name in names}
-        there = {name: np.zeros((len(ids), length), dtype=bool) for name in names}
-        for epoch, path in self._staged[source].items():
-            table = read_epoch(self._files, path, first, last)
-            # Nearly always every sample is in every epoch: then each is where it belongs.
-            whole = len(table) == len(ids)
-            where = slice(None) if whole else np.searchsorted(ids, table["sample_id"].to_numpy())
-            for name in table.column_names[1:]:
-                values[name][where, epoch] = table[name].to_numpy()
-                there[name][where, epoch] = True
-        columns: dict[str, pa.Array] = {
-            "sample_id": pa.array(ids.astype(np.int32)),
-            "source": pa.array([source] * len(ids), pa.string()),
-            "member": pa.array(self.members[ids]),
-        }
-        for field in TRACES:
-            if field.name in names:
-                columns[field.name] = lists_with_gaps(values.pop(field.name), there.pop(field.name))
-            elif field.name not in columns:
-                columns[field.name] = pa.nulls(len(ids), field.type)
-        return pa.table(columns, schema=TRACES)
+    def _write_traces(
+        self, source: Source, held: npt.NDArray[np.bool_], names: list[str], length: int, piece: Piece
+    ) -> DataFile:
+        path = trace_file(self.experiment, self.run, self._token, source)
+        return write_traces(self._files, path, source, self.members, held, names, length, piece)
 
     def _drop_staging(self) -> None:
         self._delete([path for epochs in self._staged.values() for path in epochs.values()])

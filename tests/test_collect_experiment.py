@@ -13,7 +13,8 @@ import torch
 from losslake.collect import many_runs
 from losslake.collect import train as trainer
 from losslake.collect.experiment import prepare_experiment
-from losslake.collect.fleet import collect_shadows, collect_target, target_recipe
+from losslake.collect.fleet import collect_shadows, collect_target
+from losslake.collect.fleet_setup import target_recipe
 from losslake.collect.recipe import Recipe, to_json
 from losslake.store.errors import AlreadyExists, InvalidOption, NotFound, TrainingFailed
 from losslake.store.lake import Lake
@@ -217,7 +218,7 @@ def test_shadows_in_blocks(lake: Lake, counted: list[str]) -> None:
     counted.clear()
     assert len(collect(4)) == 4
     assert counted == []
-    with pytest.raises(InvalidOption, match="laid out as balanced"):
+    with pytest.raises(InvalidOption, match="laid out with design balanced"):
         collect(6, design="bernoulli")
 
 
@@ -274,10 +275,10 @@ def test_one_run_fails_and_the_others_go_on(lake: Lake, monkeypatch: pytest.Monk
     prepare(lake)
     real: Callable[..., Any] = trainer._train
 
-    def fail_one(model: Any, held: Any, recipe: Any, plan: Any, *args: Any) -> None:
+    def fail_one(step: Any, plan: Any, *args: Any) -> Any:
         if plan.run == "shadow-0001":
             raise TrainingFailed("run 'shadow-0001' diverged in epoch 1")
-        real(model, held, recipe, plan, *args)
+        return real(step, plan, *args)
 
     monkeypatch.setattr(trainer, "_train", fail_one)
     watch = Watching()

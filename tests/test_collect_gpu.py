@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from losslake.collect import train as trainer
 from losslake.collect.answers import Recording
+from losslake.collect.experiment import prepare_experiment
+from losslake.collect.fleet import collect_shadows
 from losslake.collect.hook import start_run
 from losslake.collect.recipe import Recipe
+from losslake.collect.stacked_mlp import train_stack
 from losslake.collect.train import RunPlan, train_run
-from losslake.collect.training_data import TrainingData, channel_statistics
+from losslake.collect.train_step import TrainStep
+from losslake.collect.training_data import DeviceData, TrainingData, channel_statistics
 from losslake.store.lake import Lake
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -52,8 +58,7 @@ def test_no_step_of_the_hook_synchronises(lake: Lake) -> None:
         assert loss[3] == pytest.approx(want[sample], rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_the_trainer_learns(lake: Lake, precision: str) -> None:
+def pictures() -> TrainingData:
     rng = np.random.default_rng(0)
     y = np.arange(600) % 3
     x = (
@@ -62,9 +67,14 @@ def test_the_trainer_learns(lake: Lake, precision: str) -> None:
     )
     population = np.arange(600) >= 560
     mean, std = channel_statistics(x, np.flatnonzero(~population))
-    data = TrainingData("made", 3, x, y, population, mean, std, test_x=x[:50], test_y=y[:50])
+    return TrainingData("made", 3, x, y, population, mean, std, test_x=x[:50], test_y=y[:50])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_the_trainer_learns(lake: Lake, precision: str) -> None:
+    data = pictures()
     lake.create_experiment(
-        "e", pa.table({"label": y, "pool": np.where(population, "population", "audit").tolist()})
+        "e", pa.table({"label": data.y, "pool": np.where(data.population, "population", "audit").tolist()})
     )
     recipe = Recipe(
         model="cnn",
@@ -93,4 +103,120 @@ def test_the_trainer_learns(lake: Lake, precision: str) -> None:
         "loss"
     ].to_numpy()
     final = lake.sql("select loss from signals where query = 0 order by sample_id")["loss"].to_numpy()
-    np.testing.assert_allclose(last, final[~population], rtol=0.1, atol=0.05)
+    np.testing.assert_allclose(last, final[~data.population], rtol=0.1, atol=0.05)
+
+
+FAST = Recipe(
+    model="fast",
+    model_options={"widths": (16, 32)},
+    epochs=4,
+    batch_size=64,
+    lr=0.1,
+    nesterov=True,
+    bias_lr=8.0,
+    schedule="one-cycle",
+    warmup_epochs=1,
+    label_smoothing=0.1,
+    flip=True,
+    flip_order="alternate",
+    crop=2,
+    crop_border="reflect",
+    precision="bf16",
+)
+TRACED = Recording(("original", "flip"), traces=True)
+
+
+def with_pictures(lake: Lake) -> TrainingData:
+    data = pictures()
+    pool = np.where(data.population, "population", "audit").tolist()
+    lake.create_experiment("e", pa.table({"label": data.y, "pool": pool}))
+    return data
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_step_of_the_trainer_synchronises(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    data = with_pictures(lake)
+    held = DeviceData(data, torch.device("cuda"), normalize=True)
+    rate, end_of_epoch = trainer.learning_rate, torch.Tensor.item
+    steps = []
+
+    def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+        steps.append(step)
+        # From the second epoch on every batch size has been seen; the epoch's mean is where the host may wait.
+        if step >= steps_per_epoch:
+            torch.cuda.set_sync_debug_mode("error")
+        return rate(recipe, step, steps_per_epoch)
+
+    def item(tensor: torch.Tensor) -> float:
+        torch.cuda.set_sync_debug_mode("default")
+        return end_of_epoch(tensor)
+
+    monkeypatch.setattr(trainer, "learning_rate", learning_rate)
+    monkeypatch.setattr(torch.Tensor, "item", item)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # that it could not be compiled
+        step = TrainStep(held, FAST, compiled=compiled)
+    try:
+        members = np.arange(600) < 300
+        train_run(lake, "e", data, FAST, RunPlan("r", "shadow", 1), members, recording=TRACED, step=step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(steps) == 4 * 5
+
+
+def test_runs_that_share_a_compiled_model_begin_as_those_that_do_not(lake: Lake) -> None:
+    data = with_pictures(lake)
+    held = DeviceData(data, torch.device("cuda"), normalize=True)
+    shared = TrainStep(held, FAST, compiled=True)
+    members = np.arange(600) % 2 == 0
+    members &= ~data.population
+    for seed in (1, 2):
+        for name, step in (("shared", shared), ("alone", TrainStep(held, FAST))):
+            torch.manual_seed(seed)
+            model = step.start(torch.from_numpy(np.flatnonzero(members)))
+            if name == "shared":
+                begun = {key: value.clone() for key, value in model.state_dict().items()}
+        for key, value in model.state_dict().items():
+            torch.testing.assert_close(value, begun[key], rtol=0, atol=0)
+        run = train_run(
+            lake,
+            "e",
+            data,
+            FAST,
+            RunPlan(f"shared-{seed}", "shadow", seed),
+            members,
+            recording=TRACED,
+            step=shared,
+        )
+        assert run.info.train_accuracy is not None
+        assert run.info.train_accuracy > 0.8
+
+
+def test_processes_share_a_gpu(lake: Lake) -> None:
+    prepared = prepare_experiment(lake, "digits", dataset="digits", samples=200, pictures=False)
+    recipe = Recipe(model="mlp", model_options={"widths": (32,)}, epochs=2, batch_size=32, lr=0.05)
+    runs = collect_shadows(
+        lake, "digits", count=4, recipe=recipe, prepared=prepared, device="cuda", jobs=2, compiled=False
+    )
+    assert [run.info.device for run in runs] == [torch.cuda.get_device_name(0)] * 4
+
+
+def test_a_stack_is_its_models_alone(lake: Lake) -> None:
+    prepared = prepare_experiment(lake, "digits", dataset="digits", samples=200, pictures=False)
+    recipe = Recipe(model="mlp", model_options={"widths": (32, 16)}, epochs=3, batch_size=32, lr=0.05)
+    held = DeviceData(prepared.data, torch.device("cuda"), normalize=True)
+    plans = [RunPlan(f"r{number}", "shadow", number) for number in range(2)]
+    rows = [np.arange(200) < 100, np.arange(200) < 130]
+    trained = train_stack(held, recipe, plans, rows)
+    for plan, row, each in zip(plans, rows, trained, strict=True):
+        train_run(
+            lake, "digits", prepared.data, recipe, plan, row, recording=Recording(logits="float32"), held=held
+        )
+        query = "select logits from signals where run = $run order by sample_id"
+        alone = np.array(lake.sql(query, {"run": plan.run})["logits"].to_list())
+        assert each.model is not None
+        with torch.no_grad():
+            stacked = each.model(held.inputs(held.x)).cpu().numpy()
+        np.testing.assert_allclose(stacked, alone, rtol=1e-3, atol=1e-3)

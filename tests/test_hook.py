@@ -547,7 +547,9 @@ def test_other_wrong_uses(lake: Lake) -> None:
         run.watch_loader(member_loader(), ids=[1, 2])
     run.batch([0])
     with pytest.raises(InvalidInput, match="logits"):
-        run.watch_criterion(nn.MSELoss())(torch.zeros(1, 2, 2, requires_grad=True), torch.zeros(1, 2, 2))
+        run.watch_criterion(nn.CrossEntropyLoss())(
+            torch.zeros(1, 2, 2, requires_grad=True), torch.zeros(1, 2, 2)
+        )
     run.discard()
 
 

@@ -132,6 +132,9 @@ def test_again_and_other_values(lake: Lake, tmp_path: Path) -> None:
     assert watch.events == [
         (3, "runs"),
         (0, "arrays not used: logit"),
+        (0, "checking run-0000"),
+        (0, "checking run-0001"),
+        (0, "checking run-0002"),
         (1, "run-0000"),
         (1, "run-0001"),
         (1, "run-0002"),
@@ -148,13 +151,33 @@ def test_again_and_other_values(lake: Lake, tmp_path: Path) -> None:
         import_arrays(lake, "e", saved(tmp_path, **{**BASE, "labels": LABELS[::-1]}, logits=LOGITS))
 
 
-def test_a_bad_run_leaves_the_good_ones(lake: Lake, tmp_path: Path) -> None:
+def test_a_bad_run_leaves_nothing(lake: Lake, tmp_path: Path) -> None:
     broken = LOGITS.copy()
     broken[1, 7, 1, 2] = np.nan
     with pytest.raises(InvalidInput, match=r"run-0001 query 1 of sample 7 are NaN"):
         import_arrays(lake, "e", saved(tmp_path, **BASE, logits=broken))
-    assert [run.run for run in lake.runs("e")] == ["run-0000"]
+    assert lake.experiments() == []
     assert len(import_arrays(lake, "e", saved(tmp_path, **BASE, logits=LOGITS))) == M
+
+
+def test_other_values_write_no_run(lake: Lake, tmp_path: Path) -> None:
+    import_arrays(lake, "e", saved(tmp_path, **BASE, logits=LOGITS))
+    lake.files.delete("runs/experiment=e/run-0000.json")
+    other = LOGITS.copy()
+    other[2, 0, 0, 0] += 1
+    with pytest.raises(AlreadyExists, match="'run-0002'"):
+        import_arrays(lake, "e", saved(tmp_path, **BASE, logits=other))
+    assert [run.run for run in lake.runs("e")] == ["run-0001", "run-0002"]
+
+
+def test_a_target(lake: Lake, tmp_path: Path) -> None:
+    path = saved(tmp_path, **BASE, logits=LOGITS)
+    runs = import_arrays(lake, "e", path, target="run-0001")
+    assert [run.info.role for run in runs] == ["shadow", "target", "shadow"]
+    with pytest.raises(InvalidOption, match=r"'run-1'.*run-0001"):
+        import_arrays(lake, "e", path, target="run-1")
+    with pytest.raises(AlreadyExists, match=r"'run-0001'.*the role target, not shadow"):
+        import_arrays(lake, "e", path)
 
 
 def with_member_of_population() -> np.ndarray:
@@ -186,7 +209,7 @@ def with_member_of_population() -> np.ndarray:
         ({"labels": LABELS - 1, "logits": LOGITS}, "labels run from 0"),
         ({"labels": LABELS + 1, "logits": LOGITS}, "label of sample 0 is 4, out of range"),
         ({"labels": LABELS.astype(float), "logits": LOGITS}, "labels are float64"),
-        ({"labels": LABELS.astype(object), "logits": LOGITS}, r"labels holds Python objects.*labels\.astype"),
+        ({"labels": LABELS.astype(object), "logits": LOGITS}, r"labels: holds Python objects.*\.astype"),
         ({"logits": LOGITS.astype(int)}, "logits is int64"),
         ({"groups": np.arange(N), "logits": LOGITS}, "groups are int64"),
         ({"loss": np.full((M, N), -1.0)}, r"loss of run-0000 query 0, sample \[0\] is -1.0"),
@@ -196,7 +219,7 @@ def with_member_of_population() -> np.ndarray:
 def test_arrays_that_do_not_fit(lake: Lake, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         import_arrays(lake, "e", saved(tmp_path, **{**BASE, **changes}))
-    assert lake.experiments() == [] or lake.runs("e") == []
+    assert lake.experiments() == []
 
 
 def test_files_that_are_none(lake: Lake, tmp_path: Path) -> None:
@@ -210,7 +233,7 @@ def test_files_that_are_none(lake: Lake, tmp_path: Path) -> None:
     damaged = bytearray(content)
     damaged[content.index(LOGITS[1].tobytes()[:64]) + 5] ^= 1
     (tmp_path / "damaged.npz").write_bytes(damaged)
-    with pytest.raises(InvalidInput, match="array logits cannot be read: Bad CRC"):
+    with pytest.raises(InvalidInput, match="array logits: cannot be read: Bad CRC"):
         import_arrays(lake, "damaged", tmp_path / "damaged.npz")
     with pytest.raises(InvalidOption, match="role"):
         import_arrays(lake, "e", path, role="victim")  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from losslake.store.errors import TrainingFailed
 from losslake.store.lake import Lake
 from losslake.store.records import Run
 
-COUNT = 6
+COUNT = 12
 RECIPE: dict[str, Any] = {
     "model": "mlp",
     "model_options": {"widths": [16]},

@@ -88,6 +88,11 @@ def test_round_trip_through_json_text() -> None:
         ("model_options", {"a": {"b": 1}}, "a table"),
         ("model_options", {"a": float("inf")}, "a table"),
         ("nesterov", "no", "true or false"),
+        ("dp_noise", 0, "a number above 0, or none"),
+        ("dp_epsilon", -1, "a number above 0, or none"),
+        ("dp_clip", float("inf"), "a number above 0, or none"),
+        ("dp_delta", 1, "a number above 0 and below 1, or none"),
+        ("early_stop", 0, "a whole number of at least 1, or none"),
     ],
 )
 def test_wrong_values_name_field_and_range(field: str, value: Any, message: str) -> None:
@@ -103,6 +108,23 @@ def test_fields_that_contradict_each_other() -> None:
     with pytest.raises(InvalidOption, match="nesterov"):
         Recipe(nesterov=True, optimizer="adam")
     assert Recipe(nesterov=True).nesterov
+
+
+def test_recipes_for_dp_sgd() -> None:
+    assert not Recipe().private
+    assert Recipe(dp_noise=1).dp_clip == 1.0
+    recipe = Recipe(dp_epsilon=8, dp_clip=0.1, dp_delta=1e-6)
+    assert recipe.private
+    assert from_json(json.loads(json.dumps(to_json(recipe)))) == recipe
+    for values, message in (
+        ({"dp_clip": 1.0}, "dp_clip is part of DP-SGD, which dp_noise or dp_epsilon asks for"),
+        ({"dp_delta": 1e-5}, "dp_delta is part of DP-SGD"),
+        ({"dp_noise": 1, "dp_epsilon": 2}, "both given"),
+        ({"dp_noise": 1, "clip_norm": 1}, "clip_norm does not go with DP-SGD"),
+        ({"dp_noise": 1, "precision": "fp16"}, "take fp32 or bf16"),
+    ):
+        with pytest.raises(InvalidOption, match=message):
+            from_json(values)
 
 
 def test_unknown_fields_and_unreadable_files(tmp_path: Path) -> None:

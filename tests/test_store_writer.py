@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from losslake.store import writer as writer_module
+from losslake.store import trace_rows
 from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption, LosslakeError
 from losslake.store.filesystem import LocalFiles
 from losslake.store.lake import Lake
@@ -144,7 +144,7 @@ def test_traces_are_laid_out_by_sample_with_null_where_nothing_was_recorded(lake
 
 
 def test_traces_of_several_blocks_and_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "_LAID_OUT_BYTES", 1)  # one block a piece
+    monkeypatch.setattr(trace_rows, "_LAID_OUT_BYTES", 1)  # one block a piece
     samples, epochs = 2 * BLOCK + 77, 3
     lake = Lake.open(tmp_path / "lake", create=True)
     lake.create_experiment("e", pa.table({"label": np.zeros(samples, np.int32)}))
@@ -164,6 +164,66 @@ def test_traces_of_several_blocks_and_pieces(tmp_path: Path, monkeypatch: pytest
     found = flat.to_numpy(zero_copy_only=False).reshape(len(ids), epochs)
     np.testing.assert_array_equal(found, np.where(held, values, np.nan).T[ids])
     assert flat.null_count == int((~held[:, ids]).sum())
+
+
+@pytest.mark.parametrize("source", ["eval", "train"])
+def test_a_whole_trace_is_stored_as_its_epochs_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Any
+) -> None:
+    monkeypatch.setattr(trace_rows, "_LAID_OUT_BYTES", 1)  # one block a piece
+    samples, epochs = 2 * BLOCK + 77, 3
+    lake = Lake.open(tmp_path / "lake", create=True)
+    lake.create_experiment("e", pa.table({"label": np.zeros(samples, np.int32)}))
+    rng = np.random.default_rng(3)
+    loss = rng.random((samples, epochs))
+    loss[5, 1], loss[6, 2], loss[7, 0] = np.nan, np.inf, 1e300
+    margin = np.asfortranarray(rng.random((samples, epochs)).astype(np.float32))
+    np.save(tmp_path / "margin.npy", margin)
+    held = rng.permutation(np.flatnonzero(rng.random(samples) < 0.7))
+    members = rng.random(samples) < 0.5
+    digests = {}
+    for name, ids in (("all", np.arange(samples)), ("some", held)):
+        with lake.write_run("e", f"{name}-epochs", members=members) as writer:
+            for epoch in range(epochs):
+                writer.append_epoch(source, epoch, ids, loss=loss[ids, epoch], margin=margin[ids, epoch])
+            by_epoch = writer.commit(INFO)
+        mapped = np.load(tmp_path / "margin.npy", mmap_mode="r")
+        given = loss[ids].copy()
+        with lake.write_run("e", f"{name}-whole", members=members) as writer:
+            writer.append_traces(source, ids, loss=given, margin=mapped if name == "all" else margin[ids])
+            given[:] = -1  # what was given may be used again
+            whole = writer.commit(INFO)
+        assert whole.trace_sources() == {source}
+        digests[name] = [file.sha256 for run in (by_epoch, whole) for file in run.files]
+    for one, other in digests.values():
+        assert one == other
+
+
+def test_whole_traces_and_epochs_do_not_mix(lake: Lake) -> None:
+    before = files_below(lake)
+    values, ids = np.zeros((N, 2)), np.arange(N)
+    with start(lake) as writer:
+        writer.append_epoch("eval", 0, [0], loss=[1.0])
+        with pytest.raises(InvalidInput, match="eval trace of run 'r' was given before"):
+            writer.append_traces("eval", ids, loss=values)
+        writer.append_traces("train", ids, loss=values)
+        with pytest.raises(InvalidInput, match="train trace of run 'r' was given before"):
+            writer.append_traces("train", ids, loss=values)
+        with pytest.raises(InvalidInput, match="train trace of run 'r' was given as a whole"):
+            writer.append_epoch("train", 2, [0], loss=[1.0])
+        for wrong, named in (
+            ({"loss": values[:-1]}, r"loss \(5, 2\).*\(6, epochs\)"),
+            ({"loss": values[:, 0]}, r"loss \(6,\)"),
+            ({"loss": values[:, :0]}, r"loss \(6, 0\)"),
+            ({"loss": values, "margin": values[:, :1]}, r"margin \(6, 1\)"),
+            ({"loss": values.astype(str)}, "loss of .* must be numbers"),
+            ({}, "neither"),
+        ):
+            with start(lake, "other") as other, pytest.raises(InvalidInput, match=named):
+                other.append_traces("eval", ids, **wrong)
+        with start(lake, "other") as other, pytest.raises(InvalidInput, match="sample id 1 comes twice"):
+            other.append_traces("eval", [0, 1, 1], loss=values[:3])
+    assert files_below(lake) == before  # nothing was committed
 
 
 @pytest.mark.parametrize(

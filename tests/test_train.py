@@ -15,7 +15,7 @@ from losslake.collect import train as trainer
 from losslake.collect.answers import Recording
 from losslake.collect.recipe import Recipe
 from losslake.collect.schedule import learning_rate
-from losslake.collect.train import RunPlan, _split, train_run
+from losslake.collect.train import RunPlan, split, train_run
 from losslake.collect.training_data import DeviceData, TrainingData, channel_statistics
 from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption, TrainingFailed
 from losslake.store.lake import Lake
@@ -226,7 +226,8 @@ def test_crops_are_windows_of_the_padded_picture_and_all_of_them_occur() -> None
     held = DeviceData(DATA, torch.device("cpu"), normalize=True)
     x = held.x[:1].repeat(600, 1, 1, 1)
     generator = torch.Generator().manual_seed(0)
-    found = held.augmented(x, flip=True, crop=1, generator=generator).numpy()
+    augmented, mirrored = held.augmented(x, flip=True, crop=1, generator=generator)
+    found = augmented.numpy()
     padded = np.pad(DATA.x[0], ((0, 0), (1, 1), (1, 1)))
     windows = {}
     for dy in range(3):
@@ -238,8 +239,11 @@ def test_crops_are_windows_of_the_padded_picture_and_all_of_them_occur() -> None
     counts = {key: seen.count(key) for key in set(seen)}
     assert len(counts) == 18
     assert max(counts.values()) < 3 * min(counts.values()), counts  # 33 expected of each
-    same = held.augmented(x, flip=False, crop=0, generator=generator)
+    assert mirrored is not None
+    assert [flipped for _, _, flipped in seen] == mirrored.tolist()
+    same, mirrored = held.augmented(x, flip=False, crop=0, generator=generator)
     assert torch.equal(same, x)
+    assert mirrored is None
 
 
 def test_inputs_are_normalised_by_channel() -> None:
@@ -265,7 +269,7 @@ def test_data_survives_its_files(tmp_path: Path) -> None:
     ("n", "size", "want"), [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (1, 4, [1]), (4, 4, [4]), (3, 1, [1, 2])]
 )
 def test_split(n: int, size: int, want: list[int]) -> None:
-    parts = _split(torch.arange(n), size)
+    parts = split(torch.arange(n), size)
     assert [len(part) for part in parts] == want
     assert torch.cat(parts).tolist() == list(range(n))
 

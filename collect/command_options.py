@@ -1,0 +1,227 @@
+"""Options that the commands which train models share, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..store.errors import InvalidOption
+from .dataset_torchvision import TORCHVISION_NAMES
+from .recipe import Recipe, changed, load_recipe
+
+Command = Callable[..., Any]
+
+
+def option_set(*options: Command) -> Callable[[Command], Command]:
+    """Options as one decorator."""
+
+    def decorate(function: Command) -> Command:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+EXPERIMENT = click.option(
+    "--experiment", required=True, metavar="NAME", help="The experiment; made when it is new."
+)
+
+DATA = option_set(
+    click.option(
+        "--dataset",
+        metavar="D",
+        help=f"{', '.join(TORCHVISION_NAMES)}, digits, a Parquet/CSV/.npz file, a folder of Parquet files, or module:function.",
+    ),
+    click.option("--label", metavar="COLUMN", help="The label column of a table."),
+    click.option("--group", metavar="COLUMN", help="A column that names each record's group."),
+    click.option("--samples", type=int, metavar="N", help="Take a class-balanced subset of N records."),
+    click.option(
+        "--population", type=float, metavar="FRACTION", help="Share of records that no run trains on."
+    ),
+    click.option(
+        "--canaries",
+        metavar="KIND:N",
+        help="Plant N records to audit: mislabelled, blank or noise; a fair coin puts each in the target.",
+    ),
+    click.option(
+        "--without",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Leave out the records whose keys this .csv, .parquet or .txt file lists (column key).",
+    ),
+    click.option(
+        "--pictures/--no-pictures", default=True, help="Keep small pictures of the records, for reports."
+    ),
+    click.option(
+        "--data-dir", type=click.Path(path_type=Path), help="Where downloads and decoded pictures are kept."
+    ),
+)
+
+RECIPE = option_set(
+    click.option(
+        "--recipe",
+        "recipe_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="A recipe in TOML, or the preset fast: for pictures on a GPU (on a CPU with --precision fp32; few records want a smaller --batch-size and --lr).",
+    ),
+    click.option("--model", metavar="M", help="Architecture, or module:function."),
+    click.option("--widths", metavar="N,N,...", help="Layers of an mlp, such as 512,256, or blocks of fast."),
+    click.option("--dropout", type=float, help="Dropout, for models that have it."),
+    click.option(
+        "--norm",
+        type=click.Choice(["batch", "group", "none"]),
+        help="Normalisation, for models that have it.",
+    ),
+    click.option("--epochs", type=int, help="Passes over the training data."),
+    click.option("--batch-size", type=int, help="Records a step."),
+    click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"]), help="Default: sgd."),
+    click.option("--lr", type=float, help="Learning rate."),
+    click.option("--momentum", type=float, help="Of sgd."),
+    click.option("--weight-decay", type=float, help="L2 penalty on the weights."),
+    click.option(
+        "--schedule",
+        type=click.Choice(["cosine", "step", "constant", "one-cycle"]),
+        help="Of the learning rate.",
+    ),
+    click.option("--clip-norm", type=float, help="Clip gradients to this norm."),
+    click.option("--label-smoothing", type=float, help="Share of the target spread over all classes."),
+    click.option("--flip/--no-flip", default=None, help="Mirror pictures at random while training."),
+    click.option(
+        "--crop", type=int, metavar="PIXELS", help="Shift pictures by up to so many pixels while training."
+    ),
+    click.option(
+        "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of training; fp32 by default."
+    ),
+    click.option(
+        "--dp-noise",
+        type=float,
+        metavar="SIGMA",
+        help="Train by DP-SGD with this noise multiplier (Opacus, secure mode off: for audits, not for release).",
+    ),
+    click.option(
+        "--dp-epsilon",
+        type=float,
+        metavar="EPS",
+        help="Train by DP-SGD; the noise is found for this epsilon.",
+    ),
+    click.option(
+        "--dp-clip",
+        type=float,
+        metavar="NORM",
+        help="Largest norm of a record's gradient in DP-SGD; default: 1.",
+    ),
+    click.option(
+        "--dp-delta",
+        type=float,
+        metavar="DELTA",
+        help="Of the epsilon; default: the largest power of ten up to 1 / members, at most 1e-5.",
+    ),
+    click.option(
+        "--early-stop",
+        type=int,
+        metavar="PATIENCE",
+        help="Stop after so many epochs without a lower loss of the population; keep the best weights.",
+    ),
+)
+
+RUNNING = option_set(
+    click.option("--seed", type=int, help="A CPU run with the same seed repeats exactly."),
+    click.option(
+        "--queries",
+        metavar="LIST",
+        help="Views of each record: original, flip (default: both for pictures), and for ramia N neighbours of it, "
+        "crop:N[:PIXELS], flip-crop:N[:PIXELS], noise:N[:SIGMA] or, for rows, impute:N[:SHARE].",
+    ),
+    click.option(
+        "--logits",
+        type=click.Choice(["float16", "float32", "none"]),
+        default="float16",
+        show_default=True,
+        help="How to keep the logits of every record.",
+    ),
+    click.option("--features", is_flag=True, help="Keep the penultimate layer of every record too."),
+    click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..."),
+    click.option(
+        "--jobs", type=int, metavar="N", help="Worker processes; default: one a core, or one on a GPU."
+    ),
+    click.option(
+        "--compile/--no-compile",
+        "compiled",
+        default=None,
+        help="Compile one model for all runs of a fleet; default: on a GPU.",
+    ),
+    click.option(
+        "--stack", type=int, metavar="K", help="Train K plain mlps as one, in one process; default: on a GPU."
+    ),
+)
+
+_RECIPE_FLAGS = (
+    "model",
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "schedule",
+    "clip_norm",
+    "label_smoothing",
+    "flip",
+    "crop",
+    "precision",
+    "dp_noise",
+    "dp_epsilon",
+    "dp_clip",
+    "dp_delta",
+    "early_stop",
+)
+
+
+def recipe_of(
+    given: dict[str, Any], base: Callable[[], Recipe | None] = lambda: None
+) -> tuple[Recipe | None, dict[str, Any]]:
+    """Take the recipe's flags out of a command's options; None where none was given.
+
+    Without a file flags go on top of the recipe that ``base`` answers, or of the defaults where that is None.
+    """
+    file = given.pop("recipe_file")
+    flags = {name: given.pop(name) for name in _RECIPE_FLAGS}
+    chosen = {name: value for name, value in flags.items() if value is not None}
+    model_options: dict[str, Any] = {}
+    widths, dropout, norm = (given.pop(name) for name in ("widths", "dropout", "norm"))
+    if widths is not None:
+        try:
+            model_options["widths"] = tuple(int(width) for width in widths.split(","))
+        except ValueError as error:
+            raise InvalidOption(f"--widths takes numbers such as 512,256, not {widths!r}") from error
+    for name, value in (("dropout", dropout), ("norm", norm)):
+        if value is not None:
+            model_options[name] = value
+    if model_options:
+        chosen["model_options"] = model_options
+    if file is None and not chosen:
+        return None, given
+    below = base() if file is None else None
+    return load_recipe(file, chosen) if below is None else changed(below, chosen), given
+
+
+_DATA_FLAGS = (
+    "dataset",
+    "label",
+    "group",
+    "samples",
+    "population",
+    "canaries",
+    "without",
+    "pictures",
+    "data_dir",
+)
+
+
+def data_of(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: given.pop(name) for name in _DATA_FLAGS}

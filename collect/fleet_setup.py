@@ -1,0 +1,187 @@
+"""What the runs of a fleet have in common: data, recipe, what is recorded, and the target that they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+
+from ..store.errors import InvalidInput, InvalidOption, LosslakeError, NotFound
+from ..store.lake import Lake
+from ..store.records import Run
+from .answers import Logits, Norms, Recording
+from .experiment import Prepared, prepare_experiment
+from .many_runs import RecordsOf, train_fleet
+from .progress import Progress, Silent
+from .queries import parse_queries
+from .recipe import Recipe, from_json
+from .run_facts import choose_device
+from .train import RunPlan
+
+
+class Running(TypedDict, total=False):
+    """How a fleet runs and what it keeps; what is left out, or None, has a default.
+
+    prepared            the experiment with its data in memory; saves loading it again
+    seed                of the fleet (default: the experiment's)
+    traces              the eval trace of every audit sample (epoch 0 = before training) and the free train trace of
+                        the members
+    queries             see `parse_queries`
+    logits, features, grad_norms  see `Recording` (default: float16, no features, no norms)
+    device              see `choose_device` (default: auto)
+    jobs                processes that train side by side (default: one a CPU; 1 on a GPU)
+    compiled            see `compiles` (default: where it pays)
+    stack               plain mlps trained as one (default: on a GPU; see `train_fleet`)
+    data_dir            where downloads are kept
+    progress            is told how far it is
+    """
+
+    prepared: Prepared | None
+    seed: int | None
+    traces: bool
+    queries: str | Sequence[str] | None
+    logits: Logits
+    features: bool
+    grad_norms: Norms
+    device: str
+    jobs: int | None
+    compiled: bool | None
+    stack: int | None
+    data_dir: Path | None
+    progress: Progress | None
+
+
+@dataclass(frozen=True, eq=False)
+class Fleet:
+    """A fleet that is ready to train. ``seed`` is the one all seeds of its runs are derived from."""
+
+    prepared: Prepared
+    recipe: Recipe
+    recording: Recording
+    seed: int
+    device: torch.device
+    jobs: int | None
+    compiled: bool | None
+    stack: int | None
+    progress: Progress
+
+    def train(self, plans: Sequence[RunPlan], records: RecordsOf) -> list[Run]:
+        """See `train_fleet`."""
+        return train_fleet(
+            self.prepared,
+            self.recipe,
+            plans,
+            records,
+            recording=self.recording,
+            device=self.device,
+            jobs=self.jobs,
+            compiled=self.compiled,
+            stack=self.stack,
+            progress=self.progress,
+        )
+
+
+def open_fleet(
+    lake: Lake, experiment: str, recipe: Recipe, running: Running, *, traces: bool = False
+) -> Fleet:
+    """A fleet with the defaults filled in; ``traces`` is that of the switch of this name."""
+    prepared = running.get("prepared") or prepare_experiment(
+        lake, experiment, data_dir=running.get("data_dir")
+    )
+    seed = running.get("seed")
+    recording = Recording(
+        queries=parse_queries(running.get("queries"), pictures=prepared.data.pictures),
+        traces=running.get("traces", traces),
+        logits=running.get("logits", "float16"),
+        features=running.get("features", False),
+        grad_norms=running.get("grad_norms", "none"),
+    )
+    return Fleet(
+        prepared,
+        recipe,
+        recording,
+        prepared.options["seed"] if seed is None else seed,
+        choose_device(running.get("device", "auto")),
+        running.get("jobs"),
+        running.get("compiled"),
+        running.get("stack"),
+        running.get("progress") or Silent(),
+    )
+
+
+def derived(seed: int, purpose: int, *numbers: int) -> int:
+    """A seed for each of many runs; the same for the same numbers, different otherwise."""
+    return int(np.random.SeedSequence([seed, purpose, *numbers]).generate_state(1)[0] >> np.uint32(1))
+
+
+def choose_target(lake: Lake, experiment: str, name: str | None) -> Run:
+    """The run that a fleet is about: the one named, else the only target.
+
+    Raises NotFound where there is none, InvalidOption where several leave the choice open.
+    """
+    if name is not None:
+        return lake.run(experiment, name)
+    targets = _targets(lake, experiment)
+    if not targets:
+        raise NotFound(
+            f"experiment {experiment!r} has no target yet; train one with 'losslake collect target'"
+        )
+    if len(targets) > 1:
+        raise InvalidOption(
+            f"experiment {experiment!r} has several targets ({', '.join(run.run for run in targets[:8])}); name one "
+            "with --target"
+        )
+    return targets[0]
+
+
+def members_of(lake: Lake, run: Run) -> np.ndarray:
+    """Who is in a run's training set, bool (N,). Raises InvalidInput where its rows do not tell of all members."""
+    members = np.zeros(lake.experiment(run.experiment).samples, dtype=np.bool_)
+    for file in run.files:
+        rows = lake.read_file(file, columns=["sample_id", "member"])
+        members[rows["sample_id"].to_numpy()[rows["member"].to_numpy()]] = True
+    if np.count_nonzero(members) != run.members:
+        raise InvalidInput(
+            f"run {run.run!r} of experiment {run.experiment!r} has {run.members} members, but rows of only "
+            f"{np.count_nonzero(members)} of them, so it is not known who they all are"
+        )
+    return members
+
+
+def recipe_of_run(run: Run) -> Recipe:
+    """The recipe that a run was trained by. Raises InvalidOption for one that losslake did not train."""
+    return _read_recipe(run.info.recipe, run.run)
+
+
+def target_recipe(lake: Lake, experiment: str) -> Recipe:
+    """The recipe of the experiment's targets. Raises NotFound without one, InvalidOption where it cannot be told."""
+    targets = _targets(lake, experiment)
+    if not targets:
+        raise NotFound(
+            f"experiment {experiment!r} has no target whose recipe to use; train it first, or give a recipe"
+        )
+    if any(run.info.recipe != targets[0].info.recipe for run in targets):
+        raise InvalidOption(
+            f"the {len(targets)} targets of experiment {experiment!r} have different recipes; give one"
+        )
+    return recipe_of_run(targets[0])
+
+
+def _targets(lake: Lake, experiment: str) -> list[Run]:
+    """Runs of role target, without the duals, which have the target they repeat as their parent."""
+    return [run for run in lake.runs(experiment, role="target") if run.info.parent is None]
+
+
+def _read_recipe(values: Mapping[str, Any], target: str) -> Recipe:
+    try:
+        if not values:
+            raise InvalidOption("it has none")
+        return from_json(values)
+    except (LosslakeError, TypeError) as error:
+        raise InvalidOption(
+            f"target {target!r} was not trained by losslake's own trainer, so its recipe cannot be used; give one"
+        ) from error
