@@ -45,10 +45,10 @@ def demo(lake: str, shadows: int) -> None:
     Example:
       losslake demo --lake demo-lake
     """
-    from .analysis.catalogue import ANALYSES
     from .analysis.evaluations import find_evaluation, run_evaluation
     from .analysis.report import write_report
-    from .analysis.run import run_analysis
+    from .analysis.run import FPRS
+    from .analysis.run_all import run_all
     from .analysis.source import Source
     from .collect.experiment import prepare_experiment
     from .collect.fleet import collect_shadows, collect_target
@@ -77,7 +77,7 @@ def demo(lake: str, shadows: int) -> None:
         progress=ProgressLines("shadows"),
     )
     with Source.open(opened, EXPERIMENT) as source:
-        scored = {entry.name: run_analysis(source, entry) for entry in ANALYSES}
+        scored = {told.title: told.metrics for told in run_all(source, FPRS)}
         finding = run_evaluation(
             source,
             find_evaluation("compare"),
@@ -87,7 +87,7 @@ def demo(lake: str, shadows: int) -> None:
     report = Path(f"{lake.rstrip('/')}-report.html")
     write_report(opened, EXPERIMENT, report)
 
-    lira = {(m.metric, m.parameters.get("fpr")): m for m in scored["lira"].metrics}
+    lira = {(m.metric, m.parameters.get("fpr")): m for m in scored["lira"]}
     auc, caught = lira["auc", None], lira["tpr_at_fpr", 0.01]
     top = {
         m.parameters["score"]: m

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from ..store.errors import NotEnoughData
+from .alpha_thresholds import ALPHA_HELP, ALPHAS, levels_of
 from .attacked import NOT_FINITE, attacked_losses
-from .reference_share import ALPHA_HELP, ALPHAS, INTERPOLATE_HELP, check_alphas, share_scores, with_share
+from .metric import Metric
+from .reference_share import INTERPOLATE_HELP, share_among_losses, share_scores
 from .scores import Scores
 from .source import Source
 
@@ -25,10 +28,11 @@ def attack_p(
     score = 1 - F(loss), F = share of the population's losses on the target that are at or under the record's
     (column share). Higher = member. Metrics of its own: what rejecting "not a member" at share <= alpha yields.
     One threshold for all records: the order of the loss attack, calibrated; with labels apart it is another order.
+    Column thresholds: the loss under which each alpha rejects; where it is one for all also a metric.
 
     Source: Ye et al. 2022, "Enhanced Membership Inference Attacks against Machine Learning Models", section 4.2.
     """
-    check_alphas(alpha)
+    levels = levels_of(alpha)
     attacked = attacked_losses(source)
     population = source.query("attack_p", {"target": source.target_name})
     if population.is_empty():
@@ -36,5 +40,15 @@ def attack_p(
             f"attack-p compares with records that no run trained on, and run {source.target_name!r} of experiment "
             f"{source.experiment!r} has losses of none; set some aside with --population when collecting"
         )
-    frame = with_share(attacked, population, "label" if reference == "class" else None, interpolate)
-    return share_scores(frame, alpha, interpolate, f"{NOT_FINITE}, or no population record has their label")
+    by = "label" if reference == "class" else None
+    frame = share_among_losses(attacked, population, by, levels, interpolate)
+    scores = share_scores(
+        frame, levels, interpolate, f"{NOT_FINITE}, or no population record has their label"
+    )
+    if by is not None:
+        return scores
+    common = tuple(
+        Metric("threshold_at_alpha", one["loss"], n=len(population), parameters={"alpha": one["alpha"]})
+        for one in frame["thresholds"][0]
+    )
+    return replace(scores, metrics=(*scores.metrics, *common))

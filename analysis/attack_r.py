@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from ..store.errors import NotEnoughData
-from .attacked import NOT_FINITE, need_references
-from .reference_share import ALPHA_HELP, ALPHAS, INTERPOLATE_HELP, check_alphas, share_scores
+from .alpha_thresholds import ALPHA_HELP, ALPHAS, levels_of
+from .attacked import NOT_FINITE, need_references, run_table
+from .reference_share import INTERPOLATE_HELP, NONE_TAUGHT, share_among_runs, share_scores
 from .scores import Scores
 from .source import Source
 
@@ -21,17 +22,20 @@ def attack_r(
 
     score = 1 - F(loss), F = share of the losses that shadow and reference runs without this record have on it that
     are at or under the target's (column share). Higher = member. Metrics of its own: what rejecting "not a member" at
-    share <= alpha yields. The target is left out of its own reference.
+    share <= alpha yields. Column thresholds: the loss under which each alpha rejects, the sample's own. The target is
+    left out of its own reference.
 
     Source: Ye et al. 2022, "Enhanced Membership Inference Attacks against Machine Learning Models", section 4.3.
     """
-    check_alphas(alpha)
+    levels = levels_of(alpha)
     target = source.need_target_table("signals")
     runs = need_references(source)
-    frame = source.query("attack_r", {"target": target.run, "interpolate": interpolate})
+    frame = share_among_runs(source, target.run, run_table(runs), NONE_TAUGHT, levels, interpolate)
     if frame["score"].null_count() == len(frame):
         raise NotEnoughData(
             f"no sample of experiment {source.experiment!r} with a finite loss was left out of the training sets of its "
             f"{len(runs)} shadow and reference runs; collect more"
         )
-    return share_scores(frame, alpha, interpolate, f"{NOT_FINITE}, or every shadow run trained on them")
+    return share_scores(
+        frame, levels, interpolate, f"{NOT_FINITE}, or every shadow and reference run trained on them"
+    )

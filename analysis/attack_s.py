@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from ..store.errors import NotEnoughData
+from .alpha_thresholds import ALPHA_HELP, ALPHAS, levels_of
 from .attacked import NOT_FINITE, attacked_losses
-from .reference_share import ALPHA_HELP, ALPHAS, INTERPOLATE_HELP, check_alphas, share_scores, with_share
+from .reference_share import INTERPOLATE_HELP, share_among_losses, share_scores
 from .scores import Scores
 from .source import Source
 
@@ -20,11 +21,12 @@ def attack_s(
     """Attack S: the record's loss among shadow models' losses on records of its label that they did not train on.
 
     score = 1 - F(loss), F = share of those losses that are at or under the target's (column share). Higher = member.
-    Metrics of its own: what rejecting "not a member" at share <= alpha yields. The target is no shadow of its own.
+    Metrics of its own: what rejecting "not a member" at share <= alpha yields. Column thresholds: the loss under which
+    each alpha rejects, one a label. The target is no shadow of its own.
 
     Source: Ye et al. 2022, "Enhanced Membership Inference Attacks against Machine Learning Models", section 4.1.
     """
-    check_alphas(alpha)
+    levels = levels_of(alpha)
     attacked = attacked_losses(source)
     shadows = source.need_shadows()
     unseen = source.query("attack_s", {"target": source.target_name})
@@ -33,7 +35,7 @@ def attack_s(
             f"the {len(shadows)} shadow runs of experiment {source.experiment!r} trained on every sample they have "
             "signals of; attack-s needs losses on others"
         )
-    frame = with_share(attacked, unseen, "label", interpolate)
+    frame = share_among_losses(attacked, unseen, "label", levels, interpolate)
     return share_scores(
-        frame, alpha, interpolate, f"{NOT_FINITE}, or no shadow run left out a record of their label"
+        frame, levels, interpolate, f"{NOT_FINITE}, or no shadow run left out a record of their label"
     )

@@ -122,7 +122,8 @@ def colours(names: Sequence[str], chosen: Sequence[str] = SERIES) -> alt.Scale:
 
 
 def dashes(names: Sequence[str]) -> alt.Scale:
-    """A line pattern for each name, in order."""
+    """A line pattern for each name, in order. Where the colours repeat, the patterns are others than the first time."""
     import altair as alt
 
-    return alt.Scale(domain=list(names), range=[DASHES[i % len(DASHES)] for i in range(len(names))])
+    turn = [i + i // len(SERIES) for i in range(len(names))]
+    return alt.Scale(domain=list(names), range=[DASHES[i % len(DASHES)] for i in turn])

@@ -22,7 +22,10 @@ CELLS = (64, 44)
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two values a record: ``x`` and ``y`` (N,), ``sample_id`` (N,), and which records to set off, ``marked`` (N,)."""
+    """Two values a record: ``x`` and ``y`` (N,), ``sample_id`` (N,), and which records to set off, ``marked`` (N,).
+
+    ``about`` says in a few words what each record is; empty for nothing.
+    """
 
     sample_id: npt.NDArray[np.int64]
     x: Floats
@@ -32,12 +35,16 @@ class Pairs:
     y_name: str
     marked_name: str = "singled out"
     what: str = "records"
+    about: tuple[str, ...] = ()
 
 
-def pairs_chart(pairs: Pairs, title: str, correlation: str = "") -> alt.Chart | alt.LayerChart:
+def pairs_chart(
+    pairs: Pairs, title: str, correlation: str = "", *, brush: str = ""
+) -> alt.Chart | alt.LayerChart:
     """Scatter of two scores. More than 4,000 records are counted in cells, those set off stay points; it says so.
 
-    ``correlation`` is a sentence under the title.
+    ``correlation`` is a sentence under the title. ``brush`` names a selection: a rectangle drawn over the chart, whose
+    ranges of x and y a page can ask for by that name.
     """
     import altair as alt
 
@@ -62,12 +69,14 @@ def pairs_chart(pairs: Pairs, title: str, correlation: str = "") -> alt.Chart | 
     if binned:
         layers.append(_cells(x[~single], y[~single], x_axis, y_axis, pairs))
     names = [f"other {pairs.what}", pairs.marked_name]
+    columns = [values[single].tolist() for values in (x, y, ids, marked)]
     rows = [
         {"x": a, "y": b, "sample": i, "group": names[m], "marked": m, "a": number(a), "b": number(b)}
-        for a, b, i, m in zip(
-            x[single].tolist(), y[single].tolist(), ids[single].tolist(), marked[single].tolist(), strict=True
-        )
+        for a, b, i, m in zip(*columns, strict=True)
     ]
+    if pairs.about:
+        told = np.array(pairs.about, dtype=object)[known][single].tolist()
+        rows = [{**row, "about": words} for row, words in zip(rows, told, strict=True)]
     rows.sort(key=lambda row: row["marked"])  # those set off are drawn last, on top
     shade = alt.Color("group:N", scale=alt.Scale(domain=names, range=[BLUE, VERMILION]), legend=alt.Legend())
     shape = alt.Shape(
@@ -79,6 +88,7 @@ def pairs_chart(pairs: Pairs, title: str, correlation: str = "") -> alt.Chart | 
         y=up,
         tooltip=[
             alt.Tooltip("sample:Q", title="sample", format="d"),
+            *([alt.Tooltip("about:N", title="which is")] if pairs.about else []),
             alt.Tooltip("a:N", title=pairs.x_name),
             alt.Tooltip("b:N", title=pairs.y_name),
             alt.Tooltip("group:N"),
@@ -86,6 +96,8 @@ def pairs_chart(pairs: Pairs, title: str, correlation: str = "") -> alt.Chart | 
         size=alt.condition("datum.marked", alt.value(48), alt.value(24)),
         **({"color": shade, "shape": shape} if marked.any() else {"color": alt.value(BLUE)}),
     )
+    if brush:
+        points = points.add_params(alt.selection_interval(name=brush, encodings=["x", "y"]))
     layers.append(points)
     description = f"{pairs.y_name} against {pairs.x_name} of {len(x):,} {pairs.what}. {' '.join(subtitle)}"
     return finish(layered(*layers), title, description, subtitle=subtitle)

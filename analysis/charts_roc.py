@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import altair as alt
 
 Floats = npt.NDArray[np.float64]
+FEW = 6
+"""More attacks than these stand closer together in a chart."""
+
 CELLS = 150
 """Places along an axis of FPRs at which a curve keeps its first and its last step."""
 
@@ -64,7 +67,10 @@ def thin(found: Curve, *, log: bool = True, cells: int = CELLS) -> tuple[Floats,
 
 
 def roc_chart(curves: Sequence[Curve], *, log: bool = True) -> alt.Chart | alt.LayerChart:
-    """ROC curves, one line an attack. On log axes the FPRs that no non-member resolves are shaded and left empty."""
+    """ROC curves, one line an attack. On log axes the FPRs that no non-member resolves are shaded and left empty.
+
+    A click on a name of the legend takes the other curves back; with shift held, several can be picked.
+    """
     import altair as alt
 
     names = [found.name for found in curves]
@@ -86,6 +92,13 @@ def roc_chart(curves: Sequence[Curve], *, log: bool = True) -> alt.Chart | alt.L
         strokeDash=alt.StrokeDash("attack:N", scale=dashes(names), legend=_legend(names)),
         order="fpr:Q",
     )
+    if len(names) > 1:
+        picked = alt.selection_point(
+            name="picked_log" if log else "picked_linear", fields=["attack"], bind="legend"
+        )
+        lines = lines.add_params(picked).encode(
+            opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.12))
+        )
     touch = base.mark_point(opacity=0, size=90, filled=True).encode(
         x=x,
         y=y,
@@ -145,7 +158,9 @@ def tpr_chart(attacks: Sequence[tuple[str, Sequence[Metric]]]) -> alt.Chart | al
     names = list(dict.fromkeys(str(row["attack"]) for row in rows))
     rates = sorted({row["fpr"] for row in rows})
     order = [f"FPR {percent(rate)}" for rate in rates]
-    y = alt.Y("at:N", sort=order, axis=alt.Axis(title=None, grid=False, ticks=False, domain=False))
+    y = alt.Y(
+        "at:N", sort=order, axis=alt.Axis(title=None, grid=False, ticks=False, domain=False, labelPadding=8)
+    )
     offset = alt.YOffset("attack:N", sort=names)
     series = alt.Color("attack:N", scale=colours(names), legend=_legend(names))
     x = alt.X(
@@ -188,7 +203,7 @@ def tpr_chart(attacks: Sequence[tuple[str, Sequence[Metric]]]) -> alt.Chart | al
         "TPR at low FPR",
         f"TPR at low FPR. {spoken}.",
         subtitle=[subtitle],
-        height=max(90, len(order) * (34 + 22 * len(names))),
+        height=max(90, len(order) * (34 + (22 if len(names) <= FEW else 13) * len(names))),
     )
 
 
@@ -224,7 +239,7 @@ def _percent_axis(title: str, low: float, log: bool) -> alt.Axis:
     import altair as alt
 
     if not log:
-        return alt.Axis(title=title, format="~%")
+        return alt.Axis(title=title, format="~%", tickCount=6)
     decades = [10.0**power for power in range(math.ceil(math.log10(low)), 1)]
     return alt.Axis(title=title, format="~%", values=decades)
 
@@ -233,4 +248,6 @@ def _legend(names: Sequence[str]) -> alt.Legend | None:
     """Names in rows that fit half a page; a legend of one row would be cut off."""
     import altair as alt
 
-    return alt.Legend(columns=min(len(names), 4)) if names else None
+    # Twelve letters and a symbol are about 105 pixels wide, half a page 440.
+    columns = 4 if max(map(len, names), default=0) <= 12 else 3
+    return alt.Legend(columns=min(len(names), columns), labelLimit=130) if names else None

@@ -10,17 +10,18 @@ from typing import Any
 import click
 
 from ..store.command_options import choose_experiment, experiment_option, lake_option
-from ..store.errors import LosslakeError, NotEnoughData
 from ..store.lake import Lake
 from ..store.output import format_of, write_frame
 from .catalogue import ANALYSES
 from .declare import Analysis, Declaration, Evaluation, Option
-from .evaluations import EVALUATIONS, find_evaluation, run_evaluation
+from .evaluations import EVALUATIONS, run_evaluation
 from .exposed import most_exposed
+from .gate_command import gate
 from .metric import Metric
 from .metric_table import aligned, metric_lines
 from .run import FPRS, run_analysis
 from .source import Source
+from .text_file import write_text
 
 SHOWN = 10
 """How many of the most exposed records a command prints."""
@@ -43,8 +44,9 @@ def list_analyses() -> None:
       losslake analyze list
     """
     entries: tuple[Declaration, ...] = (*ANALYSES, *EVALUATIONS)
+    width = max(len(entry.name) for entry in entries) + 2
     for entry in entries:
-        click.echo(f"{entry.name:<16}{entry.description.splitlines()[0]}")
+        click.echo(f"{entry.name:<{width}}{entry.description.splitlines()[0]}")
 
 
 @analyze_group.command(name="all")
@@ -55,30 +57,21 @@ def list_analyses() -> None:
     "--fpr", type=float, multiple=True, default=FPRS, show_default=True, help="False-positive rates."
 )
 def analyze_all(lake: str, experiment: str | None, target: str | None, fpr: tuple[float, ...]) -> None:
-    """Every analysis with its default options, then how the scores compare.
+    """Every analysis and evaluation with its default options; what lacks data is left out and named.
 
     \b
     Example:
       losslake analyze all --lake my-lake --experiment digits
     """
+    from .run_all import run_all
+
     opened = Lake.open(lake)
-    done = []
     with Source.open(opened, choose_experiment(opened, experiment), target) as source:
-        for analysis in ANALYSES:
-            try:
-                outcome = run_analysis(source, analysis, fprs=fpr)
-            except NotEnoughData as error:
-                click.echo(f"{analysis.name}: left out, {error}", err=True)
-                continue
-            done.append(analysis.name)
-            _tell(outcome.label, outcome.metrics, outcome.notes)
-        if not done:
-            raise NotEnoughData(f"nothing in {opened.path} can be analysed yet")
-        if "lira" in done and len(done) > 1:
-            finding = run_evaluation(
-                source, find_evaluation("compare"), tuple(name for name in done if name != "lira")
-            )
-            _tell("compare", finding.metrics, finding.notes)
+        for told in run_all(source, fpr):
+            if told.missing:
+                click.echo(f"{told.title}: left out, {told.missing}", err=True)
+            else:
+                _tell(told.title, told.metrics, told.notes)
 
 
 def _tell(title: str, metrics: tuple[Metric, ...], notes: tuple[str, ...]) -> None:
@@ -97,11 +90,7 @@ def _write_metrics(path: Path | None, metrics: tuple[Metric, ...]) -> bool:
     if str(path) == "-":
         click.echo(text)
         return True
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise LosslakeError(f"cannot write {path}: {error.strerror or error}") from error
+    write_text(path, text)
     return False
 
 
@@ -219,6 +208,7 @@ for _entry in ANALYSES:
     analyze_group.add_command(_analysis_command(_entry))
 for _evaluation in EVALUATIONS:
     analyze_group.add_command(_evaluation_command(_evaluation))
+analyze_group.add_command(gate)
 
 
 @click.command()

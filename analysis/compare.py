@@ -12,10 +12,11 @@ import polars as pl
 from ..store.errors import InvalidOption, NotEnoughData
 from .intervals import clopper_pearson
 from .metric import Metric
+from .rank_correlation import rank_correlations
 from .roc import split, threshold_at_fpr, whole_part
 from .scores import Finding, Scores
 from .source import Source
-from .spearman import Among, spearman
+from .spearman import Among
 from .stored import keep_scores
 
 Floats = npt.NDArray[np.float64]
@@ -50,7 +51,7 @@ def compare(
     if not 0 < fpr < 1:
         raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {fpr}")
     source.need_target()
-    table, notes = _side_by_side({name: kept.scores for name, kept in keep_scores(source, names).items()})
+    table, notes = side_by_side({name: kept.scores for name, kept in keep_scores(source, names).items()})
     member = table["member"].to_numpy()
     columns = {name: table[name].to_numpy() for name in names}
     vulnerable = _found(columns[against], member, fpr)[member]
@@ -75,14 +76,17 @@ def compare(
         _agreement(a, b, columns[a][member], columns[b][member], max(int(vulnerable.sum()), 1))
         for a, b in combinations(names, 2)
     ]
-    if len(names) > 1:
-        correlation = spearman(source, names, among=among)
-        metrics += correlation.metrics
-        notes += correlation.notes
+    chosen = np.ones(len(member), dtype=bool) if among == "all" else member == (among == "members")
+    correlations = rank_correlations(
+        {name: column[chosen] for name, column in columns.items()}, {"among": among}
+    )
+    metrics += correlations
+    if any(metric.value is None for metric in correlations):
+        notes.append("a score that never varies has no correlation")
     return Finding(tuple(metrics), tuple(notes))
 
 
-def _side_by_side(scores: dict[str, Scores]) -> tuple[pl.DataFrame, list[str]]:
+def side_by_side(scores: dict[str, Scores]) -> tuple[pl.DataFrame, list[str]]:
     """One row a sample that every score knows, with its membership and a column a score."""
     table: pl.DataFrame | None = None
     notes = []

@@ -37,6 +37,13 @@ class Option:
 DUALS = Option(
     "duals", bool, False, "average the score over the target and its duals: the same members, other seeds"
 )
+MASK = Option(
+    "mask",
+    str,
+    None,
+    "hide part of every answer, as a defence would: top-k:K, round:DECIMALS, temperature:T or label-only",
+)
+SHARED = (DUALS, MASK)
 """What every analysis takes beside its own options."""
 
 
@@ -75,8 +82,8 @@ class Analysis(Declaration):
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """The keyword options of the function, and `DUALS`."""
-        return (*super().options, DUALS)
+        """The keyword options of the function, and `SHARED`."""
+        return (*super().options, *SHARED)
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,59 @@ from typing import Any
 
 from ..store.errors import InvalidOption
 from ..store.results import fingerprint, save_result
-from . import charts
+from . import (
+    charts,
+    charts_agreement,
+    charts_defences,
+    charts_dp_audit,
+    charts_duci,
+    charts_evolution,
+    charts_groups,
+    charts_models,
+    charts_onion,
+    charts_shadows,
+)
+from .agreement import agreement
+from .by_group import by_group
 from .compare import compare
 from .declare import Evaluation, parse_options, variant_of
+from .defences import defences
+from .dp_audit import dp_audit
+from .duci import duci
+from .evolution import evolution
+from .onion import onion
+from .per_model import per_model
+from .quantile_ablation import quantile_ablation
 from .scores import Finding
+from .shadow_curve import shadow_curve
 from .source import Source
 from .spearman import spearman
 
 EVALUATIONS: tuple[Evaluation, ...] = (
     Evaluation("spearman", spearman, ("spearman",), charts.correlation_matrix),
-    Evaluation("compare", compare, ("spearman",), charts.precision_curve),
+    Evaluation("compare", compare, (), charts.precision_curve),
+    Evaluation(
+        "by-group", by_group, ("memorization",), charts_groups.auc_by_group, default_scores=("lira",)
+    ),
+    Evaluation("agreement", agreement, (), charts_agreement.agreement_matrix),
+    Evaluation("per-model", per_model, (), charts_models.auc_of_each, default_scores=("lira",)),
+    Evaluation(
+        "shadow-curve",
+        shadow_curve,
+        ("memorization",),
+        charts_shadows.shadow_curve_chart,
+        default_scores=("lira",),
+    ),
+    Evaluation("onion", onion, ("memorization",), charts_onion.onion_chart, default_scores=("memorization",)),
+    Evaluation("evolution", evolution, (), charts_evolution.evolution_chart, default_scores=("lt-iqr",)),
+    Evaluation(
+        "quantile-ablation", quantile_ablation, (), charts_evolution.ablation_map, default_scores=("lt-iqr",)
+    ),
+    Evaluation(
+        "defences", defences, ("lira",), charts_defences.attacks_with_and_without, default_scores=("lira",)
+    ),
+    Evaluation("dp-audit", dp_audit, (), charts_dp_audit.epsilon_bounds, default_scores=("lira",)),
+    Evaluation("duci", duci, ("lira",), charts_duci.usage_shares, default_scores=("lira",)),
 )
 
 
@@ -29,6 +72,11 @@ def find_evaluation(name: str) -> Evaluation:
     raise InvalidOption(f"there is no evaluation {name!r} (evaluations: {names})")
 
 
+def evaluation_variant(evaluation: Evaluation, scores: tuple[str, ...], chosen: Mapping[str, Any]) -> str:
+    """What a kept evaluation goes by: its scores, and the options that differ from their defaults."""
+    return ";".join(filter(None, [",".join(scores), variant_of(evaluation.options, chosen)]))
+
+
 def run_evaluation(
     source: Source, evaluation: Evaluation, scores: tuple[str, ...], options: Mapping[str, Any] | None = None
 ) -> Finding:
@@ -36,13 +84,12 @@ def run_evaluation(
     scores = scores or evaluation.default_scores
     chosen = parse_options(evaluation.options, options or {}, evaluation.name)
     finding = evaluation.compute(source, scores, **chosen)
-    variant = ";".join(filter(None, [",".join(scores), variant_of(evaluation.options, chosen)]))
     save_result(
         source.lake,
         source.experiment,
         evaluation.name,
         source.target.run if source.target else None,
-        variant,
+        evaluation_variant(evaluation, scores, chosen),
         options={**chosen, "scores": list(scores)},
         notes=finding.notes,
         metrics=[metric.to_json() for metric in finding.metrics],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,12 @@ class Metric:
         """A flat object: metric, its parameters, value, ci_low, ci_high, n. What is not finite becomes null."""
         numbers = {name: _finite(getattr(self, name)) for name in ("value", "ci_low", "ci_high")}
         return {"metric": self.metric, **self.parameters, **numbers, "n": self.n}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """The metric that `to_json` made; what was not finite stays None."""
+        own: dict[str, Any] = {name: told.get(name) for name in ("metric", "value", "ci_low", "ci_high", "n")}
+        return cls(**own, parameters={name: value for name, value in told.items() if name not in own})
 
 
 def _finite(value: float | None) -> float | None:

@@ -6,19 +6,24 @@ matrix takes NumPy 0.2 s (benchmarks/analysis_speed.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 
 from ..store.records import Run
+from ..store.schema import PLAIN_QUERIES
 from .source import Source
 
 _BLOCK = 8_192
 """Columns sorted at a time: few enough that a block of them, runs long, stays in a processor's cache."""
+
+_ROWS = 1 << 24
+"""Rows read at a time, 13 bytes each: runs may hold many range queries that are not asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +40,10 @@ class PhiMatrix:
 
 
 def queries_of(source: Source) -> list[int]:
-    """The queries that the target has signals of, ascending."""
+    """The plain queries that the target has signals of, ascending."""
     found = source.connection.sql(
-        "select distinct query from signals where run = $target order by query",
-        params={"target": source.target_name},
+        "select distinct query from signals where run = $target and query < $plain order by query",
+        params={"target": source.target_name, "plain": PLAIN_QUERIES},
     )
     return [query for (query,) in found.fetchall()]
 
@@ -55,9 +60,7 @@ def read_phi(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> Phi
     member = np.zeros((len(runs), len(sample_id)), dtype=bool)
 
     order: tuple[Any, Any] | None = None
-    for row, frame in enumerate(
-        source.rows_of_each(runs, "signals", ["sample_id", "query", "member", "phi"])
-    ):
+    for row, frame in enumerate(_frames(source, runs)):
         ids, numbers = frame["sample_id"].to_numpy(), frame["query"].to_numpy()
         # Runs nearly always hold the same samples in the same order; then the places are those of the run before.
         if order is None or not (np.array_equal(ids, order[0]) and np.array_equal(numbers, order[1])):
@@ -75,6 +78,16 @@ def read_phi(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> Phi
             phi[row, where, which] = frame["phi"].to_numpy()[asked]
             member[row, where] = frame["member"].to_numpy()[asked]
     return PhiMatrix(phi, member, sample_id, tuple(queries))
+
+
+def _frames(source: Source, runs: Sequence[Run]) -> Iterator[pl.DataFrame]:
+    """sample_id, query, member and phi of each run; runs are read together as long as they are few rows."""
+    rows = [sum(file.rows for file in run.files if file.table == "signals") for run in runs]
+    at_once = max(1, _ROWS // max(1, max(rows, default=1)))
+    for start in range(0, len(runs), at_once):
+        yield from source.rows_of_each(
+            runs[start : start + at_once], "signals", ["sample_id", "query", "member", "phi"]
+        )
 
 
 def medians(values: npt.NDArray[np.float32], used: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Attacks that ask how usual a loss is for a model that did not train on the record: Attack P, R and S.
+"""Attacks that ask how usual a loss is for a model that did not train on the record: Attack P, R, S, D and L.
 
 Their null hypothesis is that the target did not; F(loss), the share of reference losses at or under the target's,
 is its p-value but for 1 / (n + 1), and rejecting at F <= alpha should have the false-positive rate alpha.
@@ -6,59 +6,77 @@ is its p-value but for 1 / (n + 1), and rejecting at F <= alpha should have the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
-from ..store.errors import InvalidOption
+from .alpha_thresholds import most_below, thresholds_at, with_thresholds
 from .metric import Metric
 from .rates import rates
 from .scores import Scores, count_unscored
+from .source import Source
 
-ALPHAS = (0.001, 0.01, 0.05, 0.1)
-"""Significance levels that the attacks are judged at unless told otherwise."""
-
-ALPHA_HELP = "significance levels to reject at: the false-positive rates that are aimed at"
 INTERPOLATE_HELP = "let F run straight between reference losses (from F = 0 at loss 0), not in steps"
 
 Floats = npt.NDArray[np.float64]
+Levels = Sequence[float]
 
 
-def check_alphas(alpha: tuple[float, ...]) -> None:
-    """Raises InvalidOption for a level outside 0..1."""
-    for level in alpha:
-        if not 0 < level < 1:
-            raise InvalidOption(f"a significance level lies between 0 and 1, not {level}")
-
-
-def share_scores(frame: pl.DataFrame, alpha: tuple[float, ...], interpolate: bool, why: str) -> Scores:
-    """Scores with notes and the rates at each alpha, from rows of sample_id, member, score, share, n_reference.
+def share_scores(frame: pl.DataFrame, levels: Levels, interpolate: bool, why: str) -> Scores:
+    """Scores with notes and the rates at each level, from rows of sample_id, member, score, share, n_reference.
 
     ``why`` says why a sample may have no score.
     """
     known = frame.filter(pl.col("member").is_not_null() & pl.col("score").is_not_null())
     member, share = known["member"].to_numpy(), known["share"].to_numpy()
-    levels = sorted(set(alpha))
     metrics = [metric for level in levels for metric in _at(level, share, member)]
-    notes = [*count_unscored(frame, why)]
     typical = frame.filter(pl.col("score").is_not_null())["n_reference"].median()
-    if isinstance(typical, float) and not interpolate and any(level * typical < 1 for level in levels):
-        coarse = ", ".join(f"{level:g}" for level in levels if level * typical < 1)
-        notes.append(
-            f"{typical:g} reference losses a sample cannot resolve alpha {coarse}: that rejects where all of them lie "
-            f"above the target's, which a non-member's do with probability {1 / (typical + 1):.2g}"
-        )
-    return Scores(frame.drop("label", strict=False), tuple(notes), tuple(metrics))
+    notes = list(count_unscored(frame, why))
+    if isinstance(typical, float):
+        notes += _beyond_the_level(metrics, 0.0 if interpolate else typical)
+        if not interpolate:
+            notes += _too_coarse(levels, typical)
+    return Scores(frame, tuple(notes), tuple(metrics))
 
 
 def _at(level: float, share: Floats, member: npt.NDArray[np.bool_]) -> tuple[Metric, ...]:
     return rates(share <= level, member, "at_alpha", {"alpha": level})
 
 
-def with_share(
-    frame: pl.DataFrame, reference: pl.DataFrame, by: str | None, interpolate: bool
+def _beyond_the_level(metrics: Sequence[Metric], typical: float) -> list[str]:
+    """A note where surely more non-members are rejected than the level, or steps of 1 / ``typical``, would have."""
+    over = []
+    for one in metrics:
+        level = one.parameters["alpha"]
+        aim = (int(level * typical) + 1) / (typical + 1) if typical else level
+        if one.metric == "fpr_at_alpha" and one.ci_low is not None and one.ci_low > max(level, aim):
+            over.append(f"{level:g} ({one.value:.2g})")
+    if not over:
+        return []
+    return [
+        f"rejecting at alpha {', '.join(over)} has the false-positive rate in brackets: the reference losses are higher than "
+        "the target's on records it did not train on; the score ranks records, but 1 - score is no p-value"
+    ]
+
+
+def _too_coarse(levels: Levels, typical: float) -> list[str]:
+    """A note on levels below one reference loss of ``typical`` many."""
+    coarse = [f"{level:g}" for level in levels if level * typical < 1]
+    if not coarse:
+        return []
+    return [
+        f"{typical:g} reference losses a sample cannot resolve alpha {', '.join(coarse)}: that rejects where all of them lie "
+        f"above the target's, which a non-member's do with probability {1 / (typical + 1):.2g}"
+    ]
+
+
+def share_among_losses(
+    frame: pl.DataFrame, reference: pl.DataFrame, by: str | None, levels: Levels, interpolate: bool
 ) -> pl.DataFrame:
-    """Add share and n_reference and set score = 1 - share, from the columns loss of both frames; label is dropped.
+    """Add share, n_reference and thresholds and set score = 1 - share, from the columns loss of both frames; label goes.
 
     ``by`` names an integer column of both whose values are kept apart. The score is NULL where no reference loss
     is of its kind or where it was NULL.
@@ -66,24 +84,52 @@ def with_share(
     loss = frame["loss"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
     others = reference["loss"].to_numpy()
     share, count = np.full(len(loss), np.nan), np.zeros(len(loss), dtype=np.int64)
-    if by is None:
-        share[:], count[:] = share_at_or_below(np.sort(others), loss, interpolate), len(others)
-    else:
-        kinds = reference[by].to_numpy()
-        grouped = np.argsort(kinds, kind="stable")
-        others, kinds, own = others[grouped], kinds[grouped], frame[by].to_numpy()
-        rows_of = np.argsort(own, kind="stable")
-        for kind in np.unique(own):
-            rows = rows_of[slice(*np.searchsorted(own, [kind, kind + 1], sorter=rows_of))]
-            part = np.sort(others[slice(*np.searchsorted(kinds, [kind, kind + 1]))])
-            share[rows], count[rows] = share_at_or_below(part, loss[rows], interpolate), len(part)
+    thresholds = np.full((len(loss), len(levels)), np.nan)
+    own = np.zeros(len(loss), dtype=np.int64) if by is None else frame[by].to_numpy()
+    kinds = np.zeros(len(others), dtype=np.int64) if by is None else reference[by].to_numpy()
+    grouped = np.argsort(kinds, kind="stable")
+    others, kinds = others[grouped], kinds[grouped]
+    rows_of = np.argsort(own, kind="stable")
+    for kind in np.unique(own):
+        rows = rows_of[slice(*np.searchsorted(own, [kind, kind + 1], sorter=rows_of))]
+        part = np.sort(others[slice(*np.searchsorted(kinds, [kind, kind + 1]))])
+        share[rows], count[rows] = share_at_or_below(part, loss[rows], interpolate), len(part)
+        thresholds[rows] = thresholds_at(
+            part, np.zeros(1, np.int64), np.array([len(part)]), levels, interpolate
+        )
     scored = frame["score"].is_not_null().to_numpy() & (count > 0)
     share = np.where(scored, share, np.nan)
-    return frame.drop("label").with_columns(
+    found = frame.drop("label").with_columns(
         pl.Series("score", 1 - share).fill_nan(None),
         pl.Series("share", share).fill_nan(None),
         pl.Series("n_reference", count),
     )
+    return with_thresholds(found, thresholds, levels)
+
+
+NONE_TAUGHT = pa.schema([("run", pa.string()), ("sample_id", pa.int32())]).empty_table()
+"""No run learnt from a sample without being trained on its label."""
+
+
+def share_among_runs(
+    source: Source, target: str, runs: pa.Table, taught: pa.Table, levels: Levels, interpolate: bool
+) -> pl.DataFrame:
+    """sample_id, member, score, share, n_reference, loss and thresholds of the target's audit samples.
+
+    Each sample's loss is compared with its losses on ``runs`` that did not train on it: run and sample_id, which is
+    NULL, or the one sample that a run counts for. ``taught`` (run, sample_id) are left out of the comparison.
+    """
+    source.provide("reference_runs", runs)
+    source.provide("taught", taught)
+    most = int(most_below(np.array([len(runs)]), max(levels))[0]) + 1
+    frame = source.query("attack_same_sample", {"target": target, "interpolate": interpolate, "most": most})
+    lowest = frame["lowest"]
+    held = lowest.list.len().fill_null(0).cast(pl.Int64).to_numpy()
+    ranked = lowest.explode().drop_nulls().to_numpy()
+    thresholds = thresholds_at(
+        ranked, np.cumsum(held) - held, frame["n_reference"].to_numpy(), levels, interpolate
+    )
+    return with_thresholds(frame.drop("lowest"), thresholds, levels)
 
 
 def share_at_or_below(ranked: Floats, loss: Floats, interpolate: bool) -> Floats:

@@ -34,6 +34,23 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What an evaluation said. ``variant`` names its scores and options as the lake does."""
+
+    evaluation: str
+    variant: str
+    finding: Finding
+
+
+@dataclass(frozen=True)
+class Ask:
+    """An analysis that the lake has the data for and the report does not show; ``adds`` says what it would add."""
+
+    name: str
+    adds: str
+
+
+@dataclass(frozen=True)
 class Attack:
     """A score judged as a membership attack: AUC and TPR at each FPR, and its ROC curve."""
 
@@ -94,7 +111,7 @@ class Headline:
 class Record:
     """One of the most exposed records. ``scores`` are (label, score, rank among those shown to be ranked).
 
-    ``found`` tells whether the leading attack singles it out, None where none could be judged. ``facts`` are the
+    ``called`` is its class in words; ``found`` tells whether the leading attack singles it out, None where none could be judged. ``facts`` are the
     samples' own columns, where there is no picture.
     """
 
@@ -102,12 +119,14 @@ class Record:
     key: str | None
     label: int | None
     class_name: str | None
+    called: str
     group: str | None
     found: bool | None
     scores: tuple[tuple[str, float, int], ...]
     picture: bytes | None
     facts: tuple[tuple[str, str], ...]
     trace: Floats | None
+    grad_norms: Floats | None = None
 
     @property
     def name(self) -> str:
@@ -116,7 +135,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Traces:
-    """The target's loss traces: the spread of all members. ``source`` is eval or train."""
+    """The target's traces of one signal: the spread of all members. ``source`` is eval or train."""
 
     source: str
     band: Band
@@ -128,8 +147,9 @@ class Report:
 
     ``attacks`` are judged against the target's membership, the leading one first. ``lt_iqr``, ``memorization``
     and ``privacy_score`` are None where the lake has nothing to compute them from; ``absent`` says why, by name.
-    ``comparison`` holds precision@k, recall@k and correlations against the leading attack. ``ranked_by`` says
-    what ``exposed`` is ordered by.
+    ``comparison`` holds precision@k, recall@k and correlations against the leading attack. ``findings`` are all other
+    evaluations, ``others`` the scores that are kept in the lake beside those named here. ``ranked_by`` says what
+    ``exposed`` is ordered by. ``about`` says of each sample, by its id, its class and group; empty where none has any.
     """
 
     experiment: Experiment
@@ -146,9 +166,14 @@ class Report:
     privacy_score: Scored | None
     comparison: Finding | None
     pairing: Finding | None
+    findings: tuple[Said, ...]
+    others: tuple[Scored, ...]
     traces: Traces | None
+    grad_norms: Traces | None
     ranked_by: str
     exposed: tuple[Record, ...]
+    about: tuple[str, ...]
+    asks: tuple[Ask, ...]
     notes: tuple[tuple[str, str], ...]
     absent: tuple[tuple[str, str], ...]
 
@@ -163,6 +188,18 @@ class Report:
     @property
     def shadows(self) -> tuple[Run, ...]:
         return self.of_role("shadow")
+
+    def said(self, evaluation: str) -> tuple[Said, ...]:
+        """What an evaluation said, once for each choice of scores and options."""
+        return tuple(one for one in self.findings if one.evaluation == evaluation)
+
+    def attack(self, analysis: str) -> Attack | None:
+        """The attack of that name, whatever its options; None where the report has none."""
+        return next((one for one in self.attacks if one.scored.name.partition("[")[0] == analysis), None)
+
+    def other(self, analysis: str) -> Scored | None:
+        """The kept score of that analysis, None where there is none."""
+        return next((one for one in self.others if one.name.partition("[")[0] == analysis), None)
 
     def of_role(self, role: str) -> tuple[Run, ...]:
         """The runs of a role, the report's target left out."""

@@ -1,4 +1,8 @@
-"""Gathering a report: which analyses the lake has data for, what they say, and which records they point at."""
+"""Gathering a report: which analyses the lake has data for, what they say, and which records they point at.
+
+What takes seconds is computed, and kept in the lake. All else is taken from the lake where it is kept and fresh, and
+named among the questions that can be asked where it is not.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +15,30 @@ import numpy as np
 
 from ..store.errors import InvalidOption, NotEnoughData
 from ..store.lake import Lake
-from .catalogue import ANALYSES
 from .charts_roc import curve
-from .evaluations import EVALUATIONS, run_evaluation
-from .report_data import Attack, Headline, Report, Scored
-from .report_records import most_exposed, read_traces
+from .report_asks import asks
+from .report_data import Attack, Headline, Report, Said, Scored
+from .report_desk import Desk
+from .report_findings import findings
+from .report_names import label_of
+from .report_records import TraceTable, describe, most_exposed, read_traces
 from .roc import evaluate, split, threshold_at_fpr
 from .run import FPRS
-from .scores import Finding
 from .source import Source
-from .stored import keep_scores
 
-LEADING = ("lira", "lira[mode=offline]")
-"""Attacks that the report leads with, the first that can be computed; others follow in the catalogue's order."""
+COMPUTED = (
+    "lira",
+    "lira[mode=offline]",
+    "rmia",
+    "loss",
+    "attack-p",
+    "attack-r",
+    "attack-s",
+    "calibrated",
+)
+"""Attacks that a report computes where they are missing, the leading one first. Others are shown where they are kept."""
 
-STRONG = ("lira", "rmia")
+STRONG = ("lira", "lira[mode=offline]", "rmia")
 """Attacks that a verdict may rest on. That a weaker one, such as the loss attack, finds nothing would reassure wrongly."""
 
 SHARP = (*STRONG, "lt-iqr")
@@ -34,20 +47,11 @@ SHARP = (*STRONG, "lt-iqr")
 LOSSES = ("trace[aggregate=final]", "trace[aggregate=mean]")
 """Final loss and mean loss, which LT-IQR is compared with."""
 
-LABELS = {
-    "lira": "LiRA",
-    "lira[mode=offline]": "LiRA offline",
-    "rmia": "RMIA",
-    "loss": "loss attack",
-    "attack-p": "attack P",
-    "attack-r": "attack R",
-    "attack-s": "attack S",
-    "lt-iqr": "LT-IQR",
-    "memorization": "memorization",
-    "privacy-score": "privacy score",
-    "trace[aggregate=final]": "final loss",
-    "trace[aggregate=mean]": "mean loss",
-}
+MOST_ATTACKS = 14
+"""More curves than this cannot be told apart in one chart."""
+
+OTHERS = ("influence", "hellinger", "ood", "subpopulation", "vulnerability")
+"""Scores that are no attacks and are shown where they are kept."""
 
 
 def gather(
@@ -70,9 +74,9 @@ def gather(
     with Source.open(lake, experiment, target) as source:
         if not source.runs:
             source.need_target()
-        desk = _Desk(source)
-        attacks = _judge(filter(None, [desk.score(name) for name in _attack_names()]), fprs)
-        headline = _headline(tuple(one for one in attacks if one.scored.name.startswith(STRONG)), fprs)
+        desk = Desk(source)
+        attacks = _attacks(desk, fprs)
+        headline = _headline(tuple(one for one in attacks if one.scored.name in STRONG), fprs)
         lt_iqr = desk.score("lt-iqr")
         memorization, privacy = desk.score("memorization"), desk.score("privacy-score")
         if headline is None and lt_iqr is None and memorization is None and privacy is None:
@@ -80,12 +84,23 @@ def gather(
                 f"experiment {experiment!r} has nothing to report on: "
                 + "; ".join(dict.fromkeys(why for _, why in desk.absent))
             )
-        traces = read_traces(source) if lt_iqr else None
-        if traces is not None and traces.summary.source == "train":
-            desk.notes.append(("lt-iqr", "the trace was recorded inside the training steps: members only"))
-        shown = [attack.scored for attack in attacks]
-        shown += [one for one in (lt_iqr, memorization, privacy) if one is not None]
-        ranked = next((one for one in shown if one.name.startswith(SHARP)), lt_iqr or shown[0])
+        traces, grad_norms = read_traces(source, "loss"), read_traces(source, "grad_norm")
+        _note_source(desk, traces if lt_iqr else None)
+        ranking = [one for one in (lt_iqr, memorization, privacy) if one is not None]
+        scored = [attack.scored for attack in attacks]
+        # Those that name exposed records come first on each record's card.
+        shown = [
+            *(one for one in scored if one.name in STRONG and one.name != "lira[mode=offline]"),
+            *ranking,
+            *(one for one in scored if one.name not in STRONG or one.name == "lira[mode=offline]"),
+        ]
+        ranked = next((one for one in shown if one.name in SHARP), ranking[0] if ranking else shown[0])
+        comparison = _compare(desk, headline, lt_iqr)
+        pairing = (
+            desk.evaluate("spearman", ("memorization", "privacy-score")) if memorization and privacy else None
+        )
+        said = findings(desk, attacks, headline, lt_iqr, fprs)
+        others = _others(desk)
         return Report(
             experiment=lake.experiment(experiment),
             lake=Path(lake.path).name,
@@ -99,71 +114,65 @@ def gather(
             lt_iqr=lt_iqr,
             memorization=memorization,
             privacy_score=privacy,
-            comparison=_compare(desk, headline, lt_iqr),
-            pairing=desk.evaluate("spearman", ("memorization", "privacy-score"))
-            if memorization and privacy
-            else None,
+            comparison=comparison.finding if comparison else None,
+            pairing=pairing.finding if pairing else None,
+            findings=said,
+            others=others,
             traces=traces.summary if traces else None,
+            grad_norms=grad_norms.summary if grad_norms else None,
             ranked_by=ranked.label,
-            exposed=most_exposed(source, ranked, shown, headline, traces, pictures=pictures),
+            exposed=most_exposed(source, ranked, shown, headline, traces, grad_norms, pictures=pictures),
+            about=describe(source),
+            asks=asks(source, [*shown, *others], said),
             notes=_gathered(desk.notes),
             absent=_gathered(desk.absent),
         )
 
 
-class _Desk:
-    """Computes scores one by one, and remembers their notes and why some could not be computed."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.notes: list[tuple[str, str]] = []
-        self.absent: list[tuple[str, str]] = []
-
-    def score(self, name: str) -> Scored | None:
-        """The score of that name, None where the lake lacks the data for it."""
-        try:
-            scores = keep_scores(self.source, [name])[name].scores
-        except NotEnoughData as error:
-            self.absent.append((name, str(error)))
-            return None
-        self.notes += [(name, note) for note in scores.notes]
-        return Scored(name, LABELS.get(name, name), scores)
-
-    def evaluate(self, name: str, scores: tuple[str, ...], **options: object) -> Finding | None:
-        """What an evaluation says of several scores, None where the data does not allow it."""
-        evaluation = next(one for one in EVALUATIONS if one.name == name)
-        try:
-            finding = run_evaluation(self.source, evaluation, scores, options)
-        except NotEnoughData as error:
-            self.absent.append((name, str(error)))
-            return None
-        # Its notes repeat those of the scores it looks at, with their names in front.
-        known = {f"{score}: {note}" for score, note in self.notes}
-        self.notes += [(name, note) for note in finding.notes if note not in known]
-        return finding
+def _attacks(desk: Desk, fprs: tuple[float, ...]) -> tuple[Attack, ...]:
+    """The attacks that are computed, then those that are kept in the lake."""
+    computed = [desk.score(name) for name in COMPUTED]
+    names = tuple(one.name for one in computed if one)
+    found = _judge(filter(None, computed), fprs)
+    kept = [(name, result) for name, result in desk.kept(attack=True) if name not in names]
+    room = MOST_ATTACKS - len(found)
+    found += _judge((desk.read(name, result) for name, result in kept[:room]), fprs)
+    if kept[room:]:
+        left = ", ".join(name for name, _ in kept[room:])
+        desk.notes.append(("attacks", f"kept in the lake and not shown, for lack of room: {left}"))
+    return tuple(found)
 
 
-def _gathered(notes: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Notes of the same words in one, under the labels of all that they are of."""
-    of: dict[str, list[str]] = {}
-    for name, note in notes:
-        of.setdefault(note, []).append(LABELS.get(name, name))
-    return tuple((", ".join(dict.fromkeys(names)), note) for note, names in of.items())
-
-
-def _attack_names() -> tuple[str, ...]:
-    others = [analysis.name for analysis in ANALYSES if analysis.attack]
-    return tuple(dict.fromkeys((*LEADING, *others)))
-
-
-def _judge(scored: Iterable[Scored], fprs: tuple[float, ...]) -> tuple[Attack, ...]:
+def _judge(scored: Iterable[Scored], fprs: tuple[float, ...]) -> list[Attack]:
     attacks = []
     for one in scored:
         score, member = one.scores.arrays()
         steps = curve(one.label, score, member)
         if steps is not None:
             attacks.append(Attack(one, tuple(evaluate(score, member, fprs)), steps))
-    return tuple(attacks)
+    return attacks
+
+
+def _others(desk: Desk) -> tuple[Scored, ...]:
+    """The kept scores that a section of their own shows; of each analysis the one with its default options, or the first."""
+    found: dict[str, Scored] = {}
+    for name, result in desk.kept(attack=False):
+        if result.analysis in OTHERS and result.analysis not in found:
+            found[result.analysis] = desk.read(name, result)
+    return tuple(found.values())
+
+
+def _note_source(desk: Desk, traces: TraceTable | None) -> None:
+    if traces is not None and traces.summary.source == "train":
+        desk.notes.append(("lt-iqr", "the trace was recorded inside the training steps: members only"))
+
+
+def _gathered(notes: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Notes of the same words in one, under the labels of all that they are of."""
+    of: dict[str, list[str]] = {}
+    for name, note in notes:
+        of.setdefault(note, []).append(label_of(name))
+    return tuple((", ".join(dict.fromkeys(names)), note) for note, names in of.items())
 
 
 def _headline(attacks: tuple[Attack, ...], fprs: tuple[float, ...]) -> Headline | None:
@@ -182,7 +191,7 @@ def _headline(attacks: tuple[Attack, ...], fprs: tuple[float, ...]) -> Headline 
     return Headline(attack, fprs[0], fpr, tpr, frozenset(found.tolist()), int((above & ~member).sum()))
 
 
-def _compare(desk: _Desk, headline: Headline | None, lt_iqr: Scored | None) -> Finding | None:
+def _compare(desk: Desk, headline: Headline | None, lt_iqr: Scored | None) -> Said | None:
     """How well LT-IQR, the final and the mean loss find what the leading attack finds."""
     if headline is None or headline.fpr is None or lt_iqr is None:
         return None

@@ -44,6 +44,18 @@ def to_json(report: Report, verdict: Verdict) -> str:
         if report.memorization
         else [],
         "correlations": [metric.to_json() for metric in report.pairing.metrics] if report.pairing else [],
+        "findings": [
+            {
+                "evaluation": said.evaluation,
+                "variant": said.variant,
+                "metrics": [metric.to_json() for metric in said.finding.metrics],
+            }
+            for said in report.findings
+        ],
+        "other_scores": [
+            {"score": one.name, "metrics": [metric.to_json() for metric in one.scores.metrics]}
+            for one in report.others
+        ],
         "runs": [
             {
                 "run": run.run,
@@ -58,6 +70,7 @@ def to_json(report: Report, verdict: Verdict) -> str:
         ],
         "ranked_by": report.ranked_by,
         "most_exposed": [_record(record) for record in report.exposed],
+        "can_be_asked": [ask.name for ask in report.asks],
         "notes": [{"analysis": name, "note": note} for name, note in report.notes],
         "absent": [{"analysis": name, "why": why} for name, why in report.absent],
     }
@@ -74,6 +87,7 @@ def _record(record: Record) -> dict[str, Any]:
         "singled_out": record.found,
         "scores": {name: {"score": score, "rank": rank} for name, score, rank in record.scores},
         "loss_trace": record.trace.tolist() if record.trace is not None else None,
+        "gradient_norm_trace": record.grad_norms.tolist() if record.grad_norms is not None else None,
     }
 
 

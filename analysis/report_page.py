@@ -17,8 +17,8 @@ from markupsafe import Markup
 
 from .chart_axes import number
 from .chart_style import theme
-from .report_data import Report
-from .report_parts import Figure, Figures, Section
+from .report_data import Record, Report
+from .report_parts import Figure, Figures, Section, brush_of
 from .report_words import Verdict
 
 SPARK = (120.0, 34.0)
@@ -34,6 +34,8 @@ class Drawing:
     subtitle: str
     description: str
     spec: Markup
+    linked: tuple[str, ...]
+    brush: str
 
 
 def page(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:
@@ -52,13 +54,14 @@ def page(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "picture": _picture}
+    environment.filters |= {"number": number, "picture": _picture, "values": _values}
     environment.globals |= {"spark": _spark, "spark_size": SPARK}
     return environment.get_template("report.html").render(
         report=report,
         verdict=verdict,
         sections=sections,
         style=Markup((folder / "report.css").read_text(encoding="utf-8")),
+        script=Markup((folder / "report.js").read_text(encoding="utf-8")),
         vega=Markup(_vega()),
         theme=Markup(as_json(theme())),
         drawings={figure.name: drawing(figure) for figure in figures(sections)},
@@ -86,7 +89,13 @@ def drawing(figure: Figure) -> Drawing:
     spec["autosize"] = {"type": "fit-x", "contains": "padding", "resize": True}
     subtitle = " ".join(heading.get("subtitle", []))
     return Drawing(
-        figure.name, heading.get("text", ""), subtitle, spec.get("description", ""), Markup(as_json(spec))
+        figure.name,
+        heading.get("text", ""),
+        subtitle,
+        spec.get("description", ""),
+        Markup(as_json(spec)),
+        figure.linked,
+        brush_of(figure.name),
     )
 
 
@@ -104,6 +113,11 @@ def _vega() -> str:
     script = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
     # Inside a string of the script both spellings mean the same; to the page only the first would end it.
     return re.sub(r"</(?=script)", r"<\\/", script, flags=re.IGNORECASE)
+
+
+def _values(record: Record) -> str:
+    """The scores of a record as JSON, by their labels."""
+    return json.dumps({label: score for label, score, _ in record.scores if math.isfinite(score)})
 
 
 def _picture(png: bytes) -> str:

@@ -15,10 +15,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, with a name that is unique in the report."""
+    """A chart, with a name that is unique in the report.
+
+    ``linked`` are the labels of the scores on its x and y axis where a selection in it, which is called as
+    `brush_of` says, narrows the records that the page shows; empty for all other charts.
+    """
 
     name: str
     chart: alt.Chart | alt.LayerChart
+    linked: tuple[str, ...] = ()
+
+
+def brush_of(figure: str) -> str:
+    """What the selection in a linked figure is called: a name that Vega takes for one."""
+    return "brush_" + figure.replace("-", "_")
 
 
 @dataclass(frozen=True)
@@ -51,11 +61,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Cards of records; ``typical`` is the median trace drawn behind theirs."""
+    """Cards of records, each with its first ``scores``, the others folded; ``typical`` is the median trace behind theirs."""
 
     kind: ClassVar[str] = "gallery"
     records: tuple[Record, ...]
     typical: tuple[float, ...] = ()
+    scores: ClassVar[int] = 5
 
     @property
     def highest(self) -> float:
@@ -73,14 +84,26 @@ class Code:
     items: tuple[tuple[str, str], ...]
 
 
-Part = Figures | Table | Facts | Gallery | Code
+@dataclass(frozen=True)
+class Commands:
+    """Commands that would add to the report: each with what it adds."""
+
+    kind: ClassVar[str] = "commands"
+    items: tuple[tuple[str, str], ...]
+
+
+Part = Figures | Table | Facts | Gallery | Code | Commands
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a sentence that says what to look at, and its parts. ``name`` is its anchor in the page."""
+    """A heading, a sentence that says what to look at, and its parts.
+
+    ``name`` is its anchor in the page, ``short`` its entry in the list of sections.
+    """
 
     name: str
+    short: str
     title: str
     lead: str
     parts: tuple[Part, ...]

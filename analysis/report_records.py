@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,6 @@ from .charts_traces import band_of
 from .exposed import by_exposure
 from .report_data import Headline, Record, Scored, Traces
 from .source import Source
-from .trace import recorded_source
 
 Floats = npt.NDArray[np.float64]
 SHOWN = 24
@@ -27,41 +26,47 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class TraceTable:
-    """Loss traces of the target's samples, (samples, epochs); NaN where an epoch is missing."""
+    """Traces of the target's samples, ``values`` (samples, epochs); NaN where an epoch is missing."""
 
     sample_id: npt.NDArray[np.int64]
-    loss: Floats
+    values: Floats
     summary: Traces
 
     def of(self, sample_id: int) -> Floats | None:
         """The trace of one sample, None where it has none."""
         place = int(np.searchsorted(self.sample_id, sample_id))
         found = place < len(self.sample_id) and self.sample_id[place] == sample_id
-        return self.loss[place] if found else None
+        return self.values[place] if found else None
 
 
-def read_traces(source: Source) -> TraceTable | None:
-    """The target's loss traces: those of the eval passes where there are any, else those from inside the steps."""
-    target = source.need_target_table("traces")
-    kind = recorded_source(target)
+def read_traces(source: Source, signal: Literal["loss", "grad_norm"]) -> TraceTable | None:
+    """The target's traces of a signal: those of the eval passes where there are any, else those from inside the steps."""
+    target = source.target
+    if target is None or "traces" not in target.tables():
+        return None
     frame = (
-        source.rows(target, "traces", ["sample_id", "member", "source", "loss"])
-        .filter((pl.col("source") == kind) & pl.col("loss").is_not_null())
+        source.rows(target, "traces", ["sample_id", "member", "source", signal])
+        .filter(pl.col(signal).is_not_null() & (pl.col(signal).list.len() > 0))
         .sort("sample_id")
     )
-    if frame.is_empty():
+    kinds = set(frame["source"].unique())
+    if not kinds:
         return None
-    lengths = frame["loss"].list.len()
+    kind = "eval" if "eval" in kinds else "train"
+    frame = frame.filter(pl.col("source") == kind)
+    lengths = frame[signal].list.len()
     width = int(lengths.to_numpy().max())
     # A run writes all its traces in one length; any other would not line up with them.
     flat = frame.filter(lengths == width)
-    loss = (
-        flat["loss"].explode().cast(pl.Float64).fill_null(float("nan")).to_numpy().reshape(len(flat), width)
+    values = (
+        flat[signal].explode().cast(pl.Float64).fill_null(float("nan")).to_numpy().reshape(len(flat), width)
     )
+    if not np.isfinite(values).any():
+        return None
     return TraceTable(
         flat["sample_id"].to_numpy().astype(np.int64),
-        loss,
-        Traces(kind, band_of(loss[flat["member"].to_numpy()])),
+        values,
+        Traces(kind, band_of(values[flat["member"].to_numpy()])),
     )
 
 
@@ -71,6 +76,7 @@ def most_exposed(
     shown: Sequence[Scored],
     headline: Headline | None,
     traces: TraceTable | None,
+    grad_norms: TraceTable | None,
     *,
     pictures: bool,
 ) -> tuple[Record, ...]:
@@ -98,6 +104,7 @@ def most_exposed(
                 key=row["key"] if row["key"] != str(sample) else None,
                 label=row["label"],
                 class_name=class_name(names, row["label"]),
+                called=named_class(names, row["label"]),
                 group=row["group"],
                 found=sample in headline.found if headline is not None and judged else None,
                 scores=tuple(
@@ -106,9 +113,36 @@ def most_exposed(
                 picture=picture,
                 facts=_facts(row) if pictures and picture is None else (),
                 trace=traces.of(sample) if traces else None,
+                grad_norms=grad_norms.of(sample) if grad_norms else None,
             )
         )
     return tuple(found)
+
+
+def describe(source: Source) -> tuple[str, ...]:
+    """The class and the group of every sample, by its id, in a few words; empty where no sample has either."""
+    samples = pl.DataFrame(
+        source.lake.samples(source.experiment).select(["sample_id", "label", "group"])
+    ).sort("sample_id")
+    if samples["label"].null_count() == len(samples) == samples["group"].null_count():
+        return ()
+    names = source.lake.experiment(source.experiment).dataset.get("classes")
+    classes = {label: named_class(names, label) for label in samples["label"].unique()}
+    groups = {group: _short(group) for group in samples["group"].drop_nulls().unique()}
+    return tuple(
+        ", ".join(filter(None, (classes[label], groups.get(group))))
+        for label, group in zip(samples["label"], samples["group"], strict=True)
+    )
+
+
+def named_class(names: Any, label: int | None) -> str:
+    """A label for readers: ``cat``, ``class 3`` where the class is called 3, ``label 3`` where no name is known."""
+    if label is None:
+        return "unlabelled"
+    name = class_name(names, label)
+    if name is None:
+        return f"label {label}"
+    return f"class {name}" if name.isdecimal() else _short(name)
 
 
 def class_name(names: Any, label: int | None) -> str | None:

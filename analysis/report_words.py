@@ -10,7 +10,7 @@ import numpy as np
 from .chart_axes import number, percent
 from .charts import MEMORIZED
 from .lira import POOL_UNDER
-from .report_data import Headline, Report, beats_guessing
+from .report_data import Headline, Report, beats_guessing, metric_of
 
 UNLIKE = 0.05
 """A difference in accuracy between target and shadow models from which they count as unlike."""
@@ -245,10 +245,22 @@ def _trust(report: Report, headline: Headline | None) -> tuple[Trust, ...]:
             Trust(
                 "One trained model",
                 f"Intervals cover the choice of records, not the chance in training: trained again, the model would expose "
-                f"partly other records.{more}",
+                f"partly other records.{_spread(report, headline)}{more}",
             )
         )
     return tuple(found)
+
+
+def _spread(report: Report, headline: Headline | None) -> str:
+    """What the same attack reaches on the other models, where that was asked for."""
+    if headline is None:
+        return ""
+    for said in report.said("per-model"):
+        mean = metric_of(said.finding, "mean_over_runs", of="auc", score=headline.attack.scored.name)
+        if mean is not None and mean.value is not None and mean.n and mean.n > 1:
+            low, high = (fixed(mean.parameters[end]) for end in ("min", "max"))
+            return f" Over {plural(mean.n, 'model')} trained alike, its AUC lies from {low} to {high}."
+    return ""
 
 
 def _resolution(headline: Headline) -> Trust:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Annotated, Literal
 
 import numpy as np
@@ -10,8 +11,11 @@ import numpy.typing as npt
 import polars as pl
 
 from ..store.errors import InvalidOption, NotEnoughData
+from ..store.records import Run
+from ..store.schema import ORIGINAL, PLAIN_QUERIES
 from .attacked import NOT_FINITE, need_references
 from .metric import Metric
+from .rmia_views import DECIMALS, Flags, View, beats, log_ratio, read_views
 from .scores import Scores, count_unscored
 from .source import Source
 
@@ -20,12 +24,6 @@ GRID = np.arange(11) / 10
 
 TUNED_ON = 20_000
 """Samples at most that a is tuned on, evenly spread over the experiment."""
-
-DECIMALS = 12
-"""Log ratios are rounded to so many: losses have seven digits, and the order in which an engine sums must not part ties."""
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 
 def rmia(
@@ -54,29 +52,55 @@ def rmia(
 
     Source: Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks".
     """
+    check_options("rmia", mode, a, gamma)
+    source.need_target_table("signals")
+    last = PLAIN_QUERIES - 1 if queries == "mean" else ORIGINAL
+    frames, metrics = scored_views(
+        source, need_references(source), [(ORIGINAL, last)], mode=mode, a=a, gamma=gamma
+    )
+    return checked(source, _mean_over_views(list(frames)), mode, metrics)
+
+
+def check_options(what: str, mode: str, a: float | None, gamma: float) -> None:
+    """Raises InvalidOption for what the attack ``what`` cannot take."""
     if not 0 < gamma < np.inf:
-        raise InvalidOption(f"gamma of rmia must be above 0, not {gamma}")
+        raise InvalidOption(f"gamma of {what} must be above 0, not {gamma}")
     if a is not None and mode == "online":
         raise InvalidOption("a is for offline RMIA; add --mode offline")
     if a is not None and not 0 <= a <= 1:
-        raise InvalidOption(f"a of rmia must lie between 0 and 1, not {a}")
-    target = source.need_target_table("signals")
-    need_references(source)
+        raise InvalidOption(f"a of {what} must lie between 0 and 1, not {a}")
+
+
+def scored_views(
+    source: Source,
+    references: Sequence[Run],
+    blocks: Sequence[tuple[int, int]],
+    *,
+    mode: str,
+    a: float | None,
+    gamma: float,
+) -> tuple[Iterator[pl.DataFrame], tuple[Metric, ...]]:
+    """`View.scored` of every view, see `read_views`, and what offline RMIA tuned: a, on the first of them.
+
+    Raises NotEnoughData where the target has none of the views.
+    """
     tuned = mode == "offline" and a is None
-    stand_in = _stand_in(source) if tuned else ""
-    rows = source.query("rmia", {"target": target.run, "stand_in": stand_in})
-    if queries == "original":
-        rows = rows.filter(pl.col("query") == 0)
-    views = [_view(part, source) for part in _by_query(rows)]
-    if not views:
+    stand_in = _stand_in(source, references) if tuned else ""
+    views = read_views(source, references, blocks, stand_in=stand_in)
+    first = next(views, None)
+    if first is None:
         raise NotEnoughData(
-            f"run {target.run!r} of experiment {source.experiment!r} has no signals to attack"
+            f"run {source.target_name!r} of experiment {source.experiment!r} has no signals to attack"
         )
     metrics: tuple[Metric, ...] = ()
     if tuned:
-        a = _tune(views[0], np.log(gamma), stand_in)
+        a = _tune(first, np.log(gamma), stand_in)
         metrics = (Metric("a", a, parameters={"tuned_on": stand_in}),)
-    frame = _mean_over_views([view.scored(a, np.log(gamma)) for view in views])
+    return (view.scored(a, np.log(gamma)) for view in chain([first], views)), metrics
+
+
+def checked(source: Source, frame: pl.DataFrame, mode: str, metrics: tuple[Metric, ...]) -> Scores:
+    """The scores with a note of how many are missing. Raises NotEnoughData where all are."""
     if frame["score"].null_count() == len(frame):
         raise NotEnoughData(
             f"no sample of experiment {source.experiment!r} was {'both in and out of' if mode == 'online' else 'left out of'} "
@@ -87,85 +111,7 @@ def rmia(
     return Scores(frame, count_unscored(frame, why), metrics)
 
 
-@dataclass(frozen=True)
-class _Side:
-    """What one side says of each sample: its runs (0 for none), the log of their mean probability, membership."""
-
-    n: npt.NDArray[np.int64]
-    log_mean: Floats
-    member: Flags
-
-    def at(self, rows: npt.NDArray[np.intp]) -> _Side:
-        """The same of some samples."""
-        return _Side(self.n[rows], self.log_mean[rows], self.member[rows])
-
-    def with_one(self, other: _Side, chosen: Flags) -> _Side:
-        """The side with ``other``'s single run added where ``chosen``."""
-        n = self.n + (chosen & (other.n > 0))
-        grown = n > self.n
-        log_mean = self.log_mean.copy()
-        total = np.where(
-            self.n[grown] > 0, self.log_mean[grown] + np.log(np.maximum(self.n[grown], 1)), -np.inf
-        )
-        log_mean[grown] = np.logaddexp(total, other.log_mean[grown]) - np.log(n[grown])
-        return _Side(n, log_mean, self.member)
-
-
-@dataclass(frozen=True)
-class _View:
-    """One view (query) of all samples: which are of the population, and what each side says of them."""
-
-    population: Flags
-    target: _Side
-    stand_in: _Side
-    inside: _Side
-    outside: _Side
-
-    def scored(self, a: float | None, log_gamma: float) -> pl.DataFrame:
-        """sample_id, member, score, log_ratio, n_in and n_out of the audit samples the target has this view of."""
-        inside = self.inside.with_one(self.stand_in, self.stand_in.member)
-        outside = self.outside.with_one(self.stand_in, ~self.stand_in.member)
-        ratio = log_ratio(self.target, inside, outside, self.population, a)
-        beaten, of = beats(ratio, ratio[self.population], log_gamma)
-        audit = ~self.population & (self.target.n > 0)
-        return pl.DataFrame(
-            {
-                "sample_id": np.flatnonzero(audit),
-                "member": self.target.member[audit],
-                "score": np.where(np.isnan(ratio), np.nan, beaten / of)[audit],
-                "log_ratio": ratio[audit],
-                "n_in": inside.n[audit],
-                "n_out": outside.n[audit],
-            }
-        )
-
-
-def log_ratio(of: _Side, inside: _Side, outside: _Side, population: Flags, a: float | None) -> Floats:
-    """log(p(x | model) / p(x)) of every sample; NaN where it is not known or the model's loss is not finite.
-
-    ``a`` None is the online form, in which population records have out-runs only.
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if a is None:
-            both = np.logaddexp(inside.log_mean, outside.log_mean) - np.log(2)
-            expected = np.where(population, outside.log_mean, np.where(inside.n > 0, both, np.nan))
-        else:
-            expected = np.logaddexp(np.log1p(a) + outside.log_mean, np.log1p(-a)) - np.log(2)
-        ratio = of.log_mean - expected
-    known = (of.n > 0) & (outside.n > 0) & (population | np.isfinite(of.log_mean))
-    return np.where(known, ratio, np.nan).round(DECIMALS)
-
-
-def beats(ratio: Floats, of_population: Floats, log_gamma: float) -> tuple[npt.NDArray[np.int64], int]:
-    """How many population records each log ratio exceeds by more than log gamma, and how many there are.
-
-    By one sort, in place of a matrix of samples x population records.
-    """
-    ranked = np.sort(of_population[~np.isnan(of_population)])
-    return np.searchsorted(ranked, np.round(ratio - log_gamma, DECIMALS), "left"), len(ranked)
-
-
-def _tune(view: _View, log_gamma: float, stand_in: str) -> float:
+def _tune(view: View, log_gamma: float, stand_in: str) -> float:
     """The a of the grid with the greatest AUC on the run that stands in for the target."""
     known = (view.stand_in.n > 0) & np.isfinite(view.stand_in.log_mean) & (view.outside.n > 0)
     audit, population = np.flatnonzero(known & ~view.population), np.flatnonzero(known & view.population)
@@ -194,42 +140,15 @@ def _auc(count: npt.NDArray[np.int64], member: Flags, most: int) -> float:
     return float((members * (lower + others / 2)).sum() / (members.sum() * others.sum()))
 
 
-def _stand_in(source: Source) -> str:
+def _stand_in(source: Source, references: Sequence[Run]) -> str:
     """The shadow run whose training set is nearest half of the audit samples: its AUC is the surest."""
-    audit = source.connection.sql("select count(*) from samples where pool = 'audit'").fetchall()[0][0]
-    return min(source.need_shadows(), key=lambda run: abs(2 * run.members - audit)).run
-
-
-def _by_query(rows: pl.DataFrame) -> list[pl.DataFrame]:
-    """The rows of each view that the target has, the record as it is first."""
-    asked = rows.filter(pl.col("side") == "target")["query"].unique().sort()
-    if len(asked) == 1 and rows["query"].n_unique() == 1:
-        return [rows]
-    return [rows.filter(pl.col("query") == query) for query in asked]
-
-
-def _view(rows: pl.DataFrame, source: Source) -> _View:
-    """Rows of one query by side, in arrays as long as the experiment has samples."""
-    samples = source.lake.experiment(source.experiment).samples
-    population = np.zeros(samples, dtype=bool)
-    population[rows["sample_id"].to_numpy()[rows["population"].to_numpy()]] = True
-    sides = []
-    for name in ("target", "stand-in", "in", "out"):
-        part = rows.filter(pl.col("side") == name)
-        ids = part["sample_id"].to_numpy()
-        side = _Side(np.zeros(samples, np.int64), np.full(samples, -np.inf), np.zeros(samples, bool))
-        side.n[ids] = part["n"].to_numpy()
-        side.log_mean[ids] = part["log_mean"].to_numpy()
-        side.member[ids] = part["member"].to_numpy()
-        sides.append(side)
-    view = _View(population, *sides)
-    if not (population & (view.target.n > 0) & (view.outside.n + view.stand_in.n > 0)).any():
+    shadows = [run for run in references if run.info.role == "shadow"]
+    if not shadows:
         raise NotEnoughData(
-            f"rmia compares with records that no run trained on, and run {source.target_name!r} of experiment "
-            f"{source.experiment!r} and its shadow runs have signals of none; set some aside with --population when "
-            "collecting"
+            f"experiment {source.experiment!r} has no shadow run to tune a on; collect some, or choose it with --a"
         )
-    return view
+    audit = source.connection.sql("select count(*) from samples where pool = 'audit'").fetchall()[0][0]
+    return min(shadows, key=lambda run: abs(2 * run.members - audit)).run
 
 
 def _mean_over_views(views: list[pl.DataFrame]) -> pl.DataFrame:

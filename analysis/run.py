@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..store.errors import InvalidOption
 from ..store.results import fingerprint, save_result
-from .declare import DUALS, Analysis, parse_options, variant_of
+from .declare import DUALS, MASK, SHARED, Analysis, parse_options, variant_of
 from .duals import mean_over_duals
+from .masking import masked_source, parse_mask
 from .metric import Metric
 from .roc import evaluate
 from .scores import Scores
@@ -52,11 +53,13 @@ def run_analysis(
     for fpr in fprs:
         if not 0 < fpr < 1:
             raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {fpr}")
-    own = {keyword: value for keyword, value in chosen.items() if keyword != DUALS.keyword}
-    if chosen.get(DUALS.keyword):
-        scores = mean_over_duals(source, analysis.compute, own)
+    mask = chosen.get(MASK.keyword)
+    if mask is None:
+        scores = _compute(source, analysis, chosen)
     else:
-        scores = analysis.compute(source, **own)
+        with masked_source(source, parse_mask(mask)) as (hidden, notes):
+            found = _compute(hidden, analysis, chosen)
+        scores = replace(found, notes=(*notes, *found.notes))
     variant = variant_of(analysis.options, chosen)
     score, member = scores.arrays()
     metrics = (*evaluate(score, member, fprs), *scores.metrics)
@@ -73,6 +76,15 @@ def run_analysis(
         seen=fingerprint(source.lake, source.experiment, source.runs),
     )
     return Outcome(analysis, variant, scores, metrics)
+
+
+def _compute(source: Source, analysis: Analysis, chosen: Mapping[str, Any]) -> Scores:
+    shared = [option.keyword for option in SHARED]
+    own = {keyword: value for keyword, value in chosen.items() if keyword not in shared}
+    if chosen.get(DUALS.keyword):
+        return mean_over_duals(source, analysis.compute, own)
+    found: Scores = analysis.compute(source, **own)
+    return found
 
 
 def _unresolved(metrics: tuple[Metric, ...]) -> tuple[str, ...]:

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from ..store.errors import InvalidOption
 from ..store.names import NO_TARGET
-from .intervals import correlation_p_value, spearman_interval
-from .metric import Metric
+from .rank_correlation import correlation_metric
 from .scores import Finding
 from .source import Source
 from .stored import keep_scores
@@ -46,18 +45,10 @@ def spearman(
                 "among": among,
             }
             row = fresh.query("spearman", parameters).row(0, named=True)
-            metrics.append(_metric(first, second, among, row["rho"], row["n"]))
+            pair = {"first": first, "second": second, "among": among}
+            metrics.append(correlation_metric(row["rho"], row["n"], pair))
             if row["rho"] is None:
                 notes.append(
                     f"{first} and {second} have no correlation: fewer than two samples, or one never varies"
                 )
     return Finding(tuple(metrics), tuple(notes))
-
-
-def _metric(first: str, second: str, among: Among, rho: float | None, n: int) -> Metric:
-    pair = {"first": first, "second": second, "among": among}
-    if rho is None:
-        return Metric("spearman", None, n=n, parameters=pair)
-    strength = "weak" if abs(rho) < 0.4 else "moderate" if abs(rho) < 0.6 else "strong"
-    extra = {"p_value": correlation_p_value(rho, n), "strength": strength}
-    return Metric("spearman", rho, *spearman_interval(rho, n), n=n, parameters={**pair, **extra})

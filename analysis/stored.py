@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Any
 
 import polars as pl
 
 from ..store.errors import InvalidOption
-from ..store.results import NO_TARGET, fingerprint, results
+from ..store.results import NO_TARGET, Result, fingerprint, results
 from .catalogue import find
 from .declare import Analysis, parse_options, variant_of
+from .metric import Metric
 from .run import run_analysis
 from .scores import Scores
 from .source import Source
@@ -45,27 +47,43 @@ def parse_score(text: str) -> tuple[Analysis, dict[str, Any]]:
     return analysis, parse_options(analysis.options, given, analysis.name)
 
 
-def keep_scores(source: Source, names: Iterable[str]) -> dict[str, Kept]:
-    """The scores of each name, computed and kept unless the lake holds fresh ones.
+def fresh_results(source: Source) -> Mapping[tuple[str, str], Result]:
+    """What the lake keeps of the source's target and is up to date, by analysis and variant.
 
-    Kept scores count as fresh while the samples and runs of the source are the ones they were computed from.
+    A result is fresh while the samples and runs of the source are the ones it was computed from.
     """
-    asked = {name: parse_score(name) for name in names}
     where = source.target.run if source.target else NO_TARGET
     now = fingerprint(source.lake, source.experiment, source.runs)
-    fresh = {
+    return {
         (result.analysis, result.variant): result
         for result in results(source.lake, source.experiment)
-        if result.target == where and result.fingerprint == now and result.file is not None
+        if result.target == where and result.fingerprint == now
     }
+
+
+def read_scores(source: Source, result: Result) -> Scores:
+    """The scores of a kept result, with the metrics the analysis itself measured. It must have scores."""
+    if result.file is None:
+        raise ValueError(f"the result of {result.analysis} has no scores")
+    frame = pl.from_arrow(source.lake.read_file(result.file))
+    assert isinstance(frame, pl.DataFrame)
+    # The common evaluation comes first; it is made anew, at the rates that are asked for then.
+    own = dropwhile(lambda told: told["metric"] in ("auc", "tpr_at_fpr"), result.metrics)
+    return Scores(
+        frame.drop("variant").sort("sample_id"), result.notes, tuple(Metric.from_json(told) for told in own)
+    )
+
+
+def keep_scores(source: Source, names: Iterable[str]) -> dict[str, Kept]:
+    """The scores of each name, computed and kept unless the lake holds fresh ones."""
+    asked = {name: parse_score(name) for name in names}
+    fresh = fresh_results(source)
     kept = {}
     for name, (analysis, options) in asked.items():
         variant = variant_of(analysis.options, options)
         found = fresh.get((analysis.name, variant))
         if found is not None and found.file is not None:
-            frame = pl.from_arrow(source.lake.read_file(found.file))
-            assert isinstance(frame, pl.DataFrame)
-            scores = Scores(frame.drop("variant").sort("sample_id"), found.notes)
+            scores = read_scores(source, found)
         else:
             scores = run_analysis(source, analysis, options).scores
         kept[name] = Kept(analysis.name, variant, scores)

@@ -1,5 +1,5 @@
 -- LiRA (Carlini et al. 2022): how much likelier is the target's phi under the shadow runs that trained on the
--- sample than under those that did not.
+-- sample than under those that did not. Plain views alone (query < 1024): range neighbours are other records.
 -- Parameters: $target  the run under attack, left out of its own fit
 --             $mode    'online' (log ratio of the two Gaussians) or 'offline' (-log Pr[Z > phi], Z fitted to out-runs)
 --             $center  'mean' or 'median' of the shadow runs' phi
@@ -10,7 +10,7 @@
 with fitting as (
   select sample_id, query, member, phi
   from signals
-  where run <> $target and run in (select run from runs where role = 'shadow')
+  where query < 1024 and run <> $target and run in (select run from runs where role = 'shadow')
 ),
 moments as (
   select sample_id, query,
@@ -46,7 +46,7 @@ attacked as (
   select signals.sample_id, signals.query, signals.member, signals.phi::double as phi
   from signals
   join samples on samples.sample_id = signals.sample_id and samples.pool = 'audit'
-  where signals.run = $target
+  where signals.run = $target and signals.query < 1024
 ),
 answers as (
   select attacked.sample_id, attacked.query, attacked.member, attacked.phi,

@@ -68,3 +68,6 @@ create macro log_normal_tail(z) as
   case when z >= 0 then log_upper_tail(abs(z))
        when z < -5 then -exp(log_upper_tail(abs(z))) * (1 + exp(log_upper_tail(abs(z))) / 2)
        else ln(1 - exp(log_upper_tail(abs(z)))) end;
+
+-- smallest: the n smallest values of a group as a list, ascending; an aggregate. NULLs are left out.
+create macro smallest(x, n) as min(x, n);

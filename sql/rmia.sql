@@ -1,17 +1,19 @@
 -- RMIA (Zarifzadeh et al. 2024): the probability exp(-loss) that each side gives a sample's label: the target, a run that
--- stands in for it, and the mean over the other shadow and reference runs, those with the sample and those without it.
+-- stands in for it, and the mean over the other runs compared with, those with the sample and those without it.
 -- Parameters: $target    the run under attack
 --             $stand_in  a run on which to choose the parameter a as if it were the target; '' for none
+--             $first_query, $last_query  the queries to read lie between these two, both included
+-- Reads:  compared_runs  (run): shadow and reference runs without the target
 -- Grain: one row a (sample of either pool, query, side), side being 'target', 'stand-in', 'in' or 'out'; log_mean is
 -- the log of the mean probability over the side's n runs, -infinity where all their losses are infinite.
 with reference_runs as (
-  select run from runs
-  where role in ('shadow', 'reference') and run <> $target and run <> $stand_in
+  select run from compared_runs where run <> $stand_in
 ),
 sides as (
   select sample_id, query, member, count(*) as n, avg(exp(-loss::double)) as mean
   from signals
-  where not isnan(loss) and run in (select run from reference_runs)
+  where query between $first_query and $last_query
+    and not isnan(loss) and run in (select run from reference_runs)
   group by sample_id, query, member
 ),
 -- Probabilities so small that their mean is no full double any more: their logs, the largest taken out first. Such
@@ -21,7 +23,7 @@ faint as (
          min(signals.loss::double) over (partition by signals.sample_id, signals.query, signals.member) as least
   from signals
   join sides on sides.sample_id = signals.sample_id and sides.query = signals.query and sides.member = signals.member
-  where signals.loss > 600 and sides.mean < 1e-280
+  where signals.loss > 600 and sides.mean < 1e-280 and signals.query between $first_query and $last_query
     and not isnan(signals.loss) and signals.run in (select run from reference_runs)
 ),
 faint_sides as (
@@ -41,7 +43,7 @@ answers as (
   select sample_id, query, case when run = $target then 'target' else 'stand-in' end as side, member, 1 as n,
          -loss::double as log_mean
   from signals
-  where run in ($target, $stand_in) and not isnan(loss)
+  where run in ($target, $stand_in) and query between $first_query and $last_query and not isnan(loss)
 )
 select answers.sample_id, answers.query, answers.side, answers.member,
        samples.pool = 'population' as population,

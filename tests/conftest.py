@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from losslake.store.lake import Lake
+from losslake.store.ranges import parse_range
 from losslake.store.records import RunInfo
 
 Array = npt.NDArray[np.generic]
@@ -30,40 +31,92 @@ def lake_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Lake]:
     return make
 
 
+@pytest.fixture(scope="module")
+def everything(lake_of: Callable[..., Lake]) -> Lake:
+    """A lake whose experiment "tests" has what every analysis and evaluation needs; tests may add results to it."""
+    rng = np.random.default_rng(0)
+    keep = rng.random((9, 60)) < 0.5
+    keep[1:3], keep[3:5] = True, False
+    population = np.arange(60) >= 45
+    keep &= ~population
+    phi = rng.normal(0, 2, keep.shape) + keep
+    lists = {
+        "logits": rng.normal(0, 2, (9, 60, 3)).astype(np.float16),
+        "features": rng.normal(0, 1, (9, 60, 4)).astype(np.float16),
+    }
+    near = phi[:, :, None] + rng.normal(0, [0, 0.3, 0.3], (9, 60, 3))
+    made = lake_of(
+        keep,
+        near,
+        population=population,
+        traces={"loss": rng.random((60, 6))},
+        recorded=[("original", "crop:2:4")] * 9,
+        **lists,
+    )
+    # The experiment that this one's records are part of, for onion.
+    whole = np.hstack([keep, rng.random((9, 5)) < 0.5])
+    lake_of(whole, rng.normal(0, 2, whole.shape), lake=made, experiment="whole")
+    # The same records with a defence, for defences.
+    lake_of(keep, near[:, :, 0] / 2, population=population, lake=made, experiment="defended")
+    of_target = np.stack([np.zeros_like(keep[0]), keep[0], keep[0]])
+    left_out = [int(np.flatnonzero(side & ~population)[0]) for side in (keep[0], ~keep[0])]
+    of_target[1, left_out[0]] = False
+    return lake_of(
+        of_target,
+        rng.normal(0, 2, of_target.shape),
+        lake=made,
+        roles=["distilled", "leave_one_out", "leave_one_out"],
+        names=["distilled-0000", *(f"leave-out-{sample}-0" for sample in left_out)],
+        parents=["run-0000"] * 3,
+        extras=[{}, *({"sample_id": sample} for sample in left_out)],
+    )
+
+
 def _write(
     lake: Lake,
     keep: Array,
     phi: Array | None = None,
     *,
+    logits: Array | None = None,
+    features: Array | None = None,
     loss: Array | None = None,
     correct: Array | Literal["phi"] | None = "phi",
     labels: Array | None = None,
     population: Array | None = None,
+    columns: Mapping[str, Sequence[object]] | None = None,
     held: Array | None = None,
     traces: Traces | None = None,
     train_traces: Traces | None = None,
     roles: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
     parents: Sequence[str | None] | None = None,
+    recorded: Sequence[Sequence[str]] | None = None,
+    extras: Sequence[Mapping[str, object]] | None = None,
     experiment: str = "tests",
 ) -> None:
     """Commit M runs on N samples: keep (M, N), phi (M, N) or (M, N, Q), loss and correct like phi.
 
+    ``logits`` (M, N, C) or (M, N, Q, C), float16 or float32, are kept with the signals; phi follows from them where it
+    is not given. ``features`` (M, N, D) are the same for every query. ``columns`` are further ones of the samples.
     ``held`` (M, N) marks the samples a run has signals of (default: all). Traces are of the first run: signal to an
     array (N, E) whose masked entries were not recorded. The first run is the target, the others are shadows, unless
-    ``roles`` says otherwise.
+    ``roles`` says otherwise. ``recorded`` are each run's query specs, such as ("original", "crop:2:4"): then Q are its
+    views, beginning with the first. ``extras`` are each run's extra facts.
     """
     runs, samples = keep.shape
     labels = np.zeros(samples, np.int32) if labels is None else labels
+    phi = _phi(logits, labels) if phi is None and logits is not None else phi
     pool = np.where(np.zeros(samples, bool) if population is None else population, "population", "audit")
     if experiment not in lake.experiments():
-        lake.create_experiment(experiment, pa.table({"label": labels, "pool": pool}))
+        lake.create_experiment(experiment, pa.table({"label": labels, "pool": pool, **(columns or {})}))
     for m in range(runs):
         name = names[m] if names else f"run-{m:04d}"
         with lake.write_run(experiment, name, members=keep[m].astype(bool)) as writer:
             if phi is not None:
                 ids = np.flatnonzero(held[m]) if held is not None else np.arange(samples)
-                for q, of_query in enumerate(_queries(phi[m])):
+                views = _queries(phi[m])
+                numbers = _numbers(recorded[m]) if recorded else range(len(views))
+                for q, (number, of_query) in enumerate(zip(numbers, views, strict=False)):
                     right = (
                         of_query > 0 if isinstance(correct, str) else None if correct is None else correct[m]
                     )
@@ -74,18 +127,38 @@ def _write(
                     )
                     writer.append_signals(
                         ids,
-                        np.full(len(ids), q, np.int16),
+                        np.full(len(ids), number, np.int16),
                         labels[ids],
                         loss=own[ids],
                         phi=of_query[ids],
                         correct=None if right is None else right[ids],
+                        features=None if features is None else features[m][ids],
+                        logits=None
+                        if logits is None
+                        else (logits[m] if logits.ndim == 3 else logits[m, :, q])[ids],
                     )
             if m == 0:
                 for source, given in (("eval", traces), ("train", train_traces)):
                     for epoch, ids, values in _epochs(given or {}):
                         writer.append_epoch(source, epoch, ids, **values)  # type: ignore[arg-type]
             role = roles[m] if roles else "target" if m == 0 else "shadow"
-            writer.commit(RunInfo(role=role, parent=parents[m] if parents else None))  # type: ignore[arg-type]
+            extra = {"recording": {"queries": list(recorded[m])}} if recorded else {}
+            extra |= extras[m] if extras else {}
+            writer.commit(RunInfo(role=role, parent=parents[m] if parents else None, extra=extra))  # type: ignore[arg-type]
+
+
+def _phi(logits: Array, labels: Array) -> Array:
+    """log p_y - log(1 - p_y) of logits (M, N[, Q], C)."""
+    true = np.arange(logits.shape[-1]) == np.expand_dims(labels, tuple(range(1, logits.ndim - 1)))
+    z = logits.astype(np.float64)
+    own = np.where(true, z, 0).sum(axis=-1)
+    return own - np.logaddexp.reduce(np.where(true, -np.inf, z), axis=-1)
+
+
+def _numbers(specs: Sequence[str]) -> list[int]:
+    """The query numbers of the views that specs name."""
+    plain = {"original": [0], "flip": [1]}
+    return [number for spec in specs for number in plain.get(spec) or parse_range(spec).queries]
 
 
 def _queries(values: Array) -> Array:

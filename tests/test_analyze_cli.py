@@ -45,6 +45,8 @@ def lake(lake_of: MakeLake) -> Lake:
         np.hstack([phi, others]),
         population=np.arange(72) >= 60,
         traces={"loss": traces},
+        logits=rng.normal(0, 2, (9, 72, 3)).astype(np.float16),
+        features=rng.normal(0, 1, (9, 72, 4)).astype(np.float16),
     )
 
 
@@ -77,20 +79,25 @@ def test_help_answers(shell: Shell, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [analysis.name for analysis in ANALYSES])
-def test_metrics_on_standard_output_are_json_and_nothing_else(shell: Shell, lake: Lake, name: str) -> None:
-    code, out, _ = shell("analyze", name, "--lake", lake.path, "--fpr", 0.1, "--fpr", 0.001, "--metrics", "-")
+def test_metrics_on_standard_output_are_json_and_nothing_else(
+    shell: Shell, everything: Lake, name: str
+) -> None:
+    where = ("--lake", everything.path, "--experiment", "tests")
+    code, out, _ = shell("analyze", name, *where, "--fpr", 0.1, "--fpr", 0.001, "--metrics", "-")
     assert code == 0
     metrics = json.loads(out)
     auc, tenth, thousandth = metrics[:3]
     assert set(auc) == {"metric", "value", "ci_low", "ci_high", "n"}
     assert (auc["metric"], tenth["metric"], tenth["fpr"]) == ("auc", "tpr_at_fpr", 0.1)
     assert auc["ci_low"] <= auc["value"] <= auc["ci_high"]
-    assert tenth["resolved"] is True
-    assert 0 <= tenth["ci_low"] <= tenth["value"] <= tenth["ci_high"] <= 1
+    assert tenth["resolved"] is (tenth["non_members"] >= 10)
+    value = tenth["ci_low"] if tenth["value"] is None else tenth["value"]
+    assert (tenth["value"] is None) is not tenth["resolved"]
+    assert 0 <= tenth["ci_low"] <= value <= tenth["ci_high"] <= 1
     assert (thousandth["value"], thousandth["resolved"]) == (None, False)
 
 
-@pytest.mark.parametrize("name", [evaluation.name for evaluation in EVALUATIONS])
+@pytest.mark.parametrize("name", ["spearman", "compare"])
 def test_metrics_of_evaluations(shell: Shell, lake: Lake, tmp_path: Path, name: str) -> None:
     arguments = ("analyze", name, "lt-iqr", "trace[aggregate=std,last=4]", "lira", "--lake", lake.path)
     code, out, _ = shell(*arguments, "--metrics", "-")
@@ -140,11 +147,13 @@ def test_options_reach_the_analysis(shell: Shell, lake: Lake) -> None:
     np.testing.assert_allclose(kept["score"], expected, rtol=1e-6, atol=1e-9)
 
 
-def test_all_runs_everything(shell: Shell, lake: Lake) -> None:
-    code, out, _ = shell("analyze", "all", "--lake", lake.path, "--fpr", 0.1)
+def test_all_runs_everything(shell: Shell, everything: Lake) -> None:
+    code, out, err = shell("analyze", "all", "--lake", everything.path, "--experiment", "tests", "--fpr", 0.1)
     assert code == 0
     titles = [line for line in out.splitlines() if line and not line.startswith(" ")]
-    assert titles == [*(analysis.name for analysis in ANALYSES), "compare"]
+    with_defaults = [evaluation.name for evaluation in EVALUATIONS if evaluation.default_scores]
+    assert ": left out, " not in err
+    assert titles == [*(analysis.name for analysis in ANALYSES), "compare", *with_defaults]
 
 
 def test_the_lake_comes_from_the_environment(
@@ -231,11 +240,15 @@ def test_no_shadow_runs(shell: Shell, lake_of: MakeLake, name: str) -> None:
 def test_all_goes_on_without_shadow_runs(shell: Shell, lake_of: MakeLake) -> None:
     lake = lake_of(np.array([[True, False]]), np.zeros((1, 2)), traces={"loss": np.ones((2, 3))})
     code, out, err = shell("analyze", "all", "--lake", lake.path)
-    assert code == 0
+    assert code == 0, err
     assert out.splitlines()[0] == "lt-iqr"
-    assert [line.split(":")[0] for line in err.splitlines() if "left out" in line] == [
-        analysis.name for analysis in ANALYSES if analysis.name not in ("lt-iqr", "trace", "loss")
-    ]
+    told = [line for line in out.splitlines() if line and not line.startswith(" ")]
+    assert told == ["lt-iqr", "trace", "loss", "kde", "evolution"]
+    left_out = {line.split(":")[0] for line in err.splitlines() if ": left out, " in line}
+    assert left_out == {
+        *(analysis.name for analysis in ANALYSES),
+        *(evaluation.name for evaluation in EVALUATIONS if evaluation.default_scores),
+    } - set(told)
 
 
 def test_several_targets_and_several_experiments(shell: Shell, lake_of: MakeLake) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import vl_convert
-from losslake.analysis import charts, charts_pairs, charts_roc, charts_traces
+from losslake.analysis import charts, charts_groups, charts_pairs, charts_roc, charts_traces
 from losslake.analysis.chart_axes import Axis, axis_for, histogram, number, percent
+from losslake.analysis.chart_style import DASHES, SERIES, colours, dashes
 from losslake.analysis.metric import Metric
 from losslake.analysis.roc import evaluate, roc, split
 from losslake.analysis.scores import Finding, Scores
@@ -300,3 +302,52 @@ def test_numbers_read_as_people_write_them(value: float | None, text: str) -> No
 )
 def test_percentages_have_two_digits(value: float | None, text: str) -> None:
     assert percent(value) == text
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 20, len(SERIES) * len(DASHES)])
+def test_no_two_series_look_alike(count: int) -> None:
+    names = [str(number) for number in range(count)]
+    looks = zip(colours(names).to_dict()["range"], dashes(names).to_dict()["range"], strict=True)
+    assert len({(colour, tuple(dash)) for colour, dash in looks}) == count
+
+
+@pytest.mark.parametrize("count", [1, 2, 14])
+def test_legend_picks_curves_where_there_are_several(count: int) -> None:
+    chart = charts_roc.roc_chart([curve(f"attack {number}", 40, 30) for number in range(count)])
+    params = chart.to_dict().get("params", [])
+    assert [one["bind"] for one in params] == ["legend"] * (count > 1)
+    compiled(chart)
+
+
+@pytest.mark.parametrize("size", [0, 30, 9000])
+def test_brush_and_words_of_pairs(size: int) -> None:
+    given = pairs(size, 0.1)
+    told = replace(given, about=tuple(f"<b>{sample}</b>" for sample in given.sample_id.tolist()))
+    chart = charts_pairs.pairs_chart(told, "LT-IQR against LiRA", brush="brush_here")
+    assert [one["name"] for one in chart.to_dict()["params"]] == ["brush_here"]
+    assert all(row["about"] == f"<b>{row['sample']}</b>" for row in rows(chart) if "sample" in row)
+    compiled(chart)
+
+
+def test_tpr_by_group_draws_the_lowest_rate_of_the_first_score() -> None:
+    def rate(metric: str, group: str, value: float | None, fpr: float, score: str = "lira") -> Metric:
+        return Metric(
+            metric, value, 0.0, 0.5, 20, {"score": score, "by": "label", "group": group, "fpr": fpr}
+        )
+
+    finding = Finding(
+        (
+            rate("tpr_at_fpr", "all", 0.2, 0.01),
+            rate("tpr_at_fpr", "all", 0.4, 0.1),
+            rate("tpr_at_fpr", "all", 0.9, 0.01, "rmia"),
+            rate("tpr_at_fpr", "<b>", None, 0.01),
+            rate("fpr_at_threshold", "<b>", 0.02, 0.01),
+            rate("fpr_at_threshold", "<b>", 0.2, 0.1),
+        )
+    )
+    chart = charts_groups.tpr_by_group(finding)
+    found = {row["group"]: (row["tpr"], row["alarms"]) for row in rows(chart)}
+    assert found == {"all": (0.2, None), "<b>": (None, 0.02)}
+    assert chart.to_dict()["title"]["text"] == "Members named at FPR 1%, by group"
+    compiled(chart)
+    compiled(charts_groups.tpr_by_group(Finding(())))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 
 import click
 import losslake.sql
-import numpy as np
 import polars as pl
 import pytest
 from losslake.analysis.catalogue import ANALYSES, find
@@ -22,7 +21,6 @@ from losslake.sql import read_sql
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake
 
-MakeLake = Callable[..., Lake]
 ENTRIES: tuple[Analysis | Evaluation, ...] = (*ANALYSES, *EVALUATIONS)
 NO_QUERY = {"views", "macros_duckdb"}
 
@@ -31,15 +29,9 @@ each_analysis = pytest.mark.parametrize("entry", ANALYSES, ids=lambda entry: ent
 each_evaluation = pytest.mark.parametrize("entry", EVALUATIONS, ids=lambda entry: entry.name)
 
 
-@pytest.fixture(scope="module")
-def lake(lake_of: MakeLake) -> Lake:
-    rng = np.random.default_rng(0)
-    keep = rng.random((9, 60)) < 0.5
-    keep[1:3], keep[3:5] = True, False
-    population = np.arange(60) >= 45
-    keep &= ~population
-    phi = rng.normal(0, 2, keep.shape) + keep
-    return lake_of(keep, phi, population=population, traces={"loss": rng.random((60, 6))})
+@pytest.fixture
+def lake(everything: Lake) -> Lake:
+    return everything
 
 
 @pytest.fixture
@@ -112,7 +104,7 @@ def test_sql_and_what_is_bound_agree_in_evaluations(
     run_analysis(source, find("lt-iqr"))
     run_analysis(source, find("lira"))
     asked.clear()
-    run_evaluation(source, entry, ("lt-iqr", "lira"))
+    run_evaluation(source, entry, entry.default_scores or ("lt-iqr", "lira"))
     check_sql(entry, asked)
 
 
@@ -150,7 +142,7 @@ def test_scores_and_chart(entry: Analysis, source: Source) -> None:
 
 @each_evaluation
 def test_evaluations_and_chart(entry: Evaluation, source: Source) -> None:
-    finding = run_evaluation(source, entry, ("lt-iqr", "lira"))
+    finding = run_evaluation(source, entry, entry.default_scores or ("lt-iqr", "lira"))
     assert finding.metrics
     assert entry.chart(finding).to_dict()
 

@@ -17,11 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from losslake.analysis import report_words
+from losslake.analysis.catalogue import ANALYSES, find
+from losslake.analysis.evaluations import EVALUATIONS, find_evaluation, run_evaluation
 from losslake.analysis.report import FORMATS, write_report
+from losslake.analysis.report_asks import QUESTIONS
 from losslake.analysis.report_gather import gather
 from losslake.analysis.report_records import class_name
 from losslake.analysis.report_sections import build
 from losslake.analysis.report_sql import next_queries
+from losslake.analysis.run import run_analysis
+from losslake.analysis.source import Source
 from losslake.store.errors import InvalidOption, NotEnoughData, NotFound
 from losslake.store.lake import Lake
 from losslake.store.records import RunInfo
@@ -31,7 +36,14 @@ HOSTILE = "</script><img src=x onerror=alert(1)>"
 QUOTES = "\"'><svg onload=alert(2)>{{ 7*7 }}<!--<script>"
 SAMPLES, EPOCHS = 400, 8
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ALL = ("attacks", "exposed", "lt-iqr", "traces", "memorization", "runs", "notes", "sql")
+ALWAYS = {"runs", "notes", "sql"}
+COMPUTED = {"attacks", "exposed", "lt-iqr", "traces", "evolution", "memorization", "groups", "agreement"}
+"""Sections of a lake with everything that a report computes by itself."""
+KEPT = {"kde", "models", "bounds", "further"}
+"""Sections that show only what was asked for before."""
+ALL = COMPUTED | KEPT | ALWAYS | {"questions"}
+SCORES = ("kde", "entropy", "influence", "hellinger", "subpopulation", "ood", "vulnerability")
+FINDINGS = ("shadow-curve", "per-model", "quantile-ablation", "dp-audit", "duci")
 
 
 def make(
@@ -44,14 +56,21 @@ def make(
     pictures: bool = True,
     samples: int = SAMPLES,
     leak: float = 4.0,
+    population: int = 0,
+    lists: bool = False,
+    grad_norms: bool = False,
 ) -> Lake:
-    """A small lake whose later samples a model gives away the more; every text in it is hostile."""
+    """A small lake whose later samples a model gives away the more; every text in it is hostile.
+
+    No run trains on the last ``population`` samples; ``lists`` are logits and features.
+    """
     rng = np.random.default_rng(0)
     lake = Lake.open(path, create=True)
     label = np.arange(samples) % 3
     table = pa.table(
         {
             "label": label,
+            "pool": np.where(np.arange(samples) < samples - population, "audit", "population"),
             "group": [HOSTILE if i % 2 else QUOTES for i in range(samples)],
             "key": [f"{QUOTES}{HOSTILE}{i}" for i in range(samples)],
             "age": rng.integers(18, 90, samples),
@@ -67,19 +86,29 @@ def make(
     ids = np.arange(samples)
     effect = leak * ids / samples
     for name in [*(["target"] if target else []), *(f"shadow-{i:04d}" for i in range(shadows))]:
-        members = rng.random(samples) < 0.5
+        members = (rng.random(samples) < 0.5) & (ids < samples - population)
         with lake.write_run("e", name, members=members) as writer:
             if signals or name != "target":
                 phi = (1 + effect * members + rng.normal(0, 0.7, samples)).astype(np.float32)
                 loss = np.logaddexp(0, -phi.astype(np.float64)).astype(np.float32)
+                logits = np.where(np.arange(3) == label[:, None], phi[:, None], -np.log(2)).astype(np.float32)
                 writer.append_signals(
-                    ids, np.zeros(samples, np.int16), label, loss=loss, phi=phi, correct=phi > 0.5
+                    ids,
+                    np.zeros(samples, np.int16),
+                    label,
+                    loss=loss,
+                    phi=phi,
+                    correct=phi > 0.5,
+                    logits=logits if lists else None,
+                    features=(logits + rng.normal(size=logits.shape)).astype(np.float32) if lists else None,
                 )
             if name == "target" and traces:
                 rows = ids[members] if traces == "train" else ids
                 for epoch in range(traces == "train", EPOCHS + 1):
                     late = np.exp(-epoch / (1 + effect[rows]))
-                    writer.append_epoch(traces, epoch, rows, loss=(2.3 * late).astype(np.float32))  # type: ignore[arg-type]
+                    norms = (9 * late).astype(np.float32) if grad_norms else None
+                    loss = (2.3 * late).astype(np.float32)
+                    writer.append_epoch(traces, epoch, rows, loss=loss, grad_norm=norms)  # type: ignore[arg-type]
             info = RunInfo(
                 role="target" if name == "target" else "shadow",
                 model=HOSTILE,
@@ -111,6 +140,29 @@ def page(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake that holds every kind of data, and the results of analyses that a report does not run by itself."""
+    lake = make(
+        tmp_path_factory.mktemp("asked") / "lake", samples=240, population=40, lists=True, grad_norms=True
+    )
+    with Source.open(lake, "e") as source:
+        for name in SCORES:
+            run_analysis(source, find(name))
+        for name in FINDINGS:
+            options = {"draws": 2} if name == "shadow-curve" else {}
+            run_evaluation(source, find_evaluation(name), (), options)
+        run_evaluation(source, find_evaluation("by-group"), ("lira",), {"by": "singletons"})
+    return lake
+
+
+@pytest.fixture(scope="module")
+def asked_page(asked: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("asked-page") / "report.html"
+    write_report(asked, "e", out)
+    return out
+
+
 class Elements(HTMLParser):
     """Every element of a page with its attributes, and the text outside of scripts and styles."""
 
@@ -137,7 +189,7 @@ class Elements(HTMLParser):
 
 
 def section_names(path: Path) -> set[str]:
-    return Elements(path.read_text("utf-8")).ids() & set(ALL)
+    return Elements(path.read_text("utf-8")).ids() & ALL
 
 
 # --- the page ---------------------------------------------------------------------------------------------
@@ -193,26 +245,133 @@ def test_two_reports_do_not_share_a_nonce(page: Path, lake: Lake, tmp_path: Path
     assert nonces[0] != nonces[1]
 
 
-def test_full_lake_has_every_section(page: Path) -> None:
-    assert section_names(page) == set(ALL)
+def test_sections_of_what_is_computed(page: Path) -> None:
+    assert section_names(page) == COMPUTED | ALWAYS | {"questions"}
+
+
+def test_sections_of_what_was_asked_for(asked_page: Path) -> None:
+    assert section_names(asked_page) == ALL
+    charts = {name for name in Elements(asked_page.read_text("utf-8")).ids() if name.startswith("chart-")}
+    assert charts >= {
+        f"chart-{name}"
+        for name in (
+            *("roc", "roc-linear", "tpr", "lt-iqr", "lt-iqr-attack", "traces", "grad-norms", "evolution"),
+            *("quantiles", "memorization", "privacy", "groups-tpr-0", "groups-auc-1", "groups-auc-2"),
+            *("agreement", "kde-densities", "kde-confusion", "shadow-curve", "per-model", "vulnerability"),
+            *("dp-audit", "duci", "influence", "hellinger", "subpopulation", "ood"),
+        )
+    }
+
+
+def test_kept_attacks_stand_beside_the_computed_ones(asked: Lake) -> None:
+    report = gather(asked, "e")
+    names = [attack.scored.name for attack in report.attacks]
+    assert names[:3] == ["lira", "lira[mode=offline]", "rmia"]
+    assert {"kde", "entropy"} < set(names)
+    assert report.headline is not None
+    assert report.headline.attack.scored.name == "lira"
+    assert [ask.name for ask in report.asks] == ["shadow-nn"]
+
+
+def test_stale_results_are_not_shown(tmp_path: Path) -> None:
+    lake = make(tmp_path / "lake", samples=60)
+    with Source.open(lake, "e") as source:
+        run_analysis(source, find("hellinger"))
+        run_analysis(source, find("kde"))
+    assert [one.name for one in gather(lake, "e").others] == ["hellinger"]
+    rng = np.random.default_rng(1)
+    with lake.write_run("e", "late", members=rng.random(60) < 0.5) as writer:
+        writer.append_signals(
+            np.arange(60), np.zeros(60, np.int16), None, loss=rng.random(60), phi=rng.normal(size=60)
+        )
+        writer.commit(RunInfo(role="shadow"))
+    report = gather(lake, "e")
+    assert report.others == ()
+    assert "kde" not in [attack.scored.name for attack in report.attacks]
+    assert {"hellinger", "kde"} < {ask.name for ask in report.asks}
+
+
+def test_only_what_the_data_allow_can_be_asked(tmp_path: Path) -> None:
+    names = {one.name for one in (*ANALYSES, *EVALUATIONS)}
+    assert {one.name for one in QUESTIONS} < names
+    traces = gather(make(tmp_path / "traces", samples=60, shadows=0, signals=False), "e")
+    assert traces.asks == ()
+    few = gather(make(tmp_path / "few", samples=60), "e")
+    assert {"kde", "shadow-curve", "per-model", "hellinger"} < {ask.name for ask in few.asks}
+    assert not {"shadow-nn", "influence", "ramia", "subpopulation"} & {ask.name for ask in few.asks}
+    commands = next(section for section in build(few) if section.name == "questions").parts[0]
+    assert commands.kind == "commands"
+    assert ("losslake analyze kde --experiment e --target target") in [text for text, _ in commands.items]
+
+
+def test_a_second_report_computes_nothing_anew(
+    lake: Lake, page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def computed(*_: object, **__: object) -> None:
+        raise AssertionError("computed again")
+
+    before = gather(lake, "e")
+    monkeypatch.setattr("losslake.analysis.report_desk.run_evaluation", computed)
+    monkeypatch.setattr(
+        "losslake.analysis.stored.run_analysis",
+        lambda source, analysis, options: (
+            run_analysis(source, analysis, options)
+            if analysis.name in ("rmia", "attack-p")  # nothing to compare with: they cannot be kept
+            else computed()
+        ),
+    )
+    after = gather(lake, "e")
+    assert after.findings == before.findings
+    assert after.comparison == before.comparison
+
+
+def test_kept_scores_say_the_same_as_computed_ones(tmp_path: Path) -> None:
+    lake = make(tmp_path / "lake", samples=60, target=False)
+    first, second = (report_words.verdict(gather(lake, "e")) for _ in range(2))
+    assert first == second
+    assert first.figures[0].interval.startswith("95%: ")
+
+
+def test_groups_are_judged_at_one_threshold(lake: Lake) -> None:
+    report = gather(lake, "e")
+    assert report.headline is not None
+    said = next(one for one in report.said("by-group") if "by=label" in one.variant)
+    rates = [m for m in said.finding.metrics if m.metric == "tpr_at_fpr" and m.parameters["group"] != "all"]
+    assert sum(round((m.value or 0) * (m.n or 0)) for m in rates) == len(report.headline.found)
+    section = next(one for one in build(report) if one.name == "groups")
+    table = next(part for part in section.parts if part.kind == "table")
+    assert [row[0] for row in table.rows] == ["all", HOSTILE, QUOTES, "plain"]
+    assert table.rows[0][2].startswith(report_words.percent(report.headline.tpr.value))  # type: ignore[union-attr]
+
+
+def test_groups_of_other_rates_are_not_shown_twice(asked: Lake) -> None:
+    gather(asked, "e")
+    again = [one.variant for one in gather(asked, "e", fprs=(0.05,)).said("by-group")]
+    assert len(again) == 3
+    assert [sum(f"by={by}" in variant for variant in again) for by in ("label", "group")] == [1, 1]
+    assert "lira" in again
+
+
+def test_agreement_leaves_out_attacks_without_a_score_of_all_records(asked: Lake) -> None:
+    said = gather(asked, "e").said("agreement")[0]
+    named = {m.parameters["first"] for m in said.finding.metrics}
+    assert "kde" not in named
+    assert {"lira", "rmia", "loss"} < named
 
 
 @pytest.mark.parametrize(
     ("options", "there"),
     [
-        ({"shadows": 0}, {"attacks", "exposed", "lt-iqr", "traces", "runs", "notes", "sql"}),
-        (
-            {"shadows": 0, "signals": False, "traces": "train"},
-            {"exposed", "lt-iqr", "traces", "runs", "notes", "sql"},
-        ),
-        ({"traces": None}, {"attacks", "exposed", "memorization", "runs", "notes", "sql"}),
-        ({"target": False}, {"exposed", "memorization", "runs", "notes", "sql"}),
+        ({"shadows": 0}, COMPUTED - {"memorization", "agreement"} | {"questions"}),
+        ({"shadows": 0, "signals": False, "traces": "train"}, {"exposed", "lt-iqr", "traces", "evolution"}),
+        ({"traces": None}, COMPUTED - {"lt-iqr", "traces", "evolution"} | {"questions"}),
+        ({"target": False}, {"exposed", "memorization", "questions"}),
     ],
     ids=["traces only", "train traces only", "no traces", "shadows only"],
 )
 def test_sections_follow_the_data(options: dict[str, Any], there: set[str], tmp_path: Path) -> None:
     write_report(make(tmp_path / "lake", **options), "e", tmp_path / "report.html")
-    assert section_names(tmp_path / "report.html") == there
+    assert section_names(tmp_path / "report.html") == there | ALWAYS
 
 
 @pytest.mark.parametrize(
@@ -379,6 +538,8 @@ def test_json_has_the_numbers(lake: Lake, tmp_path: Path) -> None:
         record.sample_id for record in report.exposed
     ]
     assert told["shadow_runs"] == 6
+    assert {one["evaluation"] for one in told["findings"]} == {"evolution", "agreement", "by-group"}
+    assert "kde" in told["can_be_asked"]
 
 
 def test_unknown_formats_are_refused_by_name(lake: Lake, tmp_path: Path) -> None:
@@ -416,19 +577,36 @@ def test_failed_report_leaves_the_old_one(
 # --- in a browser -----------------------------------------------------------------------------------------
 
 
-FRAME = """<!doctype html><iframe src="{page}" style="width:{width}px;height:1200px;border:0"></iframe><script>
+FRAME = """<!doctype html><iframe src="{page}" style="width:{width}px;height:12000px;border:0"></iframe><script>
 const frame = document.querySelector("iframe");
-const wait = setInterval(() => {{
-  const inside = frame.contentDocument.documentElement;
+const wait = setInterval(async () => {{
+  const page = frame.contentDocument, inside = page.documentElement, view = frame.contentWindow;
   if (!inside?.dataset.drawn) return;
   clearInterval(wait);
+  {act}
   inside.dataset.across = inside.scrollWidth;
-  document.body.append(document.adoptNode(inside));
+  inside.dataset.fetched = view.performance.getEntriesByType("resource").map((one) => one.name).join(" ");
+  const kept = document.createElement("template");  // where nothing is drawn again, under another address
+  kept.content.append(inside);
+  document.body.append(kept);
 }}, 50);
 </script>"""
 """A page that shows another in a frame, since no window gets as narrow as a phone, and takes over what was drawn."""
 
-Opened = Callable[[Path, int], tuple[Elements, list[str]]]
+BRUSH = """
+  const chart = page.querySelector("#chart-lt-iqr-attack svg"), place = chart.getBoundingClientRect();
+  const fire = (type, across, down) => {
+    const x = place.x + place.width * across, y = place.y + place.height * down;
+    const told = { bubbles: true, cancelable: true, view, clientX: x, clientY: y, buttons: 1, isPrimary: true };
+    page.elementFromPoint(x, y).dispatchEvent(new view.PointerEvent("pointer" + type, told));
+    page.elementFromPoint(x, y).dispatchEvent(new view.MouseEvent("mouse" + type, told));
+  };
+  fire("down", 0.5, 0.04); fire("move", 0.7, 0.2); fire("move", 0.95, 0.45); fire("up", 0.95, 0.45);
+  await new Promise((done) => setTimeout(done, 1500));
+"""
+"""Draws a rectangle in the upper right of a chart, as a mouse would."""
+
+Opened = Callable[..., tuple[Elements, list[str]]]
 
 
 @pytest.fixture(scope="module")
@@ -437,9 +615,9 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
 
-    def run(path: Path, width: int) -> tuple[Elements, list[str]]:
+    def run(path: Path, width: int, act: str = "") -> tuple[Elements, list[str]]:
         folder = tmp_path_factory.mktemp("browser")
-        (folder / "frame.html").write_text(FRAME.format(page=path.as_uri(), width=width))
+        (folder / "frame.html").write_text(FRAME.format(page=path.as_uri(), width=width, act=act))
         answer = subprocess.run(
             [
                 str(CHROMIUM),
@@ -461,21 +639,41 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_page_in_a_browser(page: Path, opened: Opened, width: int) -> None:
-    drawn, console = opened(page, width)
+def test_page_in_a_browser(asked_page: Path, opened: Opened, width: int) -> None:
+    drawn, console = opened(asked_page, width)
     assert console == []
-    assert drawn.ids() >= set(ALL)
+    assert drawn.ids() >= ALL
     boxes = [attributes for _, attributes in drawn.found if attributes.get("class", "").startswith("chart ")]
     charts = [
         attributes for tag, attributes in drawn.found if tag == "svg" and attributes.get("class") == "marks"
     ]
-    assert len(charts) == len(boxes) == 7
+    assert len(charts) == len(boxes) > 25
+    assert all(len(box["aria-label"]) > 10 for box in boxes)  # what it shows, in words
     assert all(100 < float(chart["width"]) <= width for chart in charts)
-    across = next(attributes["data-across"] for _, attributes in drawn.found if "data-across" in attributes)
-    assert int(across) <= width  # nothing sticks out sideways
+    told = next(attributes for _, attributes in drawn.found if "data-across" in attributes)
+    assert int(told["data-across"]) <= width  # nothing sticks out sideways
+    assert told["data-fetched"] == ""
     assert sum(tag in ("path", "line", "rect") for tag, _ in drawn.found) > 500
     assert not any(name.startswith("on") for tag, attributes in drawn.found for name in attributes)
     assert sum(tag == "img" for tag, _ in drawn.found) == 24
+
+
+def test_a_selection_in_a_chart_narrows_the_records(page: Path, opened: Opened) -> None:
+    drawn, console = opened(page, 1280, BRUSH)
+    assert console == []
+    cards = [attributes for _, attributes in drawn.found if attributes.get("class", "").startswith("card")]
+    shown = [card for card in cards if "hidden" not in card]
+    assert 0 < len(shown) < len(cards) == 24
+    panels = [attributes for _, attributes in drawn.found if attributes.get("class") == "picked"]
+    assert sum("hidden" not in panel for panel in panels) == 1
+    words = " ".join("".join(drawn.words).split())
+    assert re.search(r"\d+ of \d+ records drawn singly lie in the rectangle", words)
+    assert (
+        f"{len(shown)} of these 24 records lie in the rectangle drawn in the chart of LiRA and LT-IQR"
+        in words
+    )
+    assert sum(tag == "img" for tag, _ in drawn.found) == 24  # hostile groups were listed, and stayed text
+    assert not any(name.startswith("on") for _, attributes in drawn.found for name in attributes)
 
 
 @pytest.mark.parametrize(

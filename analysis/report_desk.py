@@ -1,0 +1,98 @@
+"""Where a report gets scores and findings from: what the lake keeps and is fresh, else computed and kept there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..store.errors import InvalidOption, NotEnoughData
+from ..store.results import Result
+from .catalogue import ANALYSES
+from .declare import parse_options
+from .evaluations import evaluation_variant, find_evaluation, run_evaluation
+from .metric import Metric
+from .report_data import Said, Scored
+from .report_names import label_of, score_name
+from .scores import Finding
+from .source import Source
+from .stored import fresh_results, keep_scores, read_scores
+
+
+class Desk:
+    """Gets scores one by one, and remembers their notes and why some could not be computed."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.notes: list[tuple[str, str]] = []
+        self.absent: list[tuple[str, str]] = []
+        self._fresh = fresh_results(source)
+
+    def score(self, name: str) -> Scored | None:
+        """The score of that name, kept or computed; None where the lake lacks the data for it."""
+        try:
+            scores = keep_scores(self.source, [name])[name].scores
+        except NotEnoughData as error:
+            self.absent.append((name, str(error)))
+            return None
+        self.notes += [(name, note) for note in scores.notes]
+        return Scored(name, label_of(name), scores)
+
+    def kept(self, *, attack: bool) -> list[tuple[str, Result]]:
+        """Names and results of the scores that the lake keeps and are fresh, in the order of the catalogue.
+
+        Of an analysis the default options come first.
+        """
+        return [
+            (score_name(analysis.name, result.variant), result)
+            for analysis in ANALYSES
+            if analysis.attack == attack
+            for result in self._of(analysis.name)
+            if result.file is not None
+        ]
+
+    def read(self, name: str, result: Result) -> Scored:
+        """The scores of a kept result."""
+        self.notes += [(name, note) for note in result.notes]
+        return Scored(name, label_of(name), read_scores(self.source, result))
+
+    def kept_findings(self, name: str, *, most: int = 1, but: Iterable[str] = ()) -> list[Said]:
+        """Fresh findings of an evaluation that the lake keeps, that of its default scores and options first.
+
+        Those with an option in ``but``, such as ``by=label``, are left out.
+        """
+        left_out = frozenset(but)
+        found = [
+            Said(name, result.variant, _finding(result))
+            for result in self._of(name, ",".join(find_evaluation(name).default_scores))
+            if not left_out & set(result.variant.partition(";")[2].split(","))
+        ][:most]
+        for said in found:
+            self._note(name, said.finding.notes)
+        return found
+
+    def evaluate(self, name: str, scores: tuple[str, ...], **options: object) -> Said | None:
+        """What an evaluation says of several scores, kept or computed; None where the data does not allow it."""
+        evaluation = find_evaluation(name)
+        chosen = parse_options(evaluation.options, options, name)
+        variant = evaluation_variant(evaluation, scores, chosen)
+        kept = self._fresh.get((name, variant))
+        try:
+            finding = _finding(kept) if kept else run_evaluation(self.source, evaluation, scores, options)
+        except (NotEnoughData, InvalidOption) as error:
+            self.absent.append((name, str(error)))
+            return None
+        self._note(name, finding.notes)
+        return Said(name, variant, finding)
+
+    def _note(self, name: str, notes: Iterable[str]) -> None:
+        # An evaluation's notes repeat those of the scores it looks at, with their names in front.
+        known = {f"{score}: {note}" for score, note in self.notes}
+        self.notes += [(name, note) for note in notes if note not in known]
+
+    def _of(self, name: str, first: str = "") -> list[Result]:
+        """The fresh results of an analysis or evaluation, the one with the variant ``first`` at the head."""
+        found = [result for (of, _), result in self._fresh.items() if of == name]
+        return sorted(found, key=lambda result: (result.variant != first, result.variant))
+
+
+def _finding(result: Result) -> Finding:
+    return Finding(tuple(Metric.from_json(told) for told in result.metrics), result.notes)
