@@ -38,9 +38,7 @@ from .spearman import spearman
 EVALUATIONS: tuple[Evaluation, ...] = (
     Evaluation("spearman", spearman, ("spearman",), charts.correlation_matrix),
     Evaluation("compare", compare, (), charts.precision_curve),
-    Evaluation(
-        "by-group", by_group, ("memorization",), charts_groups.auc_by_group, default_scores=("lira",)
-    ),
+    Evaluation("by-group", by_group, ("memorization",), charts_groups.auc_by_group, default_scores=("lira",)),
     Evaluation("agreement", agreement, (), charts_agreement.agreement_matrix),
     Evaluation("per-model", per_model, (), charts_models.auc_of_each, default_scores=("lira",)),
     Evaluation(

@@ -158,7 +158,7 @@ def _epsilon(source: Source, rule: Rule) -> tuple[Metric, tuple[str, ...]]:
     error = (1 - CONFIDENCE) / max(1, found.parameters["tried"])
     most = epsilon_lower(n, n, n, delta=delta, confidence=1 - error)
     about = Metric(found.metric, found.value, found.ci_low, None, n, {**found.parameters, "most": most})
-    return about, (
-        *finding.notes,
-        "an audit bounds epsilon from below: passing says that this one found no more",
-    )
+    # Notes on the other methods would be about numbers that are not shown here.
+    told = [note for note in finding.notes if not note.startswith("clopper-pearson")]
+    notes = [note.removeprefix(f"{rule.score}: ") for note in told]
+    return about, (*notes, "an audit bounds epsilon from below: passing says that this one found no more")

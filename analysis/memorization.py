@@ -24,7 +24,7 @@ def memorization(
 ) -> Scores:
     """Memorization: Pr[correct | trained on it] - Pr[correct | not trained on it], over shadow runs.
 
-    Columns se (standard error, dividing by n), ci_low and ci_high (Agresti & Caffo 2000), mean_in, mean_out, n_in,
+    Columns se (standard error, dividing by n), ci_low and ci_high (what Agresti & Caffo 2000 and Newcombe 1998 give, both), mean_in, mean_out, n_in,
     n_out. Near 1: the label is known only to models that saw the record. Higher = more exposed.
 
     Source: Feldman & Zhang 2020, "What Neural Networks Memorize and Why", equation 1.

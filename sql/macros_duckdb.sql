@@ -71,3 +71,11 @@ create macro log_normal_tail(z) as
 
 -- smallest: the n smallest values of a group as a list, ascending; an aggregate. NULLs are left out.
 create macro smallest(x, n) as min(x, n);
+
+-- wilson_low, wilson_high: Wilson's (1927) 95% interval of a share seen in n trials; 3.841458820694124 is z squared.
+create macro wilson_low(share, n) as
+  (share + 3.841458820694124 / (2 * n)
+   - 1.959963984540054 * sqrt(share * (1 - share) / n + 3.841458820694124 / (4.0 * n * n))) / (1 + 3.841458820694124 / n);
+create macro wilson_high(share, n) as
+  (share + 3.841458820694124 / (2 * n)
+   + 1.959963984540054 * sqrt(share * (1 - share) / n + 3.841458820694124 / (4.0 * n * n))) / (1 + 3.841458820694124 / n);

@@ -3,8 +3,9 @@
 -- Parameters: $target  a run to leave out (any other text leaves none out)
 --             $of      'correct' (is the label predicted) or 'probability' (p_y in place of correctness)
 -- Grain: one row a sample of the audit pool; score is mem, NULL where a side has no run. The standard error
--- divides by n; the interval is Agresti & Caffo's (2000) for 'correct', the normal one with unbiased variances for
--- 'probability' (-1 to 1 where a side has too few runs to say anything).
+-- divides by n. The interval for 'correct' holds both Agresti & Caffo's (2000) and Newcombe's (1998, method 10), each of
+-- which covers less than it says at some shares near 0 and 1; for 'probability' it is the normal one with unbiased
+-- variances (-1 to 1 where a side has too few runs to say anything).
 with outcomes as (
   select sample_id, member, case when $of = 'correct' then correct::double else exp(-loss::double) end as outcome
   from signals
@@ -30,17 +31,27 @@ estimates as (
          case when $of = 'correct' then middle_in * (1 - middle_in) / (n_in + 2) else var_in / nullif(n_in - 1, 0) end as spread_in,
          case when $of = 'correct' then middle_out * (1 - middle_out) / (n_out + 2) else var_out / nullif(n_out - 1, 0) end as spread_out
   from sides
+),
+bounds as (
+  select *,
+         middle_in - middle_out - 1.959963984540054 * sqrt(spread_in + spread_out) as low,
+         middle_in - middle_out + 1.959963984540054 * sqrt(spread_in + spread_out) as high,
+         case when $of = 'correct' then mem - sqrt(power(mean_in - wilson_low(mean_in, n_in), 2)
+                                                   + power(wilson_high(mean_out, n_out) - mean_out, 2)) end as other_low,
+         case when $of = 'correct' then mem + sqrt(power(wilson_high(mean_in, n_in) - mean_in, 2)
+                                                   + power(mean_out - wilson_low(mean_out, n_out), 2)) end as other_high
+  from estimates
 )
 select samples.sample_id,
        mem as score,
        se,
-       greatest(-1, middle_in - middle_out - 1.959963984540054 * sqrt(spread_in + spread_out)) as ci_low,
-       least(1, middle_in - middle_out + 1.959963984540054 * sqrt(spread_in + spread_out)) as ci_high,
+       greatest(-1, least(low, other_low)) as ci_low,
+       least(1, greatest(high, other_high)) as ci_high,
        mean_in,
        mean_out,
        coalesce(n_in, 0) as n_in,
        coalesce(n_out, 0) as n_out
 from samples
-left join estimates on estimates.sample_id = samples.sample_id
+left join bounds on bounds.sample_id = samples.sample_id
 where samples.pool = 'audit'
 order by samples.sample_id

@@ -109,7 +109,10 @@ def test_option_types_in_a_name() -> None:
     ("text", "message"),
     [
         ("lira[mode=both]", "mode of lira must be one of online, offline, not 'both'"),
-        ("lira[tail=left]", r"lira has no option 'tail' \(options: mode, variance, center, queries, duals, mask\)"),
+        (
+            "lira[tail=left]",
+            r"lira has no option 'tail' \(options: mode, variance, center, queries, duals, mask\)",
+        ),
         ("lira[offline]", "'offline' in 'lira\\[offline\\]' is no option; write option=value"),
         ("trace[first=two]", "first of trace must be int, not 'two'"),
         ("privacy-score[a=1]", r"privacy-score has no option 'a' \(options: duals, mask\)"),

@@ -56,8 +56,14 @@ def test_estimates_match_the_formulas(lake_of: MakeLake) -> None:
         # Agresti & Caffo: one success and one failure more on each side, then the usual interval.
         a, b = (inside.sum() + 1) / (len(inside) + 2), (outside.sum() + 1) / (len(outside) + 2)
         half = Z * np.sqrt(a * (1 - a) / (len(inside) + 2) + b * (1 - b) / (len(outside) + 2))
-        assert row["ci_low"] == pytest.approx(max(a - b - half, -1), rel=1e-6)
-        assert row["ci_high"] == pytest.approx(min(a - b + half, 1), rel=1e-6)
+        # Newcombe's method 10: Wilson's intervals of both shares, put together.
+        wilson = [
+            binomtest(int(side.sum()), len(side)).proportion_ci(method="wilson") for side in (inside, outside)
+        ]
+        low = p - q - np.hypot(p - wilson[0].low, wilson[1].high - q)
+        high = p - q + np.hypot(wilson[0].high - p, q - wilson[1].low)
+        assert row["ci_low"] == pytest.approx(max(min(a - b - half, low), -1), rel=1e-6)
+        assert row["ci_high"] == pytest.approx(min(max(a - b + half, high), 1), rel=1e-6)
 
 
 def test_probability_in_place_of_correctness(lake_of: MakeLake) -> None:

@@ -335,19 +335,22 @@ def test_a_session_on_a_terminal(lake: Lake, state: Path) -> None:
         env=os.environ | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "XDG_STATE_HOME": str(state)},
     )
     os.close(theirs)
+    session = _Session(ours)
     try:
-        _until(ours, "losslake>")
-        os.write(ours, f"{SLOW};\r".encode())
-        _until(ours, r"\d s  \(Ctrl-C cancels the query\)")
-        os.write(ours, b"\x03")
-        _until(ours, "cancelled")
-        _until(ours, "losslake>")
-        os.write(ours, b"from nowhere;\r")
-        _until(ours, "error: .*nowhere")
-        _until(ours, "losslake>")
-        os.write(ours, b"select 40 + 2 as answer;\r")
-        _until(ours, r"(?s)│ +42 │.*\d s\r")
-        os.write(ours, b"\x04")
+        session.until("losslake>")
+        session.type(f"{SLOW};\r")
+        session.until(r"\d s  \(Ctrl-C cancels the query\)")
+        session.type("\x03")
+        session.until("cancelled")
+        session.until("losslake>")
+        session.type("from nowhere;\r")
+        session.until("error: .*nowhere")
+        session.until("losslake>")
+        session.type("select 40 + 2 as answer;\r")
+        session.until("│ +42 │")
+        session.until(r"\d s\r")
+        session.until("losslake>")
+        session.type("\x04")
         assert process.wait(60) == 0
     finally:
         process.kill()
@@ -355,20 +358,29 @@ def test_a_session_on_a_terminal(lake: Lake, state: Path) -> None:
         os.close(ours)
 
 
+class _Session:
+    """Our end of a pseudo-terminal; what was read and not waited for yet is kept."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle, self.seen = handle, ""
+
+    def type(self, text: str) -> None:
+        os.write(self.handle, text.encode())
+
+    def until(self, pattern: str, seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not (found := re.search(pattern, self.seen)):
+            readable, _, _ = select.select([self.handle], [], [], max(0, end - time.monotonic()))
+            assert readable, f"no {pattern!r} in {self.seen[-500:]!r}"
+            self.seen += os.read(self.handle, 65536).decode(errors="replace")
+        self.seen = self.seen[found.end() :]
+
+
 def _take_terminal() -> None:
     import fcntl
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-def _until(handle: int, pattern: str, seconds: float = 60) -> None:
-    seen = ""
-    end = time.monotonic() + seconds
-    while not re.search(pattern, seen):
-        ready_now, _, _ = select.select([handle], [], [], max(0, end - time.monotonic()))
-        assert ready_now, f"no {pattern!r} in {seen[-500:]!r}"
-        seen += os.read(handle, 65536).decode(errors="replace")
 
 
 def test_help_names_the_options() -> None:
