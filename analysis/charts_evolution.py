@@ -98,9 +98,13 @@ def _precision_line(metrics: list[Metric]) -> list[str]:
     steps = ", ".join(
         f"{m.value:.0%} by epoch {m.parameters['epoch']}" for m in found[:: max(1, len(found) // 4)]
     )
-    return [
-        f"Precision among the top {percent(share)} of the members against {found[0].parameters['against']}: {steps}."
-    ]
+    return [f"Precision among the top {percent(share)} of the members against {_truth(found)}: {steps}."]
+
+
+def _truth(metrics: list[Metric]) -> str:
+    """The attack whose findings are the truth, and the false-positive rate it finds them at."""
+    about = metrics[0].parameters
+    return f"{about['against']} at FPR {percent(about['fpr'])}"
 
 
 def ablation_map(finding: Finding) -> alt.Chart | alt.LayerChart:
@@ -160,6 +164,9 @@ def ablation_map(finding: Finding) -> alt.Chart | alt.LayerChart:
         layered(cells, text),
         f"Precision among{at}, by quantile range of {score}",
         f"Heat map of precision over quantile ranges: {spoken}.",
-        subtitle=["Framed: 0.25 to 0.75, which lt-iqr takes whatever this shows."],
+        subtitle=[
+            *([f"Against {_truth(found)}."] if found else []),
+            "Framed: 0.25 to 0.75, which lt-iqr takes whatever this shows.",
+        ],
         height=60 + 26 * max(len(highs), 1),
     )
