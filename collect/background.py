@@ -21,12 +21,16 @@ class Background:
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(_WAITING_JOBS)
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
+        # Waited for in place of the thread: on Python 3.11 and 3.12 an exception that breaks a join marks the thread as
+        # ended while it still works (bpo-45274), and whoever joins it again goes on too early.
+        self._ended = threading.Event()
 
     def submit(self, job: Callable[[], None]) -> None:
         """Have ``job`` done; waits while many jobs are waiting. Raises what an earlier job raised."""
         self._raise()
         if self._thread is None:
             # A daemon: an interpreter that ends without `finish` must not wait for a stuck disk.
+            self._ended.clear()
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
         self._jobs.put(job)
@@ -45,7 +49,7 @@ class Background:
         """As `finish`, without raising: for a caller that is failing already."""
         if self._thread is not None:
             self._jobs.put(None)
-            self._thread.join()
+            self._ended.wait()
             self._thread = None
 
     def _raise(self) -> None:
@@ -60,6 +64,7 @@ class Background:
             job = self._jobs.get()
             try:
                 if job is None:
+                    self._ended.set()
                     return
                 if not failed:  # after a failure the queue is emptied, so that nobody waits for room in it
                     job()
