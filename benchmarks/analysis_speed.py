@@ -9,52 +9,21 @@ process's peak. The NumPy jobs start with the arrays in memory, which the lake j
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from synthetic_lake import EXPERIMENT, make
+from fresh_process import Jobs, from_lake, in_process, machine, timed
+from synthetic_lake import make
 
-JOBS = {
+JOBS: Jobs = {
     "lira, means": ("lira", {}),
     "lira, medians": ("lira", {"center": "median"}),
     "memorization": ("memorization", {}),
     "privacy-score": ("privacy-score", {}),
     "lt-iqr": ("lt-iqr", {}),
 }
-
-
-def in_process(lake: str, job: str, repeat: int) -> None:
-    """Run one job here and print its seconds and this process's peak memory; the first time counts as cold."""
-    from losslake.analysis.catalogue import find
-    from losslake.analysis.source import Source
-    from losslake.store.lake import Lake
-
-    name, options = JOBS[job]
-    seconds = []
-    for _ in range(repeat):
-        began = time.perf_counter()
-        with Source.open(Lake.open(lake), EXPERIMENT) as source:
-            find(name).compute(source, **options)
-        seconds.append(time.perf_counter() - began)
-    print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
-
-
-def from_lake(lake: Path, job: str) -> tuple[float, float]:
-    """Seconds (the best of three fresh processes) and peak gigabytes of a job."""
-    answers = []
-    for _ in range(3):
-        command = [sys.executable, __file__, str(lake), "--job", job]
-        answers.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    return min(answer["seconds"][0] for answer in answers), max(answer["peak"] for answer in answers)
 
 
 def arrays(runs: int, samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -93,12 +62,6 @@ def _log_normal(x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     return -0.5 * np.log(2 * np.pi * std**2) - (x - mean) ** 2 / (2 * std**2)
 
 
-def timed(job: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    job()
-    return time.perf_counter() - began
-
-
 def main() -> None:
     """Measure everything and print a table in Markdown."""
     parser = argparse.ArgumentParser()
@@ -108,7 +71,7 @@ def main() -> None:
     parser.add_argument("--job", choices=JOBS)
     given = parser.parse_args()
     if given.job:
-        in_process(str(given.lake), given.job, repeat=1)
+        in_process(str(given.lake), *JOBS[given.job])
         return
     lake = given.lake or Path(tempfile.mkdtemp()) / "lake"
     make(lake, runs=given.runs, samples=given.samples, epochs=100)
@@ -125,14 +88,13 @@ def main() -> None:
         "lira, medians": lambda: lira_vectorised(phi, members, median=True),
         "lt-iqr": lambda: np.subtract(*np.percentile(traces, [75, 25], axis=1)),
     }
-    print(f"{given.runs} runs x {given.samples} samples; {platform.machine()}, Python {platform.python_version()}, "
-          + ", ".join(f"{name} {version(name)}" for name in ("duckdb", "polars", "numpy", "pyarrow")))  # fmt: skip
+    print(f"{given.runs} runs x {given.samples} samples; {machine()}")
     print(
         "\n| job | from the lake, cold | peak memory | per-sample loop | ratio | vectorised NumPy | ratio |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for job in JOBS:
-        seconds, peak = from_lake(lake, job)
+        seconds, peak = from_lake(__file__, lake, job)
         cells = [job, f"{seconds:.2f} s", f"{peak:.2f} GB"]
         for other, scale in ((loops, share), (vectorised, 1.0)):
             if job in other:

@@ -9,19 +9,12 @@ process's peak. The loops start with the arrays in memory and are timed on some 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import resource
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from rmia_speed import EXPERIMENT, make
+from fresh_process import Jobs, from_lake, in_process, machine, timed
+from synthetic_lake import make
 
 SOME = 200
 """Samples that the loop over samples is timed on."""
@@ -29,32 +22,10 @@ SOME = 200
 PAIRS = 20_000
 """Pairs that the loop over pairs is timed on."""
 
-JOBS = {
-    "influence, correct": {},
-    "influence, probability": {"of": "probability"},
+JOBS: Jobs = {
+    "influence, correct": ("influence", {}),
+    "influence, probability": ("influence", {"of": "probability"}),
 }
-
-
-def in_process(lake: str, job: str) -> None:
-    """Run one job here and print its seconds and this process's peak memory."""
-    from losslake.analysis.influence import influence
-    from losslake.analysis.source import Source
-    from losslake.store.lake import Lake
-
-    began = time.perf_counter()
-    with Source.open(Lake.open(lake), EXPERIMENT) as source:
-        influence(source, **JOBS[job])
-    seconds = time.perf_counter() - began
-    print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
-
-
-def from_lake(lake: Path, job: str, repeat: int) -> tuple[float, float]:
-    """Seconds (the best of fresh processes) and peak gigabytes of a job."""
-    answers = []
-    for _ in range(repeat):
-        command = [sys.executable, __file__, str(lake), "--job", job]
-        answers.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    return min(answer["seconds"] for answer in answers), max(answer["peak"] for answer in answers)
 
 
 def loops(runs: int, samples: int, tested: int) -> tuple[float, float]:
@@ -75,12 +46,6 @@ def loops(runs: int, samples: int, tested: int) -> tuple[float, float]:
     return timed(by_sample) * samples / SOME, timed(by_pair) * samples * tested / PAIRS
 
 
-def timed(job: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    job()
-    return time.perf_counter() - began
-
-
 def main() -> None:
     """Measure everything and print a table in Markdown."""
     parser = argparse.ArgumentParser()
@@ -92,21 +57,19 @@ def main() -> None:
     parser.add_argument("--job", choices=JOBS)
     given = parser.parse_args()
     if given.job:
-        in_process(str(given.lake), given.job)
+        in_process(str(given.lake), *JOBS[given.job])
         return
     lake = given.lake or Path(tempfile.mkdtemp()) / "lake"
     if not lake.exists():
-        make(lake, runs=given.runs, samples=given.samples, population=given.tested)
+        make(lake, runs=given.runs, samples=given.samples, epochs=0, population=given.tested)
     by_sample, by_pair = loops(given.runs, given.samples, given.tested)
-    print(f"{given.runs} runs x {given.samples} samples x {given.tested} test records; {platform.machine()}, "
-          f"Python {platform.python_version()}, "
-          + ", ".join(f"{name} {version(name)}" for name in ("duckdb", "polars", "numpy", "pyarrow")))  # fmt: skip
+    print(f"{given.runs} runs x {given.samples} samples x {given.tested} test records; {machine()}")
     print(
         "\n| job | from the lake, cold | peak memory | loop over samples | ratio | loop over pairs | ratio |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for job in JOBS:
-        seconds, peak = from_lake(lake, job, given.repeat)
+        seconds, peak = from_lake(__file__, lake, job, given.repeat)
         cells = [job, f"{seconds:.2f} s", f"{peak:.2f} GB"]
         for loop in (by_sample, by_pair):
             cells += [f"{loop:.1f} s", f"{loop / seconds:.0f}x"]
