@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -14,7 +13,8 @@ from ..store.errors import InvalidOption, NotEnoughData
 from ..store.ranges import Range, ranges_of
 from ..store.records import Run
 from .attacked import need_references
-from .rmia import check_options, checked, scored_views
+from .rmia import Gamma, Mode, Resemblance, check_options, checked, scored_views
+from .roc import whole_part
 from .scores import Scores
 from .source import Source
 
@@ -25,13 +25,9 @@ _SAMPLES_AT_ONCE = 500_000
 def ramia(
     source: Source,
     *,
-    mode: Annotated[
-        Literal["online", "offline"], "compare with runs with and without the sample, or only those without"
-    ] = "online",
-    a: Annotated[
-        float | None, "offline: how far in-runs resemble out-runs, 0 to 1; default: tuned on a shadow run"
-    ] = None,
-    gamma: Annotated[float, "how many times a population record's ratio must be exceeded"] = 1.0,
+    mode: Mode = "online",
+    a: Resemblance = None,
+    gamma: Gamma = 1.0,
     trim_low: Annotated[float, "share of a sample's neighbours, those that score lowest, left out"] = 0.2,
     trim_high: Annotated[float, "share of them, those that score highest, left out"] = 0.2,
     ranges: Annotated[
@@ -71,9 +67,8 @@ def trimmed_means(values: npt.NDArray[np.float64], low: float, high: float) -> n
     At least one value is kept.
     """
     count = len(values)
-    # Rounded first: 0.29 x 100 is 28.999999999999996.
-    first = math.floor(round(low * count, 9))
-    last = max(first + 1, count - math.floor(round(high * count, 9)))
+    first = whole_part(low, count)
+    last = max(first + 1, count - whole_part(high, count))
     ranked = np.sort(values, axis=0)
     means: npt.NDArray[np.float64] = ranked[first:last].mean(axis=0)
     return np.where(np.isnan(ranked[-1]), np.nan, means)

@@ -19,6 +19,14 @@ from .rmia_views import DECIMALS, Flags, View, beats, log_ratio, read_views
 from .scores import Scores, count_unscored
 from .source import Source
 
+Mode = Annotated[
+    Literal["online", "offline"], "compare with runs with and without the sample, or only those without"
+]
+Resemblance = Annotated[
+    float | None, "offline: how far in-runs resemble out-runs, 0 to 1; default: tuned on a shadow run"
+]
+Gamma = Annotated[float, "how many times a population record's ratio must be exceeded"]
+
 GRID = np.arange(11) / 10
 """Values of a that are tried."""
 
@@ -29,13 +37,9 @@ TUNED_ON = 20_000
 def rmia(
     source: Source,
     *,
-    mode: Annotated[
-        Literal["online", "offline"], "compare with runs with and without the sample, or only those without"
-    ] = "online",
-    a: Annotated[
-        float | None, "offline: how far in-runs resemble out-runs, 0 to 1; default: tuned on a shadow run"
-    ] = None,
-    gamma: Annotated[float, "how many times a population record's ratio must be exceeded"] = 1.0,
+    mode: Mode = "online",
+    a: Resemblance = None,
+    gamma: Gamma = 1.0,
     queries: Annotated[
         Literal["mean", "original"], "several views: mean of their scores, or the record as it is alone"
     ] = "mean",
