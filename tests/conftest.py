@@ -18,6 +18,17 @@ Array = npt.NDArray[np.generic]
 Traces = Mapping[str, Array]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread of torch's: tiny work, where threads only wait for each other."""
+    import torch  # not at the top: tests of the analyses go without
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def lake_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Lake]:
     """Write a lake from arrays; see `_write`. Every call makes a new lake unless ``lake`` names one to add to."""

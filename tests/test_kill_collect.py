@@ -7,13 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 from losslake.collect.experiment import prepare_experiment
 from losslake.collect.fleet import collect_shadows
 from losslake.collect.many_runs import _alive
@@ -51,12 +49,7 @@ collect_shadows(lake, "e", count=COUNT, recipe=Recipe(**RECIPE), prepared=prepar
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny work: threads only wait for each other
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def start(lake: Path, temporary: Path) -> subprocess.Popen[str]:
