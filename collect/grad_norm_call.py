@@ -32,44 +32,29 @@ def listen(
     ``numbers`` are the trainable ones by their names in the layer. ``unwatched`` is a context in which the layer can
     run again. The inputs are held until then, as autograd holds them.
     """
-    tensors = output_tensors(output)
-    differentiable = [tensor for tensor in tensors if tensor.requires_grad]
-    if not differentiable:
-        return
-    places = [tensor.requires_grad for tensor in tensors]
-    call = _Call(layer, step, numbers, args, kwargs, places, unwatched)
-    if layer.rule is not None:
-        differentiable[0].register_hook(lambda grad: call.arrive([grad]))
-    else:
-        register_multi_grad_hook(differentiable, call.arrive)
+    if layer.rule is None:
+        tensors = output_tensors(output)
+        differentiable = [tensor for tensor in tensors if tensor.requires_grad]
+        places = [tensor.requires_grad for tensor in tensors]
+        if differentiable:
+            unruled = _UnruledCall(layer, step, numbers, (args, kwargs), places, unwatched)
+            register_multi_grad_hook(differentiable, unruled.arrive)
+    elif output.requires_grad:
+        given = args[0] if args else next(iter(kwargs.values()))
+        ruled = _RuledCall(layer, step, numbers, given.detach() if _NEEDS_INPUT in numbers else None)
+        output.register_hook(ruled.arrive)
 
 
 class _Call:
-    def __init__(
-        self,
-        layer: Layer,
-        step: Step,
-        numbers: Mapping[str, int],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        places: list[bool],
-        unwatched: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        self.layer, self.step, self.numbers, self.unwatched = layer, step, numbers, unwatched
-        self.places = places  # which of the output's tensors gradients arrive for
+    def __init__(self, layer: Layer, step: Step, numbers: Mapping[str, int], given: Any) -> None:
+        self.layer, self.step, self.numbers, self.given = layer, step, numbers, given
         self.fired = False
-        if layer.rule is None:
-            self.given: Any = (args, kwargs)
-        else:
-            given = args[0] if args else next(iter(kwargs.values()))
-            self.given = given.detach() if _NEEDS_INPUT in numbers else None
 
-    def arrive(self, grads: Sequence[torch.Tensor | None]) -> None:
-        step, given = self.step, self.given
-        # The graph, and with it this, lives for as long as the loop holds its loss: free the inputs now.
-        self.given = None
+    def accept(self, grads: Sequence[torch.Tensor | None]) -> bool:
+        """Whether these gradients, which arrive just now, belong to a batch that a criterion saw."""
+        step = self.step
         if not step.closed:
-            return  # a batch that no criterion saw
+            return False
         if self.fired or step.done:
             raise InvalidInput(
                 f"{self.layer} was differentiated twice for one batch, or after the next batch was begun; for gradient "
@@ -77,21 +62,53 @@ class _Call:
             )
         self.fired = True
         for grad in grads:
-            if grad is not None and (grad.ndim == 0 or len(grad) != step.rows):
+            if grad is not None and (grad.ndim == 0 or grad.shape[0] != step.rows):
                 raise InvalidInput(_other_rows(self.layer, grad, step.rows))
-        arrived = [grad for grad in grads if grad is not None]
-        if not arrived:
-            return
-        step.note_precision(arrived[0].dtype)
-        with plain(arrived[0]):
-            uses = self._uses(given, grads)
-            for name, number in self.numbers.items():
-                step.add(number, uses[name])
+        return True
 
-    def _uses(self, given: Any, grads: Sequence[torch.Tensor | None]) -> dict[str, Use]:
-        if self.layer.rule is not None:
-            assert grads[0] is not None
-            return self.layer.rule(self.layer.module, given, grads[0])
+    def add(self, uses: Mapping[str, Use]) -> None:
+        for name, number in self.numbers.items():
+            self.step.add(number, uses[name])
+
+
+class _RuledCall(_Call):
+    def arrive(self, grad: torch.Tensor) -> None:
+        # The graph, and with it this, lives for as long as the loop holds its loss: free the inputs now.
+        given, self.given = self.given, None
+        if not self.accept((grad,)):
+            return
+        self.step.note_precision(grad.dtype)
+        assert self.layer.rule is not None
+        with plain(grad):
+            self.add(self.layer.rule(self.layer.module, given, grad))
+
+
+class _UnruledCall(_Call):
+    def __init__(
+        self,
+        layer: Layer,
+        step: Step,
+        numbers: Mapping[str, int],
+        given: tuple[tuple[Any, ...], Mapping[str, Any]],
+        places: list[bool],
+        unwatched: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        super().__init__(layer, step, numbers, given)
+        self.places = places  # which of the output's tensors gradients arrive for
+        self.unwatched = unwatched
+
+    def arrive(self, grads: Sequence[torch.Tensor | None]) -> None:
+        given, self.given = self.given, None
+        first = next((grad for grad in grads if grad is not None), None)
+        if not self.accept(grads) or first is None:
+            return
+        self.step.note_precision(first.dtype)
+        with plain(first):
+            self.add(self.find(given, grads))
+
+    def find(
+        self, given: tuple[tuple[Any, ...], Mapping[str, Any]], grads: Sequence[torch.Tensor | None]
+    ) -> dict[str, Use]:
         arriving = iter(grads)
         by_output = [next(arriving) if place else None for place in self.places]
         try:

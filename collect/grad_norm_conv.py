@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,15 +43,18 @@ class Convolution:
         return self.grad.shape[1] * self._inputs
 
     def squared_norm(self) -> torch.Tensor:
-        positions = self._positions
-        route = conv_route(positions, self.grad.shape[1] // self.groups, self._inputs, self.x.device)
-        if route == "gram":
-            held = 2 * self.groups * positions**2 + self._padded_numbers
-            return torch.cat([self._by_gram(rows) for rows in self._parts(held)])
+        channels, pixels = self.x.shape[1] // self.groups, math.prod(self.x.shape[2:])
+        outputs, positions = self.grad.shape[1] // self.groups, self._positions
+        route = conv_route(positions, outputs, channels, pixels, self.kernel, self.x.device)
         if route == "grouped":
             return torch.cat([squares(self._grouped(rows)) for rows in self._parts(self.numbers)])
-        held = self.numbers // math.prod(self.kernel) + self._padded_numbers
-        return torch.cat([self._by_shifts(rows) for rows in self._parts(held)])
+        if route == "shifted":
+            held = self.numbers // math.prod(self.kernel) + self._padded_numbers
+            return torch.cat([self._by_shifts(rows) for rows in self._parts(held)])
+        inputs = self._gram_of_windows if route == "gram of windows" else self._gram_of_shifts
+        widest = max(positions, pixels) if route == "gram of windows" else positions
+        held = 3 * self.groups * widest**2 + self._padded_numbers
+        return torch.cat([self._by_gram(rows, inputs) for rows in self._parts(held)])
 
     def per_sample(self, rows: slice) -> torch.Tensor:
         return self._grouped(rows)
@@ -61,7 +64,8 @@ class Convolution:
         return self._weight_gradient(self.x, shape, self.grad, self.groups)
 
     def _parts(self, held: int) -> list[slice]:
-        return parts(self.rows, held, self.x.device, convolution=True)
+        read = max(self.x[:1].numel(), self.grad[:1].numel())
+        return parts(self.rows, held, self.x.device, read=read)
 
     @property
     def _inputs(self) -> int:
@@ -101,13 +105,49 @@ class Convolution:
             total += squares(grad @ seen)
         return total
 
-    def _by_gram(self, rows: slice) -> torch.Tensor:
+    def _by_gram(self, rows: slice, inputs: Callable[[slice], torch.Tensor]) -> torch.Tensor:
         grad = self._grad_matrices(rows)
         gram = grad.transpose(2, 3) @ grad
-        inputs = torch.zeros_like(gram)
-        for seen in self._shifts(rows):
-            inputs += seen @ seen.transpose(2, 3)
-        return (gram * inputs).sum((1, 2, 3))
+        return torch.linalg.vecdot(gram.flatten(1), inputs(rows).flatten(1))
+
+    def _gram_of_shifts(self, rows: slice) -> torch.Tensor:
+        """Products of what any two output positions see (b, groups, T, T): a sum over the kernel's elements."""
+        grams = (seen @ seen.transpose(2, 3) for seen in self._shifts(rows))
+        total = next(grams)
+        for gram in grams:
+            total += gram
+        return total
+
+    def _gram_of_windows(self, rows: slice) -> torch.Tensor:
+        """The same, from the products of any two input positions.
+
+        An element of the kernel moves both output positions by the same step, so its share is a window of that one
+        matrix, and the sum over a box of elements is one sum a dimension.
+        """
+        x, dims = self.x[rows], len(self.kernel)
+        pixels = x.reshape(len(x) * self.groups, x.shape[1] // self.groups, -1)
+        gram = (pixels.transpose(1, 2) @ pixels).view(-1, *x.shape[2:], *x.shape[2:])
+        for dim in range(dims):
+            outputs = self.grad.shape[2 + dim]
+            shape = list(gram.shape)
+            shape[1 + dim] = shape[1 + dim + dims] = outputs
+            total = gram.new_zeros(shape)
+            for at in range(self.kernel[dim]):
+                first, count, start = self._inside(dim, at)
+                if count > 0:
+                    step = self.stride[dim]
+                    seen = slice(start, start + step * (count - 1) + 1, step)
+                    total[_both(dim, dims, slice(first, first + count))] += gram[_both(dim, dims, seen)]
+            gram = total
+        return gram.view(len(x), self.groups, self._positions, self._positions)
+
+    def _inside(self, dim: int, at: int) -> tuple[int, int, int]:
+        """Where an element ``at`` of the kernel sees the input, not its padding: first output, how many, first input."""
+        stride, size = self.stride[dim], self.x.shape[2 + dim]
+        shift = at * self.dilation[dim] - self.padding[dim]
+        first = max(0, -(shift // stride))
+        last = min(self.grad.shape[2 + dim] - 1, (size - 1 - shift) // stride)
+        return first, last - first + 1, first * stride + shift
 
     def _shifts(self, rows: slice) -> Iterator[torch.Tensor]:
         """What each element of the kernel sees at every output position: (b, groups, T, C / groups)."""
@@ -125,6 +165,13 @@ class Convolution:
         """(b, groups, O / groups, T)."""
         grad = self.grad[rows]
         return grad.reshape(len(grad), self.groups, -1, self._positions)
+
+
+def _both(dim: int, dims: int, part: slice) -> tuple[slice, ...]:
+    """Index of a part of one dimension of (b, *S, *S), in both places."""
+    index = [slice(None)] * (1 + 2 * dims)
+    index[1 + dim] = index[1 + dim + dims] = part
+    return tuple(index)
 
 
 def convolution(module: Any, x: torch.Tensor | None, grad: torch.Tensor) -> dict[str, Use]:

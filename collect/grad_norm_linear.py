@@ -14,10 +14,14 @@ from .grad_norm_use import Dense, Use, squares, wide
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """Gradient L^T R (p, d) of each sample, left (B, T, p), right (B, T, d)."""
+    """Gradient L^T R (p, d) of each sample, left (B, T, p), right (B, T, d).
+
+    ``bias`` is left summed over the positions, where a bias has it: its norms are found once for both.
+    """
 
     left: torch.Tensor
     right: torch.Tensor
+    bias: Dense | None = None
 
     @property
     def rows(self) -> int:
@@ -31,7 +35,8 @@ class Product:
         _, positions, outputs = self.left.shape
         route = matrix_route(positions, outputs, self.right.shape[2])
         if route == "outer":
-            return squares(self.left) * squares(self.right)
+            left = squares(self.left) if self.bias is None else self.bias.squared_norm()
+            return left * squares(self.right)
         if route == "gram":
             return torch.cat(
                 [
@@ -70,11 +75,10 @@ def linear(module: nn.Module, x: torch.Tensor | None, grad: torch.Tensor) -> dic
     Without the input only the bias.
     """
     g = sequence(grad)
-    uses: dict[str, Use] = {}
-    if module.bias is not None:
-        uses["bias"] = Dense(over_positions(g))
+    bias = None if module.bias is None else Dense(over_positions(g))
+    uses: dict[str, Use] = {} if bias is None else {"bias": bias}
     if x is not None:
-        uses["weight"] = Product(g, sequence(x))
+        uses["weight"] = Product(g, sequence(x), bias)
     return uses
 
 
@@ -102,9 +106,10 @@ def is_transposed_linear(module: nn.Module) -> bool:
 
 def sequence(values: torch.Tensor) -> torch.Tensor:
     """(B, ..., n) as (B, T, n)."""
-    return wide(values).reshape(len(values), -1, values.shape[-1])
+    values = wide(values)
+    return values.unsqueeze(1) if values.ndim == 2 else values.reshape(len(values), -1, values.shape[-1])
 
 
 def over_positions(values: torch.Tensor) -> torch.Tensor:
     """(B, T, n) summed to (B, n)."""
-    return values[:, 0] if values.shape[1] == 1 else values.sum(1)
+    return values.squeeze(1) if values.shape[1] == 1 else values.sum(1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -28,18 +28,28 @@ class StepNorms:
     """Per-sample gradient norms of one batch.
 
     ids      (B,) int64, as they were given
-    norms    (B,) float32: |gradient of the sample's own loss|_2 over all trainable parameters
+    squared  (len(numbers), B): squared norms of what was differentiated, of each parameter's part of the gradient
     numbers  of the parameters that took part
-    parts    (len(numbers), B) float32: the norms of each one's part of the gradient
+    factor   () or (B,), positive: d(what was differentiated) / d(a sample's own loss)
     faults   (P,) bool: whether the gradients found of each parameter of the model do not add up to the one that autograd
              computed; None where that was not looked at
     """
 
     ids: torch.Tensor
-    norms: torch.Tensor
+    squared: torch.Tensor
     numbers: tuple[int, ...]
-    parts: torch.Tensor
+    factor: torch.Tensor
     faults: torch.Tensor | None
+
+    @cached_property
+    def norms(self) -> torch.Tensor:
+        """(B,) float32: |gradient of the sample's own loss|_2 over all trainable parameters."""
+        return self.squared.sum(0).sqrt_().div_(self.factor).float()
+
+    @property
+    def parts(self) -> torch.Tensor:
+        """(len(numbers), B) float32: the norms of each parameter's part of it."""
+        return (self.squared.sqrt() / self.factor).float()
 
 
 class Step:
@@ -47,9 +57,10 @@ class Step:
 
     def __init__(self, *, check: bool) -> None:
         self.check = check
-        self.calls: Counter[int] = Counter()
+        self.calls: dict[int, int] = {}
         """How often each parameter was used in the forward pass, by its number."""
         self.ids: torch.Tensor | None = None
+        self.rows = 0
         self.factor: torch.Tensor | None = None
         """d(what was differentiated) / d(a sample's own loss): () or (B,); None until the backward pass."""
         self.done = False
@@ -65,24 +76,29 @@ class Step:
         return self.ids is not None
 
     @property
-    def rows(self) -> int:
-        return 0 if self.ids is None else len(self.ids)
-
-    @property
     def seen(self) -> bool:
         """Whether any layer's gradients arrived."""
         return bool(self._squared or self._uses)
 
+    def count(self, numbers: Iterable[int]) -> None:
+        """The forward pass uses these parameters."""
+        for number in numbers:
+            self.calls[number] = self.calls.get(number, 0) + 1
+
+    def close(self, ids: torch.Tensor) -> None:
+        """The loss of the batch is known, and so are its samples."""
+        self.ids, self.rows = ids, len(ids)
+
     def add_factor(self, grad: torch.Tensor, divisor: torch.Tensor | float) -> None:
         """The gradient of what was differentiated with respect to one criterion's result, and what the result divided by."""
-        share = wide(grad).reshape(-1) / divisor
-        share = share[0] if share.numel() == 1 else share
+        share = wide(grad)
+        share = (share if share.ndim < 2 else share.flatten()) / divisor
         self.factor = share if self.factor is None else self.factor + share
 
     def add(self, number: int, use: Use) -> None:
         """One use of a parameter. Only where it is used again are its gradients kept, as cross terms need both."""
         squared = None
-        if self.calls[number] > 1:
+        if self.calls.get(number, 0) > 1:
             self._uses.setdefault(number, []).append(use)
         elif number not in self._squared:
             squared = self._squared[number] = use.squared_norm()
@@ -119,13 +135,11 @@ class Step:
             **{number: _of_uses(uses, device) for number, uses in self._uses.items()},
         }
         # Where a sample's parts cancel, rounding may leave less than nothing.
-        parts = torch.stack(list(squared.values())).clamp(min=0.0)
-        factor = self.factor.abs()
         found = StepNorms(
             self.ids,
-            (parts.sum(0).sqrt() / factor).float(),
+            torch.stack(list(squared.values())).clamp_(min=0.0),
             tuple(squared),
-            (parts.sqrt() / factor).float(),
+            self.factor.abs(),
             self._faults(parameters, device) if self.check else None,
         )
         self._squared, self._uses, self._totals = {}, {}, {}

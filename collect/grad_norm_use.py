@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -55,8 +56,12 @@ class Dense:
     def numbers(self) -> int:
         return self.values[:1].numel()
 
-    def squared_norm(self) -> torch.Tensor:
+    @cached_property
+    def _squared_norm(self) -> torch.Tensor:
         return squares(self.values)
+
+    def squared_norm(self) -> torch.Tensor:
+        return self._squared_norm
 
     def per_sample(self, rows: slice) -> torch.Tensor:
         return self.values[rows]
@@ -84,16 +89,17 @@ def squares(values: torch.Tensor) -> torch.Tensor:
 
 def wide(values: torch.Tensor) -> torch.Tensor:
     """Detached, and float32 at least: squares of float16 overflow, those of bfloat16 round."""
-    values = values.detach()
+    if values.requires_grad:
+        values = values.detach()
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
 def plain(values: torch.Tensor) -> AbstractContextManager[Any]:
     """Arithmetic on these values without gradients and in their own precision, whatever the loop has set."""
     # A backward pass has neither switched on, as a rule, and entering a context costs as much as a small layer.
-    if not torch.is_grad_enabled() and not torch.is_autocast_enabled(values.device.type):
-        return nullcontext()
-    return _plain(values.device.type)
+    if torch.is_autocast_enabled(values.device.type):
+        return _plain(values.device.type)
+    return torch.no_grad() if torch.is_grad_enabled() else nullcontext()
 
 
 @contextmanager

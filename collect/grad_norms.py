@@ -6,7 +6,7 @@ the gradient itself (Goodfellow 2015, "Efficient per-example gradient computatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self
@@ -38,17 +38,18 @@ class GradNormWatcher:
         layers = watched_layers(self._model)
         self.parameters = dict(self._model.named_parameters())
         self.names = tuple(self.parameters)
-        self._numbers = {id(value): number for number, value in enumerate(self.parameters.values())}
+        numbers = {id(value): number for number, value in enumerate(self.parameters.values())}
         self._checks = self._check_due = check
         self._step: Step | None = None  # the batch under way, or the last one
         self._backward: Step | None = None  # the batch whose backward pass has begun
         self._waiting: list[Step] = []  # closed by a loss, norms not taken
         self._check_handles: list[Any] = []
         self._paused = False
-        self._checked: set[int] = set()
+        self._checked: set[Layer] = set()
         self._handles = [self._model.register_forward_pre_hook(self._disabled(self._before_model))]
         for layer in layers:
-            hook = self._disabled(partial(self._after_layer, layer))
+            numbered = [(name, value, numbers[id(value)]) for name, value in layer.parameters.items()]
+            hook = self._disabled(partial(self._after_layer, layer, numbered))
             self._handles.append(layer.module.register_forward_hook(hook, with_kwargs=True))
 
     def remove(self) -> None:
@@ -97,7 +98,7 @@ class GradNormWatcher:
                 "the criterion was called, but no trainable layer of the watched model ran before it; watch the model "
                 "that is trained, and watch it before torch.compile runs it first"
             )
-        step.ids = ids
+        step.close(ids)
         if not value.requires_grad:
             return
         self._listen(step, value, divisor)
@@ -176,30 +177,34 @@ class GradNormWatcher:
             self._open()
 
     def _after_layer(
-        self, layer: Layer, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+        self,
+        layer: Layer,
+        numbered: Sequence[tuple[str, nn.Parameter, int]],
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        output: Any,
     ) -> None:
         if self._paused:
             return
-        trained = {name: value for name, value in layer.parameters.items() if value.requires_grad}
+        trained = {name: number for name, value, number in numbered if value.requires_grad}
         if not torch.is_grad_enabled():
             # The first pass of a reentrant checkpoint: the layer will run again during the backward pass.
             if self._backward is None and self._step is not None and not self._step.closed:
-                self._count(self._step, trained)
+                self._step.count(trained.values())
             return
-        if layer.mixing or id(layer) not in self._checked:
-            check_layer(
-                layer
-            )  # a batch norm may be in another mode by now, a frozen layer no longer be frozen
+        if layer.mixing or layer not in self._checked:
+            # A batch norm may be in another mode by now, a frozen layer no longer be frozen.
+            check_layer(layer)
         if not trained:
             return
-        self._checked.add(id(layer))
+        self._checked.add(layer)
         step = self._backward or self._step
         if step is None or (step.closed and step is not self._backward):
             step = self._open()
         if self._backward is None:
-            self._count(step, trained)
-        numbers = {name: self._numbers[id(value)] for name, value in trained.items()}
-        listen(layer, step, numbers, args, kwargs, output, self.paused)
+            step.count(trained.values())
+        listen(layer, step, trained, args, kwargs, output, self.paused)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -209,9 +214,6 @@ class GradNormWatcher:
             yield
         finally:
             self._paused = before
-
-    def _count(self, step: Step, trained: Mapping[str, nn.Parameter]) -> None:
-        step.calls.update(self._numbers[id(value)] for value in trained.values())
 
     @staticmethod
     def _disabled(hook: Any) -> Any:

@@ -133,7 +133,7 @@ def test_convolutions(kind: str) -> None:
     assert_exact(nn.Sequential(layer, Head(layer(x).shape[1], channels_first=True)), x)
 
 
-@pytest.mark.parametrize("route", ["gram", "grouped", "shifted"])
+@pytest.mark.parametrize("route", ["gram of shifts", "gram of windows", "grouped", "shifted"])
 def test_convolution_routes_agree(route: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grad_norm_conv, "conv_route", lambda *about: route)
     for make, shape in CONVOLUTIONS.values():
@@ -156,9 +156,16 @@ def test_routes_follow_the_count_of_operations() -> None:
     # 2 T^2 (p + d) operations against 2 T p d: equal at T = p d / (p + d).
     assert [matrix_route(t, 10, 10) for t in (2, 5, 6, 100)] == ["gram", "gram", "direct", "direct"]
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert conv_route(1024, 16, 144, cpu) == "grouped"
-    assert conv_route(1024, 16, 144, gpu) == conv_route(64, 64, 576, cpu) == "shifted"
-    assert conv_route(16, 256, 2304, cpu) == "gram"
+    assert conv_route(1024, 16, 16, 1024, (3, 3), cpu) == "grouped"
+    assert conv_route(1024, 16, 16, 1024, (3, 3), gpu) == "shifted"
+    assert conv_route(64, 64, 32, 256, (3, 3), cpu) == "shifted"
+    # One Gram matrix of 64 positions, or one for each element of a kernel that leaves no two outputs an input.
+    assert (
+        conv_route(64, 64, 64, 64, (3, 3), cpu)
+        == conv_route(64, 64, 64, 64, (3, 3), gpu)
+        == "gram of windows"
+    )
+    assert conv_route(16, 256, 3, 1024, (8, 8), cpu) == "gram of shifts"
 
 
 class Tokens(nn.Module):
@@ -234,6 +241,12 @@ def test_norm_layers(kind: str) -> None:
         layer.running_mean.uniform_(-1, 1)
         layer.running_var.uniform_(0.5, 2)
     assert_exact(nn.Sequential(layer, Head(6, channels_first)), 3 + 2 * torch.randn(B, *shape))
+
+
+def test_channels_last() -> None:
+    layers = [nn.Conv2d(4, 6, 3, padding=1), nn.GroupNorm(3, 6), nn.InstanceNorm2d(6, affine=True)]
+    model = nn.Sequential(*layers, Head(6, True)).to(memory_format=torch.channels_last)
+    assert_exact(model, torch.randn(B, 4, 5, 3).to(memory_format=torch.channels_last))
 
 
 class Conv1D(nn.Module):
