@@ -50,7 +50,7 @@ def attacks_with_and_without(finding: Finding) -> alt.Chart | alt.LayerChart:
         y=y,
         yOffset=apart,
         color=shade,
-        shape=alt.Shape("experiment:N", sort=experiments, legend=alt.Legend()),
+        shape=alt.Shape("experiment:N", sort=experiments, legend=None),
         tooltip=[
             alt.Tooltip("score:N"),
             alt.Tooltip("experiment:N"),

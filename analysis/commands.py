@@ -225,15 +225,25 @@ analyze_group.add_command(gate)
 @click.option(
     "--pictures/--no-pictures", default=True, show_default=True, help="Show pictures of the exposed records."
 )
-def report(lake: str, experiment: str | None, target: str | None, out: Path, pictures: bool) -> None:
+@click.option(
+    "--with",
+    "defended",
+    metavar="EXPERIMENT",
+    help="Another experiment of the same records, trained with a defence, to set beside this one.",
+)
+def report(
+    lake: str, experiment: str | None, target: str | None, out: Path, pictures: bool, defended: str | None
+) -> None:
     """One file that says which records the model exposes, and how far to trust it.
 
     \b
-    Example:
+    Examples:
       losslake report --lake my-lake --experiment digits --out report.html
+      losslake report --lake my-lake --experiment digits --with digits-dp --no-pictures --out report.pdf
     """
     from .report import write_report
 
     opened = Lake.open(lake)
-    write_report(opened, choose_experiment(opened, experiment), out, target=target, pictures=pictures)
+    chosen = choose_experiment(opened, experiment)
+    write_report(opened, chosen, out, target=target, pictures=pictures, defended=defended)
     click.echo(str(out))

@@ -24,13 +24,15 @@ def write_report(
     target: str | None = None,
     pictures: bool = True,
     fprs: tuple[float, ...] = FPRS,
+    defended: str | None = None,
 ) -> Report:
     """Write the report of an experiment to ``out`` and return what it tells.
 
     The suffix chooses: .html is the whole report in one file that needs no network, .png, .svg and .pdf are its
     charts, .json its numbers. Scores that are missing or stale are computed and kept in the lake.
     Without ``pictures`` the report shows no record itself: neither its picture nor the columns of its own. The
-    leading figures are at the lowest of ``fprs`` that the target's non-members resolve.
+    leading figures are at the lowest of ``fprs`` that the target's non-members resolve. ``defended`` is another
+    experiment of the same records, trained with a defence, to set beside this one.
 
     Raises InvalidOption for another suffix, NotFound for an unknown experiment or run, NotEnoughData when the
     experiment has nothing to report on. The file appears whole or not at all.
@@ -40,7 +42,7 @@ def write_report(
         raise InvalidOption(
             f"the folder {out.parent} for the report does not exist; make it, or choose another"
         )
-    report = gather(lake, experiment, target=target, pictures=pictures, fprs=fprs)
+    report = gather(lake, experiment, target=target, pictures=pictures, fprs=fprs, defended=defended)
     _write(out, render(report, kind))
     return report
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..store.errors import InvalidOption, NotEnoughData
 from ..store.results import Result
@@ -71,17 +71,22 @@ class Desk:
 
     def evaluate(self, name: str, scores: tuple[str, ...], **options: object) -> Said | None:
         """What an evaluation says of several scores, kept or computed; None where the data does not allow it."""
-        evaluation = find_evaluation(name)
-        chosen = parse_options(evaluation.options, options, name)
-        variant = evaluation_variant(evaluation, scores, chosen)
-        kept = self._fresh.get((name, variant))
+        kept = self._fresh.get((name, _variant(name, scores, options)))
+        if kept:
+            finding = _finding(kept)
+            self._note(name, finding.notes)
+            return Said(name, kept.variant, finding)
         try:
-            finding = _finding(kept) if kept else run_evaluation(self.source, evaluation, scores, options)
+            return self.ask(name, scores, **options)
         except (NotEnoughData, InvalidOption) as error:
             self.absent.append((name, str(error)))
             return None
+
+    def ask(self, name: str, scores: tuple[str, ...], **options: object) -> Said:
+        """What an evaluation says now. Raises what it raises."""
+        finding = run_evaluation(self.source, find_evaluation(name), scores, options)
         self._note(name, finding.notes)
-        return Said(name, variant, finding)
+        return Said(name, _variant(name, scores, options), finding)
 
     def _note(self, name: str, notes: Iterable[str]) -> None:
         # An evaluation's notes repeat those of the scores it looks at, with their names in front.
@@ -92,6 +97,11 @@ class Desk:
         """The fresh results of an analysis or evaluation, the one with the variant ``first`` at the head."""
         found = [result for (of, _), result in self._fresh.items() if of == name]
         return sorted(found, key=lambda result: (result.variant != first, result.variant))
+
+
+def _variant(name: str, scores: tuple[str, ...], options: Mapping[str, object]) -> str:
+    evaluation = find_evaluation(name)
+    return evaluation_variant(evaluation, scores, parse_options(evaluation.options, options, name))
 
 
 def _finding(result: Result) -> Finding:

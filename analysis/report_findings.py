@@ -23,6 +23,12 @@ GROUPINGS = ("label", "group")
 MORE_GROUPINGS = 3
 """Ways to part the records that were asked for and are shown beside these."""
 
+COMPARED = ("lira", "rmia", "loss")
+"""Attacks that are made on a defended model as well."""
+
+LEAST = "loss"
+"""The attack that asks for the target alone."""
+
 PLAIN = ("lira[mode=offline]",)
 """Scores with options that agreement is asked of; others are variants of what is there already."""
 
@@ -33,8 +39,12 @@ def findings(
     headline: Headline | None,
     lt_iqr: Scored | None,
     fprs: tuple[float, ...],
+    defended: str | None,
 ) -> tuple[Said, ...]:
-    """What evaluations say: those that take a second or two, and those that are kept in the lake."""
+    """What evaluations say: those that take a second or two, and those that are kept in the lake.
+
+    Raises NotEnoughData or InvalidOption where the experiment ``defended`` cannot be set beside this one.
+    """
     fpr = headline.fpr if headline is not None and headline.fpr is not None else fprs[-1]
     leading = headline.attack if headline is not None else next(iter(attacks), None)
     found: list[Said | None] = []
@@ -49,6 +59,10 @@ def findings(
         for by in groupings:
             options = {"by": by, "fpr": (fpr,), "threshold_from": "all"}
             found.append(desk.evaluate("by-group", (leading.scored.name,), **options))
+    if defended is not None:
+        names = tuple(one.scored.name for one in attacks if one.scored.name in COMPARED) or (LEAST,)
+        # Computed anew each time: what is kept would not show that the other experiment has changed.
+        found.append(desk.ask("defences", names, with_=defended, fpr=fprs))
     kept = [said for name in KEPT_FINDINGS for said in desk.kept_findings(name)]
     kept += desk.kept_findings("by-group", most=MORE_GROUPINGS, but=[f"by={by}" for by in groupings])
     return (*filter(None, found), *kept)

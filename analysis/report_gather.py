@@ -61,8 +61,11 @@ def gather(
     target: str | None = None,
     pictures: bool = True,
     fprs: tuple[float, ...] = FPRS,
+    defended: str | None = None,
 ) -> Report:
     """Compute what the lake has data for, keep the scores there, and collect it all.
+
+    ``defended`` is another experiment of the same records, trained with a defence, to set beside this one.
 
     Raises NotFound for an unknown experiment or run, NotEnoughData when nothing can be said at all.
     """
@@ -99,7 +102,7 @@ def gather(
         pairing = (
             desk.evaluate("spearman", ("memorization", "privacy-score")) if memorization and privacy else None
         )
-        said = findings(desk, attacks, headline, lt_iqr, fprs)
+        said = findings(desk, attacks, headline, lt_iqr, fprs, defended)
         others = _others(desk)
         return Report(
             experiment=lake.experiment(experiment),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from .report_data import Report
 from .report_parts import Section
 from .report_sections_attacks import agreement, attacks, known_losses
+from .report_sections_defences import defended
 from .report_sections_groups import groups
 from .report_sections_models import fleets, trained
 from .report_sections_more import bounds, further, notes, queries, questions
@@ -25,6 +26,7 @@ SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     known_losses,
     fleets,
     bounds,
+    defended,
     further,
     trained,
     notes,

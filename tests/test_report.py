@@ -22,6 +22,7 @@ from losslake.analysis.evaluations import EVALUATIONS, find_evaluation, run_eval
 from losslake.analysis.report import FORMATS, write_report
 from losslake.analysis.report_asks import QUESTIONS
 from losslake.analysis.report_gather import gather
+from losslake.analysis.report_parts import Table
 from losslake.analysis.report_records import class_name
 from losslake.analysis.report_sections import build
 from losslake.analysis.report_sql import next_queries
@@ -59,6 +60,7 @@ def make(
     population: int = 0,
     lists: bool = False,
     grad_norms: bool = False,
+    experiment: str = "e",
 ) -> Lake:
     """A small lake whose later samples a model gives away the more; every text in it is hostile.
 
@@ -78,7 +80,7 @@ def make(
         }
     )
     lake.create_experiment(
-        "e",
+        experiment,
         table,
         dataset={"name": HOSTILE, "classes": [HOSTILE, QUOTES, "plain"]},
         pictures=pa.array([_png(i) for i in range(samples)], pa.binary()) if pictures else None,
@@ -87,7 +89,7 @@ def make(
     effect = leak * ids / samples
     for name in [*(["target"] if target else []), *(f"shadow-{i:04d}" for i in range(shadows))]:
         members = (rng.random(samples) < 0.5) & (ids < samples - population)
-        with lake.write_run("e", name, members=members) as writer:
+        with lake.write_run(experiment, name, members=members) as writer:
             if signals or name != "target":
                 phi = (1 + effect * members + rng.normal(0, 0.7, samples)).astype(np.float32)
                 loss = np.logaddexp(0, -phi.astype(np.float64)).astype(np.float32)
@@ -271,6 +273,37 @@ def test_kept_attacks_stand_beside_the_computed_ones(asked: Lake) -> None:
     assert report.headline is not None
     assert report.headline.attack.scored.name == "lira"
     assert [ask.name for ask in report.asks] == ["shadow-nn"]
+
+
+def test_a_defended_experiment_stands_beside_the_plain_one(tmp_path: Path) -> None:
+    plain = make(tmp_path / "lake", samples=120)
+    make(tmp_path / "lake", samples=120, leak=0, experiment="defended")
+    out = tmp_path / "report.html"
+    write_report(plain, "e", out, defended="defended")
+    assert "defences" in Elements(out.read_text("utf-8")).ids()
+    report = gather(plain, "e", defended="defended")
+    section = next(one for one in build(report) if one.name == "defences")
+    attacks, costs = (part for part in section.parts if isinstance(part, Table))
+    said = report.said("defences")[0].finding
+    areas = [m for m in said.metrics if m.metric == "auc" and m.parameters["score"] == "lira"]
+    first = next(row for row in attacks.rows if row[0] == "LiRA, AUC")
+    for cell, metric in zip(first[1:], areas):
+        assert cell.startswith(f"{metric.value:.3f} (")
+    assert float(first[3].split()[0]) == pytest.approx(areas[1].value - areas[0].value, abs=1e-3)  # type: ignore[operator]
+    assert costs.rows == (
+        ("e", "81%", "98%", "none promised"),
+        ("defended", "81%", "98%", "none promised"),
+    )
+    assert gather(plain, "e").said("defences") == ()
+
+
+def test_a_defended_experiment_that_cannot_be_compared_is_an_error(tmp_path: Path) -> None:
+    lake = make(tmp_path / "lake", samples=60)
+    with pytest.raises(NotFound, match="no experiment 'gone'"):
+        gather(lake, "e", defended="gone")
+    make(tmp_path / "lake", samples=61, experiment="others")
+    with pytest.raises(InvalidOption, match="records"):
+        gather(lake, "e", defended="others")
 
 
 def test_stale_results_are_not_shown(tmp_path: Path) -> None:
