@@ -38,6 +38,8 @@ def agreement(
     a share of those that either names, whose number is taken as given. Against the truth agreement is the TPR among
     members and 1 - FPR among non-members. Records without every score are left out.
 
+    Needs: two or more scores.
+
     Source: Ye et al. 2022, "Enhanced Membership Inference Attacks against Machine Learning Models", section 5 and
     table 3, where each attack has its own threshold at one alpha (there 0.3) in place of one measured on non-members.
     """

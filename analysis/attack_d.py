@@ -27,9 +27,12 @@ def attack_d(
     """Attack D: the target's loss on the record among the losses of models that were distilled from the target.
 
     score = 1 - F(loss), F = share of the losses that runs distilled from this very target have on the record that are
-    at or under the target's (column share). Higher = member. Metrics of its own: what rejecting "not a member" at share
-    <= alpha yields. Column thresholds: the loss under which each alpha rejects, the sample's and the target's own. A
-    run that learnt what the target says of a record is left out for that record.
+    at or under the target's (column share). Higher = member. Metrics of its own: what rejecting "not a member" at
+    share <= alpha yields, tpr_at_alpha, fpr_at_alpha and their difference advantage_at_alpha. Column thresholds: the
+    loss under which each alpha rejects, the sample's and the target's own. A run that learnt what the target says of
+    a record is left out for that record.
+
+    Needs: the target's signals; runs distilled from it (`losslake collect distilled`).
 
     Source: Ye et al. 2022, "Enhanced Membership Inference Attacks against Machine Learning Models", section 4.4.
     """

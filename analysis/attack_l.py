@@ -22,11 +22,14 @@ def attack_l(
 ) -> Scores:
     """Attack L: the target's loss on the record among those of models trained on its other members alone.
 
-    score = 1 - F(loss), F = share of the losses that leave-one-out runs made for this record and target have on it that
-    are at or under the target's (column share). Higher = member. Metrics of its own: what rejecting "not a member" at
-    share <= alpha yields. Column thresholds: the loss under which each alpha rejects, the sample's and the target's own.
-    Records without such runs have no score. The strongest of these attacks, with the strongest assumption: the
-    adversary knows all other members.
+    score = 1 - F(loss), F = share of the losses that leave-one-out runs made for this record and target have on it
+    that are at or under the target's (column share). Higher = member. Metrics of its own: what rejecting "not a
+    member" at share <= alpha yields, tpr_at_alpha, fpr_at_alpha and their difference advantage_at_alpha. Column
+    thresholds: the loss under which each alpha rejects, the sample's and the target's own. Records without such runs
+    have no score. The strongest of these attacks, with the strongest assumption: the adversary knows all other
+    members.
+
+    Needs: the target's signals; runs without the single records (`losslake collect leave-one-out`).
 
     Source: Ye et al. 2022, "Enhanced Membership Inference Attacks against Machine Learning Models", section 4.5.
     """

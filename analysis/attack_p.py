@@ -25,10 +25,13 @@ def attack_p(
 ) -> Scores:
     """Attack P: the record's loss among the target's losses on population records. Needs no shadow runs.
 
-    score = 1 - F(loss), F = share of the population's losses on the target that are at or under the record's
-    (column share). Higher = member. Metrics of its own: what rejecting "not a member" at share <= alpha yields.
-    One threshold for all records: the order of the loss attack, calibrated; with labels apart it is another order.
-    Column thresholds: the loss under which each alpha rejects; where it is one for all also a metric.
+    score = 1 - F(loss), F = share of the population's losses on the target that are at or under the record's (column
+    share). Higher = member. Metrics of its own: what rejecting "not a member" at share <= alpha yields, tpr_at_alpha,
+    fpr_at_alpha and their difference advantage_at_alpha. One threshold for all records: the order of the loss attack,
+    calibrated; with labels apart it is another order. Column thresholds: the loss under which each alpha rejects;
+    where it is one for all also metric threshold_at_alpha.
+
+    Needs: the target's signals; a population (collect with --population).
 
     Source: Ye et al. 2022, "Enhanced Membership Inference Attacks against Machine Learning Models", section 4.2.
     """

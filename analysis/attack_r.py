@@ -22,8 +22,10 @@ def attack_r(
 
     score = 1 - F(loss), F = share of the losses that shadow and reference runs without this record have on it that
     are at or under the target's (column share). Higher = member. Metrics of its own: what rejecting "not a member" at
-    share <= alpha yields. Column thresholds: the loss under which each alpha rejects, the sample's own. The target is
-    left out of its own reference.
+    share <= alpha yields, tpr_at_alpha, fpr_at_alpha and their difference advantage_at_alpha. Column thresholds: the
+    loss under which each alpha rejects, the sample's own. The target is left out of its own reference.
+
+    Needs: the target's signals; shadow or reference runs without each sample.
 
     Source: Ye et al. 2022, "Enhanced Membership Inference Attacks against Machine Learning Models", section 4.3.
     """

@@ -21,8 +21,11 @@ def attack_s(
     """Attack S: the record's loss among shadow models' losses on records of its label that they did not train on.
 
     score = 1 - F(loss), F = share of those losses that are at or under the target's (column share). Higher = member.
-    Metrics of its own: what rejecting "not a member" at share <= alpha yields. Column thresholds: the loss under which
-    each alpha rejects, one a label. The target is no shadow of its own.
+    Metrics of its own: what rejecting "not a member" at share <= alpha yields, tpr_at_alpha, fpr_at_alpha and their
+    difference advantage_at_alpha. Column thresholds: the loss under which each alpha rejects, one a label. The target
+    is no shadow of its own.
+
+    Needs: the target's signals; shadow runs.
 
     Source: Ye et al. 2022, "Enhanced Membership Inference Attacks against Machine Learning Models", section 4.1.
     """

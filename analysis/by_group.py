@@ -50,6 +50,8 @@ def by_group(
     records, and then fpr_at_threshold says how many of the group's own lie above it. Singletons are chosen by
     memorization over shadow runs, subpopulations by features: the target's membership plays no part in either.
 
+    Needs: what the scores need; shadow runs (singletons), features (subpopulation) or the column named by --by.
+
     Source: "Why Train More? Effective and Efficient Membership Inference via Memorization", tables 2 and 3 (all and
     under-represented records).
     """

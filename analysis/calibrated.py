@@ -23,6 +23,8 @@ def calibrated(
     that trained on the record and of those that did not ("both"), or the latter alone ("out"); columns mean_in,
     mean_out, n_in, n_out. The target is left out. Higher = member.
 
+    Needs: the target's signals; shadow or reference runs with and (both) without each sample.
+
     Source: Sablayrolles et al. 2019, "White-box vs Black-box: Bayes Optimal Strategies for Membership Inference"
     ("both"); Watson et al. 2022, "On the Importance of Difficulty Calibration in Membership Inference Attacks" ("out").
     """

@@ -40,6 +40,11 @@ def compare(
     their expected share. agreement is |both| / |either| of the members that two scores rank highest, as many of each as
     are vulnerable (at least one), ties in the order of sample ids.
 
+    vulnerable counts the records that the attack finds, and spearman is the rank correlation of each pair of
+    scores.
+
+    Needs: two or more scores; what the attack under --against needs.
+
     Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods".
     """
     names = tuple(dict.fromkeys((*scores, against)))

@@ -42,6 +42,8 @@ def defences(
 
     test_accuracy and train_accuracy are those of the targets, epsilon that of a target trained by DP-SGD. An adversary
     who knows the defence trains his shadow models by it: a note says where an experiment's do not have its target's recipe.
+
+    Needs: two experiments of the same records; what the scores need, in both.
     """
     for rate in fpr:
         if not 0 < rate < 1:

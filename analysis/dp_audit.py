@@ -78,6 +78,11 @@ def dp_audit(
     gaussian (Dong, Roth & Su 2022): mu_lower = Phi^-1(TPR) - Phi^-1(FPR) likewise, and the epsilon of a Gaussian
     mechanism with this mu. It holds for training whose privacy is that of a Gaussian mechanism, as that of DP-SGD nearly
     is, and for the same trials.
+
+    Needs: what the scores need; for the canaries, an experiment collected with --canaries.
+
+    Source: Steinke, Nasr & Jagielski 2023, "Privacy Auditing with One (1) Training Run"; Dong, Roth & Su 2022,
+    "Gaussian Differential Privacy".
     """
     _check(confidence, delta, guesses)
     target = source.need_target()

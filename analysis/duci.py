@@ -56,6 +56,8 @@ def duci(
     model differ from another's, and how well few stand-ins tell their mean. It holds as far as shadow runs were
     trained as the target was. Where TPR and FPR cannot be told apart no share is given.
 
+    Needs: what the scores need, in shadow runs enough to let some stand in for the target.
+
     Source: Tong et al. 2025, "How Much of My Dataset Did You Use? Quantitative Data Usage Inference in Machine Learning".
     """
     if stand_ins < 1:

@@ -129,11 +129,10 @@ def _lira(source: Source, chosen: tuple[Run, ...], mode: str, variance: str) -> 
 
 def _queries(source: Source) -> list[int]:
     """The plain queries that any run has signals of, ascending."""
-    found = source.connection.sql(
-        "select distinct query from signals where query < $plain order by query",
-        params={"plain": PLAIN_QUERIES},
+    found = source.sql(
+        "select distinct query from signals where query < $plain order by query", {"plain": PLAIN_QUERIES}
     )
-    return [query for (query,) in found.fetchall()]
+    return found["query"].to_list()
 
 
 def _one_by_one(

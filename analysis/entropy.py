@@ -26,8 +26,11 @@ def entropy(source: Source) -> Scores:
     Scott's bandwidth); score = log f_in - log f_out at the target's log M. Higher = member. The target is no shadow of
     its own and its membership plays no part. Records as they are; needs logits of the target and of shadow runs.
 
-    Metrics of its own: rates of saying "member" where the score is above 0. The paper says it where M is at or under a
-    threshold a class, chosen on shadow runs; with densities in its place extreme values keep an order of their own.
+    Metrics of its own, rates of saying "member" where the score is above 0: tpr_at_log_ratio_0, fpr_at_log_ratio_0 and
+    their difference advantage_at_log_ratio_0. The paper says it where M is at or under a threshold a class, chosen on
+    shadow runs; with densities in its place extreme values keep an order of their own.
+
+    Needs: logits of the target and of shadow runs.
 
     Source: Song & Mittal 2021, "Systematic Evaluation of Privacy Risks of Machine Learning Models"; as a test between
     two distributions a class, "Why Train More? Effective and Efficient Membership Inference via Memorization",

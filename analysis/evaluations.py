@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from ..store.errors import InvalidOption
+from ..store.errors import InvalidOption, OlderFormat
 from ..store.results import fingerprint, save_result
 from . import (
     charts,
@@ -78,20 +79,23 @@ def evaluation_variant(evaluation: Evaluation, scores: tuple[str, ...], chosen: 
 def run_evaluation(
     source: Source, evaluation: Evaluation, scores: tuple[str, ...], options: Mapping[str, Any] | None = None
 ) -> Finding:
-    """Evaluate scores together, its default ones where none is named, and keep the metrics in the lake."""
+    """Evaluate scores together, its default ones where none is named, and keep the metrics in the lake as `run_analysis` does."""
     scores = scores or evaluation.default_scores
     chosen = parse_options(evaluation.options, options or {}, evaluation.name)
     finding = evaluation.compute(source, scores, **chosen)
-    save_result(
-        source.lake,
-        source.experiment,
-        evaluation.name,
-        source.target.run if source.target else None,
-        evaluation_variant(evaluation, scores, chosen),
-        options={**chosen, "scores": list(scores)},
-        notes=finding.notes,
-        metrics=[metric.to_json() for metric in finding.metrics],
-        scores=None,
-        seen=fingerprint(source.lake, source.experiment, source.runs),
-    )
+    try:
+        save_result(
+            source.lake,
+            source.experiment,
+            evaluation.name,
+            source.target.run if source.target else None,
+            evaluation_variant(evaluation, scores, chosen),
+            options={**chosen, "scores": list(scores)},
+            notes=finding.notes,
+            metrics=[metric.to_json() for metric in finding.metrics],
+            scores=None,
+            seen=fingerprint(source.lake, source.experiment, source.runs),
+        )
+    except OlderFormat as error:
+        finding = replace(finding, notes=(*finding.notes, f"not kept: {error}"))
     return finding

@@ -41,6 +41,10 @@ def evolution(
     the normal one, that of a quantile lies between order statistics (exact, of independent records), that of a precision
     is Clopper & Pearson's.
 
+    The metrics: mean, quantile, precision_at_k and spearman, each at an epoch.
+
+    Needs: the target's loss after each epoch; what the attack under --against needs, or it is left out.
+
     Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods".
     """
     for level in quantiles:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from ..store.errors import InvalidOption
+from ..store.toml_file import read_toml
 from .stored import parse_score
 
 Measure = Literal["tpr", "auc", "epsilon", "share"]
@@ -98,8 +98,8 @@ def load_rules(path: Path, compare: Compare) -> tuple[Rule, ...]:
     rule does not have: a limit that was misspelt must not pass.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors
+        content = read_toml(path)
+    except (OSError, ValueError) as error:
         raise InvalidOption(f"cannot read the rules in {path}: {error}") from error
     tables = content.get("rule")
     if set(content) != {"rule"} or not isinstance(tables, list) or not tables:

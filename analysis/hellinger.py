@@ -31,6 +31,11 @@ def hellinger(source: Source) -> Scores:
     NULL where H^2 is no larger than chance makes it for 5% of Gaussian phi, which is 3 times by_chance); mem
     (memorization) and shadows_bound (2/mem^2, NULL where the interval of mem reaches 0); n_in, n_out.
 
+    Metrics of its own: share_resolved, the share of records with a shadows_needed, and median_shadows_needed among
+    them.
+
+    Needs: two or more shadow runs with and two or more without each sample.
+
     Source: "Why Train More? Effective and Efficient Membership Inference via Memorization", sections 2.2, 5.1 and 5.3
     (theorems 1 and 2, lemma 2, corollary 1).
     """

@@ -45,6 +45,11 @@ def influence(
     alone: p_value is the share of samples whose largest influence is as large once the runs are shuffled, which leaves
     no influence to find. It accounts for the number of test records, not for the number of samples.
 
+    Metrics of its own: largest_by_chance, the largest influence once the runs are shuffled (its mean and 95% quantile
+    over samples); share_beyond_chance, the share of samples with a p_value of at most 0.05.
+
+    Needs: shadow runs with and without each sample; a population (collect with --population), unless on is audit.
+
     Source: Feldman & Zhang 2020, "What Neural Networks Memorize and Why" (influence of a training example on a test one).
     """
     if top < 1:

@@ -37,6 +37,8 @@ def kde(
 
     Metrics of its own: confusion, accuracy and precision of saying "member" where the score is above 0.
 
+    Needs: the target's signals; logits for the normalised loss.
+
     Source: slides "Membership Inference Attack" (LeNet-5 on CIFAR-10; shares of 1% to 16%, the three losses), which do
     not name a bandwidth.
     """

@@ -36,6 +36,8 @@ def lira(
     -log Pr[Z > phi] with Z fitted to the runs without it. Variances divide by n; pooled is the mean square of the
     residuals from each sample's centre, in and out apart. The target is left out of its own fit. Higher = member.
 
+    Needs: the target's signals; shadow runs with and (online) without each sample.
+
     Source: Carlini et al. 2022, "Membership Inference Attacks From First Principles", algorithm 1 and section VI.
     """
     target = source.need_target_table("signals")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..store.data_rows import open_rows
 from ..store.errors import CorruptLake, NotEnoughData
 from ..store.manifest import DataFile
 from ..store.records import Run
@@ -73,9 +75,10 @@ def logits_of(source: Source, run: Run, *, query: int | None = ORIGINAL) -> Iter
 
 def lists_of(source: Source, run: Run, column: Lists, *, query: int | None = ORIGINAL) -> Iterator[Piece]:
     """The same for either column of lists."""
-    for file in run.files:
-        if file.table == "signals":
-            for batch in _batches(source, file, column):
+    with ExitStack() as stack:
+        # All at once: a file that is open can be read to its end, even when its run is compacted meanwhile.
+        for file, parquet, groups in source.again(lambda: _opened(source, run, stack)):
+            for batch in _batches(file, parquet, groups, column):
                 piece = _piece(batch, column, query, file)
                 if len(piece):
                     yield piece
@@ -90,28 +93,30 @@ def need_lists(source: Source, run: Run, column: Lists = "logits") -> None:
         )
 
 
-def _batches(source: Source, file: DataFile, column: Lists) -> Iterator[pa.RecordBatch]:
+def _opened(source: Source, run: Run, stack: ExitStack) -> list[tuple[DataFile, pq.ParquetFile, list[int]]]:
+    """The run's files of signals, open until the stack ends, and which of their row groups are the run's."""
+    listed = [file for file in source.now([run])[0].files if file.table == "signals"]
+    return [(file, *stack.enter_context(open_rows(source.lake.files, file))) for file in listed]
+
+
+def _batches(
+    file: DataFile, parquet: pq.ParquetFile, groups: list[int], column: Lists
+) -> Iterator[pa.RecordBatch]:
     columns = ["sample_id", "query", "member", "label", column]
-    try:
-        with source.lake.files.open_input(file.path) as opened:
-            parquet = pq.ParquetFile(opened, page_checksum_verification=True)
-            yield from parquet.iter_batches(_rows_a_piece(_width(parquet.metadata, column)), columns=columns)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptLake(
-            f"{file.path} in {source.lake.path} cannot be read: {error}; run 'losslake lake verify'"
-        ) from error
+    rows = _rows_a_piece(_width(parquet.metadata, groups, file.rows, column))
+    yield from parquet.iter_batches(rows, row_groups=groups, columns=columns)
 
 
 def _rows_a_piece(width: int) -> int:
     return min(PIECE, max(256, NUMBERS // max(width, 1)))
 
 
-def _width(metadata: pq.FileMetaData, column: Lists) -> int:
-    """How many numbers a row has in a column of lists, on average."""
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+def _width(metadata: pq.FileMetaData, groups: list[int], rows: int, column: Lists) -> int:
+    """How many numbers each of the ``rows`` of some row groups has in a column of lists, on average."""
+    found = [metadata.row_group(i) for i in groups]
+    chunks = [group.column(i) for group in found for i in range(group.num_columns)]
     numbers = sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.startswith(f"{column}."))
-    return int(numbers // max(metadata.num_rows, 1))
+    return int(numbers // max(rows, 1))
 
 
 def _piece(batch: pa.RecordBatch, column: Lists, query: int | None, file: DataFile) -> Piece:

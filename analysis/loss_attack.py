@@ -17,7 +17,9 @@ def loss(source: Source) -> Scores:
 
     score = -loss of the record as it is. Higher = member. Metrics of its own: mean_loss, the mean loss of the
     target's members, which the paper's attack takes for its threshold, and the rates of naming every record at or
-    under it a member: tpr, fpr and advantage = tpr - fpr, each _at_mean_loss.
+    under it a member: tpr_at_mean_loss, fpr_at_mean_loss and advantage_at_mean_loss, which is their difference.
+
+    Needs: the target's signals.
 
     Source: Yeom et al. 2018, "Privacy Risk in Machine Learning: Analyzing the Connection to Overfitting".
     """

@@ -27,6 +27,10 @@ def memorization(
     Columns se (standard error, dividing by n), ci_low and ci_high (what Agresti & Caffo 2000 and Newcombe 1998 give, both), mean_in, mean_out, n_in,
     n_out. Near 1: the label is known only to models that saw the record. Higher = more exposed.
 
+    Metrics of its own: the mean over records, and share_above, the share of records above 0.4 and above 0.8.
+
+    Needs: shadow runs with and without each sample; for correct, logits (or signals that say what was right).
+
     Source: Feldman & Zhang 2020, "What Neural Networks Memorize and Why", equation 1.
     """
     shadows = source.need_shadows()

@@ -66,6 +66,11 @@ def onion(
     estimate: newly_by_chance is the share that another draw of shadow runs alone would give (for memorization of correct
     predictions; empirical Bayes from all records before). A third experiment without as many random records is the control: ask the same of it.
 
+    mean_change is that of the score itself among the records that stayed, spearman the rank correlation of before
+    and after.
+
+    Needs: two experiments, the second without some records of the first; what the scores need, in both.
+
     Source: Carlini et al. 2022, "The Privacy Onion Effect: Memorization is Relative".
     """
     for rate in fpr:

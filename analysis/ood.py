@@ -28,6 +28,8 @@ def ood(
     no claim of membership: a model is often the surer of a record for having trained on it. How much such a score says
     about privacy, `spearman ood privacy-score` tells; published rank correlations stay below .4, at most .55.
 
+    Needs: logits of the target.
+
     Source: Hendrycks & Gimpel 2017, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples" (msp); Liu
     et al. 2020, "Energy-based Out-of-distribution Detection" (energy).
     """

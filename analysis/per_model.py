@@ -32,6 +32,8 @@ def per_model(
     Every target and every shadow run is attacked, the other shadow runs being its shadow models. auc and tpr_at_fpr of
     each run have intervals over its records. mean_over_runs has Student's t interval over runs, as if these were
     independent: they share shadow models, so it is narrower than it should be; sd, min and max are over runs.
+
+    Needs: what the attacks need, in shadow runs enough to take each in the target's place.
     """
     for rate in fpr:
         if not 0 < rate < 1:

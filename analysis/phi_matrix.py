@@ -41,11 +41,11 @@ class PhiMatrix:
 
 def queries_of(source: Source) -> list[int]:
     """The plain queries that the target has signals of, ascending."""
-    found = source.connection.sql(
+    found = source.sql(
         "select distinct query from signals where run = $target and query < $plain order by query",
-        params={"target": source.target_name, "plain": PLAIN_QUERIES},
+        {"target": source.target_name, "plain": PLAIN_QUERIES},
     )
-    return [query for (query,) in found.fetchall()]
+    return found["query"].to_list()
 
 
 def read_phi(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> PhiMatrix:

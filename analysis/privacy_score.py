@@ -13,6 +13,8 @@ def privacy_score(source: Source) -> Scores:
 
     Standard deviations divide by n. Higher = the two groups of models are easier to tell apart: more exposed.
 
+    Needs: two or more shadow runs with and two or more without each sample.
+
     Source: Carlini et al. 2022, "Membership Inference Attacks From First Principles", section VII-B.
     """
     shadows = source.need_shadows()

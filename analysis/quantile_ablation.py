@@ -34,6 +34,10 @@ def quantile_ablation(
     the attack among members. It shows how much the choice matters; the best cell of a grid is no estimate of what that
     pair would reach on another model, and nothing here is taken over by lt-iqr, whose quantiles stay 0.25 and 0.75.
 
+    The metrics: precision_at_k and spearman of each pair low, high.
+
+    Needs: the target's loss after each epoch; what the attack under --against needs.
+
     Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods".
     """
     for level in (*low, *high):

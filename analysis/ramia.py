@@ -46,6 +46,8 @@ def ramia(
     shadow runs alike; views that some run was not asked about are left out. Metrics take the record's own membership for
     that of its range: other training records that lie in it are not searched for.
 
+    Needs: what rmia needs, and range queries in every run (collect with --queries, such as original,crop:8).
+
     Source: Tao and Shokri 2025, "Range Membership Inference Attacks".
     """
     check_options("ramia", mode, a, gamma)

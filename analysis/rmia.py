@@ -54,6 +54,8 @@ def rmia(
     a is tuned to the greatest AUC on a shadow run that stands in for the target (the one whose training set is nearest
     half of the samples; ties: the least a); the target's membership plays no part in it. Metric a says what was chosen.
 
+    Needs: signals of the target and of shadow or reference runs; a population (collect with --population).
+
     Source: Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks".
     """
     check_options("rmia", mode, a, gamma)
@@ -151,7 +153,7 @@ def _stand_in(source: Source, references: Sequence[Run]) -> str:
         raise NotEnoughData(
             f"experiment {source.experiment!r} has no shadow run to tune a on; collect some, or choose it with --a"
         )
-    audit = source.connection.sql("select count(*) from samples where pool = 'audit'").fetchall()[0][0]
+    audit = source.sql("select count(*) from samples where pool = 'audit'").item()
     return min(shadows, key=lambda run: abs(2 * run.members - audit)).run
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..store.errors import InvalidOption
+from ..store.errors import InvalidOption, OlderFormat
 from ..store.results import fingerprint, save_result
 from .declare import DUALS, MASK, SHARED, Analysis, parse_options, variant_of
 from .duals import mean_over_duals
@@ -48,7 +48,10 @@ def run_analysis(
     *,
     fprs: tuple[float, ...] = FPRS,
 ) -> Outcome:
-    """Compute an analysis, evaluate its scores against the target's membership, and keep both in the lake."""
+    """Compute an analysis, evaluate its scores against the target's membership, and keep both in the lake.
+
+    A lake of an older format keeps neither; a note says so.
+    """
     chosen = parse_options(analysis.options, options or {}, analysis.name)
     for fpr in fprs:
         if not 0 < fpr < 1:
@@ -63,18 +66,21 @@ def run_analysis(
     variant = variant_of(analysis.options, chosen)
     score, member = scores.arrays()
     metrics = (*evaluate(score, member, fprs), *scores.metrics)
-    save_result(
-        source.lake,
-        source.experiment,
-        analysis.name,
-        source.target.run if source.target else None,
-        variant,
-        options=chosen,
-        notes=scores.notes,
-        metrics=[metric.to_json() for metric in metrics],
-        scores=scores.frame.to_arrow(),
-        seen=fingerprint(source.lake, source.experiment, source.runs),
-    )
+    try:
+        save_result(
+            source.lake,
+            source.experiment,
+            analysis.name,
+            source.target.run if source.target else None,
+            variant,
+            options=chosen,
+            notes=scores.notes,
+            metrics=[metric.to_json() for metric in metrics],
+            scores=scores.frame.to_arrow(),
+            seen=fingerprint(source.lake, source.experiment, source.runs),
+        )
+    except OlderFormat as error:
+        scores = replace(scores, notes=(*scores.notes, f"not kept: {error}"))
     return Outcome(analysis, variant, scores, metrics)
 
 

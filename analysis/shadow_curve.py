@@ -48,6 +48,8 @@ def shadow_curve(
     from all shadow runs and never from the target. Ties at its edge are broken at random. shadows_to_reach is the least
     number whose mean AUC is at least the one named; its bounds are those of the quantiles.
 
+    Needs: the target's signals; shadow runs, the more the longer the curve.
+
     Source: "Why Train More? Effective and Efficient Membership Inference via Memorization", section 7.2 and figure 3.
     """
     _check(draws, top, fpr, reach)

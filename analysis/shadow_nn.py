@@ -54,7 +54,10 @@ def shadow_nn(
     member, Higher = member. The target is no shadow of its own and its membership plays no part. Needs logits. The
     same data and seed give the same scores.
 
-    Metrics of its own: rates of saying "member" where the score is above 0.
+    Metrics of its own, rates of saying "member" where the score is above 0: tpr_at_log_odds_0, fpr_at_log_odds_0 and their
+    difference advantage_at_log_odds_0.
+
+    Needs: logits of the target and of shadow runs.
 
     Source: Shokri et al. 2017, "Membership Inference Attacks Against Machine Learning Models"; the network is that of
     "Why Train More? Effective and Efficient Membership Inference via Memorization", appendix C.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import duckdb
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -16,15 +15,20 @@ from ..sql import read_sql
 from ..store.engine_errors import engine_errors
 from ..store.errors import NotEnoughData, NotFound
 from ..store.lake import Lake
+from ..store.looking_again import listed_files, read_again
 from ..store.records import Run
+from ..store.scan import rows_of_each
 from ..store.views import connect
+
+T = TypeVar("T")
 
 
 @dataclass
 class Source:
     """An experiment opened for analysis. ``target`` is the run under attack, or None.
 
-    ``runs`` and every query answer as of the moment of opening. Use as a context manager.
+    ``runs`` and every query answer as of the moment of opening: the rows of these runs, wherever others have moved them
+    since. Use as a context manager.
     """
 
     lake: Lake
@@ -32,6 +36,8 @@ class Source:
     target: Run | None
     runs: tuple[Run, ...]
     connection: duckdb.DuckDBPyConnection = field(repr=False)
+    _provided: dict[str, pa.Table] = field(default_factory=dict, repr=False)
+    _moved: bool = field(default=False, repr=False)
 
     @classmethod
     def open(cls, lake: Lake, experiment: str, target: str | None = None) -> Self:
@@ -86,12 +92,21 @@ class Source:
 
     def query(self, name: str, parameters: Mapping[str, Any]) -> pl.DataFrame:
         """The answer to ``sql/NAME.sql`` with its ``$parameters`` bound."""
-        with engine_errors(self.connection):
-            return self.connection.sql(read_sql(name), params=dict(parameters)).pl()
+        return self.sql(read_sql(name), parameters)
+
+    def sql(self, text: str, parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
+        """The answer to one query with its ``$parameters`` bound. Raises CorruptLake for a damaged file."""
+
+        def ask() -> pl.DataFrame:
+            with engine_errors(self.connection):
+                return self.connection.sql(text, params=dict(parameters or {})).pl()
+
+        return self.again(ask)
 
     def provide(self, name: str, table: pa.Table) -> None:
         """Let queries read ``table`` under ``name``; one of that name provided before is replaced."""
         self.connection.register(name, table)
+        self._provided[name] = table
 
     def rows(self, run: Run, table: str, columns: list[str]) -> pl.DataFrame:
         """Columns of one run's rows in ``signals`` or ``traces``, read from its own files only."""
@@ -99,17 +114,37 @@ class Source:
 
     def rows_of_each(self, runs: Sequence[Run], table: str, columns: list[str]) -> list[pl.DataFrame]:
         """The same for many runs, a frame a run, read in one go. Raises CorruptLake for a damaged file."""
-        files = [[file for file in run.files if file.table == table] for run in runs]
-        listed = [file for of_run in files for file in of_run]
-        paths = [self.lake.files.location(file.path) for file in listed]
-        try:
-            frame = pl.scan_parquet(paths, hive_partitioning=False, glob=False).select(columns).collect()
-        except (pl.exceptions.PolarsError, OSError):
-            for file in listed:  # says which of them it is
-                self.lake.read_file(file, columns=columns)
-            raise
-        ends = np.cumsum([sum(file.rows for file in of_run) for of_run in files])
-        return [frame[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        return self.again(lambda: rows_of_each(self.lake, self.now(runs), table, columns))
+
+    def now(self, runs: Sequence[Run]) -> list[Run]:
+        """The same runs with the files in which their rows lie now. To be asked inside `again`."""
+        by_name = {run.run: run for run in self.runs}
+        return [by_name.get(run.run, run) for run in runs]
+
+    def again(self, read: Callable[[], T]) -> T:
+        """What ``read`` returns, called once more where the files that it reads have been replaced meanwhile."""
+
+        def read_what_is_there() -> T:
+            if self._moved:
+                self._reconnect()
+            return read()
+
+        def look() -> frozenset[str]:
+            self._moved = True
+            return listed_files(self.lake, self.experiment)
+
+        return read_again(read_what_is_there, look)
+
+    def _reconnect(self) -> None:
+        names = {run.run for run in self.runs}
+        self.runs = tuple(run for run in self.lake.runs(self.experiment) if run.run in names)
+        self.target = self.now([self.target])[0] if self.target else None
+        connection = connect(self.lake, self.experiment, runs=self.runs)
+        self.connection.close()
+        self.connection = connection
+        for name, table in self._provided.items():
+            connection.register(name, table)
+        self._moved = False
 
     def reopened(self) -> Self:
         """The same experiment and target as of now, with what was kept since."""

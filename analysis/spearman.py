@@ -25,6 +25,11 @@ def spearman(
 
     Tied scores share their mean rank. The interval is Fisher's with the variance of Bonett & Wright (2000), the
     p-value Student's t. strength is weak under 0.4, moderate to 0.59, strong from 0.6 on (absolute values).
+
+    Needs: two or more scores.
+
+    Source: the words for strength, "Why Train More? Effective and Efficient Membership Inference via Memorization",
+    section 4.1.
     """
     if len(scores) < 2:
         raise InvalidOption("a correlation needs two scores or more")

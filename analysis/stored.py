@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from ..store.errors import InvalidOption
+from ..store.looking_again import read_result
 from ..store.results import NO_TARGET, Result, fingerprint, results
 from .catalogue import find
 from .declare import Analysis, parse_options, variant_of
@@ -63,14 +64,13 @@ def fresh_results(source: Source) -> Mapping[tuple[str, str], Result]:
 
 def read_scores(source: Source, result: Result) -> Scores:
     """The scores of a kept result, with the metrics the analysis itself measured. It must have scores."""
-    if result.file is None:
-        raise ValueError(f"the result of {result.analysis} has no scores")
-    frame = pl.from_arrow(source.lake.read_file(result.file))
+    now, rows = read_result(source.lake, result)
+    frame = pl.from_arrow(rows)
     assert isinstance(frame, pl.DataFrame)
     # The common evaluation comes first; it is made anew, at the rates that are asked for then.
-    own = dropwhile(lambda told: told["metric"] in ("auc", "tpr_at_fpr"), result.metrics)
+    own = dropwhile(lambda told: told["metric"] in ("auc", "tpr_at_fpr"), now.metrics)
     return Scores(
-        frame.drop("variant").sort("sample_id"), result.notes, tuple(Metric.from_json(told) for told in own)
+        frame.drop("variant").sort("sample_id"), now.notes, tuple(Metric.from_json(told) for told in own)
     )
 
 

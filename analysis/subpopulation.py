@@ -44,6 +44,10 @@ def subpopulation(
 
     Columns: cluster (0 = the largest), cluster_size, distance (to the cluster's centre, among the components).
 
+    Metrics of its own: cluster_share of each cluster, and explained_variance of the components.
+
+    Needs: features of the target (collect with --features).
+
     Source: "Why Train More? Effective and Efficient Membership Inference via Memorization", section 6 (b), after
     Jagielski et al. 2021, "Subpopulation Data Poisoning Attacks".
     """

@@ -63,6 +63,8 @@ def trace(
     first epoch at or under a millionth of the first value. The column value is the aggregate itself, score turns it
     so that higher = more exposed (a slope, and a margin's level, change sign).
 
+    Needs: the target's losses, gradient norms or margins after each epoch.
+
     Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods".
     """
     target = source.need_target_table("traces")
@@ -119,6 +121,8 @@ def lt_iqr(
 
     Q75 - Q25 of the raw loss trace, all epochs with the one before training, linear interpolation. Higher = the
     model learnt the record late, on its own account: more exposed.
+
+    Needs: the target's loss after each epoch.
 
     Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods".
     """

@@ -19,13 +19,15 @@ def encode_labels(
     """Labels (N,) as int64 class numbers (N,), and the class names.
 
     Integers (and floats that are whole numbers) are used as they are: there are max + 1 classes, or as many
-    as `names`; classes that never occur are fine. Strings are numbered in sorted order. `where` says in
-    errors where the labels came from.
+    as `names`; classes that never occur are fine. Strings are numbered in sorted order, as objects too, which is how
+    Pandas and Polars hand them to NumPy. `where` says in errors where the labels came from.
 
     Raises InvalidInput for a label that is negative, not whole, or beyond `names` or MAX_LABEL, with its row.
     """
     if values.ndim != 1:
         raise InvalidInput(f"{where}: labels have shape {values.shape}; they must have one dimension")
+    if values.dtype.kind == "O":
+        values = _from_objects(values, where)
     if values.dtype.kind in "US":
         classes, numbers = np.unique(values.astype(np.str_), return_inverse=True)
         if names is not None and set(classes.tolist()) <= set(names):
@@ -68,6 +70,16 @@ def label_values(column: pa.ChunkedArray, *, where: str) -> np.ndarray:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         return np.asarray(column.to_numpy())
     raise InvalidInput(f"{where}: labels are {kind}; they must be integers or strings")
+
+
+def _from_objects(values: np.ndarray, where: str) -> np.ndarray:
+    try:
+        column = pa.array(values, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InvalidInput(
+            f"{where}: labels are objects of several kinds ({error}); they must be integers or strings"
+        ) from error
+    return label_values(pa.chunked_array([column]), where=where)
 
 
 def _refuse_first(wrong: np.ndarray, values: np.ndarray, where: str, why: str) -> None:

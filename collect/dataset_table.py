@@ -9,6 +9,8 @@ import pyarrow.compute as pc
 from ..store.errors import InvalidInput
 
 MAX_CATEGORIES = 1_000
+MIN_IDENTIFIERS = 21
+"""From so many rows on a text that differs in each of them is taken for an identifier."""
 
 
 def encode_features(table: pa.Table, *, where: str) -> np.ndarray:
@@ -18,7 +20,8 @@ def encode_features(table: pa.Table, *, where: str) -> np.ndarray:
     becomes zeros). Strings, booleans and categories become one 0/1 column for each value, in sorted order.
 
     Raises InvalidInput, with column (and row), for a null, NaN or infinity, for types that are neither (dates,
-    lists, binary, ...), and for a column of more than MAX_CATEGORIES different strings.
+    lists, binary, ...), for a column of more than MAX_CATEGORIES different strings, and for one of identifiers, by which
+    a model could tell every record from all others.
     """
     if table.num_columns == 0:
         raise InvalidInput(f"{where}: no feature columns beside the label")
@@ -88,6 +91,11 @@ def _one_hot(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray:
         raise InvalidInput(
             f"{where}: column {name!r} has {len(categories):,} different values (limit {MAX_CATEGORIES:,}): "
             "this looks like text or an identifier; drop it or encode it as numbers"
+        )
+    if len(categories) == len(column) >= MIN_IDENTIFIERS:
+        raise InvalidInput(
+            f"{where}: column {name!r} has another value in every row, as an identifier has, and each record would be told "
+            "by it; leave it out, or give the data by a function package.module:function that returns it as key"
         )
     order = np.asarray(pc.sort_indices(categories))
     place = np.empty(len(order), dtype=np.int64)

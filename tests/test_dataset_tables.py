@@ -132,6 +132,34 @@ def test_text_is_refused(tmp_path: Path) -> None:
         load_dataset(save(table, tmp_path / "a.parquet"))
 
 
+def test_an_identifier_is_no_feature(tmp_path: Path) -> None:
+    rows = 40
+    names = [f"P{row}" for row in range(rows)]
+    table = pa.table({"age": np.arange(rows), "patient": names, "label": [0, 1] * (rows // 2)})
+    with pytest.raises(InvalidInput, match=r"'patient' has another value in every row.* leave it out"):
+        load_dataset(save(table, tmp_path / "a.parquet"))
+    names[-1] = names[0]
+    repeated = table.set_column(1, "patient", pa.array(names))
+    assert load_dataset(save(repeated, tmp_path / "b.parquet")).x.shape == (rows, 1 + rows - 1)
+
+
+def test_labels_as_objects() -> None:
+    # As Pandas and Polars hand text to NumPy.
+    labels, classes = encode_labels(np.array(["b", "a", "b"], dtype=object), where="here")
+    assert labels.tolist() == [1, 0, 1]
+    assert classes == ("a", "b")
+    assert encode_labels(np.array([2, 0], dtype=object), where="here")[0].tolist() == [2, 0]
+    for wrong, message in (
+        (["a", None], "here: the label of row 1 is missing"),
+        (["a", 1], "here: labels are objects of several kinds"),
+        ([[1], [2]], "here: labels are list"),
+    ):
+        values = np.empty(len(wrong), dtype=object)
+        values[:] = wrong
+        with pytest.raises(InvalidInput, match=message):
+            encode_labels(values, where="here")
+
+
 def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 but not really")
     (tmp_path / "twice.csv").write_text("a,a,label\n1,2,0\n")

@@ -137,6 +137,8 @@ def test_scores_and_chart(entry: Analysis, source: Source) -> None:
     assert frame["sample_id"].to_list() == sorted(set(frame["sample_id"]))
     assert frame["score"].drop_nulls().is_finite().all()
     assert [metric.metric for metric in outcome.metrics][:2] == ["auc", "tpr_at_fpr"]
+    # Metrics of its own are named in the docstring, and so in the help and in docs/.
+    assert [own.metric for own in outcome.scores.metrics if own.metric not in entry.description] == []
     assert entry.chart(outcome.scores).to_dict()
 
 
@@ -144,6 +146,8 @@ def test_scores_and_chart(entry: Analysis, source: Source) -> None:
 def test_evaluations_and_chart(entry: Evaluation, source: Source) -> None:
     finding = run_evaluation(source, entry, entry.default_scores or ("lt-iqr", "lira"))
     assert finding.metrics
+    named = f"{entry.name} auc tpr_at_fpr {entry.description}"
+    assert [metric.metric for metric in finding.metrics if metric.metric not in named] == []
     assert entry.chart(finding).to_dict()
 
 

@@ -1,0 +1,102 @@
+"""Pages made from the program are up to date, every command is documented, and every analysis says what it needs."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+from losslake.analysis.catalogue import ANALYSES
+from losslake.analysis.declare import Analysis, Evaluation
+from losslake.analysis.evaluations import EVALUATIONS
+from losslake.sql import read_sql
+from losslake.store import paths
+from losslake.store.lake import Lake
+from losslake.store.views import VIEWS
+
+DOCS = Path(__file__).parent.parent / "docs"
+UPDATE = "LOSSLAKE_DOCS=update pytest tests/test_docs_generated.py"
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+generate = _load()
+PAGES: dict[str, str] = generate.pages()
+COMMANDS: dict[str, click.Command] = dict(generate.walk())
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_page_is_up_to_date(path: str) -> None:
+    file = DOCS / path
+    if os.environ.get("LOSSLAKE_DOCS") == "update":
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(PAGES[path])
+    written = file.read_text() if file.exists() else ""
+    assert written == PAGES[path], f"docs/{path} is out of date; write it again with: {UPDATE}"
+
+
+def test_no_page_is_left_over() -> None:
+    assert {f"analyses/{file.name}" for file in (DOCS / "analyses").iterdir()} <= set(PAGES)
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_command_is_documented(path: str) -> None:
+    command = COMMANDS[path]
+    text = inspect.cleandoc(command.help or "")
+    assert text, f"{path} has no help: give its function a docstring"
+    if not isinstance(command, click.Group):
+        assert re.search(r"^Examples?:$", text, re.M), f"{path} shows no example in its help"
+        assert path in text.partition("Example")[2], f"the example of {path} is of another command"
+    missing = [
+        param.opts[0]
+        for param in command.params
+        if isinstance(param, click.Option) and not param.hidden and not param.help
+    ]
+    assert missing == [], f"options of {path} have no help"
+    assert f"## `{path}`\n" in PAGES["commands.md"]
+
+
+@pytest.mark.parametrize("entry", [*ANALYSES, *EVALUATIONS], ids=lambda entry: entry.name)
+def test_entry_says_what_it_needs(entry: Analysis | Evaluation) -> None:
+    assert re.search(r"^Needs: \S", entry.description, re.M), (
+        f"the docstring of {entry.name} has no paragraph 'Needs: ...', what the lake must hold for it"
+    )
+
+
+def test_schema_lists_every_view_with_its_columns(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path / "lake", create=True)
+    text = (DOCS / "schema.md").read_text()
+    with lake.connect() as connection:
+        columns = {view: [row[:2] for row in connection.sql(f"describe {view}").fetchall()] for view in VIEWS}
+    sections = re.findall(r"^### `(\w+)`\n(.*?)(?=^##)", text, re.M | re.S)
+    described = {
+        view: re.findall(r"^\| (\w+) \| ([A-Z][\w \[\]]*) \|", section, re.M) for view, section in sections
+    }
+    assert described == columns
+
+
+def test_schema_names_every_macro_and_folder() -> None:
+    text = (DOCS / "schema.md").read_text()
+    inner = {"slope_of", "within_floor", "tail_polynomial", "log_upper_tail", "smallest"}
+    macros = set(re.findall(r"^create macro (\w+)", read_sql("macros_duckdb"), re.M)) - inner
+    assert {name for name in macros if f"`{name}(" not in text} == set()
+    folders = set(re.findall(r"[f]?\"([a-z]+)/", inspect.getsource(paths))) | {
+        paths.CHECKPOINTS,
+        paths.CLAIMS,
+        paths.LEASES,
+    }
+    assert {name for name in folders if f"`{name}/" not in text} == set()
