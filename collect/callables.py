@@ -21,6 +21,19 @@ def is_callable_spec(spec: str) -> bool:
     return _SPEC.fullmatch(spec) is not None
 
 
+def refuse_unnamed(spec: str, what: str, option: str) -> None:
+    """Raises InvalidOption where a lake would choose the code that runs.
+
+    ``spec`` stands in a lake, whose files may come from others; a function runs only where the user named it, on the
+    command line or in a recipe of their own.
+    """
+    if is_callable_spec(spec):
+        raise InvalidOption(
+            f"{what} is the function {spec}, and a lake's word alone runs no code: if you trust it, name it again with "
+            f"{option} {spec}"
+        )
+
+
 def load_callable(spec: str) -> Callable[..., Any]:
     """The function that `package.module:function` names.
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..store.errors import InvalidOption
+from .callables import refuse_unnamed
 from .dataset_torchvision import TORCHVISION_NAMES
 from .recipe import Recipe, changed, load_recipe
 
@@ -134,7 +135,7 @@ RUNNING = option_set(
     click.option(
         "--queries",
         metavar="LIST",
-        help="Views of each record: original, flip (default: both for pictures), and for ramia N neighbours of it, "
+        help="Views of each record: original, flip (default: a fleet's target's, else both for pictures), and for ramia N neighbours of it, "
         "crop:N[:PIXELS], flip-crop:N[:PIXELS], noise:N[:SIGMA] or, for rows, impute:N[:SHARE].",
     ),
     click.option(
@@ -156,7 +157,7 @@ RUNNING = option_set(
         help="Compile one model for all runs of a fleet; default: on a GPU.",
     ),
     click.option(
-        "--stack", type=int, metavar="K", help="Train K plain mlps as one, in one process; default: on a GPU."
+        "--stack", type=int, metavar="K", help="Train K plain mlps as one; default: on a GPU."
     ),
 )
 
@@ -187,7 +188,8 @@ def recipe_of(
 ) -> tuple[Recipe | None, dict[str, Any]]:
     """Take the recipe's flags out of a command's options; None where none was given.
 
-    Without a file flags go on top of the recipe that ``base`` answers, or of the defaults where that is None.
+    Without a file flags go on top of the recipe that ``base`` answers, or of the defaults where that is None. Raises
+    InvalidOption where that one's model is a function and no flag names it (see `refuse_unnamed`).
     """
     file = given.pop("recipe_file")
     flags = {name: given.pop(name) for name in _RECIPE_FLAGS}
@@ -207,7 +209,11 @@ def recipe_of(
     if file is None and not chosen:
         return None, given
     below = base() if file is None else None
-    return load_recipe(file, chosen) if below is None else changed(below, chosen), given
+    if below is None:
+        return load_recipe(file, chosen), given
+    if "model" not in chosen:
+        refuse_unnamed(below.model, "the model of the target", "--model")
+    return changed(below, chosen), given
 
 
 _DATA_FLAGS = (

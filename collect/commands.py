@@ -44,6 +44,14 @@ def collect_group() -> None:
     show_default=True,
     help="Trace the norm of each record's gradient: of members as they train, or of all audit records in eval mode.",
 )
+@click.option(
+    "--checkpoint-every",
+    type=int,
+    metavar="K",
+    help="Epochs between checkpoints, from which the same command goes on after a stop; 0: none. Default: by time, "
+    "30 s or more apart.",
+)
+@click.option("--restart", is_flag=True, help="Begin anew, and remove the checkpoints of a stopped run.")
 def target(lake: str, experiment: str, **given: Any) -> None:
     """Train the model to audit, and record every sample's loss before training and after each epoch.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from .callables import load_callable
 from .choices import unknown_choice
 from .dataset_labels import encode_labels
 from .dataset_record import Dataset, row_keys
+from .npz_rows import NpzArrays
 
 _MAPPING_KEYS = ("x", "y", "classes", "split", "key", "group", "columns")
 
@@ -178,19 +178,8 @@ def _split_keys(split: np.ndarray) -> np.ndarray:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise InvalidInput(f"{path}: a single array; expected an .npz with x and y")
-        with loaded:
-            return {key: loaded[key] for key in loaded.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        advice = (
-            "; pickled arrays are refused: save x and y as plain arrays with np.savez"
-            if "pickle" in str(error).lower()
-            else ""
-        )
-        raise InvalidInput(f"{path}: not a readable .npz file ({error}){advice}") from error
+    with NpzArrays(path) as arrays:
+        return {name: arrays.whole(name) for name in arrays.shapes}
 
 
 def _groups(groups: np.ndarray, lengths: list[int], path: Path) -> np.ndarray:

@@ -19,6 +19,10 @@ from .dataset_labels import encode_labels, label_values
 from .dataset_pictures import read_pictures
 from .dataset_record import Dataset, row_keys
 from .dataset_table import encode_features, is_category, is_number
+from .npy_files import brief
+
+# ArrowException and MemoryError both: a file may hold more than memory does.
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
 
 PICTURE_COLUMNS = ("image", "img")
 
@@ -57,8 +61,8 @@ def load_files(
         _check_columns(read, tables[0], file.path, files[0].path, label, group)
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise InvalidInput(f"{path}: the files' columns do not fit together: {error}") from error
+    except pa.ArrowException as error:
+        raise InvalidInput(f"{path}: the files' columns do not fit together: {brief(error)}") from error
     if table.num_rows == 0:
         raise InvalidInput(f"{path}: no rows")
     label = label or "label"
@@ -111,8 +115,8 @@ def find_files(path: Path) -> tuple[SplitFile, ...]:
 def _parquet_schema(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InvalidInput(f"{path}: not a readable Parquet file: {error}") from error
+    except _UNREADABLE as error:
+        raise InvalidInput(f"{path}: not a readable Parquet file: {brief(error)}") from error
 
 
 def _picture_column(schema: pa.Schema | None) -> str | None:
@@ -136,8 +140,8 @@ def _read_parquet(path: Path, picture: str | None) -> pa.Table:
     try:
         with pq.ParquetFile(path) as parquet:  # not read_table: that would take folders for partitions
             return parquet.read(columns=[name for name in schema.names if name != picture])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InvalidInput(f"{path}: cannot be read: {error}") from error
+    except _UNREADABLE as error:
+        raise InvalidInput(f"{path}: cannot be read: {brief(error)}") from error
 
 
 def _read_csv(path: Path) -> pa.Table:
@@ -145,8 +149,8 @@ def _read_csv(path: Path) -> pa.Table:
     convert = pyarrow.csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
     try:
         table = pyarrow.csv.read_csv(path, convert_options=convert)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InvalidInput(f"{path}: not a readable CSV file: {error}") from error
+    except _UNREADABLE as error:
+        raise InvalidInput(f"{path}: not a readable CSV file: {brief(error)}") from error
     _refuse_duplicates(table.column_names, path)
     return table
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..store.errors import InvalidInput
 from .decoded_cache import cached_array, data_directory, source_digest
+from .npy_files import brief
 
 MAX_PIXELS = 64_000_000
 
@@ -88,7 +89,7 @@ def decode_picture(blob: bytes | None, where: str, shape: tuple[int, ...] | None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidInput(f"{where}: the picture is refused: {error}") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
-        raise InvalidInput(f"{where}: the picture cannot be decoded ({error})") from error
+        raise InvalidInput(f"{where}: the picture cannot be decoded ({brief(error)})") from error
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
 
 
@@ -128,5 +129,5 @@ def _batches(files: Sequence[Path], column: str) -> Iterator[tuple[str, int, lis
                         values = pc.struct_field(values, "bytes")
                     yield file.name, row, values.to_pylist()
                     row += len(values)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InvalidInput(f"{file}: cannot be read after row {row}: {error}") from error
+        except (pa.ArrowException, OSError, MemoryError) as error:
+            raise InvalidInput(f"{file}: cannot be read after row {row}: {brief(error)}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,16 @@ def load_dataset(
     Raises InvalidOption for a spec, label or group that does not exist, InvalidInput for data that cannot be
     used.
     """
+    try:
+        return _load(spec, label=label, group=group, data_dir=data_dir)
+    except MemoryError as error:
+        raise InvalidInput(f"{spec}: takes more memory than there is") from error
+
+
+def _load(spec: str, *, label: str | None, group: str | None, data_dir: Path | None) -> Dataset:
     named = {name.casefold(): name for name in DATASET_NAMES}.get(spec.casefold())
-    path = Path(spec).expanduser()
-    if named is None and path.exists():
+    path = _path_of(spec)
+    if named is None and os.path.exists(path):
         if path.suffix == ".npz" and path.is_file():
             return load_npz(spec, path, label=label, group=group)
         return load_files(spec, path, label=label, group=group, data_dir=data_dir)
@@ -59,6 +67,13 @@ def load_dataset(
     if "/" in spec or path.suffix in (".parquet", ".csv", ".gz", ".npz"):
         raise InvalidInput(f"{spec}: no such file or folder")
     raise unknown_choice("data set", spec, DATASET_NAMES, more="; or give a path, or package.module:function")
+
+
+def _path_of(spec: str) -> Path:
+    try:
+        return Path(spec).expanduser()
+    except RuntimeError as error:  # ~ of a user that does not exist
+        raise InvalidInput(f"{spec}: no such file or folder: {error}") from error
 
 
 def content_digest(x: np.ndarray, y: np.ndarray) -> str:

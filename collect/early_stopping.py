@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -44,7 +45,7 @@ class EarlyStopping:
         self._ids = torch.from_numpy(ids).to(held.device)
         self._epoch = self._best_epoch = 0
         self._least = math.inf
-        self._best: dict[str, torch.Tensor] = {}
+        self._best: dict[str, Any] = {}
 
     def is_over(self, batch: int) -> bool:
         """Look at the model after another epoch, ``batch`` records at a time; True where it is time to stop."""
@@ -52,12 +53,22 @@ class EarlyStopping:
         loss = self._loss(batch)
         if loss < self._least or not self._best:
             self._least, self._best_epoch = (math.inf if math.isnan(loss) else loss), self._epoch
-            self._best = {name: value.clone() for name, value in self._model.state_dict().items()}
+            self._best = copy.deepcopy(self._model.state_dict())
         return self._epoch - self._best_epoch >= self._patience
 
     def restore(self) -> None:
         """Give the model its best weights."""
         self._model.load_state_dict(self._best)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """How far it is, as JSON values, and the best state of the model so far; for `go_on`."""
+        facts = {"epoch": self._epoch, "best_epoch": self._best_epoch, "least": self._least}
+        return facts, self._best
+
+    def go_on(self, facts: dict[str, Any], best: dict[str, torch.Tensor]) -> None:
+        """Be where another one of the same run was, of which this is the `state`."""
+        self._epoch, self._best_epoch, self._least = facts["epoch"], facts["best_epoch"], facts["least"]
+        self._best = {name: value.to(self._held.device) for name, value in best.items()}
 
     def report(self) -> dict[str, Any]:
         """What the run tells of it: the epoch of its weights, their loss, and on how many records of the population."""

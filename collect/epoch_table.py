@@ -44,7 +44,7 @@ class EpochTable:
                     column = file.read(columns=[name]).column(0)
                     with np.errstate(over="ignore"):
                         values[:, epoch] = column.to_numpy()
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             raise InvalidInput(f"{self.path}: cannot be read: {brief(error)}") from error
         if index is None or np.array_equal(index, np.arange(self.rows)):
             return values
@@ -63,7 +63,7 @@ def epoch_table(path: Path) -> EpochTable:
     try:
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise InvalidInput(f"{path}: is not a readable Parquet file: {brief(error)}") from error
     index = next((name for name in schema.names if name in _INDEX), None)
     named = [name for name in schema.names if name != index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..store.errors import AlreadyExists, InvalidOption, NotFound
+from ..store.errors import AlreadyExists, CorruptLake, InvalidOption, NotFound
 from ..store.lake import Lake
+from ..store.manifest import check_current
 from ..store.names import check_name
 from ..store.paths import experiment_manifest
 from ..store.records import Experiment
+from .callables import refuse_unnamed
 from .canaries import canary_mask, parse_canaries, plant_canaries
 from .datasets import DATASET_NAMES, Dataset, Selection, content_digest, load_dataset, select_samples
 from .membership import coin_members, target_members
@@ -32,6 +35,19 @@ DEFAULTS: Mapping[str, Any] = {
     "fraction": 0.5,
     "canaries": None,
     "without": None,
+}
+
+_NONE = type(None)
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "spec": (str,),
+    "label": (str, _NONE),
+    "group": (str, _NONE),
+    "samples": (int, _NONE),
+    "population": (int, float),
+    "seed": (int,),
+    "fraction": (int, float),
+    "canaries": (str, _NONE),
+    "without": (str, _NONE),
 }
 
 
@@ -53,7 +69,8 @@ class Prepared:
     def target_members(self, *, fraction: float, seed: int) -> np.ndarray:
         """Who is in a target's training set: bool (N,).
 
-        Of the audit samples a class-balanced ``fraction``; each canary by a fair coin of its own.
+        Of the audit samples a class-balanced ``fraction``; each canary by a fair coin of its own. Forgotten ones stand in the
+        mask as they were drawn: whoever trains leaves them out.
         """
         natural = np.flatnonzero(~self.data.population & ~self.canary)
         members = np.zeros(len(self.data), dtype=bool)
@@ -89,10 +106,12 @@ def prepare_experiment(
     without                 a file of the keys of records to leave out altogether (see `read_keys`; default none)
     pictures                store a small PNG of each sample, for reports
 
-    For an experiment that exists, what is not given is as it was when it was made. Raises AlreadyExists where
+    For an experiment that exists, what is not given is as it was when it was made, but for a data set that is a function:
+    InvalidOption says to name it again. Raises AlreadyExists where
     what is given, or what the data set holds now, differs from that; NotFound where there is neither an
-    experiment nor a data set.
+    experiment nor a data set; OlderFormat for a lake that has to be migrated first.
     """
+    check_current(lake.files)
     removed = read_keys(without) if without is not None else None
     given = {
         "spec": dataset,
@@ -121,6 +140,9 @@ def prepare_experiment(
         raise InvalidOption(
             f"experiment {experiment!r} does not say where its data came from; name the data set"
         )
+    _check_kinds(experiment, stored)
+    if "spec" not in given and not os.path.exists(options["spec"]):
+        refuse_unnamed(options["spec"], f"the data set of experiment {experiment!r}", "--dataset")
     source = load_dataset(options["spec"], label=options["label"], group=options["group"], data_dir=data_dir)
     chosen = select_samples(
         source, samples=options["samples"], population=options["population"], seed=options["seed"]
@@ -128,6 +150,11 @@ def prepare_experiment(
     if removed is not None:
         chosen = leave_out(source, chosen, removed)
     elif options["without"]:  # which ones they were is told by those that are there
+        if lake.experiment(experiment).forgotten:  # and these have no key any more
+            raise InvalidOption(
+                f"experiment {experiment!r} was made without some records and has forgotten others since; say again which "
+                "the first were, with --without"
+            )
         chosen = keep_only(source, chosen, lake.samples(experiment)["key"].to_pylist())
     x, y = source.x[chosen.rows], source.y[chosen.rows]
     table = _samples_table(source, chosen)
@@ -153,13 +180,21 @@ def prepare_experiment(
         )
     # As stored, not as chosen just now: the runs of the experiment rely on it.
     kept = lake.samples(experiment)
-    set_aside = np.asarray(kept["pool"].to_numpy(zero_copy_only=False) == "population")
-    canary = canary_mask(kept) if options["canaries"] else np.zeros(len(y), dtype=bool)
-    return Prepared(lake, held, _training_data(source, x, y, set_aside), options, canary)
+    forgotten = np.zeros(len(y), dtype=bool)
+    forgotten[list(lake.experiment(experiment).forgotten)] = True
+    # A forgotten one keeps its place in the draws of members, or those of all others would change.
+    pool = np.where(forgotten, *(each["pool"].to_numpy(zero_copy_only=False) for each in (table, kept)))
+    canary = np.zeros(len(y), dtype=bool)
+    if options["canaries"]:
+        canary = np.where(forgotten, canary_mask(table), canary_mask(kept))
+    data = _training_data(source, x, y, pool == "population", forgotten)
+    return Prepared(lake, held, data, options, canary)
 
 
-def _training_data(source: Dataset, x: np.ndarray, y: np.ndarray, population: np.ndarray) -> TrainingData:
-    mean, std = channel_statistics(x, np.flatnonzero(~population))
+def _training_data(
+    source: Dataset, x: np.ndarray, y: np.ndarray, population: np.ndarray, forgotten: np.ndarray
+) -> TrainingData:
+    mean, std = channel_statistics(x, np.flatnonzero(~population & ~forgotten))
     test = np.flatnonzero(source.split == "test")
     return TrainingData(
         dataset=source.name,
@@ -167,6 +202,7 @@ def _training_data(source: Dataset, x: np.ndarray, y: np.ndarray, population: np
         x=x,
         y=y,
         population=population,
+        forgotten=forgotten,
         mean=mean,
         std=std,
         test_x=source.x[test] if len(test) else None,
@@ -201,6 +237,15 @@ def _lasting_spec(spec: str) -> str:
     named = spec.casefold() in {name.casefold() for name in DATASET_NAMES}
     path = Path(spec).expanduser()
     return str(path.resolve()) if not named and path.exists() else spec
+
+
+def _check_kinds(experiment: str, stored: Mapping[str, Any]) -> None:
+    for name, kinds in _KINDS.items():
+        if name in stored and type(stored[name]) not in kinds:
+            raise CorruptLake(
+                f"the manifest of experiment {experiment!r} says that {name} of its data set is "
+                f"{str(stored[name])[:100]!r}; choose another experiment name"
+            )
 
 
 def _refuse_changes(experiment: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -9,11 +9,12 @@ import numpy as np
 from ..store.errors import InvalidOption
 from ..store.lake import Lake
 from ..store.records import Run
+from .checkpoint import Checkpointing
 from .fleet_blocks import Block, lay_down, numbered
-from .fleet_setup import Running, derived, open_fleet, target_recipe
+from .fleet_setup import Running, derived, open_fleet, target_recipe, targets_of
 from .membership import Design, design_members
 from .recipe import Recipe
-from .train import RunPlan
+from .run_plan import RunPlan
 
 _DUALS, _SHADOWS = 11, 12
 SHADOW = "shadow"
@@ -27,6 +28,8 @@ def collect_target(
     run: str = "target",
     duals: int = 0,
     fraction: float | None = None,
+    checkpoint_every: int | None = None,
+    restart: bool = False,
     **running: Unpack[Running],
 ) -> list[Run]:
     """Train a target and ``duals`` more models on the same members with other seeds: [target, dual 1, ...].
@@ -34,8 +37,9 @@ def collect_target(
     Members are a class-balanced ``fraction`` of the audit samples; fraction and seed are the experiment's by
     default. Traces are recorded unless ``traces`` is False. ``running`` as in `Running`.
 
-    A run that is committed with the same options is not trained again. Raises AlreadyExists where it was
-    made with others, TrainingFailed where training diverged.
+    A run that is committed with the same options is not trained again. One that was stopped goes on from its last
+    checkpoint when the call is repeated, with the same values on a CPU; ``checkpoint_every`` and ``restart`` as in
+    `Checkpointing`. Raises AlreadyExists where it was made with others, TrainingFailed where training diverged.
     """
     fleet = open_fleet(lake, experiment, recipe, running, traces=True)
     if duals < 0:
@@ -47,7 +51,7 @@ def collect_target(
     for dual in range(1, duals + 1):
         seed = derived(fleet.seed, _DUALS, dual)
         plans.append(RunPlan(f"{run}-dual-{dual}", "target", seed, run, extra))
-    return fleet.train(plans, lambda number: members)
+    return fleet.train(plans, lambda number: members, checkpointing=Checkpointing(checkpoint_every, restart))
 
 
 def collect_shadows(
@@ -64,14 +68,20 @@ def collect_shadows(
 
     Who is in which run follows ``design`` (see `design_members`) over the audit samples, laid down in the lake
     before the first is trained. Calling again trains only what is not committed; a larger count adds a
-    block of runs with a design of its own, so that each block is balanced in itself. ``recipe`` is the
+    block of runs with a design of its own, so that each block is balanced in itself. ``recipe`` and queries are the
     target's by default, ``running`` as in `Running`. Many processes, on many machines, may do this at once;
     what two of them train twice counts once.
 
     Raises InvalidOption where design or probability differ from those laid down, AlreadyExists where a
     committed run was made with other options, TrainingFailed where runs failed.
     """
-    fleet = open_fleet(lake, experiment, recipe or target_recipe(lake, experiment), running)
+    fleet = open_fleet(
+        lake,
+        experiment,
+        recipe or target_recipe(lake, experiment),
+        running,
+        about=targets_of(lake, experiment),
+    )
     audit = np.flatnonzero(~fleet.prepared.data.population)
 
     def chosen(block: Block, samples: int) -> np.ndarray:

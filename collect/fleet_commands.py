@@ -166,15 +166,15 @@ def _collect(
 ) -> list[Run]:
     """Call a collector with a command's options and say how many runs there are."""
     from .experiment import prepare_experiment
-    from .fleet_setup import recipe_of_run, target_recipe
+    from .fleet_setup import stored_recipe, stored_target_recipe
 
     opened = Lake.open(lake, create=True)
 
     def of_target() -> Recipe | None:
         try:
             if given.get("target") is not None:
-                return recipe_of_run(opened.run(experiment, given["target"]))
-            return target_recipe(opened, experiment)
+                return stored_recipe(opened.run(experiment, given["target"]))
+            return stored_target_recipe(opened, experiment)
         except (NotFound, InvalidOption):
             return None  # no target, or none that losslake trained by one recipe: the flags are all there is
 

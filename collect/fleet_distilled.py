@@ -17,7 +17,7 @@ from .fleet_setup import Running, choose_target, derived, open_fleet, recipe_of_
 from .membership import random_subset
 from .queries import PLAIN
 from .recipe import Recipe
-from .train import RunPlan
+from .run_plan import RunPlan
 
 _DISTILLED = 15
 _FLEET = "distilled"
@@ -57,7 +57,7 @@ def collect_distilled(
         raise InvalidOption(f"temperature is {temperature}; it must be above 0")
     teacher = choose_target(lake, experiment, target)
     recipe = replace(recipe or recipe_of_run(teacher), label_smoothing=0.0)
-    fleet = open_fleet(lake, experiment, recipe, running)
+    fleet = open_fleet(lake, experiment, recipe, running, about=[teacher])
     data = fleet.prepared.data
     on = on or ("population" if data.population.any() else "audit")
     pool = data.population if on == "population" else ~data.population
@@ -73,7 +73,7 @@ def collect_distilled(
             f"size is {size}; the {on} pool of experiment {experiment!r} has {there} records: give 1 to {there}"
         )
     views = ("original", "flip") if recipe.flip and data.pictures else ("original",)
-    soft = soft_labels(lake, teacher, pool, data.classes, views=views, temperature=temperature)
+    soft = soft_labels(lake, teacher, pool & ~data.forgotten, data.classes, views=views, temperature=temperature)
     fleet = replace(
         fleet,
         prepared=replace(fleet.prepared, data=replace(data, soft=soft, temperature=float(temperature))),
@@ -85,7 +85,7 @@ def collect_distilled(
         taught = random_subset(data.y, pool, size, seed=block["seed"], number=number)
         extra: dict[str, Any] = {
             "design": block,
-            "distilled_on": {"pool": on, "records": size, "samples": pack_samples(taught)},
+            "distilled_on": {"pool": on, "records": size, "samples": pack_samples(taught & ~data.forgotten)},
         }
         seed = derived(block["seed"], _DISTILLED, number)
         plans.append(RunPlan(name, "distilled", seed, teacher.run, extra))
@@ -126,10 +126,9 @@ def _soft_view(
     """(soft labels float32 (N, C), which samples have them bool (N,)) of one query."""
     soft = np.zeros((samples, classes), dtype=np.float32)
     there = np.zeros(samples, dtype=np.bool_)
-    for file in teacher.files:
-        if file.table != "signals":
-            continue
-        table = lake.read_file(file, columns=["sample_id", "logits"], filters=[("query", "==", query)])
+    for table in lake.run_rows(
+        teacher, "signals", columns=["sample_id", "logits"], filters=[("query", "==", query)]
+    ):
         for batch in table.filter(table["logits"].is_valid()).to_batches(max_chunksize=_ROWS):
             ids, logits = batch["sample_id"].to_numpy(), batch["logits"]
             z = logits.flatten().to_numpy(zero_copy_only=False).astype(np.float64)

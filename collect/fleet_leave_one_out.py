@@ -13,7 +13,7 @@ from ..store.records import Run
 from .fleet_blocks import lay_down
 from .fleet_setup import Running, choose_target, derived, members_of, open_fleet, recipe_of_run
 from .recipe import Recipe
-from .train import RunPlan
+from .run_plan import RunPlan
 
 _LEAVE_OUT = 16
 _FLEET = "leave-out"
@@ -44,8 +44,9 @@ def collect_leave_one_out(
     if repeats < 1:
         raise InvalidOption(f"repeats is {repeats}; it must be 1 or more")
     about = choose_target(lake, experiment, target)
-    fleet = open_fleet(lake, experiment, recipe or recipe_of_run(about), running)
-    chosen = _checked(samples, fleet.prepared.data.population, experiment)
+    fleet = open_fleet(lake, experiment, recipe or recipe_of_run(about), running, about=[about])
+    data = fleet.prepared.data
+    chosen = _checked(samples, data.population, data.forgotten, experiment)
     members = members_of(lake, about)
     if members.sum() < 2:
         raise NotEnoughData(
@@ -73,7 +74,9 @@ def collect_leave_one_out(
     return fleet.train(plans, without)
 
 
-def _checked(samples: Sequence[int], population: np.ndarray, experiment: str) -> list[int]:
+def _checked(
+    samples: Sequence[int], population: np.ndarray, forgotten: np.ndarray, experiment: str
+) -> list[int]:
     """The samples, each once, in their order."""
     chosen = list(dict.fromkeys(samples))
     if not chosen:
@@ -83,6 +86,8 @@ def _checked(samples: Sequence[int], population: np.ndarray, experiment: str) ->
             raise InvalidOption(
                 f"there is no sample {sample} in experiment {experiment!r} (0 to {len(population) - 1})"
             )
+        if forgotten[sample]:
+            raise InvalidOption(f"sample {sample} of experiment {experiment!r} was forgotten; name others")
         if population[sample]:
             raise InvalidOption(
                 f"sample {sample} of experiment {experiment!r} belongs to the population, which no run trains on and no "

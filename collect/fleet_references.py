@@ -12,7 +12,7 @@ from .fleet_blocks import lay_down, numbered
 from .fleet_setup import Running, choose_target, derived, members_of, open_fleet, recipe_of_run
 from .membership import random_subset
 from .recipe import Recipe
-from .train import RunPlan
+from .run_plan import RunPlan
 
 _REFERENCES = 14
 REFERENCE = "reference"
@@ -39,7 +39,7 @@ def collect_references(
     `collect_shadows` raises.
     """
     about = choose_target(lake, experiment, target)
-    fleet = open_fleet(lake, experiment, recipe or recipe_of_run(about), running)
+    fleet = open_fleet(lake, experiment, recipe or recipe_of_run(about), running, about=[about])
     data = fleet.prepared.data
     others = ~members_of(lake, about) & ~data.population
     there = int(others.sum())

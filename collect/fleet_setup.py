@@ -14,13 +14,16 @@ from ..store.errors import InvalidInput, InvalidOption, LosslakeError, NotFound
 from ..store.lake import Lake
 from ..store.records import Run
 from .answers import Logits, Norms, Recording
+from .callables import refuse_unnamed
+from .checkpoint import Checkpointing
 from .experiment import Prepared, prepare_experiment
-from .many_runs import RecordsOf, train_fleet
+from .fleet_work import RecordsOf
+from .many_runs import train_fleet
 from .progress import Progress, Silent
 from .queries import parse_queries
 from .recipe import Recipe, from_json
 from .run_facts import choose_device
-from .train import RunPlan
+from .run_plan import RunPlan
 
 
 class Running(TypedDict, total=False):
@@ -30,7 +33,7 @@ class Running(TypedDict, total=False):
     seed                of the fleet (default: the experiment's)
     traces              the eval trace of every audit sample (epoch 0 = before training) and the free train trace of
                         the members
-    queries             see `parse_queries`
+    queries             see `parse_queries` (default: those of the target that the fleet is about)
     logits, features, grad_norms  see `Recording` (default: float16, no features, no norms)
     device              see `choose_device` (default: auto)
     jobs                processes that train side by side (default: one a CPU; 1 on a GPU)
@@ -69,32 +72,47 @@ class Fleet:
     stack: int | None
     progress: Progress
 
-    def train(self, plans: Sequence[RunPlan], records: RecordsOf) -> list[Run]:
-        """See `train_fleet`."""
+    def train(
+        self, plans: Sequence[RunPlan], records: RecordsOf, *, checkpointing: Checkpointing | None = None
+    ) -> list[Run]:
+        """See `train_fleet`. Records that the experiment has forgotten are left out of every run."""
         return train_fleet(
             self.prepared,
             self.recipe,
             plans,
-            records,
+            lambda number: records(number) & ~self.prepared.data.forgotten,
             recording=self.recording,
             device=self.device,
             jobs=self.jobs,
             compiled=self.compiled,
             stack=self.stack,
             progress=self.progress,
+            checkpointing=checkpointing,
         )
 
 
 def open_fleet(
-    lake: Lake, experiment: str, recipe: Recipe, running: Running, *, traces: bool = False
+    lake: Lake,
+    experiment: str,
+    recipe: Recipe,
+    running: Running,
+    *,
+    about: Sequence[Run] = (),
+    traces: bool = False,
 ) -> Fleet:
-    """A fleet with the defaults filled in; ``traces`` is that of the switch of this name."""
+    """A fleet with the defaults filled in: queries from the targets it is ``about``; ``traces`` is that of the switch.
+
+    Raises InvalidOption where the targets have different queries and none are given.
+    """
     prepared = running.get("prepared") or prepare_experiment(
         lake, experiment, data_dir=running.get("data_dir")
     )
     seed = running.get("seed")
+    queries = running.get("queries")
     recording = Recording(
-        queries=parse_queries(running.get("queries"), pictures=prepared.data.pictures),
+        queries=parse_queries(
+            _queries_of(about) if queries is None else queries, pictures=prepared.data.pictures
+        ),
         traces=running.get("traces", traces),
         logits=running.get("logits", "float16"),
         features=running.get("features", False),
@@ -125,7 +143,7 @@ def choose_target(lake: Lake, experiment: str, name: str | None) -> Run:
     """
     if name is not None:
         return lake.run(experiment, name)
-    targets = _targets(lake, experiment)
+    targets = targets_of(lake, experiment)
     if not targets:
         raise NotFound(
             f"experiment {experiment!r} has no target yet; train one with 'losslake collect target'"
@@ -141,8 +159,7 @@ def choose_target(lake: Lake, experiment: str, name: str | None) -> Run:
 def members_of(lake: Lake, run: Run) -> np.ndarray:
     """Who is in a run's training set, bool (N,). Raises InvalidInput where its rows do not tell of all members."""
     members = np.zeros(lake.experiment(run.experiment).samples, dtype=np.bool_)
-    for file in run.files:
-        rows = lake.read_file(file, columns=["sample_id", "member"])
+    for rows in lake.run_rows(run, columns=["sample_id", "member"]):
         members[rows["sample_id"].to_numpy()[rows["member"].to_numpy()]] = True
     if np.count_nonzero(members) != run.members:
         raise InvalidInput(
@@ -152,14 +169,46 @@ def members_of(lake: Lake, run: Run) -> np.ndarray:
     return members
 
 
+def _queries_of(targets: Sequence[Run]) -> tuple[str, ...] | None:
+    """The queries that the targets were asked; None where none of them tells."""
+    told = {
+        run.run: run.info.extra["recording"]["queries"] for run in targets if "recording" in run.info.extra
+    }
+    if len({tuple(queries) for queries in told.values()}) > 1:
+        raise InvalidOption(
+            f"targets {', '.join(sorted(told)[:8])} have different queries; give those to ask for with --queries"
+        )
+    return next((tuple(queries) for queries in told.values()), None)
+
+
 def recipe_of_run(run: Run) -> Recipe:
-    """The recipe that a run was trained by. Raises InvalidOption for one that losslake did not train."""
-    return _read_recipe(run.info.recipe, run.run)
+    """The recipe that a run was trained by, to train by it again.
+
+    Raises InvalidOption for one that losslake did not train, and for one whose model is a function (see
+    `refuse_unnamed`).
+    """
+    recipe = stored_recipe(run)
+    refuse_unnamed(recipe.model, f"the model of {run.run!r}", "--model")
+    return recipe
 
 
 def target_recipe(lake: Lake, experiment: str) -> Recipe:
-    """The recipe of the experiment's targets. Raises NotFound without one, InvalidOption where it cannot be told."""
-    targets = _targets(lake, experiment)
+    """The recipe of the experiment's targets, to train by it again. Raises as `stored_target_recipe`, `recipe_of_run`."""
+    stored_target_recipe(lake, experiment)
+    return recipe_of_run(targets_of(lake, experiment)[0])
+
+
+def stored_recipe(run: Run) -> Recipe:
+    """The recipe that a run was trained by, to read. Raises InvalidOption for one that losslake did not train."""
+    return _read_recipe(run.info.recipe, run.run)
+
+
+def stored_target_recipe(lake: Lake, experiment: str) -> Recipe:
+    """The recipe of the experiment's targets, to read.
+
+    Raises NotFound without one, InvalidOption where it cannot be told.
+    """
+    targets = targets_of(lake, experiment)
     if not targets:
         raise NotFound(
             f"experiment {experiment!r} has no target whose recipe to use; train it first, or give a recipe"
@@ -168,10 +217,10 @@ def target_recipe(lake: Lake, experiment: str) -> Recipe:
         raise InvalidOption(
             f"the {len(targets)} targets of experiment {experiment!r} have different recipes; give one"
         )
-    return recipe_of_run(targets[0])
+    return stored_recipe(targets[0])
 
 
-def _targets(lake: Lake, experiment: str) -> list[Run]:
+def targets_of(lake: Lake, experiment: str) -> list[Run]:
     """Runs of role target, without the duals, which have the target they repeat as their parent."""
     return [run for run in lake.runs(experiment, role="target") if run.info.parent is None]
 

@@ -59,7 +59,10 @@ def read_labels(path: Path) -> np.ndarray:
         column = _label_column(path)
         if not len(column):
             raise InvalidInput(f"{path}: holds no labels")
-        return label_values(column, where=str(path))
+        try:
+            return label_values(column, where=str(path))
+        except MemoryError as error:
+            raise InvalidInput(f"{path}: holds more labels than memory has room for") from error
     file = npy_file(path)
     if len(file.shape) != 1:
         raise InvalidInput(f"{path}: has shape {file.shape}; labels have one dimension, (N,)")
@@ -67,6 +70,8 @@ def read_labels(path: Path) -> np.ndarray:
 
 
 def _label_column(path: Path) -> pa.ChunkedArray:
+    if path.exists() and not path.is_file():
+        raise InvalidInput(f"{path}: is no file with labels")
     try:
         if path.name.endswith((".parquet", ".pq")):
             with pq.ParquetFile(path) as parquet:
@@ -76,7 +81,7 @@ def _label_column(path: Path) -> pa.ChunkedArray:
         return table.column(_label_name(table.column_names, path))
     except FileNotFoundError as error:
         raise InvalidInput(f"{path}: no such file") from error
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise InvalidInput(f"{path}: cannot be read: {brief(error)}") from error
 
 

@@ -15,6 +15,9 @@ from ..store.errors import InvalidInput
 HEADER_ERRORS = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
 """What NumPy raises on a header that is broken, or made to break its reader."""
 
+_AXES = 64
+_BYTES = (1 << 63) - 1
+
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
 _PICKLE_START = b"\x80"
 
@@ -53,9 +56,9 @@ def npy_file(path: Path) -> NpyFile:
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read: {brief(error)}") from error
     if kind.kind not in "biuf":
-        raise InvalidInput(f"{path}: holds {kind}; it must hold numbers or booleans")
+        raise InvalidInput(f"{path}: holds {cut(kind)}; it must hold numbers or booleans")
     if 0 in shape:
-        raise InvalidInput(f"{path}: has shape {shape}: it holds no values")
+        raise InvalidInput(f"{path}: has shape {cut(shape)}: it holds no values")
     if promised != there:
         raise InvalidInput(
             f"{path}: is {there} bytes long, its header promises {promised}; is the file complete? Copy it again"
@@ -83,15 +86,23 @@ def read_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, n
             f"{where}: holds Python objects, which could run code when read; convert it where you trust it, for example "
             "with .astype(float) or .astype(str), and save it again"
         )
-    if any(length < 0 for length in shape) or not kind.itemsize:
-        raise InvalidInput(f"{where}: cannot be read: its header gives the shape {shape} of {kind}")
+    # True is a whole number to Python and no length; NumPy makes no array of more axes or bytes.
+    plain = all(type(length) is int and length >= 0 for length in shape) and len(shape) <= _AXES
+    if not plain or not kind.itemsize or math.prod(shape) * kind.itemsize > _BYTES:
+        raise InvalidInput(f"{where}: cannot be read: its header gives the shape {cut(shape)} of {cut(kind)}")
     return shape, fortran, kind
 
 
 def brief(error: Exception) -> str:
     """What a library says of a broken file, cut to one line: it may quote the file at length."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]}..."
+    return cut(lines[0])
+
+
+def cut(value: object) -> str:
+    """A value as text of at most 200 characters, for an error."""
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def refuse_pickle(path: Path) -> None:

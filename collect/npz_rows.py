@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,9 +15,21 @@ from typing import IO, Any
 import numpy as np
 
 from ..store.errors import InvalidInput
-from .npy_files import read_header
+from .npy_files import brief, cut, read_header
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
+# What zipfile raises on archives that are damaged, encrypted, or made to break it.
+_DAMAGED = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+_PIECE = 1 << 24
 
 
 class NpzArrays:
@@ -31,8 +45,10 @@ class NpzArrays:
             self._zip = zipfile.ZipFile(path)
         except FileNotFoundError as error:
             raise InvalidInput(f"{path}: no such file") from error
-        except (OSError, zipfile.BadZipFile) as error:
-            raise InvalidInput(f"{path}: not an .npz file ({error}); write one with numpy.savez") from error
+        except (*_DAMAGED, MemoryError) as error:
+            raise InvalidInput(
+                f"{path}: not an .npz file ({brief(error)}); write one with numpy.savez"
+            ) from error
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, np.dtype[Any]] = {}
         for entry in self._zip.namelist():
@@ -48,10 +64,19 @@ class NpzArrays:
         self._zip.close()
 
     def whole(self, name: str) -> np.ndarray:
-        """One array. Raises InvalidInput where the file is damaged."""
+        """One array. Raises InvalidInput where the file is damaged, or memory has no room for the array."""
         with self._opened(name) as (stream, shape, fortran, kind):
-            data = self._read(stream, name, math.prod(shape) * kind.itemsize)
-            flat = np.frombuffer(data, dtype=kind)
+            # All at once and before it is unpacked: a small file may hold more zeros than there is memory.
+            try:
+                data = np.empty(math.prod(shape) * kind.itemsize, dtype=np.uint8)
+            except MemoryError as error:
+                raise InvalidInput(
+                    f"{self.path}: array {name}: its shape {cut(shape)} takes more memory than there is"
+                ) from error
+            for start in range(0, len(data), _PIECE):
+                piece = data[start : start + _PIECE]
+                piece[:] = np.frombuffer(self._read(stream, name, len(piece)), dtype=np.uint8)
+            flat = data.view(kind)
             return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
 
     def rows(self, name: str) -> Iterator[np.ndarray]:
@@ -67,8 +92,8 @@ class NpzArrays:
     def _read(self, stream: IO[bytes], name: str, size: int) -> bytes:
         try:
             data = stream.read(size)
-        except (OSError, *_DAMAGED) as error:
-            raise InvalidInput(f"{self.path}: array {name}: cannot be read: {error}") from error
+        except (*_DAMAGED, MemoryError) as error:
+            raise InvalidInput(f"{self.path}: array {name}: cannot be read: {brief(error)}") from error
         if len(data) != size:
             raise InvalidInput(f"{self.path}: array {name}: ends early; is the file complete?")
         return data
@@ -76,17 +101,17 @@ class NpzArrays:
     @contextmanager
     def _opened(self, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], bool, np.dtype[Any]]]:
         """One array of the file, opened past its header: (stream, shape, Fortran order, dtype)."""
-        where, member = f"{self.path}: array {name}", f"{name}.npy"
+        where, member = f"{self.path}: array {cut(name)}", f"{name}.npy"
         try:
             opened = self._zip.open(member)
-        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-            raise InvalidInput(f"{where}: cannot be read: {error}") from error
+        except (KeyError, *_DAMAGED) as error:
+            raise InvalidInput(f"{where}: cannot be read: {brief(error)}") from error
         with opened as stream:
             try:
                 shape, fortran, kind = read_header(stream, where)
                 promised = stream.tell() + math.prod(shape) * kind.itemsize
-            except (OSError, RuntimeError, NotImplementedError, *_DAMAGED) as error:
-                raise InvalidInput(f"{where}: cannot be read: {error}") from error
+            except _DAMAGED as error:
+                raise InvalidInput(f"{where}: cannot be read: {brief(error)}") from error
             if promised != self._zip.getinfo(member).file_size:
                 raise InvalidInput(
                     f"{where}: is not of the size that its header promises; is the file complete?"

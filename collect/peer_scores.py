@@ -49,7 +49,7 @@ def _read(path: Path, samples: int) -> PeerScores:
     try:
         table = pyarrow.csv.read_csv(path, convert_options=convert)
         names = table.column_names
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise InvalidInput(f"{path}: is not a readable CSV file of LiRA scores: {brief(error)}") from error
     for name in ("og_idx", "target_trained_on"):
         if name not in names:

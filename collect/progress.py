@@ -14,6 +14,9 @@ class Progress(Protocol):
     def advance(self, n: int, note: str) -> None:
         """``n`` more units are done; 0 for a note alone. ``note`` is a few words about the latest, or empty."""
 
+    def note(self, sentence: str) -> None:
+        """Something that a person should read, and not only while the work goes on."""
+
     def finish(self) -> None:
         """The work has ended, well or not."""
 
@@ -25,6 +28,9 @@ class Silent:
         pass
 
     def advance(self, n: int, note: str) -> None:
+        pass
+
+    def note(self, sentence: str) -> None:
         pass
 
     def finish(self) -> None:

@@ -35,6 +35,11 @@ class ProgressLines:
             self._shown = now
             self._show(self._line(now - self._began))
 
+    def note(self, sentence: str) -> None:
+        clear = "\r\x1b[2K" if self._talking else ""
+        sys.stderr.write(f"{clear}{self._title}: {sentence}\n")
+        sys.stderr.flush()
+
     def finish(self) -> None:
         if self._total:
             self._show(self._line(time.monotonic() - self._began))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..store.errors import InvalidInput, InvalidOption, NotFound
+from ..store.toml_file import read_toml
 from .choices import unknown_choice
 from .presets import PRESETS
 
@@ -135,14 +135,14 @@ def load_recipe(path: Path | None, overrides: Mapping[str, object]) -> Recipe:
         values = dict(PRESETS[str(path)])
     elif path is not None:
         try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            values = read_toml(Path(path))
         except FileNotFoundError as error:
             raise NotFound(
                 f"no recipe file {path}, and no preset of this name; presets: {', '.join(PRESETS)}"
             ) from error
         except OSError as error:
             raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise InvalidInput(f"{path}: not a TOML file: {error}") from error
         if isinstance(values.get("recipe"), dict):
             beside = [key for key in values if key != "recipe"]

@@ -15,10 +15,12 @@ from torch import nn
 from torch.nn import functional
 
 from .answers import Recording
+from .epoch_batches import split
 from .models import build_model
+from .random_streams import order_of, seeded
 from .recipe import Recipe
+from .run_plan import RunPlan
 from .schedule import learning_rate
-from .train import RunPlan, order_of, seeded, split
 from .training_data import DeviceData
 
 OnEpoch = Callable[[int, int], None]

@@ -25,6 +25,7 @@ class TrainingData:
     x           uint8 (N, C, H, W) or float32 (N, F)
     y           int64 (N,)
     population  bool (N,): never trained on
+    forgotten   bool (N,): nor these, and nothing is recorded of them; they keep their place in the draws of members
     mean, std   float32 (C,) or (F,): of the audit samples, x in 0..1 for pictures
     test_x, test_y  the data set's test split, as x and y, or None
     soft        float32 (V, N, C), or None: probabilities that a distilled model learns in place of y; row 0 of the
@@ -37,6 +38,7 @@ class TrainingData:
     x: np.ndarray
     y: np.ndarray
     population: np.ndarray
+    forgotten: np.ndarray
     mean: np.ndarray
     std: np.ndarray
     test_x: np.ndarray | None = None
@@ -72,7 +74,7 @@ class TrainingData:
         return cls(**facts, **arrays)
 
 
-_ARRAYS = ("x", "y", "population", "mean", "std", "test_x", "test_y", "soft")
+_ARRAYS = ("x", "y", "population", "forgotten", "mean", "std", "test_x", "test_y", "soft")
 _FACTS = ("dataset", "classes", "temperature")
 
 
@@ -106,7 +108,7 @@ class DeviceData:
     def __init__(self, data: TrainingData, device: torch.device, *, normalize: bool) -> None:
         self.device = device
         self.pictures = data.pictures
-        self.population = data.population
+        self.population = data.population & ~data.forgotten
         self.classes = data.classes
         self.x = torch.from_numpy(data.x).to(device)
         self.y = torch.from_numpy(data.y).to(device)
@@ -121,7 +123,7 @@ class DeviceData:
         self.spread = torch.ones_like(std) if normalize else std
         # Rows that features are imputed from: those no run trains on, or all where there are none.
         self.donors = torch.from_numpy(
-            np.flatnonzero(data.population) if data.population.any() else np.arange(len(data))
+            np.flatnonzero(self.population if self.population.any() else ~data.forgotten)
         ).to(device)
         # x / unit, then minus mean, over std: as one subtraction and one multiplication.
         self._shift = mean * unit if normalize else torch.zeros_like(mean)

@@ -48,8 +48,11 @@ def _serve(
     from ..store.errors import AlreadyExists, LosslakeError
     from ..store.lake import Lake
     from .answers import Recording
+    from .checkpoint import Checkpointing
+    from .fleet_stacked import trained_stack
     from .recipe import from_json
-    from .train import RunPlan, train_run
+    from .run_plan import RunPlan
+    from .train import train_run
     from .train_step import TrainStep
     from .training_data import DeviceData, TrainingData
 
@@ -62,32 +65,27 @@ def _serve(
     recording = Recording(**{**setup["recording"], "queries": tuple(setup["recording"]["queries"])})
     held = DeviceData(data, torch.device(setup["device"]), normalize=recipe.normalize)
     step = TrainStep(held, recipe, compiled=setup["compiled"])
+    checkpointing = setup["checkpointing"] and Checkpointing(**setup["checkpointing"])
 
     def tell(event: str, **facts: Any) -> None:
         with suppress(BrokenPipeError):  # without a parent the input ends too, and that is what counts
             answers.write(json.dumps({"event": event, **facts}) + "\n")
             answers.flush()
 
-    tell("ready")
-    idle.set()
-    while (task := tasks.get()) is not None:
-        idle.clear()
-        number = task["number"]
-
-        def on_epoch(epoch: int, loss: float, number: int = number) -> None:
-            tell("epoch", number=number, epoch=epoch)
-
+    def alone(number: int, plan: dict[str, Any]) -> None:
         try:
             train_run(
                 lake,
                 setup["experiment"],
                 data,
                 recipe,
-                RunPlan(**task["plan"]),
+                RunPlan(**plan),
                 np.array(records[number]),
                 recording=recording,
                 step=step,
-                on_epoch=on_epoch,
+                checkpointing=checkpointing,
+                on_epoch=lambda epoch, loss: tell("epoch", number=number, epoch=epoch),
+                on_note=lambda sentence: tell("note", number=number, sentence=sentence),
             )
             tell("done", number=number)
         except AlreadyExists:
@@ -97,6 +95,34 @@ def _serve(
         except Exception as error:  # one run's failure is told, the others go on
             traceback.print_exc()
             tell("failed", number=number, message=f"{type(error).__name__}: {error}")
+
+    def stacked(numbers: list[int], plans: list[dict[str, Any]]) -> None:
+        failures = trained_stack(
+            lake,
+            setup["experiment"],
+            data,
+            held,
+            recipe,
+            recording,
+            [RunPlan(**plan) for plan in plans],
+            [np.array(records[number]) for number in numbers],
+            on_epoch=lambda place, epoch: tell("epoch", number=numbers[place], epoch=epoch),
+        )
+        for number, failure in zip(numbers, failures, strict=True):
+            if failure is None:
+                tell("done", number=number)
+            else:
+                tell("failed", number=number, message=failure)
+
+    tell("ready")
+    idle.set()
+    while (task := tasks.get()) is not None:
+        idle.clear()
+        if setup["stacked"]:
+            stacked(task["numbers"], task["plans"])
+        else:
+            for number, plan in zip(task["numbers"], task["plans"], strict=True):
+                alone(number, plan)
         idle.set()
 
 

@@ -29,7 +29,8 @@ Event = Mapping[str, Any]
 @dataclass(eq=False)
 class _Worker:
     process: subprocess.Popen[str]
-    task: int | None = None
+    task: set[int] = field(default_factory=set)
+    """The runs it has not said the last of."""
     ready: bool = False
     reader: threading.Thread | None = field(default=None, repr=False)
 
@@ -41,20 +42,20 @@ def run_in_workers(
     jobs: int,
     on_event: Callable[[Event], None],
 ) -> None:
-    """Have ``jobs`` processes do all tasks; each task has a ``number``.
+    """Have ``jobs`` processes do all tasks, each of which has the ``numbers`` of its runs.
 
     ``on_event`` gets, in this thread, {"event": "epoch"|"done"|"failed", "number": ..., ...}; a worker that dies
-    fails its task and is replaced. Leaving by an exception stops the workers. Raises TrainingFailed where
+    fails what is left of its task and is replaced. Leaving by an exception stops the workers. Raises TrainingFailed where
     workers die before they are ready.
     """
     waiting = deque(tasks)
     events: queue.Queue[tuple[_Worker, Event]] = queue.Queue()
     workers: list[_Worker] = []
-    open_tasks = len(tasks)
+    open_runs = sum(len(task["numbers"]) for task in tasks)
     with _stopped_at_end(workers):
         for _ in range(min(jobs, len(tasks))):
             workers.append(_start(setup, events))
-        while open_tasks:
+        while open_runs:
             worker, event = events.get()
             kind = event["event"]
             if kind == "gone":
@@ -64,20 +65,20 @@ def run_in_workers(
                     raise TrainingFailed(
                         f"a worker process ended before it could start (exit code {code}); see above"
                     )
-                if worker.task is not None:
-                    open_tasks -= 1
-                    on_event({"event": "failed", "number": worker.task, "message": _death(code)})
+                open_runs -= len(worker.task)
+                for number in sorted(worker.task):
+                    on_event({"event": "failed", "number": number, "message": _death(code)})
                 if waiting:
                     workers.append(_start(setup, events))
                 continue
             if kind in ("done", "failed"):
-                open_tasks -= 1
-                worker.task = None
+                open_runs -= 1
+                worker.task.discard(event["number"])
             if kind == "ready":
                 worker.ready = True
             else:
                 on_event(event)
-            if worker.task is None and waiting:
+            if not worker.task and waiting:
                 _give(worker, waiting)
 
 
@@ -100,7 +101,7 @@ def _start(setup: Mapping[str, Any], events: queue.Queue[tuple[_Worker, Event]])
 
 def _give(worker: _Worker, waiting: deque[Mapping[str, Any]]) -> None:
     task = waiting.popleft()
-    worker.task = task["number"]
+    worker.task = set(task["numbers"])
     _send(worker, task)
 
 

@@ -10,14 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from losslake.collect import train as trainer
+from losslake.collect import training
 from losslake.collect.answers import Recording
 from losslake.collect.experiment import prepare_experiment
 from losslake.collect.fleet import collect_shadows
 from losslake.collect.hook import start_run
 from losslake.collect.recipe import Recipe
+from losslake.collect.run_plan import RunPlan
 from losslake.collect.stacked_mlp import train_stack
-from losslake.collect.train import RunPlan, train_run
+from losslake.collect.train import train_run
 from losslake.collect.train_step import TrainStep
 from losslake.collect.training_data import DeviceData, TrainingData, channel_statistics
 from losslake.store.lake import Lake
@@ -139,7 +140,7 @@ def test_no_step_of_the_trainer_synchronises(
 ) -> None:
     data = with_pictures(lake)
     held = DeviceData(data, torch.device("cuda"), normalize=True)
-    rate, end_of_epoch = trainer.learning_rate, torch.Tensor.item
+    rate, end_of_epoch = training.learning_rate, torch.Tensor.item
     steps = []
 
     def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
@@ -153,7 +154,7 @@ def test_no_step_of_the_trainer_synchronises(
         torch.cuda.set_sync_debug_mode("default")
         return end_of_epoch(tensor)
 
-    monkeypatch.setattr(trainer, "learning_rate", learning_rate)
+    monkeypatch.setattr(training, "learning_rate", learning_rate)
     monkeypatch.setattr(torch.Tensor, "item", item)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # that it could not be compiled

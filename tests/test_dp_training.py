@@ -19,7 +19,8 @@ from losslake.collect.answers import Recording
 from losslake.collect.dp_training import PrivateSteps, budget_of, check_private
 from losslake.collect.models import build_model
 from losslake.collect.recipe import Recipe
-from losslake.collect.train import RunPlan, train_run
+from losslake.collect.run_plan import RunPlan
+from losslake.collect.train import train_run
 from losslake.collect.training_data import TrainingData, channel_statistics
 from losslake.store.errors import InvalidOption, MissingExtra
 from losslake.store.lake import Lake

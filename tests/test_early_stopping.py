@@ -18,7 +18,8 @@ from losslake.cli import cli
 from losslake.collect.answers import Recording
 from losslake.collect.early_stopping import EarlyStopping, held_out
 from losslake.collect.recipe import Recipe
-from losslake.collect.train import RunPlan, train_run
+from losslake.collect.run_plan import RunPlan
+from losslake.collect.train import train_run
 from losslake.collect.training_data import DeviceData, TrainingData
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -21,7 +21,7 @@ from losslake.cli import _run
 from losslake.store.errors import AlreadyExists, InvalidOption, LosslakeError, NotFound
 from losslake.store.export import export
 from losslake.store.lake import Lake
-from losslake.store.run_table import age, for_reading, run_table
+from losslake.store.run_table import for_reading, run_table
 from losslake.store.running import running
 from losslake.store.views import VIEWS
 from polars.testing import assert_frame_equal
@@ -206,11 +206,6 @@ def test_leftovers_of_a_committed_run_are_no_run_in_the_making(lake_of: MakeLake
     left.write_bytes(b"")
     (Path(made.path) / "staging" / "experiment=tests" / "stray").write_bytes(b"")
     assert running(made, ["tests"]) == []
-
-
-def test_an_age_in_words() -> None:
-    for seconds, words in ((-5, "0 s"), (59.9, "59 s"), (60, "1 min"), (7300, "2 h"), (200_000, "2 d")):
-        assert age(timedelta(seconds=seconds)) == words
 
 
 def test_the_shell_completes_commands() -> None:

@@ -88,6 +88,19 @@ def test_the_eval_trace_is_taken_where_there_is_one(lake: Lake, monkeypatch: pyt
     check(found, analysed(lake, 2).head(4))
 
 
+def test_margins_beside_the_losses_make_no_difference(lake: Lake) -> None:
+    random = np.random.default_rng(4)
+    members = np.flatnonzero(MEMBERS)
+    with start_run(lake, "e", samples=LABELS, members=MEMBERS) as run:
+        for _ in range(3):
+            loss = torch.tensor(random.gamma(1.0, size=len(members)), dtype=torch.float32)
+            run.batch(members)
+            run.record(loss, -loss)
+            run.end_epoch()
+        found = run.exposed(5)
+    check(found, analysed(lake, 3).head(5))
+
+
 def test_the_most_exposed_of_many_pieces() -> None:
     """Pieces of the samples, as traces too large for the memory come in, make no difference."""
     random = np.random.default_rng(2)

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from losslake.collect.epoch_batches import flips_of
 from losslake.collect.models import build_model
 from losslake.collect.models_fast import Whitening, fit_to_members
 from losslake.collect.presets import PRESETS
 from losslake.collect.recipe import Recipe, from_json, load_recipe
 from losslake.collect.schedule import learning_rate
-from losslake.collect.train import _flips
 from losslake.collect.train_step import TrainStep
 from losslake.collect.training_data import DeviceData, TrainingData, channel_statistics, cut_windows
 from losslake.store.errors import InvalidInput, InvalidOption, NotFound
@@ -173,7 +173,7 @@ def test_one_cycle_rises_and_falls_in_straight_lines() -> None:
 def test_alternate_flips_show_both_views_in_two_epochs() -> None:
     held = DeviceData(pictures(), CPU, normalize=True)
     recipe = Recipe(flip=True, flip_order="alternate")
-    flips = _flips(held, recipe, torch.Generator().manual_seed(0))
+    flips = flips_of(held, recipe, torch.Generator().manual_seed(0))
     ids = torch.randperm(60)
     epochs = [flips(ids, epoch) for epoch in (1, 2, 3, 4)]
     assert all(isinstance(each, torch.Tensor) for each in epochs)
@@ -186,8 +186,8 @@ def test_alternate_flips_show_both_views_in_two_epochs() -> None:
     for row, flipped in enumerate(mirrored.tolist()):  # type: ignore[union-attr]
         expected = held.x[ids[row]].flip(2) if flipped else held.x[ids[row]]
         assert torch.equal(x[row], expected)
-    assert _flips(held, replace(recipe, flip_order="random"), torch.Generator())(ids, 1) is True
-    assert _flips(held, replace(recipe, flip=False), torch.Generator())(ids, 1) is False
+    assert flips_of(held, replace(recipe, flip_order="random"), torch.Generator())(ids, 1) is True
+    assert flips_of(held, replace(recipe, flip=False), torch.Generator())(ids, 1) is False
 
 
 @pytest.mark.parametrize("pixels", [1, 2, 7])

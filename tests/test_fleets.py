@@ -553,3 +553,43 @@ def test_shadows_beside_the_other_fleets(lake: Lake, prepared: Any, references: 
     references(1)
     runs = collect_shadows(lake, "e", count=2, recipe=RECIPE, **of_lake(lake, prepared))
     assert names(runs) == ["shadow-0000", "shadow-0001"]
+
+
+FLEETS: dict[str, tuple[str, ...]] = {
+    "shadows": ("--count", "1"),
+    "references": ("--count", "1"),
+    "distilled": ("--count", "1"),
+    "leave-one-out": ("--sample", "4", "--repeats", "1"),
+}
+
+
+@pytest.mark.parametrize("given", [None, "original"])
+@pytest.mark.parametrize("command", FLEETS)
+def test_queries_are_the_targets_unless_given(tmp_path: Path, command: str, given: str | None) -> None:
+    lake = Lake.open(tmp_path / "lake", create=True)
+    prepared = prepare_experiment(
+        lake, "e", dataset="digits", samples=40, population=0.3, fraction=0.3, pictures=False
+    )
+    recipe = replace(RECIPE, epochs=1)
+    collect_target(
+        lake, "e", recipe=recipe, prepared=prepared, traces=False, queries="original,crop:2", **HERE
+    )
+    where = ["--lake", lake.path, "--experiment", "e", "--jobs", "1", "--device", "cpu"]
+    flags = [] if given is None else ["--queries", given]
+    assert _run(["collect", command, *where, *FLEETS[command], *flags], debug=False) == 0
+    (made,) = [run for run in lake.runs("e") if run.run != "target"]
+    want = ["original"] if given else ["original", "crop:2:4"]
+    assert made.info.extra["recording"]["queries"] == want
+    asked = lake.sql("select distinct query from signals where run = $run", {"run": made.run})
+    assert len(asked) == (1 if given else 3)
+
+
+def test_targets_of_different_queries(lake: Lake, prepared: Any, references: Any) -> None:
+    here = of_lake(lake, prepared)
+    collect_target(lake, "e", recipe=RECIPE, run="other", traces=False, queries="original", **here)
+    with pytest.raises(InvalidOption, match="targets other, target have different queries"):
+        collect_shadows(lake, "e", count=1, **here)
+    (shadow,) = collect_shadows(lake, "e", count=1, queries="original", **here)
+    assert shadow.info.extra["recording"]["queries"] == ["original"]
+    (reference,) = references(1, target="other")
+    assert reference.info.extra["recording"]["queries"] == ["original"]

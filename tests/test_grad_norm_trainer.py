@@ -11,7 +11,8 @@ import pytest
 from losslake.cli import main
 from losslake.collect.answers import Recording
 from losslake.collect.recipe import Recipe
-from losslake.collect.train import RunPlan, train_run
+from losslake.collect.run_plan import RunPlan
+from losslake.collect.train import train_run
 from losslake.collect.training_data import TrainingData, channel_statistics
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from losslake.collect.experiment import prepare_experiment
 from losslake.collect.fleet import collect_shadows
-from losslake.collect.many_runs import _alive
+from losslake.collect.fleet_workers import alive
 from losslake.collect.recipe import Recipe
 from losslake.store.errors import TrainingFailed
 from losslake.store.lake import Lake
@@ -102,7 +102,7 @@ def check_visible(lake: Lake) -> list[str]:
 
 def gone(processes: list[int], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while any(_alive(process) and not _zombie(process) for process in processes):
+    while any(alive(process) and not _zombie(process) for process in processes):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)

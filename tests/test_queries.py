@@ -12,12 +12,13 @@ import torch
 from losslake.collect.answers import Recording, append_answers
 from losslake.collect.background import Background
 from losslake.collect.hook import start_run
-from losslake.collect.many_runs import check_same
 from losslake.collect.neighbours import gaussian, imputed, shifted
 from losslake.collect.queries import AS_IT_IS, PLAIN, Query, expand_queries, model_inputs, parse_queries, view
 from losslake.collect.recipe import Recipe
 from losslake.collect.run_facts import available_cpus, choose_device, versions
-from losslake.collect.train import RunPlan, train_run
+from losslake.collect.run_plan import RunPlan
+from losslake.collect.same_run import check_same
+from losslake.collect.train import train_run
 from losslake.collect.training_data import DeviceData, TrainingData
 from losslake.store.errors import AlreadyExists, InvalidOption
 from losslake.store.lake import Lake

@@ -13,8 +13,9 @@ from losslake.collect.answers import Recording
 from losslake.collect.experiment import Prepared, prepare_experiment
 from losslake.collect.fleet import collect_shadows
 from losslake.collect.recipe import Recipe
+from losslake.collect.run_plan import RunPlan
 from losslake.collect.stacked_mlp import stackable, train_stack
-from losslake.collect.train import RunPlan, train_run
+from losslake.collect.train import train_run
 from losslake.collect.training_data import DeviceData
 from losslake.store.errors import InvalidOption, TrainingFailed
 from losslake.store.lake import Lake
@@ -76,13 +77,21 @@ def test_a_stack_is_its_models_alone(prepared: Prepared, changes: dict[str, Any]
         np.testing.assert_allclose(stacked, alone, rtol=1e-4, atol=2e-5)
 
 
-def test_a_fleet_as_stacks_is_the_fleet_one_by_one(prepared: Prepared, tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_fleet_as_stacks_is_the_fleet_one_by_one(prepared: Prepared, tmp_path: Path, jobs: int) -> None:
     other = prepare_experiment(
         Lake.open(tmp_path / "other", create=True), "e", dataset="digits", samples=100, pictures=False
     )
     for where, stack in ((prepared, 2), (other, 1)):
         runs = collect_shadows(
-            where.lake, "e", count=5, recipe=RECIPE, prepared=where, device="cpu", jobs=1, stack=stack
+            where.lake,
+            "e",
+            count=5,
+            recipe=RECIPE,
+            prepared=where,
+            device="cpu",
+            jobs=jobs if stack > 1 else 1,
+            stack=stack,
         )
         assert [run.info.extra.get("stacked") for run in runs] == (
             [2, 2, 2, 2, 1] if stack == 2 else [None] * 5
@@ -99,7 +108,8 @@ def test_a_fleet_as_stacks_is_the_fleet_one_by_one(prepared: Prepared, tmp_path:
     assert len(again) == 5
 
 
-def test_one_model_fails_alone(prepared: Prepared) -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_one_model_fails_alone(prepared: Prepared, jobs: int) -> None:
     held = DeviceData(prepared.data, CPU, normalize=True)
     held.x = held.x.float()
     poisoned = int(np.flatnonzero(members(32, 0) & ~members(40, 1))[0])
@@ -113,14 +123,15 @@ def test_one_model_fails_alone(prepared: Prepared) -> None:
     assert "'r2' has no record" in empty.failure
     assert good.model is not None
     assert all(torch.isfinite(value).all() for value in good.model.parameters())
-    with pytest.raises(TrainingFailed, match=r"2 of 2 runs failed: run 'shadow-0000' diverged in epoch 1"):
+    with pytest.raises(TrainingFailed, match=r"4 of 4 runs failed: run 'shadow-0000' diverged in epoch 1"):
         collect_shadows(
             prepared.lake,
             "e",
-            count=2,
+            count=4,
             recipe=replace(RECIPE, lr=1e30),
             prepared=prepared,
             device="cpu",
+            jobs=jobs,
             stack=2,
         )
     assert prepared.lake.runs("e") == []
@@ -145,7 +156,6 @@ def test_what_can_be_stacked(prepared: Prepared) -> None:
     assert not stackable(RECIPE, Recording(), **plain | {"soft": True})
     for options, message in (
         ({"stack": 0}, "stack is 0"),
-        ({"stack": 2, "jobs": 2}, "leave jobs or stack out"),
         ({"stack": 2, "traces": True}, "only plain mlps can be trained as a stack"),
     ):
         with pytest.raises(InvalidOption, match=message):

@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from losslake.collect import train as trainer
+from losslake.collect import finish
 from losslake.collect.answers import Recording
+from losslake.collect.epoch_batches import split
 from losslake.collect.recipe import Recipe
+from losslake.collect.run_plan import RunPlan
 from losslake.collect.schedule import learning_rate
-from losslake.collect.train import RunPlan, split, train_run
+from losslake.collect.train import train_run
 from losslake.collect.training_data import DeviceData, TrainingData, channel_statistics
 from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption, TrainingFailed
 from losslake.store.lake import Lake
@@ -127,12 +129,12 @@ def test_the_flip_query_is_the_mirrored_picture(lake: Lake, monkeypatch: pytest.
     # The same training, asked about mirrored pictures instead.
     held = DeviceData(DATA, torch.device("cpu"), normalize=True)
     held_mirrored = DeviceData(mirrored, torch.device("cpu"), normalize=True)
-    asked = trainer.outputs
+    asked = finish.outputs
 
     def outputs(model: nn.Module, _: DeviceData, x: torch.Tensor, **options: Any) -> Any:
         return asked(model, held_mirrored, held_mirrored.x, **options)
 
-    monkeypatch.setattr(trainer, "outputs", outputs)
+    monkeypatch.setattr(finish, "outputs", outputs)
     train(lake, "mirrored", held=held)
     flip = lake.sql("select loss from signals where run = 'target' and query = 1 order by sample_id")
     original = lake.sql("select loss from signals where run = 'mirrored' and query = 0 order by sample_id")

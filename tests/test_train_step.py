@@ -18,7 +18,8 @@ from losslake.collect import train_step
 from losslake.collect.answers import Recording
 from losslake.collect.optimizers import make_optimizer, set_rate
 from losslake.collect.recipe import Recipe
-from losslake.collect.train import RunPlan, train_run
+from losslake.collect.run_plan import RunPlan
+from losslake.collect.train import train_run
 from losslake.collect.train_step import TrainStep, compiles, copy_values
 from losslake.collect.training_data import DeviceData, TrainingData, channel_statistics
 from losslake.store.errors import InvalidOption
@@ -288,8 +289,9 @@ assert "torch._dynamo" not in sys.modules
 
 def test_workers_are_told_their_device(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process for each of ``jobs`` on whatever device there is; one on a GPU unless it is asked for more."""
-    from losslake.collect import many_runs
+    from losslake.collect import fleet_workers, many_runs
     from losslake.collect.experiment import Prepared
+    from losslake.collect.fleet_work import FleetWork
     from losslake.collect.progress import Silent
     from losslake.store.errors import TrainingFailed
 
@@ -299,13 +301,14 @@ def test_workers_are_told_their_device(lake: Lake, monkeypatch: pytest.MonkeyPat
     def run_in_workers(setup: dict[str, Any], tasks: list[Any], *, jobs: int, on_event: Any) -> None:
         told.append((setup, len(tasks), jobs))
         for task in tasks:
-            on_event({"event": "failed", "number": task["number"], "message": "not tried"})
+            for number in task["numbers"]:
+                on_event({"event": "failed", "number": number, "message": "not tried"})
 
-    def one_by_one(*given: Any) -> None:
-        alone.append(next(each for each in given if isinstance(each, torch.device)))
+    def one_by_one(work: FleetWork, *, compiled: bool) -> None:
+        alone.append(work.device)
         raise TrainingFailed("not tried")
 
-    monkeypatch.setattr(many_runs, "run_in_workers", run_in_workers)
+    monkeypatch.setattr(fleet_workers, "run_in_workers", run_in_workers)
     monkeypatch.setattr(many_runs, "_one_by_one", one_by_one)
     prepared = Prepared(lake, lake.experiment("e"), DATA, {}, np.zeros(N, dtype=bool))
     plans = [RunPlan(f"r{number}", "shadow", number) for number in range(3)]
