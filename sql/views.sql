@@ -1,5 +1,6 @@
--- The lake's views over Parquet files that manifests list. Each variable holds a list of files; a view whose
--- list is empty is replaced by an empty table with the same columns (see store/views.py).
+-- The lake's views over Parquet files that manifests list. Each variable holds a list of files, or of the (file, run)
+-- whose rows count; a part of a union whose list is empty is left out, and a view without any part is replaced by an
+-- empty table with the same columns (see store/views.py).
 
 -- samples: one row an (experiment, sample), with the user's own columns.
 create view samples as
@@ -12,13 +13,33 @@ from read_parquet(getvariable('samples_files'), union_by_name = true,
 create view signals as
 select experiment, run, sample_id, query, member, label, loss, phi, correct, logits, features
 from read_parquet(getvariable('signals_files'),
-                  hive_partitioning = true, hive_types = {'experiment': varchar, 'run': varchar});
+                  hive_partitioning = true, hive_types = {'experiment': varchar, 'run': varchar})
+union all
+select experiment, run, sample_id, query, member, label, loss, phi, correct, logits, features
+from read_parquet(getvariable('signals_shared_files'),
+                  hive_partitioning = true, hive_types = {'experiment': varchar})
+union all
+select experiment, run, sample_id, query, member, label, loss, phi, correct, logits, features
+from read_parquet(getvariable('signals_part_files'), filename = true,
+                  hive_partitioning = true, hive_types = {'experiment': varchar}) as shared
+semi join (select unnest(getvariable('signals_part_rows'), recursive := true)) as counted
+  on counted.part_file = shared.filename and counted.part_run = shared.run;
 
 -- traces: one row a (run, sample, source); element e + 1 of a list is epoch e, epoch 0 is before training.
 create view traces as
 select experiment, run, sample_id, source, member, loss, grad_norm, margin
 from read_parquet(getvariable('traces_files'),
-                  hive_partitioning = true, hive_types = {'experiment': varchar, 'run': varchar});
+                  hive_partitioning = true, hive_types = {'experiment': varchar, 'run': varchar})
+union all
+select experiment, run, sample_id, source, member, loss, grad_norm, margin
+from read_parquet(getvariable('traces_shared_files'),
+                  hive_partitioning = true, hive_types = {'experiment': varchar})
+union all
+select experiment, run, sample_id, source, member, loss, grad_norm, margin
+from read_parquet(getvariable('traces_part_files'), filename = true,
+                  hive_partitioning = true, hive_types = {'experiment': varchar}) as shared
+semi join (select unnest(getvariable('traces_part_rows'), recursive := true)) as counted
+  on counted.part_file = shared.filename and counted.part_run = shared.run;
 
 -- trace_points: the same values, one row a (run, sample, source, epoch).
 create view trace_points as

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .command_options import experiment_option, lake_option
+from .command_options import choose_experiment, experiment_option, lake_option
 from .errors import InvalidOption
 from .lake import Lake
 from .output import FORMATS, Format, format_of, write_frame
 
 if TYPE_CHECKING:
     import duckdb
+
+    from .answers import Limits
 
 
 @click.group(name="lake")
@@ -45,7 +49,8 @@ def info(lake: str) -> None:
         counts = ", ".join(f"{count} {role}" for role, count in sorted(roles.items())) or "no runs"
         dataset = experiment.dataset.get("name", "")
         click.echo(
-            f"  {name}: {experiment.samples} samples{f' of {dataset}' if dataset else ''}; {counts}; {_bytes(size)}"
+            f"  {name}: {experiment.samples} samples{f' of {dataset}' if dataset else ''}"
+            f"{f' ({len(experiment.forgotten)} of them forgotten)' if experiment.forgotten else ''}; {counts}; {_bytes(size)}"
         )
 
 
@@ -57,8 +62,8 @@ def runs(lake: str, experiment: str | None, chosen: str | None) -> None:
     """The runs: role, model, members, accuracies (train, test), seconds, state, and age since the last write.
 
     Committed ones, and those in the making, as ``collecting, epoch 7``: a run shows once its first epoch is recorded, one
-    that records no epochs once its first signals are. A killed collector leaves the same trace as one at work; its age
-    goes on growing. CSV, JSON and Parquet have all columns, with times.
+    that records no epochs once its first signals are. One whose collector was killed is shown as ``killed, epoch 7``; of a
+    collector on another machine only the age tells. CSV, JSON and Parquet have all columns, with times.
 
     \b
     Example:
@@ -74,9 +79,10 @@ def runs(lake: str, experiment: str | None, chosen: str | None) -> None:
 @lake_group.command()
 @lake_option
 def verify(lake: str) -> None:
-    """Check every manifest and every file it lists; name leftovers of runs that never committed.
+    """Check every manifest and every file it lists; name leftovers, and what became of their writers.
 
-    Exit code 1 when anything is damaged.
+    Leftovers are files that no manifest names: 'losslake lake gc' removes those of writers that are gone. Exit code 1 when
+    anything is damaged, or something is left of a sample that was forgotten.
 
     \b
     Example:
@@ -87,14 +93,156 @@ def verify(lake: str) -> None:
     result = check(Lake.open(lake))
     for sentence in result.damage:
         click.echo(f"damaged: {sentence}")
+    for sentence in result.remembered:
+        click.echo(f"not forgotten: {sentence}")
     for path in result.leftovers:
-        click.echo(f"leftover: {path}")
+        click.echo(f"leftover: {path} (its writer: {result.writers[path]})")
     click.echo(
         f"{result.manifests} manifests, {result.files} files, {_bytes(result.bytes)}: "
         f"{len(result.damage)} damaged, {len(result.leftovers)} leftovers"
     )
-    if result.damage:
+    if result.damage or result.remembered:
         raise SystemExit(1)
+
+
+@lake_group.command()
+@lake_option
+@click.option("--older-than", metavar="AGE", default="1d", show_default=True, help="Such as 30min, 12h, 1d, 0.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option("--checkpoints", is_flag=True, help="Also those that a stopped run could be gone on with.")
+def gc(lake: str, older_than: str, dry_run: bool, checkpoints: bool) -> None:
+    """Remove what killed writers left, and what was replaced a while ago.
+
+    Files of a writer at work stay, whatever their age. A writer on this machine is known to be at work or not; one on
+    another machine counts as gone when it last wrote longer ago than --older-than. What was replaced since then stays as
+    well: somebody may be reading it.
+
+    
+    Examples:
+      losslake lake gc --lake my-lake --dry-run
+      losslake lake gc --lake my-lake --older-than 12h
+    """
+    from .ages import parse_age
+    from .gc import collect_garbage
+
+    done = collect_garbage(
+        Lake.open(lake), older_than=parse_age(older_than), dry_run=dry_run, checkpoints=checkpoints
+    )
+    for path in done.removed:
+        click.echo(f"{'would remove' if dry_run else 'removed'}: {path}")
+    for reason, count in done.kept.items():
+        click.echo(f"kept: {count} {reason}")
+    click.echo(f"{len(done.removed)} files, {_bytes(done.bytes)}")
+    for sentence in done.damaged:
+        click.echo(f"note: {sentence}", err=True)
+
+
+@lake_group.command()
+@lake_option
+@click.option("--experiment", metavar="NAME", help="Default: every experiment.")
+@click.option(
+    "--below", metavar="MB", type=click.IntRange(min=1), default=16, show_default=True, help="Leave larger files."
+)
+@click.option(
+    "--least",
+    metavar="FILES",
+    type=click.IntRange(min=2),
+    default=16,
+    show_default=True,
+    help="Do nothing where fewer files are that small.",
+)
+def compact(lake: str, experiment: str | None, below: int, least: int) -> None:
+    """Let the small files of many runs become few, so that queries over all of them are faster.
+
+    What queries and analyses find stays the same. It can be stopped at any time, runs beside collectors and readers, and
+    does nothing where there is nothing to gain. The old files stay until 'losslake lake gc' removes them. Exit code 1 when
+    it met damaged files, which it leaves as they are.
+
+    \b
+    Example:
+      losslake lake compact --lake my-lake --experiment digits
+    """
+    from .compact import compact as share_files
+
+    opened = Lake.open(lake)
+    damaged = False
+    for name in opened.experiments() if experiment is None else [experiment]:
+        done = share_files(opened, name, small=below * 1_000_000, least=least, told=_told(f"compact {name}", "files"))
+        if done.files_before:
+            click.echo(
+                f"{name}: {done.files_before} files of {done.runs} runs, {_bytes(done.bytes_before)}, became "
+                f"{done.files_after}, {_bytes(done.bytes_after)}"
+            )
+        else:
+            click.echo(f"{name}: nothing to gain")
+        for sentence in done.left_out:
+            click.echo(f"damaged: {sentence}")
+            damaged = True
+    if damaged:
+        raise SystemExit(1)
+
+
+@lake_group.command()
+@lake_option
+@experiment_option
+@click.option("--sample", "samples", metavar="ID", type=int, multiple=True, help="A sample_id; can be given many times.")
+@click.option("--key", "keys", metavar="KEY", multiple=True, help="A sample by its key in the data set.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+def forget(
+    lake: str, experiment: str | None, samples: tuple[int, ...], keys: tuple[str, ...], dry_run: bool
+) -> None:
+    """Remove what an experiment holds of samples, for good: rows of every run, picture, label, key, group, columns.
+
+    Old files are deleted at once. Results that were computed with the samples are removed whole; compute them again. The
+    experiment keeps their numbers, with the pool 'forgotten' and nothing else, and when they were forgotten; no run may
+    train on them any more. When it was stopped, run it again: without --sample it completes what was begun.
+
+    What it cannot do: models that were trained keep what they learned, and other runs' rows what these models say.
+    Exports, reports and score files that were written before, backups, other experiments with the same record, and the
+    data set itself are as they were: delete them yourself. Metrics that somebody copied stay. A file system may keep
+    blocks of deleted files. The data set must still hold the record to collect into this experiment; to go on without
+    it, make another one with --without.
+
+    \b
+    Examples:
+      losslake lake forget --lake my-lake --experiment digits --sample 17 --sample 203 --dry-run
+      losslake lake forget --lake my-lake --experiment digits --key train/17
+    """
+    from .forget import forget as remove_rows
+
+    opened = Lake.open(lake)
+    done = remove_rows(opened, choose_experiment(opened, experiment), samples, keys=keys, dry_run=dry_run)
+    counts = ", ".join(f"{name} {count}" for name, count in done.rows.items()) or "nothing"
+    named = f" of {len(done.samples)} samples" if done.samples else ""
+    click.echo(f"{done.experiment}: {'would remove' if dry_run else 'removed'}{named}: {counts}")
+    if done.completed:
+        click.echo("completed what was begun before; what a key named then cannot be told any more")
+    for path in done.pending:
+        click.echo(f"pending: {path}, of a writer at work, which leaves them out when it commits")
+    if not dry_run:
+        click.echo(
+            "note: models keep what they learned; exports, reports, backups and the data set itself are not in the lake",
+            err=True,
+        )
+
+
+@lake_group.command()
+@lake_option
+def migrate(lake: str) -> None:
+    """Bring a lake that an older losslake wrote to today's format.
+
+    Older lakes can be read as they are; this is needed to collect into them and to compact them. Older versions of
+    losslake cannot open the lake afterwards: end their collectors first. It can be stopped at any time and done again.
+
+    \b
+    Example:
+      losslake lake migrate --lake my-lake
+    """
+    from .migrate import migrate as bring_up_to_date
+    from .schema import FORMAT
+
+    count = bring_up_to_date(Lake.open(lake), told=_told("migrate", "manifests"))
+    click.echo(f"{count} manifests brought to format {FORMAT}" if count else f"format {FORMAT} already")
 
 
 @lake_group.command()
@@ -156,6 +304,7 @@ def export(file: Path, lake: str, experiment: str | None, views: bool, force: bo
     help='A $parameter of the query; numbers, true, false, null and "text" as in JSON, else text.',
 )
 @click.option("--memory", metavar="SIZE", help="Memory limit of the query, such as 4GB.")
+@click.option("--timeout", metavar="TIME", help="How long a query may run, such as 30s or 10min.")
 def sql(
     query: str | None,
     lake: str,
@@ -166,11 +315,13 @@ def sql(
     named: str | None,
     parameters: tuple[str, ...],
     memory: str | None,
+    timeout: str | None,
 ) -> None:
     """Ask the lake in SQL: one QUERY, a file, a named query, or a shell when none is given.
 
     Views: samples, runs, signals, traces, trace_points, scores, metrics. Macros: phi, cross_entropy, lt_iqr,
-    log_normal_density, log_normal_tail. Queries read the lake and nothing else.
+    log_normal_density, log_normal_tail. Queries read the lake and nothing else, and change nothing. One that goes over
+    --memory or --timeout ends with an error; in the shell the next one runs all the same.
 
     \b
     Examples:
@@ -180,10 +331,12 @@ def sql(
       losslake sql --lake my-lake --query loss --param target=target --format csv
       losslake sql --lake my-lake
     """
-    from .answers import print_answer
+    from .ages import parse_age
+    from .answers import answer_to, leave, limits_of, print_answer
+    from .looking_again import listed_files, read_again
     from .named_queries import find_query, parse_parameters, ready
-    from .patience import wait_for
-    from .views import query_frame
+    from .patience import StillRunning
+    from .views import connect
 
     if sum(given is not None for given in (query, file, named)) > 1:
         raise InvalidOption("give a query, --file or --query, not both")
@@ -197,21 +350,35 @@ def sql(
         raise InvalidOption(
             "a table is for reading on the screen; choose --format csv, json or parquet for --out"
         )
-    with opened.connect(experiment, memory=memory) as connection, contextlib.ExitStack() as stack:
-        if known is not None:
-            stack.enter_context(ready(connection, known, bound))
-            query = known.text
-        if query is None:
-            _shell(connection, wanted, bound, out)
-        elif out is None:
-            print_answer(connection, query, bound, wanted)
-        else:
-            text = query
-            write_frame(wait_for(connection, lambda: query_frame(connection, text, bound)), out, wanted)
+    seconds = None if timeout is None else parse_age(timeout).total_seconds()
+    if seconds == 0:
+        raise InvalidOption("--timeout 0 leaves a query no time; write for example 30s")
+    text = query if known is None else known.text
+
+    def ask() -> None:
+        with connect(opened, experiment, memory=memory) as connection, contextlib.ExitStack() as stack:
+            limits = limits_of(connection, seconds)
+            if known is not None:
+                stack.enter_context(ready(connection, known, bound))
+            try:
+                if text is None:
+                    _shell(connection, wanted, bound, out, limits)
+                elif out is None:
+                    print_answer(connection, text, bound, wanted, limits)
+                else:
+                    write_frame(answer_to(connection, text, bound, limits), out, wanted)
+            except StillRunning as error:
+                leave(error)
+
+    read_again(ask, lambda: listed_files(opened, experiment))
 
 
 def _shell(
-    connection: duckdb.DuckDBPyConnection, wanted: Format, parameters: dict[str, Any], out: Path | None
+    connection: duckdb.DuckDBPyConnection,
+    wanted: Format,
+    parameters: dict[str, Any],
+    out: Path | None,
+    limits: Limits,
 ) -> None:
     from .shell import run_shell
 
@@ -219,7 +386,7 @@ def _shell(
         raise InvalidOption(
             "--param, --out and Parquet are for a single query; give one, or --file or --query"
         )
-    run_shell(connection, wanted)
+    run_shell(connection, wanted, limits)
 
 
 def _text_of(file: Path) -> str:
@@ -227,6 +394,19 @@ def _text_of(file: Path) -> str:
         return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InvalidOption(f"cannot read the query in {file}: {error}") from error
+
+
+def _told(what: str, unit: str) -> Callable[[int, int], None]:
+    """Says on standard error now and then how far work is that takes long."""
+    last = time.monotonic()
+
+    def told(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 2:
+            last = time.monotonic()
+            click.echo(f"{what}: {done}/{total} {unit}", err=True)
+
+    return told
 
 
 def _bytes(count: int) -> str:

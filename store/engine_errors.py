@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import duckdb
 
-from .errors import CorruptLake, LosslakeError, QueryRefused
+from .errors import CorruptLake, LimitReached, LosslakeError, QueryRefused
+from .listed_files import FILE_LISTS
 
 _READ_AGAIN = 1 << 30
 """Bytes that are read again, at most, to find out which file is damaged when DuckDB does not say."""
@@ -35,23 +36,35 @@ _ABOUT_THE_QUERY = (
 def engine_errors(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Turn what DuckDB raises in the block into losslake's errors.
 
-    CorruptLake for a file of the lake that is missing or damaged, LosslakeError where memory or the disk ran
+    CorruptLake for a file of the lake that is missing or damaged, LimitReached where memory or temporary space ran
     out, QueryRefused for what is wrong with the query itself.
     """
     try:
         yield
     except duckdb.InterruptException as error:
         raise KeyboardInterrupt from error
-    except duckdb.OutOfMemoryException as error:
-        raise LosslakeError(
-            f"the query ran out of memory; ask for less, or give it more with --memory ({first_lines(error)})"
-        ) from error
+    except (duckdb.OutOfMemoryException, MemoryError) as error:
+        raise _used_up(first_lines(error)) from error
     except duckdb.Error as error:
         raise _explained(connection, error) from error
+    except UnicodeDecodeError as error:
+        # DuckDB's own error, which quotes bytes of a damaged file and so cannot be told.
+        raise _explained(connection, duckdb.Error("its bytes are not what they were")) from error
     except RuntimeError as error:
         if "interrupted" in str(error).casefold():
             raise KeyboardInterrupt from error
         raise
+
+
+def _used_up(text: str) -> LimitReached:
+    if "max_temp_directory_size" in text:
+        return LimitReached(
+            "the query needs more than the temporary space that it may have, half of what is free on the disk of "
+            f"temporary files; ask for less, give it more memory with --memory, or set TMPDIR to a larger disk ({text})"
+        )
+    return LimitReached(
+        f"the query ran out of memory; ask for less, or give it more with --memory ({text or 'no memory left'})"
+    )
 
 
 def first_lines(error: Exception) -> str:
@@ -63,13 +76,17 @@ def first_lines(error: Exception) -> str:
 def _explained(connection: duckdb.DuckDBPyConnection, error: duckdb.Error) -> LosslakeError:
     text = first_lines(error)
     if "No space left on device" in text:
-        return LosslakeError(f"the disk of temporary files is full: {text}")
+        return LimitReached(f"the disk of temporary files is full: {text}")
     mixed = re.search(r'failed to cast column "(.+?)" from type (.+) to (?:type )?(.+?): ', text)
     if mixed:
         return QueryRefused(
             f"experiments keep values of different types in the column {mixed[1]!r} ({mixed[2]}, {mixed[3]}); "
             "choose one with --experiment, or leave the column out"
         )
+    # A file that is gone DuckDB takes for a folder, which a query may not look into.
+    gone = isinstance(error, duckdb.PermissionException) and _missing_file(connection, text)
+    if gone:
+        return CorruptLake(f"{gone} is missing; run 'losslake lake verify'")
     if isinstance(error, _ABOUT_THE_QUERY):
         return QueryRefused(text)
     if ".parquet" in text:
@@ -78,6 +95,12 @@ def _explained(connection: duckdb.DuckDBPyConnection, error: duckdb.Error) -> Lo
     if damaged is not None:
         return CorruptLake(f"{damaged} cannot be read ({text}); run 'losslake lake verify'")
     return QueryRefused(text)
+
+
+def _missing_file(connection: duckdb.DuckDBPyConnection, text: str) -> str | None:
+    """The file behind the views that DuckDB speaks of, where it is not there."""
+    named = (location for location in _files_behind(connection) if f'"{location}' in text)
+    return next((location for location in named if not os.path.exists(location)), None)
 
 
 def _unreadable_file(connection: duckdb.DuckDBPyConnection) -> str | None:
@@ -101,8 +124,8 @@ def _unreadable_file(connection: duckdb.DuckDBPyConnection) -> str | None:
 
 def _files_behind(connection: duckdb.DuckDBPyConnection) -> list[str]:
     listed: list[str] = []
-    for table in ("samples", "scores", "traces", "signals"):
+    for name in FILE_LISTS:
         with contextlib.suppress(duckdb.Error):
-            rows = connection.execute("select getvariable($name)", {"name": f"{table}_files"}).fetchall()
+            rows = connection.execute("select getvariable($name)", {"name": name}).fetchall()
             listed += rows[0][0] or []
     return listed

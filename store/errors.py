@@ -39,8 +39,16 @@ class NewerFormat(LosslakeError):
     """The lake was written by a newer losslake than this one."""
 
 
+class OlderFormat(LosslakeError):
+    """The lake is of an older losslake: it can be read, and has to be migrated before anything is written to it."""
+
+
 class QueryRefused(LosslakeError):
     """Ad-hoc SQL that would do more than read the lake, or that the engine rejected."""
+
+
+class LimitReached(LosslakeError):
+    """A query used up the time, the memory or the temporary space that it was given."""
 
 
 class TrainingFailed(LosslakeError):

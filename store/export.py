@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -17,10 +18,11 @@ from ..sql import read_sql
 from .engine_errors import engine_errors, first_lines
 from .errors import AlreadyExists, InvalidOption, LosslakeError
 from .lake import Lake
+from .listed_files import FILE_LISTS, ROW_LISTS, view_statements
+from .looking_again import listed_files, read_again
 from .views import VIEWS, connect
 
-COMPUTED = "trace_points"
-"""Stays a view in every export: its rows are those of traces, once an epoch."""
+LISTS = (*FILE_LISTS, *ROW_LISTS)
 
 STORAGE = "v1.2.0"
 """Of DuckDB's formats one that programs with an older DuckDB inside read as well."""
@@ -44,26 +46,28 @@ def export(
         raise InvalidOption(f"{path} lies inside the lake; choose a place outside of it")
     if not force:
         _refuse_existing(target)
-    with connect(lake, experiment) as source, _database(target, force) as out:
-        linked = _files_behind(source) if views else {}
-        for name in VIEWS:
-            if name != COMPUTED and name not in linked:
-                _copy(source, out, name)
-        with engine_errors(source):
-            for name, statement in _definitions(linked).items():
-                if name in linked or name == COMPUTED:
+
+    def write() -> dict[str, int]:
+        with connect(lake, experiment) as source, _database(target, force) as out:
+            made = _definitions(_lists_behind(source) if views else {name: [] for name in LISTS})
+            for name in VIEWS:
+                if name not in made:
+                    _copy(source, out, name)
+            with engine_errors(source):
+                for statement in made.values():
                     out.execute(statement)
-            out.execute(read_sql("macros_duckdb"))
-            return {name: _count(out, name) for name in VIEWS}
+                out.execute(read_sql("macros_duckdb"))
+                return {name: _count(out, name) for name in VIEWS}
+
+    return read_again(write, lambda: listed_files(lake, experiment))
 
 
-def _files_behind(source: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
-    """The files that a lake's connection reads, by view; no entry where there are none."""
+def _lists_behind(source: duckdb.DuckDBPyConnection) -> dict[str, list[Any]]:
+    """The variables of views.sql in a lake's connection."""
     found = {}
-    for name in ("samples", "signals", "traces", "scores"):
-        rows = source.execute("select getvariable($name)", {"name": f"{name}_files"}).fetchall()
-        if rows[0][0]:
-            found[name] = list(rows[0][0])
+    for name in LISTS:
+        rows = source.execute("select getvariable($name)", {"name": name}).fetchall()
+        found[name] = list(rows[0][0])
     return found
 
 
@@ -125,16 +129,20 @@ def _copy(source: duckdb.DuckDBPyConnection, out: duckdb.DuckDBPyConnection, nam
         out.unregister("_incoming")
 
 
-def _definitions(linked: Mapping[str, list[str]]) -> dict[str, str]:
-    """What creates each view of views.sql. A view cannot have parameters, so the files stand in it as literals."""
-    found = {}
-    for statement in duckdb.extract_statements(read_sql("views")):
-        text = statement.query
-        created = re.search(r"create view (\w+)", text)
-        if created:
-            files = ", ".join("'" + file.replace("'", "''") + "'" for file in linked.get(created[1], []))
-            found[created[1]] = text.replace(f"getvariable('{created[1]}_files')", f"[{files}]")
-    return found
+def _definitions(lists: Mapping[str, list[Any]]) -> dict[str, str]:
+    """What creates each view of views.sql. A view cannot have parameters, so the lists stand in it as literals."""
+    return {
+        name: re.sub(r"getvariable\('(\w+)'\)", lambda found: _literal(lists[found[1]]), text)
+        for name, text in view_statements(lists).items()
+    }
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_literal(name)}: {_literal(part)}' for name, part in value.items())}}}"
+    return "'" + str(value).replace("'", "''") + "'"
 
 
 def _count(out: duckdb.DuckDBPyConnection, name: str) -> int:

@@ -11,18 +11,18 @@ import errno
 import io
 import os
 import re
-import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from .errors import CorruptLake, InvalidInput, InvalidOption, LosslakeError
+from .tokens import TEMPORARY, new_token
 
-TEMPORARY = ".tmp-"
+T = TypeVar("T")
 
 _TRIES = 100
-"""How often a folder that other writers keep removing is made again before giving up."""
+"""How often what others keep removing, a folder or a temporary file, is made again before giving up."""
 
 _ADVICE = {
     errno.ENOSPC: "; free some space and run the same command again",
@@ -110,6 +110,7 @@ class LocalFiles:
 
     def __init__(self, root: Path) -> None:
         self._root = str(root.expanduser().resolve())
+        self._own = {self._root}  # folders that are known to lie in the lake
 
     @property
     def root(self) -> str:
@@ -120,8 +121,39 @@ class LocalFiles:
             raise InvalidInput(f"{path[:300]!r} is not a path inside the lake")
         return f"{self._root}/{path}"
 
+    def _readable(self, path: str) -> str:
+        """The same for a file to read. Raises CorruptLake for one that is a link out of the lake, a pipe or a device.
+
+        A lake that somebody gave one must not have its reader open files of the reader's own.
+        """
+        target = self._path(path)
+        self._refuse_foreign(os.path.dirname(target), path)
+        with _explained(self.root, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            mode = os.lstat(target).st_mode
+            if stat.S_ISLNK(mode):
+                self._refuse_link(target, path)
+                mode = os.stat(target).st_mode
+            if not stat.S_ISREG(mode):
+                raise CorruptLake(f"{path} in the lake {self.root} is no file; run 'losslake lake verify'")
+        return target
+
+    def _refuse_foreign(self, folder: str, path: str) -> None:
+        """Raises CorruptLake where a folder of the lake, or one above it there, is a link that leads out."""
+        while folder not in self._own and folder.startswith(self._root):
+            if os.path.islink(folder):
+                self._refuse_link(folder, path)
+            self._own.add(folder)
+            folder = os.path.dirname(folder)
+
+    def _refuse_link(self, link: str, path: str) -> None:
+        if not os.path.realpath(link).startswith(f"{self._root}/"):
+            raise CorruptLake(
+                f"{path} in the lake {self.root} is, or lies behind, a link that leads out of the lake; put there what it "
+                "points to if you trust it"
+            )
+
     def location(self, path: str) -> str:
-        return self._path(path)
+        return self._readable(path)
 
     def exists(self, path: str) -> bool:
         with _explained(self.root, path):
@@ -132,19 +164,19 @@ class LocalFiles:
 
     def size(self, path: str) -> int:
         with _explained(self.root, path):
-            return os.stat(self._path(path)).st_size
+            return os.stat(self._readable(path)).st_size
 
     def modified(self, path: str) -> float:
         with _explained(self.root, path):
             return os.stat(self._path(path)).st_mtime
 
     def read(self, path: str) -> bytes:
-        with _explained(self.root, path), open(self._path(path), "rb") as file:
+        with _explained(self.root, path), open(self._readable(path), "rb") as file:
             return file.read()
 
     def open_input(self, path: str) -> BinaryIO:
         with _explained(self.root, path):
-            return open(self._path(path), "rb")
+            return open(self._readable(path), "rb")
 
     @contextlib.contextmanager
     def create(self, path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
@@ -168,13 +200,10 @@ class LocalFiles:
             raise
 
     def put(self, path: str, data: bytes) -> None:
-        with self._temporary(path, data) as temporary:
-            os.replace(temporary, self._path(path))
+        self._in_one_step(path, data, lambda temporary: os.replace(temporary, self._path(path)))
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
-        if self.exists(path):
-            return False
-        with self._temporary(path, data) as temporary:
+        def claim(temporary: str) -> bool:
             try:
                 # A hard link appears whole or not at all, and fails where the name is taken; NFS keeps both promises.
                 os.link(temporary, self._path(path))
@@ -188,13 +217,27 @@ class LocalFiles:
                         "safely; put the lake on another disk"
                     ) from error
                 raise
-        return True
+            return True
+
+        return not self.exists(path) and self._in_one_step(path, data, claim)
+
+    def _in_one_step(self, path: str, data: bytes, step: Callable[[str], T]) -> T:
+        """Do a step with a file of ``data`` beside ``path``. Where somebody removes that file first, once more."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(_Vanished), self._temporary(path, data) as temporary:
+                try:
+                    return step(temporary)
+                except FileNotFoundError as error:
+                    if os.path.exists(temporary):
+                        raise
+                    raise _Vanished from error
+        raise LosslakeError(f"{path} in the lake {self.root}: others remove it again and again half-written")
 
     @contextlib.contextmanager
     def _temporary(self, path: str, data: bytes) -> Iterator[str]:
         """A file with ``data`` beside where ``path`` is to be; the step done in the block outlasts a power failure."""
         folder = os.path.dirname(self._path(path))
-        temporary = f"{folder}/{TEMPORARY}{secrets.token_hex(8)}"
+        temporary = f"{folder}/{TEMPORARY}{new_token(self._root)}"
         with _explained(self.root, path):
             try:
                 with self._new(temporary, path, durable=True) as file:
@@ -208,6 +251,7 @@ class LocalFiles:
                     os.unlink(temporary)
 
     def _new(self, target: str, path: str, durable: bool) -> BinaryIO:
+        self._refuse_foreign(os.path.dirname(target), path)
         with _explained(self.root, path):
             for _ in range(_TRIES):
                 with contextlib.suppress(
@@ -268,6 +312,7 @@ class LocalFiles:
 
     def delete(self, path: str) -> None:
         target = self._path(path)
+        self._refuse_foreign(os.path.dirname(target), path)
         with _explained(self.root, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(target)
         folder = os.path.dirname(target)
@@ -275,6 +320,10 @@ class LocalFiles:
             while folder != self._root:
                 os.rmdir(folder)
                 folder = os.path.dirname(folder)
+
+
+class _Vanished(Exception):
+    """Somebody removed a temporary file before it was put in its place."""
 
 
 class _ExplainedFile(io.FileIO):

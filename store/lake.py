@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from . import manifest, paths
+from . import leases, manifest, paths
 from .errors import AlreadyExists, CorruptLake, InvalidInput, NotFound
 from .filesystem import Files, files_at
+from .forgotten import forgettings_from_json
+from .looking_again import listed_files, read_again
 from .manifest import DataFile
 from .names import check_distinct, check_name
-from .records import Experiment, Run, RunInfo
+from .records import Experiment, Run, info_from_json
 from .sample_table import complete_samples, samples_digest
 from .schema import PICTURES
 from .table_file import write_table
 from .writer import RunWriter
 
 if TYPE_CHECKING:
-    import duckdb
     import polars as pl
+
+    from .connection import Connection
+
+T = TypeVar("T")
 
 
 class Lake:
@@ -116,7 +120,7 @@ class Lake:
     def _write_experiment(
         self, name: str, table: pa.Table, digest: str, dataset: dict[str, Any], pictures: pa.Array | None
     ) -> None:
-        token = token_hex(8)
+        token = leases.token(self.files)
         tables = {"samples": (paths.samples_folder(name), table)}
         if pictures is not None:
             tables["pictures"] = (paths.pictures_folder(name), _pictures_table(table, pictures))
@@ -144,17 +148,29 @@ class Lake:
 
     def samples(self, experiment: str) -> pa.Table:
         """The samples of an experiment, one row each, in the order of sample ids, with the user's columns."""
-        listed = self.experiment(experiment).files
-        return pa.concat_tables([self.read_file(file) for file in listed if file.table == "samples"])
+        return self._again(
+            experiment,
+            lambda: pa.concat_tables(
+                [
+                    self.read_file(file)
+                    for file in self.experiment(experiment).files
+                    if file.table == "samples"
+                ]
+            ),
+        )
 
     def pictures(self, experiment: str, sample_ids: list[int]) -> dict[int, bytes]:
         """PNG bytes of the samples asked for; empty when the experiment holds no pictures."""
-        found: dict[int, bytes] = {}
-        for file in self.experiment(experiment).files:
-            if file.table == "pictures" and sample_ids:
-                rows = self.read_file(file, filters=[("sample_id", "in", sample_ids)])
-                found.update(zip(rows["sample_id"].to_pylist(), rows["png"].to_pylist(), strict=True))
-        return found
+
+        def read() -> dict[int, bytes]:
+            found: dict[int, bytes] = {}
+            for file in self.experiment(experiment).files:
+                if file.table == "pictures" and sample_ids:
+                    rows = self.read_file(file, filters=[("sample_id", "in", sample_ids)])
+                    found.update(zip(rows["sample_id"].to_pylist(), rows["png"].to_pylist(), strict=True))
+            return found
+
+        return self._again(experiment, read)
 
     # --- runs ---------------------------------------------------------------------------------------------
 
@@ -185,8 +201,8 @@ class Lake:
     def write_run(self, experiment: str, run: str, *, members: npt.NDArray[np.bool_]) -> RunWriter:
         """Start writing a run. ``members`` is boolean over all samples: who is in its training set.
 
-        Raises AlreadyExists when the run is committed, InvalidInput when members do not fit the samples or a
-        sample of the population is among them.
+        Rows of samples that the experiment has forgotten are dropped. Raises AlreadyExists when the run is committed,
+        InvalidInput when members do not fit the samples or a sample of the population or a forgotten one is among them.
         """
         check_name("run", run)
         known = self.experiment(experiment)
@@ -204,6 +220,12 @@ class Lake:
             raise InvalidInput(
                 f"sample {wrong[0]} belongs to the population, which no run trains on, yet is a member of run {run!r}"
             )
+        wrong = np.flatnonzero(members & writer.forgotten)
+        if len(wrong):
+            raise InvalidInput(
+                f"sample {wrong[0]} of experiment {experiment!r} was forgotten, and no run may train on it, yet it is a "
+                f"member of run {run!r}; leave it out of the training set"
+            )
         return writer
 
     # --- designs of fleets ----------------------------------------------------------------------------------
@@ -219,20 +241,28 @@ class Lake:
     def add_design(self, experiment: str, fleet: str, number: int, design: Mapping[str, Any]) -> bool:
         """Lay down design ``number`` of a fleet for good; False when another process did so first."""
         path = paths.design_file(check_name("experiment", experiment), check_name("fleet", fleet), number)
+        leases.hold(self.files)
         return self.files.put_if_absent(path, manifest.dump({"kind": "design", "design": dict(design)}))
 
     # --- reading ------------------------------------------------------------------------------------------
 
     def connect(
-        self, experiment: str | None = None, *, threads: int | None = None, memory: str | None = None
-    ) -> duckdb.DuckDBPyConnection:
-        """A DuckDB connection with the lake's views, of one experiment or of all.
+        self,
+        experiment: str | None = None,
+        *,
+        threads: int | None = None,
+        memory: str | None = None,
+        timeout: float | None = None,
+    ) -> Connection:
+        """A connection that takes queries over the lake's views, of one experiment or of all, and nothing else.
 
-        It reads the lake and nothing else. The views show what was committed when the connection was made.
+        The views show what was committed when the connection was made. ``memory`` is a limit such as '4GB', ``timeout`` one
+        in seconds per answer.
         """
+        from .connection import Connection
         from .views import connect
 
-        return connect(self, experiment, threads=threads, memory=memory)
+        return Connection(connect(self, experiment, threads=threads, memory=memory), timeout)
 
     @overload
     def sql(
@@ -242,6 +272,8 @@ class Lake:
         *,
         experiment: str | None = None,
         arrow: Literal[False] = False,
+        memory: str | None = None,
+        timeout: float | None = None,
     ) -> pl.DataFrame: ...
 
     @overload
@@ -252,6 +284,8 @@ class Lake:
         *,
         experiment: str | None = None,
         arrow: Literal[True],
+        memory: str | None = None,
+        timeout: float | None = None,
     ) -> pa.Table: ...
 
     def sql(
@@ -261,16 +295,22 @@ class Lake:
         *,
         experiment: str | None = None,
         arrow: bool = False,
+        memory: str | None = None,
+        timeout: float | None = None,
     ) -> pl.DataFrame | pa.Table:
         """The answer to one read-only SQL statement over the lake's views, as a Polars frame, or as an Arrow table.
 
         Parameters stand in the query as ``$name``. Raises QueryRefused for anything but a query, and for one that
-        the engine rejects; CorruptLake where it met a file that is missing or damaged.
+        the engine rejects; CorruptLake where it met a file that is missing or damaged; LimitReached where it took more than
+        ``timeout`` seconds or more memory than ``memory`` ('4GB').
         """
-        from .views import query_frame, query_table
 
-        with self.connect(experiment) as connection:
-            return (query_table if arrow else query_frame)(connection, query, parameters)
+        def ask() -> pl.DataFrame | pa.Table:
+            with self.connect(experiment, memory=memory, timeout=timeout) as connection:
+                answer = connection.sql(query, parameters)
+                return answer.arrow() if arrow else answer.pl()
+
+        return self._again(experiment, ask)
 
     def scan(self, view: str, experiment: str | None = None) -> pl.LazyFrame:
         """A view as a Polars LazyFrame; for what SQL says less well than Polars."""
@@ -282,7 +322,7 @@ class Lake:
         """A view as an Arrow table."""
         from .views import read_view
 
-        return read_view(self, view, experiment)
+        return self._again(experiment, lambda: read_view(self, view, experiment))
 
     def read_file(
         self,
@@ -291,27 +331,38 @@ class Lake:
         columns: list[str] | None = None,
         filters: list[tuple[Any, ...]] | None = None,
     ) -> pa.Table:
-        """The rows of one data file that a manifest lists; of some columns or rows where asked for.
+        """The rows of one data file that a manifest lists, its owner's alone; of some columns or rows where asked for.
 
-        Raises CorruptLake when it cannot be read.
+        Raises CorruptLake when it cannot be read, also where its manifest has been replaced since: see `run_rows`.
         """
-        import pyarrow.parquet as pq
+        from .data_rows import read_rows
 
-        try:
-            with self.files.open_input(file.path) as source:
-                return pq.read_table(
-                    source,
-                    columns=columns,
-                    filters=filters,
-                    partitioning=None,
-                    page_checksum_verification=True,
-                )
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise CorruptLake(
-                f"{file.path} in {self.path} cannot be read: {error}; run 'losslake lake verify'"
-            ) from error
+        return read_rows(self.files, file, columns, filters)
+
+    def run_rows(
+        self,
+        run: Run,
+        table: str | None = None,
+        *,
+        columns: list[str] | None = None,
+        filters: list[tuple[Any, ...]] | None = None,
+    ) -> list[pa.Table]:
+        """The rows of a run in ``signals`` or ``traces``, or in both, a table a file, wherever they lie by now.
+
+        Raises CorruptLake when one cannot be read.
+        """
+
+        def read() -> list[pa.Table]:
+            listed = self.run(run.experiment, run.run).files
+            wanted = [file for file in listed if table is None or file.table == table]
+            return [self.read_file(file, columns=columns, filters=filters) for file in wanted]
+
+        return self._again(run.experiment, read)
 
     # --- inside -------------------------------------------------------------------------------------------
+
+    def _again(self, experiment: str | None, read: Callable[[], T]) -> T:
+        return read_again(read, lambda: listed_files(self, experiment))
 
     def _manifests(self, folder: str) -> list[str]:
         return self.files.list(folder, ".json")
@@ -333,15 +384,19 @@ def experiment_from_json(content: dict[str, Any], path: str) -> Experiment:
         name = content["experiment"]
         if type(content["samples"]) is not int or content["samples"] < 1:
             raise ValueError(f"it has {content['samples']!r} samples")
+        files = manifest.files_from_json(
+            content["files"], paths.samples_folder(name), paths.pictures_folder(name)
+        )
+        if not any(file.table == "samples" for file in files):
+            raise ValueError("it lists no file of samples")
         return Experiment(
             name=name,
             samples=content["samples"],
             created=content["created"],
             digest=content["digest"],
             dataset=dict(content["dataset"]),
-            files=manifest.files_from_json(
-                content["files"], paths.samples_folder(name), paths.pictures_folder(name)
-            ),
+            files=files,
+            forgettings=forgettings_from_json(content),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptLake(f"{path} is not the manifest of an experiment: {error}") from error
@@ -356,9 +411,12 @@ def run_from_json(content: dict[str, Any], path: str) -> Run:
             run=run,
             members=content["members"],
             created=content["created"],
-            info=RunInfo(**content["info"]),
+            info=info_from_json(content["info"]),
             files=manifest.files_from_json(
-                content["files"], paths.signals_folder(experiment, run), paths.traces_folder(experiment, run)
+                content["files"],
+                paths.signals_folder(experiment, run),
+                paths.traces_folder(experiment, run),
+                shared=paths.packed_folder(experiment),
             ),
         )
     except (KeyError, TypeError, ValueError) as error:

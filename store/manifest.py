@@ -8,20 +8,43 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
-from .errors import CorruptLake, NewerFormat
+from . import paths
+from .errors import CorruptLake, NewerFormat, OlderFormat
 from .filesystem import Files
+from .formats import upgraded
 from .schema import FORMAT
 
 
 @dataclass(frozen=True)
+class Shared:
+    """A file with the rows of several runs, and where in it those of one run lie.
+
+    ``rows``, ``bytes`` and ``sha256`` are of the whole file. A run's rows begin at ``first_row`` and fill ``groups`` row
+    groups, the first of which is ``first_group``.
+    """
+
+    rows: int
+    bytes: int
+    sha256: str
+    first_row: int
+    first_group: int
+    groups: int
+
+
+@dataclass(frozen=True)
 class DataFile:
-    """One Parquet file that a manifest lists: which table it is part of, its rows, bytes and SHA-256."""
+    """Rows that a manifest lists: which table they are part of, in which Parquet file, how many, bytes and SHA-256.
+
+    Where the file is ``shared``, ``bytes`` are those of the row groups, and ``sha256`` stays that of the file in which
+    the rows were written first: it stands for the rows, wherever they lie.
+    """
 
     table: str
     path: str
     rows: int
     bytes: int
     sha256: str
+    shared: Shared | None = None
 
 
 class HashingFile:
@@ -77,15 +100,20 @@ def dump(content: Mapping[str, Any]) -> bytes:
 
 
 def load(files: Files, path: str) -> dict[str, Any]:
-    """Read and check a manifest.
+    """Read and check a manifest; one of an older format says what it would say in today's.
 
     Raises NewerFormat for a newer layout and CorruptLake for anything that `dump` did not write.
     """
+    return upgraded(load_as_written(files, path))
+
+
+def load_as_written(files: Files, path: str) -> dict[str, Any]:
+    """The same in the format that it was written in."""
     try:
         content = json.loads(files.read(path))
         version = content["format"]
         checksum = content.pop("checksum", None)
-        if not isinstance(version, int):
+        if type(version) is not int or version < 1:
             raise ValueError(f"format {version!r} is no number")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
@@ -101,6 +129,16 @@ def load(files: Files, path: str) -> dict[str, Any]:
     return content
 
 
+def check_current(files: Files) -> None:
+    """Raises OlderFormat where the lake is not of today's format: nothing may be written into it."""
+    version = load_as_written(files, paths.LAKE)["format"]
+    if version < FORMAT:
+        raise OlderFormat(
+            f"the lake {files.root} has format {version} and can only be read; "
+            f"'losslake lake migrate' turns it into format {FORMAT}"
+        )
+
+
 def check_names(content: Mapping[str, Any], path: str, **expected: str) -> None:
     """Raises CorruptLake where a manifest does not speak of what its place says: it was copied or renamed."""
     for name, value in expected.items():
@@ -111,25 +149,41 @@ def check_names(content: Mapping[str, Any], path: str, **expected: str) -> None:
 
 
 def files_to_json(data: tuple[DataFile, ...]) -> list[dict[str, Any]]:
-    return [asdict(file) for file in data]
+    return [_file_to_json(file) for file in data]
 
 
-def files_from_json(listed: list[dict[str, Any]], *folders: str) -> tuple[DataFile, ...]:
-    """The data files that a manifest lists, which lie below ``folders`` of the lake.
+def _file_to_json(file: DataFile) -> dict[str, Any]:
+    return {name: value for name, value in asdict(file).items() if value is not None}
+
+
+def files_from_json(
+    listed: list[dict[str, Any]], *folders: str, shared: str | None = None
+) -> tuple[DataFile, ...]:
+    """The data files that a manifest lists, which lie below ``folders`` of the lake, the shared ones below ``shared``.
 
     Raises KeyError, TypeError or ValueError for anything that `files_to_json` did not write.
     """
-    found = tuple(DataFile(**entry) for entry in listed)
-    for file in found:
-        for name, kind in _FIELD_TYPES.items():
-            if type(getattr(file, name)) is not kind:
-                raise TypeError(f"{name} of a listed file is {getattr(file, name)!r}")
-        if folders and not file.path.startswith(tuple(f"{folder}/" for folder in folders)):
-            raise ValueError(f"it lists a file elsewhere, {file.path[:200]!r}")
-    return found
+    return tuple(_file_from_json(entry, folders, shared) for entry in listed)
 
 
-_FIELD_TYPES = {"table": str, "path": str, "rows": int, "bytes": int, "sha256": str}
+def _file_from_json(entry: dict[str, Any], folders: tuple[str, ...], shared: str | None) -> DataFile:
+    place = Shared(**entry["shared"]) if "shared" in entry else None
+    file = DataFile(**{**entry, "shared": place})
+    _check_types(file, {"table": str, "path": str, "rows": int, "bytes": int, "sha256": str})
+    if place is not None:
+        _check_types(place, dict.fromkeys(asdict(place), int) | {"sha256": str})
+        folders = () if shared is None else (shared,)
+    inside = "\0" not in file.path and not {"", ".", ".."} & set(file.path.split("/"))
+    if not inside or not file.path.startswith(tuple(f"{folder}/" for folder in folders)):
+        raise ValueError(f"it lists a file elsewhere, {file.path[:200]!r}")
+    return file
+
+
+def _check_types(value: DataFile | Shared, types: Mapping[str, type]) -> None:
+    for name, kind in types.items():
+        given = getattr(value, name)
+        if type(given) is not kind or (isinstance(given, int) and given < 0):
+            raise TypeError(f"{name} of a listed file is {given!r}")
 
 
 def _likeness(value: Any) -> Any:

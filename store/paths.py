@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 LAKE = "lake.json"
+CHECKPOINTS = "checkpoints"
+
+CLAIMS = "claims"
+"""Where the claims of processes lie that rewrite manifests."""
+
+LEASES = "writers"
+"""Where the leases of writers lie."""
 
 
 def experiment_manifest(experiment: str) -> str:
@@ -19,6 +26,26 @@ def design_file(experiment: str, fleet: str, number: int) -> str:
 
 def result_manifest(experiment: str, analysis: str, target: str, variant: str) -> str:
     return f"results/experiment={experiment}/analysis={analysis}/{target}~{variant}.json"
+
+
+def lease(process: str) -> str:
+    return f"{LEASES}/{process}.json"
+
+
+def claims_folder(what: str) -> str:
+    return f"{CLAIMS}/{what}"
+
+
+def packed_folder(experiment: str) -> str:
+    return f"packed/experiment={experiment}"
+
+
+def packed_signals(experiment: str, token: str) -> str:
+    return f"{packed_folder(experiment)}/{token}-signals.parquet"
+
+
+def packed_traces(experiment: str, token: str, source: str) -> str:
+    return f"{packed_folder(experiment)}/{token}-traces-{source}.parquet"
 
 
 def samples_folder(experiment: str) -> str:
@@ -42,7 +69,7 @@ def trace_file(experiment: str, run: str, token: str, source: str) -> str:
 
 
 def trace_source(path: str) -> str:
-    """Which source the traces of a `trace_file` are of."""
+    """Which source the traces of a `trace_file` or of `packed_traces` are of."""
     return path.removesuffix(".parquet").rpartition("-")[2]
 
 
@@ -52,3 +79,11 @@ def scores_folder(experiment: str, analysis: str, target: str) -> str:
 
 def staging_folder(experiment: str, run: str, token: str) -> str:
     return f"staging/experiment={experiment}/run={run}/{token}"
+
+
+def checkpoints_folder(experiment: str, run: str) -> str:
+    return f"{CHECKPOINTS}/experiment={experiment}/run={run}"
+
+
+def checkpoint_folder(experiment: str, run: str, token: str) -> str:
+    return f"{checkpoints_folder(experiment, run)}/{token}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from .manifest import DataFile
+from .forgotten import Forgetting, samples_of
+from .manifest import DataFile, files_to_json
 from .paths import trace_source
 
 Role = Literal["target", "shadow", "reference", "distilled", "leave_one_out"]
@@ -15,7 +16,10 @@ ROLES: tuple[str, ...] = get_args(Role)
 
 @dataclass(frozen=True)
 class Experiment:
-    """One sample universe. ``samples`` is its size; ``dataset`` says how to load it again; ``digest`` pins it."""
+    """One sample universe. ``samples`` is its size; ``dataset`` says how to load it again; ``digest`` pins it.
+
+    ``forgettings`` say which samples were forgotten since, and when; size and digest stay what they were.
+    """
 
     name: str
     samples: int
@@ -23,6 +27,12 @@ class Experiment:
     digest: str
     dataset: Mapping[str, Any]
     files: tuple[DataFile, ...]
+    forgettings: tuple[Forgetting, ...] = ()
+
+    @property
+    def forgotten(self) -> tuple[int, ...]:
+        """The samples that were forgotten, ascending."""
+        return samples_of(self.forgettings)
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,33 @@ class RunInfo:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+_INFO_TYPES: Mapping[str, tuple[type, ...]] = {
+    "role": (str,),
+    "seed": (int, type(None)),
+    "dataset": (str,),
+    "model": (str,),
+    "recipe": (dict,),
+    "epochs": (int, type(None)),
+    "train_accuracy": (int, float, type(None)),
+    "test_accuracy": (int, float, type(None)),
+    "seconds": (int, float, type(None)),
+    "device": (str,),
+    "versions": (dict,),
+    "parent": (str, type(None)),
+    "extra": (dict,),
+}
+
+
+def info_from_json(content: Mapping[str, Any]) -> RunInfo:
+    """What a manifest says of a run. Raises TypeError for anything but what a collector says."""
+    if not isinstance(content, dict):
+        raise TypeError("it says nothing of how the run was made")
+    for name, value in content.items():
+        if name in _INFO_TYPES and type(value) not in _INFO_TYPES[name]:
+            raise TypeError(f"{name} of the run is {str(value)[:100]!r}")
+    return RunInfo(**content)
+
+
 @dataclass(frozen=True)
 class Run:
     """A committed run. ``members`` counts its training members."""
@@ -67,3 +104,16 @@ class Run:
     def trace_sources(self) -> frozenset[str]:
         """Which sources it has traces of: ``eval``, ``train``."""
         return frozenset(trace_source(file.path) for file in self.files if file.table == "traces")
+
+
+def run_to_json(run: Run) -> dict[str, Any]:
+    """The content of a run's manifest."""
+    return {
+        "kind": "run",
+        "experiment": run.experiment,
+        "run": run.run,
+        "members": run.members,
+        "created": run.created,
+        "info": asdict(run.info),
+        "files": files_to_json(run.files),
+    }

@@ -11,16 +11,16 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from .. import __version__
-from . import manifest, paths
+from . import leases, manifest, paths
 from .errors import CorruptLake, InvalidInput
 from .manifest import DataFile
 from .names import NO_TARGET, check_name
+from .row_removal import rows_without
 from .schema import SAMPLES
 from .table_file import write_table
 
@@ -68,7 +68,8 @@ def fingerprint(lake: Lake, experiment: str, runs: Iterable[Run] | None = None) 
 
     ``runs`` are those that an analysis saw; without them, those that are committed now.
     """
-    parts = [__version__, lake.experiment(experiment).digest]
+    known = lake.experiment(experiment)
+    parts = [__version__, known.digest, *(f"without {sample}" for sample in known.forgotten)]
     for run in lake.runs(experiment) if runs is None else runs:
         parts += [run.run, run.info.role, *(file.sha256 for file in run.files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -91,16 +92,20 @@ def save_result(
 
     ``seen`` is the `fingerprint` of the runs it was computed from, taken when they were read: a run that was
     committed while the analysis went on then makes the result a stale one. Default: what is committed now.
+    Rows of forgotten samples are dropped; of a result on its way while a sample is forgotten nothing is kept.
+    Raises OlderFormat for a lake that has to be migrated first.
     """
+    leases.hold(lake.files)
     check_name("analysis", analysis)
+    forgotten = lake.experiment(experiment).forgotten
     where = check_name("run", target) if target else NO_TARGET
     seen = seen or fingerprint(lake, experiment)
     _check_metrics(analysis, metrics)
     file = None
     if scores is not None:
         folder = paths.scores_folder(experiment, analysis, where)
-        table = _scores_table(analysis, variant, scores)
-        file = write_table(lake.files, "scores", f"{folder}/{token_hex(8)}.parquet", table)
+        table = rows_without(_scores_table(analysis, variant, scores), forgotten)
+        file = write_table(lake.files, "scores", f"{folder}/{leases.token(lake.files)}.parquet", table)
     content = {
         "kind": "result",
         "experiment": experiment,
@@ -112,9 +117,15 @@ def save_result(
         "notes": list(notes),
         "metrics": [dict(metric) for metric in metrics],
         "files": manifest.files_to_json((file,) if file else ()),
+        "forgotten": list(forgotten),
     }
     # The file of a replaced result stays: a reader may be in the middle of it. 'lake verify' lists it as a leftover.
-    lake.files.put(_path(experiment, analysis, where, variant), manifest.dump(content))
+    path = _path(experiment, analysis, where, variant)
+    lake.files.put(path, manifest.dump(content))
+    # Whoever forgets a sample looks for results after saying so: one of both sees the other.
+    if lake.experiment(experiment).forgotten != forgotten:
+        for gone in (path, *([file.path] if file else [])):
+            lake.files.delete(gone)
 
 
 def _scores_table(analysis: str, variant: str, scores: pa.Table) -> pa.Table:
@@ -152,12 +163,27 @@ def _check_metrics(analysis: str, metrics: Sequence[Mapping[str, Any]]) -> None:
 
 def results(lake: Lake, experiment: str) -> list[Result]:
     """Every stored result of an experiment, fresh or stale, by analysis, target and variant."""
+    return [result for _, result, _ in _stored(lake, experiment)]
+
+
+def results_with(lake: Lake, experiment: str, samples: Sequence[int]) -> list[tuple[str, Result]]:
+    """The results, and where their manifests are, that were computed when one of ``samples`` was not forgotten yet."""
+    return [(path, result) for path, result, known in _stored(lake, experiment) if set(samples) - known]
+
+
+def _stored(lake: Lake, experiment: str) -> list[tuple[str, Result, set[int]]]:
+    """Each result with the path of its manifest and the samples that were forgotten when it was computed."""
     found = lake.files.list(f"results/experiment={check_name('experiment', experiment)}", ".json")
     loaded = []
     for path in found:
-        content = manifest.load(lake.files, path)
+        try:
+            content = manifest.load(lake.files, path)
+        except CorruptLake:
+            if lake.files.exists(path):
+                raise
+            continue  # removed since it was listed, with a sample that it tells of
         manifest.check_names(content, path, experiment=experiment)
-        loaded.append(result_from_json(content, path))
+        loaded.append((path, result_from_json(content, path), set(content.get("forgotten", ()))))
     return loaded
 
 

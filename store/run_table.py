@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import polars as pl
 
+from .ages import age
 from .lake import Lake
 from .running import running
 
@@ -20,7 +21,7 @@ _COMMITTED = """
 def run_table(lake: Lake, experiment: str | None = None) -> pl.DataFrame:
     """One row a run: what the view ``runs`` says, its ``state`` and when it was last ``written``.
 
-    A run in the making has a state such as ``collecting, epoch 7``; nothing else of it is known before it commits.
+    A run in the making has a state such as ``collecting, epoch 7``, or ``killed, epoch 7``; nothing else of it is known before it commits.
     """
     # Before the committed ones: a run that commits in the meantime stands in both, and counts as committed.
     begun = running(lake, [experiment] if experiment is not None else lake.experiments())
@@ -50,12 +51,3 @@ def for_reading(frame: pl.DataFrame, now: datetime) -> pl.DataFrame:
         .drop([*dropped, "seed", "device", "created", "written"], strict=False)
         .rename({"train_accuracy": "train", "test_accuracy": "test"}, strict=False)
     )
-
-
-def age(since: timedelta) -> str:
-    """How long ago, in the largest unit that says it: ``40 s``, ``3 min``, ``5 h``, ``2 d``."""
-    seconds = max(0, int(since.total_seconds()))
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"

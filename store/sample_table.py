@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import InvalidInput
+from .forgotten import FORGOTTEN
 from .schema import SAMPLES
 
 POOLS = ("audit", "population")
@@ -43,7 +44,7 @@ def complete_samples(samples: pa.Table) -> pa.Table:
             f"label {lowest} is out of range: labels count from 0; NULL where a sample has none"
         )
     for pool in columns["pool"].unique().to_pylist():
-        if pool not in POOLS:
+        if pool not in (*POOLS, FORGOTTEN):  # as it stands in the samples of an experiment
             raise InvalidInput(f"pool must be one of {', '.join(POOLS)}, not {pool!r}")
     for name, column in given.items():
         _check_storable(name, column.type)

@@ -12,10 +12,11 @@ from typing import Any
 import click
 import duckdb
 
-from .answers import SHELL_FORMATS, ShellFormat, print_answer
+from .answers import NO_LIMITS, SHELL_FORMATS, Limits, ShellFormat, print_answer
 from .engine_errors import engine_errors
 from .errors import InvalidOption, LosslakeError
 from .named_queries import find_query, parse_parameters, query_names, ready
+from .patience import StillRunning
 from .shell_input import is_command, piped
 from .views import VIEWS
 
@@ -25,18 +26,21 @@ class _Shell:
     connection: duckdb.DuckDBPyConnection
     form: ShellFormat
     talking: bool
+    limits: Limits
     timer: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.timer = self.talking
 
 
-def run_shell(connection: duckdb.DuckDBPyConnection, form: ShellFormat = "table") -> None:
+def run_shell(
+    connection: duckdb.DuckDBPyConnection, form: ShellFormat = "table", limits: Limits = NO_LIMITS
+) -> None:
     """Read queries from the terminal, or from a pipe, and print their answers until the input ends.
 
-    Errors are told and the shell goes on; through a pipe the exit code is 1 in the end.
+    Errors are told and the shell goes on, StillRunning alone ends it; through a pipe the exit code is 1 in the end.
     """
-    shell = _Shell(connection, form, sys.stdin.isatty())
+    shell = _Shell(connection, form, sys.stdin.isatty(), limits)
     failed = False
     for text in _inputs(shell):
         if is_command(text) and text.split()[0] in (".quit", ".exit"):
@@ -63,6 +67,8 @@ def _done(shell: _Shell, text: str) -> bool:
         else:
             for query in _statements(shell.connection, text):
                 _answer(shell, query, {})
+    except StillRunning:
+        raise
     except LosslakeError as error:
         click.echo(f"error: {error}", err=True)
         return False
@@ -92,7 +98,7 @@ def _statements(connection: duckdb.DuckDBPyConnection, text: str) -> list[str]:
 
 def _answer(shell: _Shell, query: str, parameters: Mapping[str, Any]) -> None:
     started = time.perf_counter()
-    print_answer(shell.connection, query, parameters, shell.form)
+    print_answer(shell.connection, query, parameters, shell.form, shell.limits)
     if shell.timer:
         click.echo(f"{time.perf_counter() - started:.2f} s", err=True)
 

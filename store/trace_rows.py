@@ -74,7 +74,7 @@ def staged_piece(files: Files, epochs: Mapping[int, str], names: Sequence[str], 
             # Nearly always every sample is in every epoch: then each is where it belongs.
             whole = len(table) == len(ids)
             where = slice(None) if whole else np.searchsorted(ids, table["sample_id"].to_numpy())
-            for name in table.column_names[1:]:
+            for name in set(names) & set(table.column_names):
                 values[name][where, epoch] = table[name].to_numpy()
                 there[name][where, epoch] = True
         return {name: (values[name], there[name]) for name in names}
@@ -89,7 +89,9 @@ def given_piece(traces: Mapping[str, Values], sample_id: npt.NDArray[np.int64]) 
 
     def piece(ids: npt.NDArray[np.int64], first: int, last: int) -> dict[str, Trace]:
         start = int(np.searchsorted(sorted_ids, ids[0]))
-        rows = slice(start, start + len(ids))
+        rows: slice | npt.NDArray[np.intp] = slice(start, start + len(ids))
+        if not np.array_equal(sorted_ids[rows], ids):  # some of the samples given are not held
+            rows = np.searchsorted(sorted_ids, ids)
         wanted = rows if order is None else order[rows]
         with np.errstate(over="ignore"):  # beyond float32 is infinite, as for an epoch
             # A copy: rows wait until they fill a row group, and the caller may use the array again.

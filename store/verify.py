@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import manifest, paths
-from .errors import CorruptLake, LosslakeError
-from .lake import Lake, experiment_from_json, run_from_json
+from . import manifest
+from .errors import LosslakeError
+from .forget_leftovers import whats_left
+from .lake import Lake
+from .leftovers import Writer, files_listed_by, take_inventory
 from .manifest import DataFile
-from .results import result_from_json
-
-_MANIFESTS = ("experiments", "runs", "designs", "results")
-_DATA = ("samples", "pictures", "signals", "traces", "scores")
 
 
 @dataclass(frozen=True)
 class Verification:
     """``damage`` are sentences about what is wrong; ``leftovers`` are files that no manifest names.
 
-    Leftovers are what killed writers and replaced results left, and the files of writers at work right now.
-    What belongs to a damaged manifest is not called a leftover.
+    Leftovers are what killed writers and replaced results left, and the files of writers at work right now; their
+    ``writers`` say which. What belongs to a damaged manifest is not called a leftover. ``remembered`` are sentences about
+    samples that were forgotten and of which something is left.
     """
 
     manifests: int
@@ -33,108 +34,92 @@ class Verification:
     bytes: int
     damage: tuple[str, ...]
     leftovers: tuple[str, ...]
+    writers: Mapping[str, Writer]
+    remembered: tuple[str, ...]
 
 
 def verify(lake: Lake) -> Verification:
-    """Check every manifest, and every listed file's size, SHA-256 and number of rows."""
-    files = lake.files
-    damage: list[str] = []
-    listed: dict[str, DataFile] = {}
-    withheld: list[str] = []
-    # What lies there is noted first: a run that commits in the meantime must not look like a leftover.
-    present = {path for folder in (*_DATA, "staging") for path in files.list(folder)} | set(
-        files.temporaries()
-    )
-    found = [paths.LAKE, *(path for folder in _MANIFESTS for path in files.list(folder, ".json"))]
-    for path in found:
-        try:
-            listed.update({file.path: file for file in _files_of(lake, path)})
-        except LosslakeError as error:
-            damage.append(str(error))
-            withheld += _folders_of(path)
-    for file in listed.values():
-        damage.extend(_damage_of(lake, file))
+    """Check every manifest, and every listed file's size, SHA-256 and number of rows; of a shared one each run's part."""
+    found = take_inventory(lake)
+    listed: dict[_Promise, list[tuple[str, DataFile]]] = {}
+    for path, own in found.listed.items():
+        for file in own:
+            listed.setdefault(_promise_of(file), []).append((path, file))
+    damage = list(found.damaged.values())
+    for promise, parts in listed.items():
+        wrong = list(_damage_of(lake, promise, [file for _, file in parts]))
+        if wrong and any(_still_listed(lake, path, file) for path, file in parts):
+            damage += wrong
+    present = {promise.path: promise for promise in listed}
     return Verification(
-        manifests=len(found),
-        files=len(listed),
-        bytes=sum(file.bytes for file in listed.values()),
+        manifests=len(found.manifests),
+        files=len(present),
+        bytes=sum(promise.bytes for promise in present.values()),
         damage=tuple(damage),
-        leftovers=tuple(
-            sorted(path for path in present - set(listed) if not path.startswith(tuple(withheld)))
-        ),
+        leftovers=tuple(found.leftovers),
+        writers=found.leftovers,
+        remembered=tuple(_remembered(lake)),
     )
 
 
-def _files_of(lake: Lake, path: str) -> tuple[DataFile, ...]:
-    """The files that a manifest lists. Raises CorruptLake for one that is not as it was written."""
-    content = manifest.load(lake.files, path)
-    # A changed blank or a reordered key does not change what it says, but somebody or something was there.
-    if manifest.dump(content) != lake.files.read(path):
-        raise CorruptLake(
-            f"{path} in {lake.path} was changed after it was written (not as losslake writes it)"
-        )
-    for name, value in _expected_names(path).items():
-        manifest.check_names(content, path, **{name: value})
-    return _parsed_files(content, path)
+def _remembered(lake: Lake) -> Iterator[str]:
+    for name in lake.experiments():
+        with contextlib.suppress(LosslakeError):  # its manifest is damaged, which is told already
+            known = lake.experiment(name)
+            if known.forgettings:
+                yield from whats_left(lake, known)
 
 
-def _parsed_files(content: dict[str, Any], path: str) -> tuple[DataFile, ...]:
-    kind = path.partition("/")[0]
-    if kind == "experiments":
-        return experiment_from_json(content, path).files
-    if kind == "runs":
-        return run_from_json(content, path).files
-    if kind == "results":
-        file = result_from_json(content, path).file
-        return (file,) if file else ()
-    if kind == "designs" and "design" not in content:
-        raise CorruptLake(f"{path} has no design")
-    return ()
-
-
-def _expected_names(path: str) -> dict[str, str]:
-    """What a manifest must say of itself by where it lies."""
-    match = re.fullmatch(r"experiments/(.+)\.json", path)
-    if match:
-        return {"kind": "experiment", "experiment": match[1]}
-    match = re.fullmatch(r"runs/experiment=([^/]+)/(.+)\.json", path)
-    if match:
-        return {"kind": "run", "experiment": match[1], "run": match[2]}
-    match = re.fullmatch(r"results/experiment=([^/]+)/analysis=([^/]+)/.+\.json", path)
-    if match:
-        return {"kind": "result", "experiment": match[1], "analysis": match[2]}
-    return {"kind": "lake" if path == paths.LAKE else "design"}
-
-
-def _folders_of(path: str) -> list[str]:
-    """Where the data of a manifest lies, as far as its place tells."""
-    names = _expected_names(path)
-    experiment = names.get("experiment", "")
-    if names["kind"] == "experiment":
-        folders = [paths.samples_folder(experiment), paths.pictures_folder(experiment)]
-    elif names["kind"] == "run":
-        folders = [
-            paths.signals_folder(experiment, names["run"]),
-            paths.traces_folder(experiment, names["run"]),
-        ]
-    elif names["kind"] == "result":
-        folders = [f"scores/experiment={experiment}/analysis={names['analysis']}"]
-    else:
-        folders = []
-    return [f"{folder}/" for folder in folders]
-
-
-def _damage_of(lake: Lake, file: DataFile) -> Iterator[str]:
+def _still_listed(lake: Lake, path: str, file: DataFile) -> bool:
+    """False for what was replaced since it was listed; what took its place was not looked at."""
     try:
-        size = lake.files.size(file.path)
-        if size != file.bytes:
-            yield f"{file.path} has {size} bytes, its manifest says {file.bytes}"
-        elif manifest.sha256_of(lake.files, file.path) != file.sha256:
-            yield f"{file.path} was changed after it was written (SHA-256 differs)"
+        return file in files_listed_by(lake.files, path)
+    except LosslakeError:
+        return True
+
+
+class _Promise(NamedTuple):
+    """What a manifest says of a whole file."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def _promise_of(file: DataFile) -> _Promise:
+    whole = file.shared or file
+    return _Promise(file.path, whole.rows, whole.bytes, whole.sha256)
+
+
+def _damage_of(lake: Lake, promise: _Promise, parts: Sequence[DataFile]) -> Iterator[str]:
+    path = promise.path
+    try:
+        size = lake.files.size(path)
+        if size != promise.bytes:
+            yield f"{path} has {size} bytes, its manifest says {promise.bytes}"
+        elif manifest.sha256_of(lake.files, path) != promise.sha256:
+            yield f"{path} was changed after it was written (SHA-256 differs)"
         else:
-            with lake.files.open_input(file.path) as source:
-                rows = pq.read_metadata(source).num_rows
-            if rows != file.rows:
-                yield f"{file.path} has {rows} rows, its manifest says {file.rows}"
+            with lake.files.open_input(path) as source:
+                footer = pq.read_metadata(source)
+            if footer.num_rows != promise.rows:
+                yield f"{path} has {footer.num_rows} rows, its manifest says {promise.rows}"
+            elif parts[0].shared is not None:
+                starts = np.cumsum([0, *(footer.row_group(i).num_rows for i in range(footer.num_row_groups))])
+                yield from _wrong_parts(parts, starts)
     except (LosslakeError, pa.ArrowException, OSError) as error:
-        yield f"{file.path}: {error}" if file.path not in str(error) else str(error)
+        yield f"{path}: {error}" if path not in str(error) else str(error)
+
+
+def _wrong_parts(parts: Sequence[DataFile], starts: npt.NDArray[np.int64]) -> Iterator[str]:
+    """``starts`` (row groups + 1,) are the first rows of the row groups of a shared file, and its end."""
+    for file in parts:
+        if file.shared is not None:
+            first, end = file.shared.first_group, file.shared.first_group + file.shared.groups
+            said = (file.shared.first_row, file.shared.first_row + file.rows)
+            if end >= len(starts) or (starts[first], starts[end]) != said:
+                yield (
+                    f"{file.path} has no row groups {first} to {end - 1} with the rows {said[0]} to {said[1] - 1}, "
+                    "which a manifest lists"
+                )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import functools
 import json
-import re
 import secrets
 import shutil
 import tempfile
@@ -19,8 +18,9 @@ import pyarrow as pa
 from ..sql import read_sql
 from .engine_errors import engine_errors, first_lines
 from .errors import CorruptLake, InvalidOption, QueryRefused
+from .listed_files import FILE_LISTS, lists_for, table_files, view_statements
 from .read_only import one_query
-from .records import Experiment, Run
+from .records import Run
 from .results import METRICS, SCORES, Result, results
 from .schema import SAMPLES, SIGNALS, TRACES
 
@@ -37,11 +37,17 @@ _PARTITIONS = {
 }
 _COLUMNS = {"samples": SAMPLES, "signals": SIGNALS, "traces": TRACES, "scores": SCORES}
 # Variables keep file names, which come from outside, out of the text of the views.
-_SET_FILES = {
-    "samples": "set variable samples_files = $files",
-    "signals": "set variable signals_files = $files",
-    "traces": "set variable traces_files = $files",
-    "scores": "set variable scores_files = $files",
+_SET_LIST = {
+    "samples_files": "set variable samples_files = $list",
+    "scores_files": "set variable scores_files = $list",
+    "signals_files": "set variable signals_files = $list",
+    "signals_shared_files": "set variable signals_shared_files = $list",
+    "signals_part_files": "set variable signals_part_files = $list",
+    "signals_part_rows": "set variable signals_part_rows = $list",
+    "traces_files": "set variable traces_files = $list",
+    "traces_shared_files": "set variable traces_shared_files = $list",
+    "traces_part_files": "set variable traces_part_files = $list",
+    "traces_part_rows": "set variable traces_part_rows = $list",
 }
 VIEWS = ("samples", "runs", "signals", "traces", "trace_points", "scores", "metrics")
 
@@ -79,27 +85,34 @@ def connect(
     """A connection with the lake's views that can read the lake and nothing else, and change no setting.
 
     ``runs`` are the ones to show, for a caller that has read their manifests already; by default all that are
-    committed. ``memory`` is a limit in DuckDB's notation, such as '4GB'. A private folder takes what does not fit.
+    committed. ``memory`` is a limit in DuckDB's notation, such as '4GB'. A private folder takes what does not fit, up to half
+    of what is free on its disk.
+
+    What runs here is not looked at: this is for losslake's own SQL. A text of a user's goes through `run_query` or
+    `Lake.connect`.
     """
     experiments = [experiment] if experiment is not None else lake.experiments()
     shown = [run for name in experiments for run in lake.runs(name)] if runs is None else list(runs)
     found = [result for name in experiments for result in results(lake, name)]
-    listed = {
-        "samples": _paths_of("samples", (lake.experiment(name) for name in experiments)),
-        "signals": _paths_of("signals", shown),
-        "traces": _paths_of("traces", shown),
-        "scores": [result.file.path for result in found if result.file is not None],
+    location = lake.files.location
+    samples = [
+        file.path for name in experiments for file in lake.experiment(name).files if file.table == "samples"
+    ]
+    lists = {
+        "samples_files": [location(path) for path in samples],
+        "scores_files": [location(result.file.path) for result in found if result.file is not None],
+        **lists_for("signals", table_files(shown, "signals"), location),
+        **lists_for("traces", table_files(shown, "traces"), location),
     }
-    locations = {name: [lake.files.location(path) for path in found] for name, found in listed.items()}
     connection = duckdb.connect()
     try:
         _settings(connection, threads, memory)
         with engine_errors(connection):
             _hold(connection, "runs", runs_table(shown))
             _hold(connection, "metrics", metrics_table(found))
-            _define_views(connection, locations)
+            _define_views(connection, lists)
             connection.execute(read_sql("macros_duckdb"))
-            _close_the_door(connection, [file for files in locations.values() for file in files])
+            _close_the_door(connection, [file for name in FILE_LISTS for file in lists[name]])
     except BaseException:
         connection.close()
         raise
@@ -110,12 +123,20 @@ def _settings(connection: duckdb.DuckDBPyConnection, threads: int | None, memory
     connection.execute("set autoinstall_known_extensions = false")
     connection.execute("set autoload_known_extensions = false")
     connection.execute("set preserve_insertion_order = false")
+    connection.execute("set allow_community_extensions = false")
+    connection.execute("set allow_extension_repositories = 'forbidden'")
+    connection.execute("set allow_persistent_secrets = false")
     connection.execute("set python_enable_replacements = false")
+    connection.execute("set show_behavior = 'table'")  # of a view, and not of a setting
     connection.execute("set enable_progress_bar = true")  # counts how far a query is, and prints nothing
     connection.execute("set enable_progress_bar_print = false")
     # DuckDB makes the folder when it needs one and lets queries read it, so it is nobody else's.
     connection.execute(
         "set temp_directory = $folder", {"folder": f"{_private_folder()}/{secrets.token_hex(8)}"}
+    )
+    connection.execute(
+        "set max_temp_directory_size = $size",
+        {"size": f"{shutil.disk_usage(_private_folder()).free // 2} bytes"},
     )
     if threads is not None:
         connection.execute("set threads = $threads", {"threads": threads})
@@ -132,25 +153,25 @@ def _settings(connection: duckdb.DuckDBPyConnection, threads: int | None, memory
 def _private_folder() -> str:
     """A folder for this process alone, removed when it ends."""
     folder = tempfile.mkdtemp(prefix="losslake-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(remove_private_folder)
     return folder
 
 
-def _paths_of(table: str, owners: Iterable[Experiment | Run]) -> list[str]:
-    return [file.path for owner in owners for file in owner.files if file.table == table]
+def remove_private_folder() -> None:
+    """Remove this process's folder of temporary files, for one that is about to end."""
+    shutil.rmtree(_private_folder(), ignore_errors=True)
 
 
-def _define_views(connection: duckdb.DuckDBPyConnection, locations: Mapping[str, list[str]]) -> None:
+def _define_views(connection: duckdb.DuckDBPyConnection, lists: Mapping[str, list[Any]]) -> None:
     """Create the views over files, and an empty table of the same columns where there are no files."""
-    for name, files in locations.items():
-        connection.execute(_SET_FILES[name], {"files": files})
-        if not files:
-            partitions = [pa.field(part, pa.string()) for part in _PARTITIONS[name]]
-            _hold(connection, name, pa.schema([*partitions, *_COLUMNS[name]]).empty_table())
-    for statement in connection.extract_statements(read_sql("views")):
-        created = re.search(r"create view (\w+)", statement.query)
-        if created and locations.get(created[1]) != []:
-            connection.execute(statement)
+    for name, given in lists.items():
+        connection.execute(_SET_LIST[name], {"list": given})
+    views = view_statements(lists)
+    for name in _COLUMNS.keys() - views.keys():
+        partitions = [pa.field(part, pa.string()) for part in _PARTITIONS[name]]
+        _hold(connection, name, pa.schema([*partitions, *_COLUMNS[name]]).empty_table())
+    for statement in views.values():
+        connection.execute(statement)
 
 
 def _hold(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
@@ -171,7 +192,7 @@ def run_query(
 ) -> duckdb.DuckDBPyRelation:
     """Run one statement that only reads. Raises QueryRefused for any other and for what DuckDB rejects.
 
-    The answer is computed when it is taken out of the relation: do that inside `engine_errors`.
+    The answer is computed when it is taken out of the relation, anew each time: do that inside `engine_errors`.
     """
     statement = one_query(connection, query)
     with engine_errors(connection):
@@ -181,29 +202,16 @@ def run_query(
     return answer
 
 
-def query_frame(
-    connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, Any] | None = None
-) -> pl.DataFrame:
-    """The rows of one statement that only reads, as a Polars frame. Raises as `run_query` and `engine_errors`."""
+def frame_of(answer: duckdb.DuckDBPyRelation) -> pl.DataFrame:
+    """The rows of an answer as a Polars frame; inside `engine_errors`. Raises QueryRefused for types that Polars lacks."""
     import polars as pl
 
-    answer = run_query(connection, query, parameters)
-    with engine_errors(connection):
-        try:
-            return answer.pl()
-        except pl.exceptions.PolarsError as error:
-            raise QueryRefused(
-                f"the answer has a column of a type that cannot be handed on; cast it to varchar ({first_lines(error)})"
-            ) from error
-
-
-def query_table(
-    connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, Any] | None = None
-) -> pa.Table:
-    """The same as an Arrow table."""
-    answer = run_query(connection, query, parameters)
-    with engine_errors(connection):
-        return answer.to_arrow_table()
+    try:
+        return answer.pl()
+    except pl.exceptions.PolarsError as error:
+        raise QueryRefused(
+            f"the answer has a column of a type that cannot be handed on; cast it to varchar ({first_lines(error)})"
+        ) from error
 
 
 def read_view(lake: Lake, view: str, experiment: str | None = None) -> pa.Table:

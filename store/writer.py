@@ -8,9 +8,7 @@ exist for any reader, after it the run is whole.
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Literal, Self, get_args
@@ -19,15 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from . import manifest
-from .errors import AlreadyExists, InvalidInput, InvalidOption, LosslakeError
+from . import leases, manifest
+from .errors import AlreadyExists, InvalidInput, LosslakeError
 from .filesystem import Files
+from .forgotten import forgotten_mask
 from .given_arrays import Ids, Values, as_floats, as_integers, as_matrix, as_traces, copied
+from .given_rows import added_rows, check_complete, check_finite, check_info, checked_ids, distinct
 from .manifest import DataFile
 from .paths import run_manifest, signals_folder, staging_folder, trace_file
-from .records import ROLES, Run, RunInfo
+from .records import Run, RunInfo, run_to_json
+from .row_removal import copy_without
 from .schema import SIGNALS, TRACE_SIGNALS
-from .staging import write_epoch
+from .staging import BLOCK, read_epoch, write_epoch
 from .table_file import TableFile
 from .trace_rows import Piece, given_piece, pieces, staged_piece, write_traces
 
@@ -41,7 +42,8 @@ class RunWriter:
     """The rows of one run on their way into the lake. Use as a context manager, end with `commit`.
 
     ``members`` is a boolean array over all samples of the experiment. Leaving the block without a commit
-    discards everything written.
+    discards everything written. Rows of samples that the experiment has forgotten are dropped, also those of samples
+    forgotten while the writer is at work.
     """
 
     def __init__(self, files: Files, experiment: str, run: str, members: npt.NDArray[np.bool_]) -> None:
@@ -50,8 +52,9 @@ class RunWriter:
         self.experiment = experiment
         self.run = run
         self.members = np.array(members, dtype=bool)
+        self.forgotten = forgotten_mask(files, experiment, len(self.members))
         self._files = files
-        self._token = secrets.token_hex(8)
+        self.token = leases.token(files)
         self._staged: dict[Source, dict[int, str]] = {}
         self._columns: dict[Source, set[str]] = {}
         self._held: dict[Source, npt.NDArray[np.bool_]] = {}
@@ -88,18 +91,32 @@ class RunWriter:
         given = {name: as_floats(v, f"{name} of {what}") for name, v in values.items() if v is not None}
         if not given:
             raise InvalidInput(f"{what} of run {self.run!r} has neither loss nor grad_norm nor margin")
-        ids = self._checked_ids(sample_id, what)
-        seen = self._distinct(ids, what)
+        ids = self._ids(sample_id, what)
+        seen = distinct(ids, len(self.members), f"{what} of run {self.run!r}")
         for name, value in given.items():
             if value.shape != ids.shape:
                 raise InvalidInput(
                     f"{name} of {what} has shape {value.shape}, its sample ids have shape {ids.shape}"
                 )
-        path = f"{staging_folder(self.experiment, self.run, self._token)}/{source}-{epoch:06d}.arrow"
+        if self.forgotten[ids].any():
+            kept = ~self.forgotten[ids]
+            ids, given = ids[kept], {name: value[kept] for name, value in given.items()}
+            seen &= ~self.forgotten
+        path = f"{staging_folder(self.experiment, self.run, self.token)}/{source}-{epoch:06d}.arrow"
         write_epoch(self._files, path, len(self.members), ids, given)
         self._staged.setdefault(source, {})[int(epoch)] = path
         self._columns.setdefault(source, set()).update(given)
         self._held[source] = self._held[source] | seen if source in self._held else seen
+
+    def staged_epochs(self) -> list[tuple[Source, int]]:
+        """The epochs that `append_epoch` was given so far."""
+        return [(source, epoch) for source, epochs in self._staged.items() for epoch in epochs]
+
+    def staged_epoch(self, source: Source, epoch: int) -> dict[str, npt.NDArray]:
+        """What `append_epoch` was given for one epoch: sample_id, ascending, and the values of each signal, float32."""
+        blocks = -(-len(self.members) // BLOCK)
+        table = read_epoch(self._files, self._staged[source][epoch], 0, blocks)
+        return {name: table[name].to_numpy() for name in table.column_names}
 
     def staged_traces(
         self, source: Source, name: str
@@ -137,8 +154,8 @@ class RunWriter:
         what = f"the {source} trace"
         if source in self._staged or source in self._whole:
             raise InvalidInput(f"{what} of run {self.run!r} was given before; give it once")
-        ids = self._checked_ids(sample_id, what)
-        held = self._distinct(ids, what)
+        ids = self._ids(sample_id, what)
+        held = distinct(ids, len(self.members), f"{what} of run {self.run!r}") & ~self.forgotten
         given = {"loss": loss, "grad_norm": grad_norm, "margin": margin}
         traces = {name: np.asanyarray(values) for name, values in given.items() if values is not None}
         if not traces:
@@ -165,7 +182,7 @@ class RunWriter:
         columns are there. phi, loss and logits must not be NaN and phi must be finite; None where the loss has no phi.
         """
         self._check_open()
-        ids = self._checked_ids(sample_id, "signals")
+        ids = self._ids(sample_id, "signals")
         queries = as_integers(query, "query of the signals", np.int16)
         losses = as_floats(loss, "loss of the signals")
         columns: dict[str, npt.NDArray] = {"query": queries, "loss": losses}
@@ -185,12 +202,17 @@ class RunWriter:
             for name, values in (("logits", logits), ("features", features))
             if values is not None
         }
-        self._check_finite(ids, losses, columns.get("phi"), wide.get("logits"))
-        added = self._new_rows(ids, queries)
+        if self.forgotten[ids].any():
+            kept = ~self.forgotten[ids]
+            ids, queries, losses = ids[kept], queries[kept], losses[kept]
+            columns = {name: values[kept] for name, values in columns.items()}
+            wide = {name: values[kept] for name, values in wide.items()}
+        check_finite(self.run, ids, losses, columns.get("phi"), wide.get("logits"))
+        added = added_rows(self.run, ids, queries, len(self.members), self._seen)
         types = {name: pa.list_(pa.from_numpy_dtype(v.dtype)) for name, v in wide.items()}
         schema = pa.schema([field.with_type(types.get(field.name, field.type)) for field in SIGNALS])
         if self._signals is None:
-            path = f"{signals_folder(self.experiment, self.run)}/{self._token}.parquet"
+            path = f"{signals_folder(self.experiment, self.run)}/{self.token}.parquet"
             self._signals = TableFile(self._files, "signals", path, schema)
         self._signals.check(schema)
         for start in range(0, len(ids), _APPENDED_ROWS):
@@ -212,18 +234,19 @@ class RunWriter:
         Raises InvalidInput for an ``info`` that cannot be stored; the writer is then still open.
         """
         self._check_open()
-        _check_info(info, self.run)
+        check_info(info, self.run)
         try:
-            self._check_complete()
+            check_complete(self.run, self._seen, self._staged.items())
             if self._signals is not None:
                 self._written.insert(0, self._signals.close())
                 self._signals = None
             for source in sorted(self._staged):
                 self._written.append(self._lay_out(source))
+            self._drop_forgotten()
             run = Run(
                 experiment=self.experiment,
                 run=self.run,
-                members=int(self.members.sum()),
+                members=int((self.members & ~self.forgotten).sum()),
                 created=datetime.now(UTC).isoformat(timespec="milliseconds"),
                 info=info,
                 files=tuple(self._written),
@@ -238,6 +261,12 @@ class RunWriter:
             raise
         self._open = False
         self._drop_staging()
+        # Whoever forgets a sample looks for runs after saying so: one of both sees the other.
+        late = forgotten_mask(self._files, self.experiment, len(self.members)) & ~self.forgotten
+        if late.any():
+            from .forget import forget_in_run  # it stands on all else in the store
+
+            run = forget_in_run(self._files, self.experiment, self.run)
         return run
 
     def discard(self) -> None:
@@ -271,8 +300,6 @@ class RunWriter:
             return True
         return listed == {file.path for file in self._written}
 
-    # --- checks -----------------------------------------------------------------------------------------
-
     def _check_open(self) -> None:
         if not self._open:
             raise InvalidInput(f"run {self.run!r} was committed or discarded: it takes no more rows")
@@ -282,84 +309,6 @@ class RunWriter:
         if source not in get_args(Source):
             raise InvalidInput(f"a trace's source is 'train' or 'eval', not {source!r}")
 
-    def _distinct(self, ids: npt.NDArray[np.int64], what: str) -> npt.NDArray[np.bool_]:
-        """Which samples the ids are of, (N,). Raises InvalidInput where one comes twice."""
-        seen = np.zeros(len(self.members), dtype=bool)
-        seen[ids] = True
-        if np.count_nonzero(seen) != len(ids):
-            twice = np.flatnonzero(np.bincount(ids) > 1)[0]
-            raise InvalidInput(f"sample id {twice} comes twice in {what} of run {self.run!r}")
-        return seen
-
-    def _checked_ids(self, sample_id: Ids, what: str) -> npt.NDArray[np.int64]:
-        given = np.asarray(sample_id)
-        if given.ndim != 1 or (len(given) and not np.issubdtype(given.dtype, np.integer)):
-            raise InvalidInput(
-                f"sample ids of {what} must be a one-dimensional integer array, not {given.dtype}{given.shape}"
-            )
-        ids: npt.NDArray[np.int64] = given.astype(np.int64)
-        if len(ids) and (ids.min() < 0 or ids.max() >= len(self.members)):
-            bad = ids[(ids < 0) | (ids >= len(self.members))][0]
-            raise InvalidInput(
-                f"sample id {bad} of {what} is not in experiment {self.experiment!r} (0 to {len(self.members) - 1})"
-            )
-        return ids
-
-    def _check_finite(
-        self,
-        ids: npt.NDArray[np.int64],
-        loss: npt.NDArray,
-        phi: npt.NDArray | None,
-        logits: npt.NDArray | None,
-    ) -> None:
-        advice = "the model has probably diverged: lower the learning rate"
-        bad = np.isnan(loss) if phi is None else np.isnan(loss) | ~np.isfinite(phi)
-        if bad.any():
-            first = int(np.flatnonzero(bad)[0])
-            raise InvalidInput(
-                f"run {self.run!r}: {int(bad.sum())} signals are not finite, first sample {ids[first]} "
-                f"(loss {loss[first]}, phi {'NULL' if phi is None else phi[first]}); {advice}"
-            )
-        if logits is not None:
-            for start in range(0, len(ids), _APPENDED_ROWS):
-                rows = np.flatnonzero(np.isnan(logits[start : start + _APPENDED_ROWS]).any(axis=1))
-                if len(rows):
-                    raise InvalidInput(
-                        f"run {self.run!r}: logits of sample {ids[start + rows[0]]} are NaN; {advice}"
-                    )
-
-    def _new_rows(self, ids: npt.NDArray[np.int64], queries: npt.NDArray) -> dict[int, npt.NDArray[np.bool_]]:
-        """The samples that come in, by query. Raises InvalidInput where one is there already."""
-        added = {}
-        for number in np.unique(queries):
-            rows = ids[queries == number]
-            seen = np.zeros(len(self.members), dtype=bool)
-            seen[rows] = True
-            before = self._seen.get(int(number))
-            if np.count_nonzero(seen) != len(rows) or (before is not None and (before & seen).any()):
-                counts = np.bincount(rows, minlength=len(seen)) + (0 if before is None else before)
-                twice = np.flatnonzero(counts > 1)[0]
-                raise InvalidInput(
-                    f"run {self.run!r} has two rows for sample {twice} and query {int(number)}"
-                )
-            added[int(number)] = seen
-        return added
-
-    def _check_complete(self) -> None:
-        sizes = {number: int(seen.sum()) for number, seen in self._seen.items()}
-        if len(set(sizes.values())) > 1:
-            raise InvalidInput(f"run {self.run!r} has unequal numbers of samples by query: {sizes}")
-        for source, epochs in self._staged.items():
-            # Only the train trace has no value before training: it is recorded inside the steps.
-            start = 1 if source == "train" and 0 not in epochs else 0
-            if len(epochs) <= max(epochs) - start:
-                missing = next(epoch for epoch in range(start, max(epochs)) if epoch not in epochs)
-                raise InvalidInput(
-                    f"the {source} trace of run {self.run!r} lacks epoch {missing} of {max(epochs)}"
-                )
-
-    # --- the trace, sample by sample ----------------------------------------------------------------------
-
     def _lay_out(self, source: Source) -> DataFile:
         """Turn the epochs staged for one source into one row a sample."""
         length = max(self._staged[source]) + 1
@@ -367,11 +316,26 @@ class RunWriter:
         piece = staged_piece(self._files, self._staged[source], names, length)
         return self._write_traces(source, self._held[source], names, length, piece)
 
+    def _ids(self, sample_id: Ids, what: str) -> npt.NDArray[np.int64]:
+        return checked_ids(sample_id, len(self.members), what, self.experiment)
+
     def _write_traces(
         self, source: Source, held: npt.NDArray[np.bool_], names: list[str], length: int, piece: Piece
     ) -> DataFile:
-        path = trace_file(self.experiment, self.run, self._token, source)
+        path = trace_file(self.experiment, self.run, self.token, source)
         return write_traces(self._files, path, source, self.members, held, names, length, piece)
+
+    def _drop_forgotten(self) -> None:
+        """Take the samples that were forgotten since the writer began out of what it has written."""
+        now = forgotten_mask(self._files, self.experiment, len(self.members))
+        ids = np.flatnonzero(now & ~self.forgotten).tolist()
+        if ids:
+            for number, file in enumerate(self._written):
+                token, kind = leases.token(self._files), file.path.rpartition(self.token)[2]
+                path = f"{file.path.rpartition('/')[0]}/{token}{kind}"
+                self._written[number] = copy_without(self._files, file, ids, path)
+                self._delete([file.path])
+            self.forgotten = now
 
     def _drop_staging(self) -> None:
         self._delete([path for epochs in self._staged.values() for path in epochs.values()])
@@ -383,33 +347,6 @@ class RunWriter:
                 LosslakeError
             ):  # a leftover, which 'lake verify' lists; the run is not at stake
                 self._files.delete(path)
-
-
-def run_to_json(run: Run) -> dict[str, object]:
-    return {
-        "kind": "run",
-        "experiment": run.experiment,
-        "run": run.run,
-        "members": run.members,
-        "created": run.created,
-        "info": asdict(run.info),
-        "files": manifest.files_to_json(run.files),
-    }
-
-
-def _check_info(info: RunInfo, run: str) -> None:
-    if info.role not in ROLES:
-        raise InvalidOption(f"run {run!r}: there is no role {info.role!r} (roles: {', '.join(ROLES)})")
-    for name, most in (("seed", 2**63), ("epochs", 2**31)):
-        value = getattr(info, name)
-        if value is not None and not -most <= value < most:
-            raise InvalidInput(
-                f"{name} {value} of run {run!r} is too large to be stored; it fits below {most}"
-            )
-    try:
-        manifest.dump(asdict(info))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"what is said of run {run!r} cannot be written as JSON: {error}") from error
 
 
 def _taken(experiment: str, run: str) -> AlreadyExists:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from losslake.collect.experiment import prepare_experiment
 from losslake.collect.fleet import collect_shadows, collect_target
 from losslake.collect.fleet_setup import target_recipe
 from losslake.collect.recipe import Recipe, to_json
-from losslake.store.errors import AlreadyExists, InvalidOption, NotFound, TrainingFailed
+from losslake.store.errors import AlreadyExists, InvalidOption, NotFound, OlderFormat, TrainingFailed
 from losslake.store.lake import Lake
 
 RECIPE = Recipe(model="mlp", model_options={"widths": (8,)}, epochs=2, batch_size=64, lr=0.05)
@@ -306,3 +307,10 @@ def test_options_that_make_no_sense(lake: Lake, options: dict[str, Any], message
     prepare(lake)
     with pytest.raises(InvalidOption, match=message):
         collect_shadows(lake, "e", recipe=RECIPE, **options)
+
+
+def test_a_lake_of_an_older_format_says_to_migrate_it_before_any_work(tmp_path: Path) -> None:
+    with tarfile.open(Path(__file__).parent / "lakes" / "format-1.tar") as archive:
+        archive.extractall(tmp_path, filter="data")
+    with pytest.raises(OlderFormat, match="losslake lake migrate"):
+        prepare_experiment(Lake.open(tmp_path / "format-1"), "new", dataset="no such thing")

@@ -16,6 +16,7 @@ from losslake.analysis.run import run_analysis
 from losslake.analysis.source import Source
 from losslake.store.errors import NotEnoughData
 from losslake.store.lake import Lake
+from losslake.store.views import connect
 from scipy.stats import norm
 
 Floats = npt.NDArray[np.floating]
@@ -292,7 +293,7 @@ def test_without_a_signal_the_auc_is_a_half(lake_of: MakeLake) -> None:
 def test_log_normal_tail_is_accurate_in_both_tails(lake_of: MakeLake) -> None:
     phi, keep = random_runs(0, 1, 2, 1)
     z = np.concatenate([np.linspace(-40, 40, 40_001), np.linspace(-1e-3, 1e-3, 101), [-6.8, -6.79, -5, 0.0]])
-    with lake_of(keep, phi).connect() as connection:
+    with connect(lake_of(keep, phi)) as connection:
         got = connection.sql(
             "select z, log_normal_tail(z) as tail from (select unnest($z) as z)", params={"z": z.tolist()}
         ).fetchnumpy()

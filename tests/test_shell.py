@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 from losslake.cli import _run
 from losslake.store import shell, shell_prompt
+from losslake.store.answers import Limits, answer_to
 from losslake.store.errors import InvalidOption, QueryRefused
 from losslake.store.lake import Lake
 from losslake.store.named_queries import find_query, parse_parameters, query_names, ready
-from losslake.store.patience import wait_for
 from losslake.store.shell_input import ended
-from losslake.store.views import query_frame
+from losslake.store.views import connect
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from prompt_toolkit.input import create_pipe_input
@@ -43,7 +43,7 @@ def lake(lake_of: MakeLake) -> Lake:
 
 @pytest.fixture
 def connection(lake: Lake) -> Iterator[duckdb.DuckDBPyConnection]:
-    with lake.connect() as opened:
+    with connect(lake) as opened:
         yield opened
 
 
@@ -178,7 +178,7 @@ def test_every_query_runs_by_name_or_says_what_it_needs(connection: duckdb.DuckD
             continue
         else:
             with ready(connection, query, given):
-                assert len(query_frame(connection, query.text, given)) >= 0
+                assert len(answer_to(connection, query.text, given)) >= 0
 
 
 def test_lira_by_name_is_lira(lake: Lake, connection: duckdb.DuckDBPyConnection) -> None:
@@ -190,7 +190,7 @@ def test_lira_by_name_is_lira(lake: Lake, connection: duckdb.DuckDBPyConnection)
     query = find_query("lira")
     given = {"target": "target", "mode": "online", "variance": "sample", "center": "mean"}
     with ready(connection, query, given):
-        found = query_frame(connection, query.text, given)
+        found = answer_to(connection, query.text, given)
     np.testing.assert_allclose(found["score"], expected["score"], rtol=1e-9)
     with pytest.raises(QueryRefused, match=r"phi_medians.*unless center=mean"):
         ready(connection, query, given | {"center": "median"}).__enter__()
@@ -246,8 +246,8 @@ def test_named_queries_from_the_command_line(lake: Lake, capsys: pytest.CaptureF
 
 
 def converse(lake: Lake, *lines: str) -> tuple[bool, ...]:
-    with lake.connect() as connection:
-        at = shell._Shell(connection, "table", talking=True)
+    with connect(lake) as connection:
+        at = shell._Shell(connection, "table", True, Limits())
         return tuple(shell._done(at, line) for line in lines)
 
 
@@ -312,14 +312,14 @@ def test_ctrl_c_cancels_a_query_and_the_connection_goes_on(connection: duckdb.Du
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        wait_for(connection, lambda: query_frame(connection, SLOW))
+        answer_to(connection, SLOW, {})
     assert time.monotonic() - started < 20
-    assert wait_for(connection, lambda: query_frame(connection, "select 1 as one"))["one"].to_list() == [1]
+    assert answer_to(connection, "select 1 as one", {})["one"].to_list() == [1]
 
 
 def test_what_a_query_raises_comes_out_of_waiting(connection: duckdb.DuckDBPyConnection) -> None:
     with pytest.raises(QueryRefused):
-        wait_for(connection, lambda: query_frame(connection, "from nothing"))
+        answer_to(connection, "from nothing", {})
 
 
 def test_a_session_on_a_terminal(lake: Lake, state: Path) -> None:

@@ -6,10 +6,12 @@ import random
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from losslake.store.gc import collect_garbage
 from losslake.store.lake import Lake
 from losslake.store.verify import verify
 
@@ -104,3 +106,7 @@ def test_kills_lose_nothing_and_show_nothing_half_done(tmp_path: Path) -> None:
     result = verify(lake)
     assert result.damage == ()
     assert set(result.leftovers) == set(left)  # nothing more than what the killed ones left
+    assert set(result.writers.values()) <= {"killed"}
+    collect_garbage(lake, older_than=timedelta())
+    assert verify(lake).leftovers == ()
+    assert read(lake) == wanted

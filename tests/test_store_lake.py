@@ -31,6 +31,7 @@ from losslake.store.lake import Lake
 from losslake.store.names import check_name
 from losslake.store.records import RunInfo
 from losslake.store.results import NO_TARGET, fingerprint, results, save_result
+from losslake.store.schema import FORMAT
 
 LABELS = pa.table({"label": [0, 1, None]})
 
@@ -99,7 +100,7 @@ def test_many_processes_may_make_the_same_lake_at_once(tmp_path: Path) -> None:
     assert len(Lake.open(where).files.list("samples")) == 1
 
 
-@pytest.mark.parametrize("format_", [2, 99])
+@pytest.mark.parametrize("format_", [FORMAT + 1, 99])
 def test_a_newer_format_is_refused(lake: Lake, format_: int) -> None:
     path = Path(lake.path) / "lake.json"
     content = json.loads(path.read_bytes())
@@ -122,6 +123,8 @@ def test_a_newer_format_is_refused(lake: Lake, format_: int) -> None:
         b"{}",
         b'{"format": "1"}',
         b'{"format": 1}',
+        b'{"format": 0}',
+        b'{"format": true}',
         b"\xff\xfe",
         b"[" * 100_000,
     ],

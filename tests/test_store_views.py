@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from losslake.store.errors import CorruptLake, InvalidOption, LosslakeError, NotFound, QueryRefused
+from losslake.store.errors import CorruptLake, InvalidOption, LimitReached, NotFound, QueryRefused
 from losslake.store.lake import Lake
 from losslake.store.manifest import DataFile
 from losslake.store.records import RunInfo
@@ -382,10 +382,8 @@ def test_errors_of_a_query_stay_its_own(lake: Lake) -> None:
 def test_a_memory_limit_holds_and_is_said(lake: Lake) -> None:
     with pytest.raises(InvalidOption, match="4GB"):
         lake.connect(memory="plenty")
-    from losslake.store.views import query_frame
-
-    with lake.connect(memory="60MB", threads=1) as connection, pytest.raises(LosslakeError, match="--memory"):
-        query_frame(connection, "select list(i) from range(100000000) t(i)")
+    with lake.connect(memory="60MB", threads=1) as connection, pytest.raises(LimitReached, match="--memory"):
+        connection.sql("select list(i) from range(100000000) t(i)").arrow()
 
 
 # --- macros -------------------------------------------------------------------------------------------------

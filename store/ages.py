@@ -1,0 +1,29 @@
+"""Lengths of time in words: ``40 s``, ``3 min``, ``5 h``, ``2 d``."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+from .errors import InvalidOption
+
+_UNITS = {"d": 86_400, "h": 3_600, "min": 60, "s": 1}
+
+
+def age(since: timedelta) -> str:
+    """How long ago, in the largest unit that says it."""
+    seconds = max(0, int(since.total_seconds()))
+    for unit, size in _UNITS.items():
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def parse_age(text: str) -> timedelta:
+    """``1d``, ``12 h``, ``30min``, ``90s`` or ``0``. Raises InvalidOption for anything else."""
+    match = re.fullmatch(r"\s*(\d{1,9})\s*(d|h|min|s)\s*|\s*0\s*", text)
+    if match is None:
+        raise InvalidOption(
+            f"{text!r} is no length of time; write a number and d, h, min or s, such as 1d or 12h"
+        )
+    return timedelta(seconds=int(match[1]) * _UNITS[match[2]]) if match[1] else timedelta()
