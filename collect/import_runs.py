@@ -96,7 +96,11 @@ def import_runs(
             check_values(run.values, _labels_of(universe, run), run.origin)
             digests[run.name] = _digest(run)
             _check_same(lake, experiment, run, _role(run, target), digests[run.name])
-        lake.create_experiment(experiment, table, dataset=dataset)
+        held = lake.create_experiment(experiment, table, dataset=dataset)
+        if held.forgotten:
+            progress.advance(
+                0, f"nothing is imported of {len(held.forgotten)} samples that the experiment has forgotten"
+            )
         written = []
         for run in runs():
             if lake.has_run(experiment, run.name):
@@ -163,7 +167,9 @@ def _write(
     values, labels = run.values, _labels_of(universe, run)
     ids = np.arange(len(run.members)) if run.ids is None else run.ids
     accuracies: tuple[float | None, float | None] = (None, None)
-    with lake.write_run(experiment, run.name, members=run.members) as writer:
+    kept = np.ones(len(run.members), dtype=bool)
+    kept[list(lake.experiment(experiment).forgotten)] = False
+    with lake.write_run(experiment, run.name, members=run.members & kept) as writer:
         for query in range(queries_of(values)):
             given = of_query(values, query)
             loss, phi, correct = signals_of(given, labels, f"{run.origin} query {query}")
@@ -180,7 +186,8 @@ def _write(
                 else logits.astype(np.float16 if logits.dtype == np.float16 else np.float32),
             )
             if query == 0 and correct is not None:
-                members, outside = run.members[ids], ~run.members[ids] & ~universe.population[ids]
+                members, outside = run.members & kept, ~run.members & ~universe.population & kept
+                members, outside = members[ids], outside[ids]
                 accuracies = (_share(correct[members]), _share(correct[outside]))
         traces = {
             column: values[name]

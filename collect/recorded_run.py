@@ -26,7 +26,7 @@ from .queries import Query, expand_queries
 from .recorded_steps import RecordedSteps
 from .recorder import TraceRecorder
 from .run_facts import device_name, versions
-from .run_inputs import read_positions
+from .run_inputs import read_batch_ids, read_positions
 from .sample_losses import LossOf
 from .signals import Answers
 from .watched_criterion import Reduction, WatchedCriterion
@@ -50,6 +50,7 @@ class RecordedRun:
         self.members = writer.members
         self.committed: Run | None = None
         self._writer = writer
+        self._forgets = bool(writer.forgotten.any())
         self._recorder = TraceRecorder(writer)
         self._labels, self._population, self._order = labels, population, order
         self._steps = RecordedSteps(writer.run, self._recorder, labels)
@@ -135,6 +136,9 @@ class RecordedRun:
 
         With `watch_model` say it before the forward pass.
         """
+        if self._forgets:
+            given = ids.detach().cpu() if isinstance(ids, torch.Tensor) else ids
+            self._refuse_forgotten(read_batch_ids(given, len(self._labels)))
         self._steps.batch(ids)
 
     def record(self, loss: torch.Tensor, margin: torch.Tensor | None = None) -> None:
@@ -259,7 +263,7 @@ class RecordedRun:
                 logits=said.logits,
             )
             if query.kind == self._queries[0] and said.correct is not None:
-                self._note_accuracy(said.correct)
+                self._note_accuracy(ids, said.correct)
         self._info = dataclasses.replace(
             self._info, extra={**self._info.extra, "recording": {"queries": list(self._queries)}}
         )
@@ -311,16 +315,20 @@ class RecordedRun:
             self.discard()
 
     def _on_batch(self, ids: np.ndarray) -> None:
-        seen = ids[self._writer.forgotten[ids]]
-        if len(seen):
-            raise InvalidInput(
-                f"the loader of run {self.name!r} yields sample {seen[0]}, which experiment {self.experiment!r} has forgotten; "
-                "leave it out of the training set"
-            )
         self.batch(ids)
         self._steps.begin()
 
-    def _note_accuracy(self, correct: np.ndarray) -> None:
+    def _refuse_forgotten(self, ids: np.ndarray) -> None:
+        seen = ids[self._writer.forgotten[ids]]
+        if len(seen):
+            raise InvalidInput(
+                f"a batch of run {self.name!r} holds sample {seen[0]}, which experiment {self.experiment!r} has forgotten; "
+                "leave it out of the training set"
+            )
+
+    def _note_accuracy(self, ids: np.ndarray, right: np.ndarray) -> None:
+        correct = np.zeros(len(self._labels), dtype=bool)
+        correct[ids] = right
         outside = ~self.members & ~self._population
         self._info = dataclasses.replace(
             self._info,

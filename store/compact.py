@@ -222,7 +222,9 @@ def pack(
                         writer.write_table(named, row_group_size=len(named))
                         counts[-1].append(len(named))
                 if there != part.file.rows:
-                    raise CorruptLake(f"{part.file.path} has {there} rows, its manifest says {part.file.rows}")
+                    raise CorruptLake(
+                        f"{part.file.path} has {there} rows, its manifest says {part.file.rows}"
+                    )
     with lake.files.open_input(path) as written:
         sizes = _group_sizes(pq.read_metadata(written))
     rows, group = 0, 0

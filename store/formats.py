@@ -1,7 +1,8 @@
 """The formats of the lake's manifests, and how one of an older format says the same in today's.
 
 1: every run has data files of its own.
-2: a file may hold the rows of several runs (`manifest.Shared`); nothing else is new.
+2: a file may hold the rows of several runs (`manifest.Shared`), and an experiment's manifest may list samples that were
+   forgotten (`forgotten.Forgetting`), as may a result's those that it was computed without.
 """
 
 from __future__ import annotations
