@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import brentq
-from scipy.special import betaincinv, ndtri, stdtr
+from scipy.special import bdtrik, betaincinv, ndtr, ndtri, stdtr
 
 CONFIDENCE = 0.95
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 def clopper_pearson(hits: float, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -19,6 +23,54 @@ def clopper_pearson(hits: float, trials: int, confidence: float = CONFIDENCE) ->
     low = 0.0 if hits <= 0 else float(betaincinv(hits, trials - hits + 1, tail))
     high = 1.0 if hits >= trials else float(betaincinv(hits + 1, trials - hits, 1 - tail))
     return low, high
+
+
+def uncertain_share(
+    fewest: Counts,
+    most: Counts,
+    at_most: Floats,
+    at_least: Floats,
+    trials: int,
+    confidence: float = CONFIDENCE,
+) -> tuple[float, float]:
+    """Interval of a share of which only this is known: there were ``fewest[i]`` to ``most[i]`` hits, were a hidden count the ith.
+
+    ``at_most`` and ``at_least`` (K,) are the probabilities that the hidden count is no larger and no smaller. Each bound is the
+    farthest of Clopper and Pearson's over the hidden counts, at less confidence the less likely a count is: a true share
+    lies beyond only where the deviates of the two counts in that direction, each 0 where it goes the other way, have squares
+    that add up to more than `_radius` squared, which has the probability (1 - confidence) / 2. It holds the truth as often as
+    promised, whatever fewest and most are, and is narrower than bounds of both counts at half the error each.
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    radius = _radius((1 - confidence) / 2)
+    left = _rest(at_most, radius)
+    bounds = np.where(fewest > 0, betaincinv(np.maximum(fewest, 1), trials - fewest + 1, left), 0.0)
+    low = float(bounds[~np.isnan(left)].min())
+    left = _rest(at_least, radius)
+    bounds = np.where(most < trials, betaincinv(most + 1, np.maximum(trials - most, 1), 1 - left), 1.0)
+    return low, float(bounds[~np.isnan(left)].max())
+
+
+def _rest(chance: Floats, radius: float) -> Floats:
+    """The error that is left for the other count; NaN where this one takes more than there is."""
+    taken = np.maximum(-ndtri(chance), 0) ** 2
+    return np.where(taken <= radius**2, ndtr(-np.sqrt(np.maximum(radius**2 - taken, 0))), np.nan)
+
+
+def _radius(tail: float) -> float:
+    """The length that the positive parts of two independent standard normal deviates exceed with probability ``tail``."""
+
+    def excess(radius: float) -> float:
+        return math.exp(-radius * radius / 2) / 4 + float(ndtr(-radius)) - tail
+
+    return float(brentq(excess, 0.0, 40.0))
+
+
+def count_quantile(n: int, share: float, level: float) -> int:
+    """The ``level`` quantile of a binomial count."""
+    count = float(bdtrik(level, n, share))
+    return 0 if not np.isfinite(count) or count < 0 else min(n, int(np.ceil(count)))
 
 
 def logit_interval(

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtrik
+from scipy.special import bdtr, bdtrc
 
-from .intervals import CONFIDENCE, area_interval, clopper_pearson, logit_interval
+from .intervals import area_interval, count_quantile, logit_interval, uncertain_share
 from .metric import Metric
 
 Floats = npt.NDArray[np.float64]
 
 FEW = 500
 """With fewer members or non-members than this, an interval of an AUC is not left to its variance alone."""
+_LEFT_OUT = 1e-4
+"""Counts of non-members above a threshold less likely than this, either way, set no bound."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +81,22 @@ def threshold_at_fpr(others: Floats, fpr: float) -> float:
 def tpr_at_fpr(members: Floats, others: Floats, fpr: float) -> Metric:
     """The highest TPR of the step curve whose FPR is at most ``fpr``.
 
-    The interval covers both the members and the choice of the threshold from a finite number of non-members:
-    the order statistics that bracket the threshold, then Clopper-Pearson at both, each at half the error.
-    Where fewer than one non-member is expected above the threshold the rate cannot be measured: ``value`` is
+    The interval covers both the members and the choice of the threshold from a finite number of non-members. How many of
+    these lie above the true threshold is a binomial count, whatever the scores; each number says between which two of
+    them it lies, and so how many members are above it at least and at most: `uncertain_share` of these. Where
+    fewer than one non-member is expected above the threshold the rate cannot be measured: ``value`` is
     None, ``resolved`` is False, and the interval says what is left.
     """
     n = len(others)
-    half = (1 + CONFIDENCE) / 2
     hits = int((members > threshold_at_fpr(others, fpr)).sum())
-    fewest, most = _quantile_of_count(n, fpr, (1 - half) / 2), _quantile_of_count(n, fpr, 1 - (1 - half) / 2)
-    strict = int((members > others[n - fewest]).sum()) if fewest > 0 else 0
-    loose = int((members >= others[n - 1 - most]).sum()) if most < n else len(members)
-    low = clopper_pearson(strict, len(members), half)[0]
-    high = clopper_pearson(loose, len(members), half)[1]
+    above = np.arange(count_quantile(n, fpr, _LEFT_OUT), count_quantile(n, fpr, 1 - _LEFT_OUT) + 1)
+    # Counted from the top, the true threshold lies between the non-member of this number and the next; above the first where it is
+    # 0, below the last where it is n. Members tied with the next count as well, as an attacker could break the tie.
+    fewest = len(members) - np.searchsorted(members, others[n - above.clip(1)], "right")
+    most = len(members) - np.searchsorted(members, others[n - 1 - above.clip(max=n - 1)], "left")
+    fewest[above == 0], most[above == n] = 0, len(members)
+    at_most, at_least = bdtr(above, n, fpr), np.where(above > 0, bdtrc(above - 1, n, fpr), 1.0)
+    low, high = uncertain_share(fewest, most, at_most, at_least, len(members))
     resolved = n * fpr >= 1
     value = hits / len(members) if resolved else None
     return Metric(
@@ -102,12 +107,6 @@ def tpr_at_fpr(members: Floats, others: Floats, fpr: float) -> Metric:
 def whole_part(share: float, n: int) -> int:
     """How many of ``n`` a share is, rounded down; 0.29 of 100 is 29, though the product falls a rounding below."""
     return int(np.floor(share * n * (1 + 1e-12)))
-
-
-def _quantile_of_count(n: int, share: float, level: float) -> int:
-    """The ``level`` quantile of a binomial count."""
-    count = float(bdtrik(level, n, share))
-    return 0 if not np.isfinite(count) or count < 0 else min(n, int(np.ceil(count)))
 
 
 def evaluate(score: Floats, member: npt.NDArray[np.bool_], fprs: tuple[float, ...]) -> list[Metric]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -52,20 +53,33 @@ def of_auc() -> Iterator[Case]:
 
 
 def of_tpr() -> Iterator[Case]:
-    """The same, the threshold measured on the non-members."""
-    for n in (500, 3_000):
-        for fpr in (0.001, 0.01, 0.1):
-            for d in (0.0, 2.0):
+    """The same, the threshold measured on the non-members; also with scores rounded to halves, so that most are tied."""
+    for members, others in ((200, 200), (3_000, 3_000), (50_000, 50_000), (25, 3_000), (5_000, 200)):
+        for fpr, d, tied in product((0.001, 0.01, 0.1), (0.0, 2.0, 4.0), (False, True)):
+            if tied and members != others:
+                continue
 
-                def trial(rng: np.random.Generator, n: int = n, fpr: float = fpr, d: float = d) -> Interval:
-                    return _ends(tpr_at_fpr(np.sort(rng.normal(d, 1, n)), np.sort(rng.normal(0, 1, n)), fpr))
+            def trial(
+                rng: np.random.Generator,
+                n: tuple[int, int] = (members, others),
+                fpr: float = fpr,
+                d: float = d,
+                tied: bool = tied,
+            ) -> Interval:
+                inside, outside = np.sort(rng.normal(d, 1, n[0])), np.sort(rng.normal(0, 1, n[1]))
+                if tied:
+                    inside, outside = np.rint(inside * 2) / 2, np.rint(outside * 2) / 2
+                return _ends(tpr_at_fpr(inside, outside, fpr))
 
-                yield (
-                    "TPR",
-                    f"{n} + {n} records, FPR {fpr:g}, {d:g} apart",
-                    float(ndtr(d + ndtri(fpr))),
-                    trial,
-                )
+            threshold = -float(ndtri(fpr))
+            if tied:  # the lowest border between two of the rounded scores that no more non-members lie above
+                threshold = np.ceil((threshold - 0.25) * 2) / 2 + 0.25
+            yield (
+                "TPR",
+                f"{members} + {others} records, FPR {fpr:g}, {d:g} apart" + (", tied" if tied else ""),
+                float(ndtr(d - threshold)),
+                trial,
+            )
 
 
 def of_spearman() -> Iterator[Case]:

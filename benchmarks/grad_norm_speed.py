@@ -1,10 +1,13 @@
 """What exact per-sample gradient norms cost a training step, on a CPU with one thread.
 
-    python benchmarks/grad_norm_speed.py [--batch 128] [--rounds 15] [--model wrn-16-1|mlp]
+    python benchmarks/grad_norm_speed.py [--batch 128] [--rounds 15] [--processes 5] [--model wrn-16-1|mlp]
 
-A plain step and a watched one take turns in one process, so that what else the machine does meets both; the ratio of
-processor times is the median over the rounds. Memory is the peak above what the process held before its first step, each way in a process of
-its own. vmap(grad) makes every sample's whole gradient and stands for the direct way; Opacus has a column where it is installed.
+A plain step and another one take turns in one process, so that what else the machine does meets both; the ratio of
+processor times is the median over the rounds. Memory is the peak above what the process held before its first step: the median
+over fresh processes for each way, with the least and the most. vmap(grad) makes every sample's whole gradient and stands for
+the direct way. Where Opacus is installed there are two more: its GradSampleModule, which makes them too, and the
+module of its ghost clipping, which takes norms of linear layers without them; of that one pass alone, as the second is for clipping. That all
+ways find the same norms is checked first.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ MODELS: dict[str, tuple[str, Callable[[], nn.Module], tuple[int, ...], int]] = {
         100,
     ),
 }
-WAYS = ("plain", "watched", "vmap(grad)", "opacus")
+WAYS = ("plain", "watched", "vmap(grad)", "opacus", "opacus, ghost")
 Step = Callable[[], Any]
 
 
@@ -58,6 +61,12 @@ def steps_of(way: str, name: str, batch: int) -> Step:
         from opacus import GradSampleModule
 
         model = GradSampleModule(model)
+    elif way == "opacus, ghost":
+        from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import (
+            GradSampleModuleFastGradientClipping,
+        )
+
+        model = GradSampleModuleFastGradientClipping(model, use_ghost_clipping=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     if way == "vmap(grad)":
         return lambda: _vmap_step(model, optimizer, x, y)
@@ -81,10 +90,24 @@ def steps_of(way: str, name: str, batch: int) -> Step:
                 .sum(0)
                 .sqrt()
             )
+        elif way == "opacus, ghost":
+            norms = model.get_norm_sample()
         optimizer.step()
         return norms
 
     return step
+
+
+def check_norms(name: str, batch: int) -> None:
+    """Raises AssertionError where two ways find other norms in the first step of the same model on the same batch."""
+    expected = steps_of("vmap(grad)", name, batch)().numpy()
+    for way in WAYS:
+        if way not in ("plain", "vmap(grad)") and available(way):
+            found = steps_of(way, name, batch)()
+            if way == "watched":
+                (one,) = found
+                found = one.squared.sum(0).sqrt() / one.factor
+            np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-3, err_msg=way)
 
 
 def _vmap_step(
@@ -137,13 +160,14 @@ def _memory(which: str) -> float:
 
 
 def available(way: str) -> bool:
-    return way != "opacus" or importlib.util.find_spec("opacus") is not None
+    return not way.startswith("opacus") or importlib.util.find_spec("opacus") is not None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--model", choices=MODELS)
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -156,20 +180,13 @@ def main() -> None:
     )
     print("| model | way | step | times a plain one | memory of a step |\n| --- | --- | --- | --- | --- |")
     for name in [options.model] if options.model else MODELS:
+        check_norms(name, options.batch)
         for way in WAYS:
             title = MODELS[name][0]
             if not available(way):
                 print(f"| {title} | {way} | not installed | | |")
                 continue
-            rounds = options.rounds if way == "watched" else max(3, options.rounds // 5)
-            milliseconds, ratio = (
-                timed(name, way, options.batch, rounds)
-                if way != "plain"
-                else (
-                    timed(name, "plain", options.batch, rounds)[0],
-                    1.0,
-                )
-            )
+            milliseconds, ratio = timed(name, way, options.batch, options.rounds)
             command = [
                 sys.executable,
                 __file__,
@@ -180,9 +197,13 @@ def main() -> None:
                 "--batch",
                 str(options.batch),
             ]
-            memory = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            memory = sorted(
+                json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                for _ in range(options.processes)
+            )
             print(
-                f"| {title} | {way} | {milliseconds * ratio:.1f} ms | {ratio:.2f} | {memory:.0f} MB |",
+                f"| {title} | {way} | {milliseconds * ratio:.1f} ms | {ratio:.2f} | {median(memory):.0f} MB "
+                f"({memory[0]:.0f} to {memory[-1]:.0f}) |",
                 flush=True,
             )
 

@@ -10,8 +10,10 @@ from losslake.analysis.intervals import (
     correlation_p_value,
     logit_interval,
     spearman_interval,
+    uncertain_share,
 )
-from scipy.stats import beta, binomtest, spearmanr
+from scipy.optimize import brentq
+from scipy.stats import beta, binom, binomtest, chi2, norm, spearmanr
 
 
 @pytest.mark.parametrize("trials", [1, 2, 7, 60, 5_000])
@@ -35,7 +37,52 @@ def test_clopper_pearson_of_shared_out_ties_lies_between_its_neighbours() -> Non
         assert below[1] < between[1] <= above[1]
 
 
+@pytest.mark.parametrize("confidence", [0.95, 0.5])
+def test_a_share_of_uncertain_hits_is_beyond_as_seldom_as_promised(confidence: float) -> None:
+    """In every pair of the two counts: the probability of those at which the bound lies beyond the truth is summed up."""
+    trials, hidden, tail = 16, np.arange(21), (1 - confidence) / 2
+    at_most, at_least = binom.cdf(hidden, 20, 0.3), binom.sf(hidden - 1, 20, 0.3)
+    curves = {
+        "steep": np.minimum(hidden * 2, trials),
+        "flat": hidden // 4 + 5,
+        "a step at the expected count": np.where(hidden > 6, 14, 3),
+        "a step above it": np.where(hidden > 8, 14, 3),
+    }
+    for curve in curves.values():
+        beyond = {"low": 0.0, "high": 0.0}
+        for j in hidden:
+            # The truth is the curve at j, and K hits are seen there: the whole curve is up or down by as much.
+            for truth in (0.15, 0.6):
+                for k in range(trials + 1):
+                    seen = np.clip(curve - curve[j] + k, 0, trials)
+                    low, high = uncertain_share(seen, seen, at_most, at_least, trials, confidence)
+                    chance = binom.pmf(j, 20, 0.3) * binom.pmf(k, trials, truth) / 2
+                    beyond["low"] += chance * (low > truth)
+                    beyond["high"] += chance * (high < truth)
+        assert max(beyond.values()) <= tail + 1e-9
+
+
+def test_the_bounds_of_uncertain_hits_are_the_farthest() -> None:
+    fewest, most = np.array([0, 3, 9, 20]), np.array([3, 9, 20, 25])
+    at_most, at_least = np.array([0.001, 0.1, 0.7, 1.0]), np.array([1.0, 0.999, 0.9, 0.3])
+    low, high = uncertain_share(fewest, most, at_most, at_least, 25)
+    radius = brentq(lambda r: (chi2.sf(r * r, 2) + 2 * chi2.sf(r * r, 1)) / 4 - 0.025, 0, 9)
+    rest = [
+        norm.sf(np.sqrt(radius**2 - max(norm.isf(p), 0) ** 2)) for p in at_most[1:]
+    ]  # the first is too unlikely
+    assert low == pytest.approx(min(beta.ppf(r, f, 25 - f + 1) for r, f in zip(rest, fewest[1:])), rel=1e-9)
+    assert high == 1.0
+    assert uncertain_share(fewest, most - 1, at_most, at_least, 25)[1] == pytest.approx(
+        beta.isf(norm.sf(np.sqrt(radius**2 - norm.isf(0.3) ** 2)), 25, 1)
+    )
+    wide = uncertain_share(np.array([9]), np.array([9]), np.ones(1), np.ones(1), 25)
+    exact = clopper_pearson(9, 25, 1 - 2 * norm.sf(radius))
+    np.testing.assert_allclose(wide, exact, rtol=1e-9)
+
+
 def test_no_trials_say_nothing() -> None:
+    none = np.zeros(1, dtype=int)
+    assert uncertain_share(none, none, np.ones(1), np.ones(1), 0) == (0.0, 1.0)
     assert clopper_pearson(0, 0) == (0.0, 1.0)
 
 

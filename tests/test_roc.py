@@ -10,7 +10,7 @@ import pytest
 from losslake.analysis.intervals import area_interval
 from losslake.analysis.metric import Metric
 from losslake.analysis.roc import auc, evaluate, roc, split, threshold_at_fpr, tpr_at_fpr
-from scipy.stats import binom, mannwhitneyu, norm
+from scipy.stats import beta, binom, mannwhitneyu, norm
 
 Floats = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator], tuple[Floats, Floats]]
@@ -113,6 +113,31 @@ def test_tpr_at_fpr_is_the_best_of_all_thresholds(groups: tuple[Floats, Floats],
     assert metric.ci_high is not None
     assert 0 <= metric.ci_low <= best <= metric.ci_high <= 1
     assert np.mean(others > threshold_at_fpr(others, fpr)) <= fpr + 1e-12
+
+
+@pytest.mark.parametrize("fpr", [0.001, 0.02, 0.1, 0.5, 0.999])
+def test_the_interval_of_a_tpr_is_over_how_many_others_may_be_above(
+    groups: tuple[Floats, Floats], fpr: float
+) -> None:
+    members, others = groups
+    m, n = len(members), len(others)
+    radius = 2.353055  # of which the probability is exp(-r^2 / 2) / 4 + P(Z > r) = 0.025
+    assert np.exp(-(radius**2) / 2) / 4 + norm.sf(radius) == pytest.approx(0.025, abs=1e-6)
+    lows, highs = [], []
+    for above in range(n + 1):
+        for bounds, chance in ((lows, binom.cdf(above, n, fpr)), (highs, binom.sf(above - 1, n, fpr))):
+            left = radius**2 - max(norm.isf(chance), 0) ** 2
+            if left < 0:
+                continue
+            tail = norm.sf(np.sqrt(left))
+            if bounds is lows:
+                hits = int((members > others[::-1][above - 1]).sum()) if above else 0
+                bounds.append(beta.ppf(tail, hits, m - hits + 1) if hits else 0.0)
+            else:
+                hits = int((members >= others[::-1][above]).sum()) if above < n else m
+                bounds.append(beta.isf(tail, hits + 1, m - hits) if hits < m else 1.0)
+    metric = tpr_at_fpr(members, others, fpr)
+    assert (metric.ci_low, metric.ci_high) == pytest.approx((min(lows), max(highs)), rel=1e-4)
 
 
 def test_an_fpr_that_is_a_whole_number_of_records_counts_in_full() -> None:
