@@ -18,7 +18,7 @@ from .choices import unknown_choice
 from .dataset_labels import encode_labels, label_values
 from .dataset_pictures import read_pictures
 from .dataset_record import Dataset, row_keys
-from .dataset_table import encode_features, is_category, is_number
+from .dataset_table import encode_features, encode_keys, is_category, is_number, refuse_identifiers
 from .npy_files import brief
 
 # ArrowException and MemoryError both: a file may hold more than memory does.
@@ -39,26 +39,27 @@ class SplitFile:
 
 
 def load_files(
-    spec: str, path: Path, *, label: str | None, group: str | None, data_dir: Path | None
+    spec: str, path: Path, *, label: str | None, group: str | None, key: str | None, data_dir: Path | None
 ) -> Dataset:
     """The data set in the Parquet or CSV file `path`, or in the folder `path` of such files.
 
     A folder holds `train-*.parquet`, `test-*.parquet` (or CSV, or the same in a subfolder `data`); any other
     split counts as test, and a single file as train. A Parquet column `image` or `img` (struct{bytes, path} or
     binary) makes it a data set of pictures, whose further scalar columns become `columns`. Otherwise it is
-    tabular: every column but label and group is a feature (see encode_features), and `columns` holds the
+    tabular: every column but label, group and key is a feature (see encode_features), and `columns` holds the
     originals.
 
-    label: the label column (default "label"); group: the column of subpopulation labels. The group column is
-    not a feature. Raises InvalidInput or InvalidOption.
+    label: the label column (default "label"); group: the column of subpopulation labels; key: the column that names the
+    records (see encode_keys; of a CSV file the text as it stands there; default: `split/row`). Raises InvalidInput, also for
+    a column of identifiers among the features, or InvalidOption.
     """
     files = find_files(path)
     parquet = files[0].path.suffix == ".parquet"
     schema = _parquet_schema(files[0].path) if parquet else None
     picture = _picture_column(schema)
-    tables = [_read_parquet(file.path, picture) if parquet else _read_csv(file.path) for file in files]
+    tables = [_read_parquet(file.path, picture) if parquet else _read_csv(file.path, key) for file in files]
     for file, read in zip(files, tables):
-        _check_columns(read, tables[0], file.path, files[0].path, label, group)
+        _check_columns(read, tables[0], file.path, files[0].path, label, group, key)
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
@@ -70,11 +71,13 @@ def load_files(
     y, classes = encode_labels(
         label_values(table.column(label), where=str(path)), where=str(path), names=names
     )
-    rest = table.drop_columns([label] + ([group] if group is not None and group != label else []))
+    told = [name for name in (label, group, key) if name is not None]
+    rest = table.drop_columns(told)
     if picture is not None:
         x = read_pictures([file.path for file in files], picture, data_dir=data_dir)
         rest = rest.select([field.name for field in rest.schema if _is_scalar(field.type)])
     else:
+        refuse_identifiers([read.drop_columns(told) for read in tables], where=str(path))
         x = encode_features(rest, where=str(path))
     lengths = [read.num_rows for read in tables]
     return Dataset(
@@ -83,7 +86,9 @@ def load_files(
         y=y,
         classes=classes,
         split=np.repeat(["train" if file.split == "train" else "test" for file in files], lengths),
-        key=_keys([file.split for file in files], lengths),
+        key=_keys([file.split for file in files], lengths)
+        if key is None
+        else encode_keys(table.column(key), where=str(path), name=key),
         group=None if group is None else _group_values(table.column(group)),
         columns=rest.replace_schema_metadata(None) if rest.num_columns else None,
     )
@@ -144,9 +149,14 @@ def _read_parquet(path: Path, picture: str | None) -> pa.Table:
         raise InvalidInput(f"{path}: cannot be read: {brief(error)}") from error
 
 
-def _read_csv(path: Path) -> pa.Table:
-    # An empty or NA cell of a text column is a missing value, as it is in a column of numbers.
-    convert = pyarrow.csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
+def _read_csv(path: Path, key: str | None) -> pa.Table:
+    # An empty or NA cell of a text column is a missing value, as it is in a column of numbers. Keys are not guessed to be
+    # numbers: 007 is not 7.
+    convert = pyarrow.csv.ConvertOptions(
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+        column_types={} if key is None else {key: pa.string()},
+    )
     try:
         table = pyarrow.csv.read_csv(path, convert_options=convert)
     except _UNREADABLE as error:
@@ -162,16 +172,25 @@ def _refuse_duplicates(names: Sequence[str], path: Path) -> None:
 
 
 def _check_columns(
-    table: pa.Table, first: pa.Table, path: Path, first_path: Path, label: str | None, group: str | None
+    table: pa.Table,
+    first: pa.Table,
+    path: Path,
+    first_path: Path,
+    label: str | None,
+    group: str | None,
+    key: str | None,
 ) -> None:
     names = table.column_names
     if label is None and "label" not in names:
         raise InvalidInput(f"{path}: no column 'label'; name the label column, one of: {', '.join(names)}")
-    for what, name in (("label column", label), ("group column", group)):
+    for what, name in (("label column", label), ("group column", group), ("key column", key)):
         if name is not None and name not in names:
             raise unknown_choice(f"{what} of {path.name}", name, names)
     if group is not None and group == (label or "label"):
         raise InvalidOption(f"column {group!r} is both label and group; choose another group column")
+    if key is not None and key in (label or "label", group):
+        what = "group" if key == group else "label"
+        raise InvalidOption(f"column {key!r} is both {what} and key; choose another key column")
     differing = set(names) ^ set(first.column_names)
     if differing:
         raise InvalidInput(

@@ -25,7 +25,12 @@ _CHUNK_BYTES = 1 << 24
 
 
 def load_dataset(
-    spec: str, *, label: str | None = None, group: str | None = None, data_dir: Path | None = None
+    spec: str,
+    *,
+    label: str | None = None,
+    group: str | None = None,
+    key: str | None = None,
+    data_dir: Path | None = None,
 ) -> Dataset:
     """The data set that `spec` names.
 
@@ -36,26 +41,31 @@ def load_dataset(
               A name wins over a path: write ./mnist for a folder called mnist
     label     the label column (default "label") or, in an .npz, the label array (default "y")
     group     the column (in an .npz the array, default "groups") of subpopulation labels
+    key       the column of a Parquet or CSV file that names the records (default: `split/row`)
     data_dir  where downloads and decoded pictures are kept (default $LOSSLAKE_DATA or ~/.cache/losslake)
 
-    Raises InvalidOption for a spec, label or group that does not exist, InvalidInput for data that cannot be
+    Raises InvalidOption for a spec, label, group or key that does not exist, InvalidInput for data that cannot be
     used.
     """
     try:
-        return _load(spec, label=label, group=group, data_dir=data_dir)
+        return _load(spec, label=label, group=group, key=key, data_dir=data_dir)
     except MemoryError as error:
         raise InvalidInput(f"{spec}: takes more memory than there is") from error
 
 
-def _load(spec: str, *, label: str | None, group: str | None, data_dir: Path | None) -> Dataset:
+def _load(
+    spec: str, *, label: str | None, group: str | None, key: str | None, data_dir: Path | None
+) -> Dataset:
     named = {name.casefold(): name for name in DATASET_NAMES}.get(spec.casefold())
     path = _path_of(spec)
     if named is None and os.path.exists(path):
         if path.suffix == ".npz" and path.is_file():
+            if key is not None:
+                raise InvalidOption(f"key names a column of a Parquet or CSV file; {spec} has none")
             return load_npz(spec, path, label=label, group=group)
-        return load_files(spec, path, label=label, group=group, data_dir=data_dir)
-    if label is not None or group is not None:
-        option = "label" if label is not None else "group"
+        return load_files(spec, path, label=label, group=group, key=key, data_dir=data_dir)
+    options = {"label": label, "group": group, "key": key}
+    for option in (name for name, value in options.items() if value is not None):
         if named is not None or is_callable_spec(spec):
             raise InvalidOption(f"{option} names a column of a file; {spec} brings its own")
     if named == "digits":

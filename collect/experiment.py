@@ -29,6 +29,7 @@ _TAKEN = ("sample_id", "label", "pool", "split", "group", "key", "experiment", "
 DEFAULTS: Mapping[str, Any] = {
     "label": None,
     "group": None,
+    "key": None,
     "samples": None,
     "population": 0.0,
     "seed": 0,
@@ -42,6 +43,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "spec": (str,),
     "label": (str, _NONE),
     "group": (str, _NONE),
+    "key": (str, _NONE),
     "samples": (int, _NONE),
     "population": (int, float),
     "seed": (int,),
@@ -55,7 +57,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 class Prepared:
     """An experiment in a lake with its data in memory.
 
-    ``options`` are those it was made with: spec, label, group, samples, population, seed, fraction, canaries,
+    ``options`` are those it was made with: spec, label, group, key, samples, population, seed, fraction, canaries,
     without, classes.
     ``canary`` is bool (N,): planted to be audited.
     """
@@ -86,6 +88,7 @@ def prepare_experiment(
     dataset: str | None = None,
     label: str | None = None,
     group: str | None = None,
+    key: str | None = None,
     samples: int | None = None,
     population: float | None = None,
     seed: int | None = None,
@@ -97,7 +100,7 @@ def prepare_experiment(
 ) -> Prepared:
     """Load a data set, choose samples from its train split, and make the experiment or match it.
 
-    dataset, label, group   what `load_dataset` takes
+    dataset, label, group, key  what `load_dataset` takes
     samples                 how many of the train split, balanced over classes (default: all)
     population              share of them set aside: no run trains on them (default 0)
     seed                    of the choice (default 0)
@@ -117,6 +120,7 @@ def prepare_experiment(
         "spec": dataset,
         "label": label,
         "group": group,
+        "key": key,
         "samples": samples,
         "population": population,
         "seed": seed,
@@ -143,7 +147,13 @@ def prepare_experiment(
     _check_kinds(experiment, stored)
     if "spec" not in given and not os.path.exists(options["spec"]):
         refuse_unnamed(options["spec"], f"the data set of experiment {experiment!r}", "--dataset")
-    source = load_dataset(options["spec"], label=options["label"], group=options["group"], data_dir=data_dir)
+    source = load_dataset(
+        options["spec"],
+        label=options["label"],
+        group=options["group"],
+        key=options["key"],
+        data_dir=data_dir,
+    )
     chosen = select_samples(
         source, samples=options["samples"], population=options["population"], seed=options["seed"]
     )
@@ -250,7 +260,7 @@ def _check_kinds(experiment: str, stored: Mapping[str, Any]) -> None:
 
 def _refuse_changes(experiment: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     # The digest tells whether other data is meant; these tell what the digest does not see.
-    for name in ("group", "samples", "population", "seed", "canaries", "without"):
+    for name in ("group", "key", "samples", "population", "seed", "canaries", "without"):
         if name in given and name in stored and given[name] != stored[name]:
             raise AlreadyExists(
                 f"experiment {experiment!r} was made with {name} {stored[name]}, not {given[name]}; leave {name} out, or "

@@ -102,6 +102,34 @@ def test_columns_of_the_source_are_kept(lake: Lake, tmp_path: Path) -> None:
         prepare_experiment(lake, "e")
 
 
+def test_the_key_of_a_table_is_kept_with_the_experiment(lake: Lake, tmp_path: Path) -> None:
+    import polars as pl
+
+    rows = 40
+    names = [f"P{(row * 7) % rows:02d}" for row in range(rows)]
+    frame = pl.DataFrame({"age": np.arange(rows) ** 2.0, "label": np.arange(rows) % 2, "Key": names})
+    frame.write_csv(tmp_path / "people.csv")
+    made = prepare_experiment(lake, "e", dataset=str(tmp_path / "people.csv"), key="Key", samples=20)
+    table = lake.samples("e")
+    assert "source_Key" not in table.column_names
+    assert made.data.x.shape == (20, 1)
+    taken = table["key"].to_pylist()
+    assert table["age"].to_pylist() == [names.index(name) ** 2 for name in taken]
+    again = prepare_experiment(lake, "e")
+    assert again.options == made.options
+    assert again.options["key"] == "Key"
+    np.testing.assert_array_equal(again.data.x, made.data.x)
+    with pytest.raises(AlreadyExists, match="was made with key Key, not age"):
+        prepare_experiment(lake, "e", key="age")
+    # Records are left out by the same names.
+    (tmp_path / "out.txt").write_text("\n".join(taken[:3]))
+    prepare_experiment(
+        lake, "less", dataset=str(tmp_path / "people.csv"), key="Key", samples=20, without=tmp_path / "out.txt"
+    )
+    assert lake.samples("less")["key"].to_pylist() == taken[3:]
+    assert prepare_experiment(lake, "less").data.x.shape == (17, 1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

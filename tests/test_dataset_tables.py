@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -136,11 +137,129 @@ def test_an_identifier_is_no_feature(tmp_path: Path) -> None:
     rows = 40
     names = [f"P{row}" for row in range(rows)]
     table = pa.table({"age": np.arange(rows), "patient": names, "label": [0, 1] * (rows // 2)})
-    with pytest.raises(InvalidInput, match=r"'patient' has another value in every row.* leave it out"):
+    with pytest.raises(
+        InvalidInput, match=r"'patient' has another value in every row.*--key patient.* leave it out"
+    ):
         load_dataset(save(table, tmp_path / "a.parquet"))
     names[-1] = names[0]
     repeated = table.set_column(1, "patient", pa.array(names))
     assert load_dataset(save(repeated, tmp_path / "b.parquet")).x.shape == (rows, 1 + rows - 1)
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+@pytest.mark.parametrize("kind", ["text", "number"])
+def test_a_key_names_the_records_and_is_no_feature(tmp_path: Path, form: str, kind: str) -> None:
+    names = ["P4", "P0", "P3", "P1", "P2"] if kind == "text" else [40, 0, 2**62 + 1, -7, 2]
+    path = save(people(patient=names), tmp_path / f"a.{form}")
+    data = load_dataset(path, key="patient")
+    assert data.key.tolist() == [str(name) for name in names]
+    np.testing.assert_array_equal(data.x, load_dataset(save(people(), tmp_path / f"b.{form}")).x)
+    assert data.columns is not None
+    assert "patient" not in data.columns.column_names
+    if kind == "text":
+        column = pa.array(names).dictionary_encode()
+        again = save(people(patient=column), tmp_path / "c.parquet")
+        assert load_dataset(again, key="patient").key.tolist() == names
+
+
+def test_keys_of_a_csv_are_as_written(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("n,id,label\n2,007,1\n1,7,0\n")
+    assert load_dataset(str(tmp_path / "a.csv"), key="id").key.tolist() == ["007", "7"]
+
+
+def test_keys_of_a_folder_are_distinct_over_all_its_files(tmp_path: Path) -> None:
+    save(people(who=[1, 2, 3, 4, 5]), tmp_path / "train.parquet")
+    save(people(who=[6, 7, 8, 9, 10]), tmp_path / "test.parquet")
+    assert load_dataset(str(tmp_path), key="who").key.tolist() == [str(number) for number in range(1, 11)]
+    save(people(who=[6, 7, 2, 9, 10]), tmp_path / "test.parquet")
+    with pytest.raises(InvalidInput, match=r"key column 'who' has '2' in row 1 and in row 7"):
+        load_dataset(str(tmp_path), key="who")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a", "b", None, "c", "d"], r"'who' has no value in row 2; every record needs a name"),
+        ([1, 2, 3, 4, None], r"'who' has no value in row 4"),
+        (["a", "b", " ", "c", "d"], r"'who' has no value in row 2"),
+        (
+            ["a", "b", "c", "b", "b"],
+            r"'who' has 'b' in row 1 and in row 3; every record needs a name of its own",
+        ),
+        ([1.5, 2, 3, 4, 5], r"'who' is double; names of records are text or whole numbers"),
+        ([True, False, True, True, True], r"'who' is bool"),
+        ([datetime.date(2000, 1, day) for day in range(1, 6)], r"'who' is date32"),
+    ],
+)
+def test_keys_that_name_nothing(tmp_path: Path, names: list[object], message: str) -> None:
+    path = save(people(who=names), tmp_path / "a.parquet")
+    with pytest.raises(InvalidInput, match=f"key column {message}") as caught:
+        load_dataset(path, key="who")
+    assert path in str(caught.value)
+
+
+def test_a_key_that_is_not_there(tmp_path: Path) -> None:
+    path = save(people(), tmp_path / "a.parquet")
+    with pytest.raises(InvalidOption, match=r"key column .* 'jobs'\. Did you mean 'job'"):
+        load_dataset(path, key="jobs")
+    for other, options in (("label", {}), ("group", {"group": "job", "label": "smokes"})):
+        column = options.get("group", "label")
+        with pytest.raises(InvalidOption, match=f"'{column}' is both {other} and key"):
+            load_dataset(path, key=column, **options)  # type: ignore[arg-type]
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 2)), y=[0, 1])
+    with pytest.raises(InvalidOption, match="key names a column of a Parquet or CSV file"):
+        load_dataset(str(tmp_path / "a.npz"), key="who")
+    with pytest.raises(InvalidOption, match="key names a column of a file; digits brings its own"):
+        load_dataset("digits", key="who")
+
+
+def test_an_empty_cell_is_no_key(tmp_path: Path) -> None:
+    for cell in ("", '""'):
+        (tmp_path / "a.csv").write_text(f"n,id,label\n2,007,1\n1,{cell},0\n")
+        with pytest.raises(InvalidInput, match="key column 'id' has no value in row 1"):
+            load_dataset(str(tmp_path / "a.csv"), key="id")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["id", "ID", "patient_id", "patient id", "patientId", "key", "Index", "idx", "uuid", "", "Unnamed: 0"],
+)
+def test_whole_numbers_that_are_identifiers_are_no_feature(tmp_path: Path, name: str) -> None:
+    rows = 40
+    table = pa.table({"age": np.arange(rows), name: np.arange(rows) * 3, "label": [0, 1] * (rows // 2)})
+    message = (
+        rf"column '{name}' has another value in every row.*leave it out of the file; if it is a measurement"
+    )
+    with pytest.raises(InvalidInput, match=message) as caught:
+        load_dataset(save(table, tmp_path / "a.parquet"))
+    assert f"--key {shlex.quote(name)})" in str(caught.value)
+    with pytest.raises(InvalidInput, match=message):
+        load_dataset(save(table, tmp_path / "a.csv"))
+    assert load_dataset(str(tmp_path / "a.csv"), key=name).x.shape == (rows, 1)
+    assert load_dataset(str(tmp_path / "a.csv"), group=name).x.shape == (rows, 1)
+    # Files that each count anew are identifiers too.
+    (tmp_path / "folder").mkdir()
+    for split in ("train", "test"):
+        save(table.slice(0, 20), tmp_path / "folder" / f"{split}.parquet")
+    with pytest.raises(InvalidInput, match=message):
+        load_dataset(str(tmp_path / "folder"))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("id", np.arange(40) // 2),  # twice each: a group, or a category in numbers
+        ("id", np.arange(40) * 1.5),
+        ("arid", np.arange(40)),
+        ("keyboards", np.arange(40)),
+        ("refractive_index", np.arange(40)),
+    ],
+)
+def test_other_numbers_are_features(tmp_path: Path, name: str, values: np.ndarray) -> None:
+    table = pa.table({name: values, "label": [0, 1] * 20})
+    assert load_dataset(save(table, tmp_path / "a.parquet")).x.shape == (40, 1)
+    few = table.slice(0, 20)
+    assert load_dataset(save(few, tmp_path / "b.parquet")).x.shape == (20, 1)
 
 
 def test_labels_as_objects() -> None:
