@@ -11,20 +11,20 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
-from durability_lake import DIGESTS, MADE, Broken, Promise, digests, make_experiment, read_digests
+from durability_lake import DIGESTS, MADE, Broken, Promise, collect, digests, make_experiment, read_digests
 from losslake.store import manifest, paths, tokens
-from losslake.store.gc import collect_garbage
 from losslake.store.lake import Lake
 from losslake.store.migrate import MANIFESTS
 from losslake.store.verify import verify
@@ -33,16 +33,29 @@ from zygote import Child, Zygote, children_of
 BEFORE = 12
 """Runs of the lake of format 1 that a season begins with."""
 
-_TRAINING = "--model mlp --widths 16 --batch-size 16 --lr 0.05 --queries original".split()
-_DATA = "--dataset digits --samples 200 --no-pictures".split()
+_TRAINING = [
+    "--model",
+    "mlp",
+    "--widths",
+    "16",
+    "--batch-size",
+    "16",
+    "--lr",
+    "0.05",
+    "--queries",
+    "original",
+]
+_FORGET = ["lake", "forget", "--sample", "3", "--sample", "8"]
+_DATA = ["--dataset", "digits", "--samples", "200", "--no-pictures"]
 
 
 @dataclass(frozen=True)
 class Step:
-    """Something to kill. ``arguments(season)`` is the command, or the runs that `write_runs` is to write."""
+    """Something to kill. ``arguments(season)`` is the command, or what ``function`` is called with."""
 
     name: str
-    arguments: Callable[[Season], list[str]]
+    arguments: Callable[[Season], list[Any]]
+    function: str = ""
     worker: bool = False
     """Kill one of the processes that it starts, not itself."""
 
@@ -58,8 +71,12 @@ class Tally:
 
 
 def _import(season: Season) -> list[str]:
-    where = ["--experiment", f"imported-{season.number}", "--target", "run-0000"]
-    return ["collect", "import", "arrays", str(season.arrays), "--lake", season.lake.path, *where]
+    return _import_as(season, f"imported-{season.number}")
+
+
+def _import_as(season: Season, experiment: str) -> list[str]:
+    where = ["--lake", season.lake.path, "--experiment", experiment, "--target", "run-0000"]
+    return ["collect", "import", "arrays", str(season.arrays), *where]
 
 
 def _target(season: Season) -> list[str]:
@@ -71,19 +88,45 @@ def _shadows(jobs: int) -> Callable[[Season], list[str]]:
     def arguments(season: Season) -> list[str]:
         # Of the experiment of the target that was trained last.
         where = ["--lake", season.lake.path, "--experiment", f"trained-{season.last_target}"]
-        return ["collect", "shadows", *where, "--count", "4", "--epochs", "4", "--traces", "--jobs", str(jobs)]
+        return [
+            "collect",
+            "shadows",
+            *where,
+            "--count",
+            "4",
+            "--epochs",
+            "4",
+            "--traces",
+            "--jobs",
+            str(jobs),
+        ]
 
     return arguments
 
 
 IMPORT = Step("import", _import)
 STEPS = (
-    Step("write", lambda season: [f"w-{season.number}{i}" for i in range(4)]),
+    Step(
+        "write",
+        lambda season: [season.lake.path, [f"w-{season.number}{i}" for i in range(4)]],
+        "durability_lake:write_runs",
+    ),
     IMPORT,
-    Step("analyze", lambda season: ["analyze", "lira", "--lake", season.lake.path, "--experiment", "imported-0"]),
+    Step(
+        "analyze",
+        lambda season: ["analyze", "lira", "--lake", season.lake.path, "--experiment", "imported-0"],
+    ),
     Step("compact", lambda season: ["lake", "compact", "--least", "2", "--lake", season.lake.path]),
-    Step("gc", lambda season: ["lake", "gc", "--older-than", "0", "--lake", season.lake.path]),
-    Step("export", lambda season: ["lake", "export", str(season.exported), "--force", "--lake", season.lake.path]),
+    Step("gc", lambda season: [season.lake.path], "durability_lake:collect_now"),
+    Step(
+        "export",
+        lambda season: ["lake", "export", str(season.exported), "--force", "--lake", season.lake.path],
+    ),
+)
+TO_FORGET = Step("import to forget in", lambda season: _import_as(season, f"forgetting-{season.number}"))
+FORGET = Step(
+    "forget",
+    lambda season: [*_FORGET, "--lake", season.lake.path, "--experiment", f"forgetting-{season.number}"],
 )
 MIGRATE = Step("migrate", lambda season: ["lake", "migrate", "--lake", season.lake.path])
 TARGET = Step("target", _target)
@@ -119,8 +162,8 @@ class Season:
     def start(self, step: Step) -> Child:
         """A process that does the step."""
         given = step.arguments(self)
-        if step.name == "write":
-            return self.zygote.start("durability_lake:write_runs", [self.lake.path, given], self.log())
+        if step.function:
+            return self.zygote.start(step.function, given, self.log())
         return self.zygote.command(given, self.log())
 
     def let_through(self, step: Step) -> float:
@@ -167,7 +210,11 @@ def prepare(zygote: Zygote, folder: Path, *, samples: int, trainings: bool) -> P
         whole.number += 1
         seconds[TARGET.name] = whole.let_through(TARGET)
         seconds[fleet.name] = whole.let_through(fleet)
-    promise = Promise.of(whole.lake)
+    promise = Promise({})
+    promise.add(whole.lake)
+    for step in (TO_FORGET, FORGET):
+        seconds[step.name] = whole.let_through(step)
+        promise.add(whole.lake, changed="forgetting")
     promise.save(folder / "promise.json")
     _age(old.lake)
     seconds[MIGRATE.name] = old.let_through(MIGRATE)
@@ -211,6 +258,7 @@ class Killing:
         self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
         self.left = self.removed = self.reads = self.resumed = self.written = 0
         self._stop = folder / "stop"
+        self._checked_export = 0
         self._writer: Child | None = None
         given = [self.season.lake.path, str(prepared.promised), "imported-0", str(self._stop)]
         self._reader = prepared.zygote.start("durability_lake:read_on", given, self.season.log())
@@ -218,7 +266,8 @@ class Killing:
     def step(self, step: Step, kills: int) -> None:
         """Kill a step so many times, then let it through, and look whether all is there."""
         season, tally = self.season, self.tallies[step.name]
-        season.number += 1
+        if step is not FORGET:
+            season.number += 1
         for _ in range(kills):
             self._kill(step)
             self.check()
@@ -229,12 +278,14 @@ class Killing:
         self.check()
         self._check_done(step)
         if step is MIGRATE:  # nobody writes into an older lake
-            given = [season.lake.path, "live", str(self._stop), 0.02]
+            given = [season.lake.path, "live", str(self._stop), 0.3]
             self._writer = season.zygote.start("durability_lake:write_on", given, season.log())
 
     def _kill(self, step: Step) -> None:
         tally = self.tallies[step.name]
-        usual = tally.seconds or [self.prepared.seconds.get(step.name) or self.prepared.seconds[FLEETS[1].name]]
+        usual = tally.seconds or [
+            self.prepared.seconds.get(step.name) or self.prepared.seconds[FLEETS[1].name]
+        ]
         child = self.season.start(step)
         time.sleep(self.chance.uniform(0, sum(usual) / len(usual)))
         workers = children_of(child.pid)
@@ -249,10 +300,11 @@ class Killing:
             if time.monotonic() > end:
                 raise Broken(f"{step.name}: workers outlive their parent")
             time.sleep(0.01)
-        self.resumed += "goes on" in child.text()
         if code == 0:
             tally.too_late += 1
-        elif code == -signal.SIGKILL or (step.worker and workers and "signal 9" in child.text()):
+        elif code == -signal.SIGKILL or (
+            step.worker and workers and re.search(r"signal 9|exit code -9", child.text())
+        ):
             tally.kills += 1
         else:
             raise Broken(f"{step.name} ended with {code}: {child.text()}")
@@ -260,7 +312,7 @@ class Killing:
     def check(self) -> None:
         """Raises Broken where the lake breaks its promise, or somebody at work beside has failed."""
         for child in (self._reader, self._writer):
-            if child is not None and child.poll() is not None:
+            if child is not None and child.poll():
                 raise Broken(f"a process beside has failed: {child.text()}")
         self.promise.check(digests(self.season.lake))
         found = verify(self.season.lake)
@@ -269,7 +321,9 @@ class Killing:
         if odd := {state for state in found.writers.values() if state not in ("killed", "at work", "ended")}:
             raise Broken(f"leftovers of writers that are {odd}")
         self.left += sum(state == "killed" for state in found.writers.values())
-        if self.season.exported.exists():
+        exported = self.season.exported
+        if exported.exists() and exported.stat().st_ino != self._checked_export:
+            self._checked_export = exported.stat().st_ino
             self._check_export()
 
     def _check_export(self) -> None:
@@ -284,9 +338,11 @@ class Killing:
             "target": f"trained-{number}",
         }.get(step.name, f"trained-{self.season.last_target}" if step in FLEETS else "")
         wanted = {
-            "write": set(step.arguments(self.season)),
+            "write": {f"w-{number}{i}" for i in range(4)},
             "target": {"target"},
         }.get(step.name, self.promise.runs_of(where))
+        if step is FORGET and (left := self.promise.unfinished(f"forgetting-{number}")):
+            raise Broken(f"{step.name} has ended and left {left}")
         if where and (missing := wanted - {run.run for run in lake.runs(where)}):
             raise Broken(f"{step.name} has ended without {missing} in {where}")
 
@@ -294,14 +350,18 @@ class Killing:
         """Raises Broken where anything of the killed is left, or anything of one at work is taken."""
         lake = self.season.lake
         before = verify(lake)
-        gone = collect_garbage(lake, older_than=timedelta())
+        gone = collect(lake)
         self.removed += len(gone.removed)
         killed = {path for path, state in before.writers.items() if state == "killed"}
         if left := killed - set(gone.removed):
             raise Broken(f"garbage collection leaves {left}")
         at_work = {tokens.process_part(lake.path)}
-        at_work |= {tokens.writer_of(path) or "" for path, state in before.writers.items() if state == "at work"}
-        if wrong := [path for path in gone.removed if path not in killed and tokens.writer_of(path) in at_work]:
+        at_work |= {
+            tokens.writer_of(path) or "" for path, state in before.writers.items() if state == "at work"
+        }
+        if wrong := [
+            path for path in gone.removed if path not in killed and tokens.writer_of(path) in at_work
+        ]:
             raise Broken(f"garbage collection takes {wrong} of writers at work")
 
     def end(self) -> None:
@@ -310,6 +370,8 @@ class Killing:
         for child in (self._reader, self._writer):
             if child is not None and child.wait() != 0:
                 raise Broken(f"a process beside has failed: {child.text()}")
+        logs = (log.read_text(errors="replace") for log in self.season.folder.glob("log-*"))
+        self.resumed = sum("resuming run" in text for text in logs)
         self.reads = json.loads(self._reader.text().splitlines()[-1])["reads"]
         if self._writer is not None:
             names = self._writer.text().split()
@@ -318,7 +380,7 @@ class Killing:
                 raise Broken(f"{missing} were committed and are not there")
         self.check()
         self.collect_garbage()
-        gone = collect_garbage(self.season.lake, older_than=timedelta(), checkpoints=True)
+        gone = collect(self.season.lake, checkpoints=True)
         left = verify(self.season.lake)
         if left.damage or left.leftovers:
             raise Broken(f"left in the end: {left.damage or left.leftovers}, kept: {dict(gone.kept)}")
@@ -331,6 +393,8 @@ def season_of_kills(prepared: Prepared, name: str, seed: int, *, each: int, trai
     killing.step(MIGRATE, each)
     for step in chance.sample(STEPS, len(STEPS)):
         killing.step(step, each)
+    killing.step(TO_FORGET, 0)
+    killing.step(FORGET, each)
     if trainings:
         killing.step(TARGET, trainings)
         killing.step(FLEETS[seed % len(FLEETS)], trainings)

@@ -5,6 +5,7 @@ It runs no query and no training itself, so there is no pool of threads that a f
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import os
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ _MODULES = (
     "losslake.store.compact",
     "losslake.store.connection",
     "losslake.store.export",
+    "losslake.store.forget",
     "losslake.store.gc",
     "losslake.store.migrate",
     "losslake.store.verify",
@@ -37,14 +40,14 @@ _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_TH
 
 
 class Zygote:
-    """Starts processes; all of them have one thread of torch's. Use as a context manager, in one thread.
+    """Starts processes that have imported ``modules`` and losslake; all of them have one thread of torch's.
 
-    Children that are left at the end are killed.
+    Use as a context manager, in one thread. Children that are left at the end are killed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *modules: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, __file__, *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -134,7 +137,7 @@ def children_of(pid: int) -> list[int]:
 
 def _serve() -> dict[str, Any] | None:
     """Answer until the pipe is closed; in a child, what it is to do."""
-    for name in _MODULES:
+    for name in (*_MODULES, *sys.argv[1:]):
         importlib.import_module(name)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
@@ -156,7 +159,19 @@ def _become(asked: dict[str, Any]) -> None:
     for number, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(number, target)
     module, _, name = asked["call"].partition(":")
-    getattr(importlib.import_module(module), name)(*asked["arguments"])
+    try:
+        getattr(importlib.import_module(module), name)(*asked["arguments"])
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    # What Python does at its end, without the libraries' farewell, which waits for threads that a fork has not got.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
