@@ -39,6 +39,9 @@ DATA = option_set(
     ),
     click.option("--label", metavar="COLUMN", help="The label column of a table."),
     click.option("--group", metavar="COLUMN", help="A column that names each record's group."),
+    click.option(
+        "--key", metavar="COLUMN", help="A column that names each record, shown with it; it is no feature."
+    ),
     click.option("--samples", type=int, metavar="N", help="Take a class-balanced subset of N records."),
     click.option(
         "--population", type=float, metavar="FRACTION", help="Share of records that no run trains on."
@@ -220,6 +223,7 @@ _DATA_FLAGS = (
     "dataset",
     "label",
     "group",
+    "key",
     "samples",
     "population",
     "canaries",

@@ -12,6 +12,7 @@ from ..store.command_options import lake_option
 from ..store.errors import InvalidOption, NotFound
 from ..store.lake import Lake
 from .command_options import DATA, EXPERIMENT, RECIPE, RUNNING, data_of, option_set, recipe_of
+from .fleet_ray_options import ENGINE, engine_of
 from .progress_lines import ProgressLines
 
 if TYPE_CHECKING:
@@ -24,7 +25,13 @@ _FLEET = option_set(
     DATA,
     RECIPE,
     RUNNING,
+    ENGINE,
     click.option("--traces/--no-traces", default=False, help="Record losses after each epoch too."),
+    click.option(
+        "--shard",
+        metavar="I/N",
+        help="Train every Nth run from the Ith on, for N jobs that share nothing but the lake: 1/N to N/N.",
+    ),
 )
 _COUNT = click.option(
     "--count", type=int, required=True, metavar="N", help="How many of these models there shall be in all."
@@ -167,7 +174,10 @@ def _collect(
     """Call a collector with a command's options and say how many runs there are."""
     from .experiment import prepare_experiment
     from .fleet_setup import stored_recipe, stored_target_recipe
+    from .fleet_shard import parse_shard
 
+    given["shard"] = None if given["shard"] is None else parse_shard(given["shard"])
+    given["engine"] = engine_of(given)
     opened = Lake.open(lake, create=True)
 
     def of_target() -> Recipe | None:
@@ -183,7 +193,12 @@ def _collect(
     prepared = prepare_experiment(opened, experiment, **data)
     progress = ProgressLines(f"{experiment} {what}")
     runs = collect(opened, experiment, recipe=recipe, prepared=prepared, progress=progress, **given)
-    click.echo(f"{len(runs)} {what} runs in {opened.path}, experiment {experiment}")
+    where = f"in {opened.path}, experiment {experiment}"
+    if given["shard"] is None:
+        click.echo(f"{len(runs)} {what} runs {where}")
+    else:
+        there = len(opened.runs(experiment, role=what.replace("-", "_")))
+        click.echo(f"{len(runs)} {what} runs of shard {given['shard']}, {there} of all shards {where}")
     return runs
 
 

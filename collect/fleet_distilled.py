@@ -73,7 +73,8 @@ def collect_distilled(
             f"size is {size}; the {on} pool of experiment {experiment!r} has {there} records: give 1 to {there}"
         )
     views = ("original", "flip") if recipe.flip and data.pictures else ("original",)
-    soft = soft_labels(lake, teacher, pool & ~data.forgotten, data.classes, views=views, temperature=temperature)
+    needed = pool & ~data.forgotten
+    soft = soft_labels(lake, teacher, needed, data.classes, views=views, temperature=temperature)
     fleet = replace(
         fleet,
         prepared=replace(fleet.prepared, data=replace(data, soft=soft, temperature=float(temperature))),

@@ -62,6 +62,8 @@ def collect_references(
 
 def crowded(runs: Sequence[Run]) -> str | None:
     """What to know of reference models that each train on nearly all there is: Attack R needs some without a sample."""
+    if not runs:
+        return None
     design, there = runs[0].info.extra["design"], runs[0].info.extra["drawn_from"]
     if design["size"] <= _CROWDED * there:
         return None

@@ -17,6 +17,8 @@ from .answers import Logits, Norms, Recording
 from .callables import refuse_unnamed
 from .checkpoint import Checkpointing
 from .experiment import Prepared, prepare_experiment
+from .fleet_ray_cluster import OnRay
+from .fleet_shard import Shard
 from .fleet_work import RecordsOf
 from .many_runs import train_fleet
 from .progress import Progress, Silent
@@ -36,9 +38,12 @@ class Running(TypedDict, total=False):
     queries             see `parse_queries` (default: those of the target that the fleet is about)
     logits, features, grad_norms  see `Recording` (default: float16, no features, no norms)
     device              see `choose_device` (default: auto)
-    jobs                processes that train side by side (default: one a CPU; 1 on a GPU)
+    jobs                processes that train side by side (default: one a CPU; 1 on a GPU; on Ray as many as it has room for)
+    engine              the Ray cluster that trains (default: this machine does)
     compiled            see `compiles` (default: where it pays)
     stack               plain mlps trained as one (default: on a GPU; see `train_fleet`)
+    shard               train, and return, this part of the runs alone; other calls train the others (default: all). The parts
+                        may run at the same time anywhere: who is in which run is laid down in the lake by the first of them
     data_dir            where downloads are kept
     progress            is told how far it is
     """
@@ -54,6 +59,8 @@ class Running(TypedDict, total=False):
     jobs: int | None
     compiled: bool | None
     stack: int | None
+    engine: OnRay | None
+    shard: Shard | None
     data_dir: Path | None
     progress: Progress | None
 
@@ -70,22 +77,26 @@ class Fleet:
     jobs: int | None
     compiled: bool | None
     stack: int | None
+    engine: OnRay | None
+    shard: Shard
     progress: Progress
 
     def train(
         self, plans: Sequence[RunPlan], records: RecordsOf, *, checkpointing: Checkpointing | None = None
     ) -> list[Run]:
-        """See `train_fleet`. Records that the experiment has forgotten are left out of every run."""
+        """See `train_fleet`; of the shard's plans alone. Records that the experiment has forgotten are left out of every run."""
+        own = self.shard.of(len(plans))
         return train_fleet(
             self.prepared,
             self.recipe,
-            plans,
-            lambda number: records(number) & ~self.prepared.data.forgotten,
+            [plans[number] for number in own],
+            lambda number: records(own[number]) & ~self.prepared.data.forgotten,
             recording=self.recording,
             device=self.device,
             jobs=self.jobs,
             compiled=self.compiled,
             stack=self.stack,
+            engine=self.engine,
             progress=self.progress,
             checkpointing=checkpointing,
         )
@@ -109,6 +120,7 @@ def open_fleet(
     )
     seed = running.get("seed")
     queries = running.get("queries")
+    engine, device = running.get("engine"), running.get("device", "auto")
     recording = Recording(
         queries=parse_queries(
             _queries_of(about) if queries is None else queries, pictures=prepared.data.pictures
@@ -123,10 +135,12 @@ def open_fleet(
         recipe,
         recording,
         prepared.options["seed"] if seed is None else seed,
-        choose_device(running.get("device", "auto")),
+        choose_device(device) if engine is None else engine.device(device),
         running.get("jobs"),
         running.get("compiled"),
         running.get("stack"),
+        engine,
+        running.get("shard") or Shard(1, 1),
         running.get("progress") or Silent(),
     )
 

@@ -50,6 +50,10 @@ class Watch:
     def note(self, sentence: str) -> None:
         self._progress.note(sentence)
 
+    def say(self, words: str) -> None:
+        """A few words about the whole."""
+        self._progress.advance(0, words)
+
     def done(self, number: int) -> None:
         self._progress.advance(self._epochs - self._at[number], f"{self._plans[number].run} is in the lake")
 

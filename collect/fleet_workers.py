@@ -6,9 +6,10 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,23 +31,31 @@ def train_side_by_side(work: FleetWork, *, compiled: bool, jobs: int, stack: int
         for number in work.todo:
             rows[number] = work.records(number)
         rows.flush()
-        setup = {
-            "lake": prepared.lake.path,
-            "experiment": prepared.experiment.name,
-            "folder": str(folder),
-            "recipe": to_json(work.recipe),
-            "recording": work.recording.to_json(),
-            "device": str(work.device),
-            "compiled": compiled,
-            "stacked": stack > 1,
-            "checkpointing": work.checkpointing and dataclasses.asdict(work.checkpointing),
-        }
-        parts = (work.todo[start : start + stack] for start in range(0, len(work.todo), stack))
+        setup = {**workers_setup(work, compiled=compiled, stack=stack), "folder": str(folder)}
         tasks = [
             {"numbers": list(part), "plans": [dataclasses.asdict(plans[number]) for number in part]}
-            for part in parts
+            for part in parts(work.todo, stack)
         ]
         run_in_workers(setup, tasks, jobs=jobs, on_event=work.watch.event)
+
+
+def workers_setup(work: FleetWork, *, compiled: bool, stack: int) -> dict[str, Any]:
+    """What every worker is told of all runs, as JSON values; see `WorkerRuns`."""
+    return {
+        "lake": work.prepared.lake.path,
+        "experiment": work.prepared.experiment.name,
+        "recipe": to_json(work.recipe),
+        "recording": work.recording.to_json(),
+        "device": str(work.device),
+        "compiled": compiled,
+        "stacked": stack > 1,
+        "checkpointing": work.checkpointing and dataclasses.asdict(work.checkpointing),
+    }
+
+
+def parts(todo: Sequence[int], stack: int) -> Iterator[Sequence[int]]:
+    """The numbers of the runs, ``stack`` at a time."""
+    return (todo[start : start + stack] for start in range(0, len(todo), stack))
 
 
 @contextmanager

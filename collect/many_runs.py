@@ -20,6 +20,8 @@ from .checkpoint import Checkpointing
 from .dp_training import check_private
 from .early_stopping import held_out
 from .experiment import Prepared
+from .fleet_ray import train_on_ray
+from .fleet_ray_cluster import OnRay
 from .fleet_stacked import stack_size, train_stacked
 from .fleet_work import FleetWork, RecordsOf, Watch
 from .fleet_workers import train_side_by_side
@@ -48,6 +50,7 @@ def train_fleet(
     stack: int | None,
     progress: Progress,
     checkpointing: Checkpointing | None = None,
+    engine: OnRay | None = None,
 ) -> list[Run]:
     """Train the runs that are not committed yet; all runs of ``plans``, in order.
 
@@ -56,12 +59,15 @@ def train_fleet(
     ``jobs`` says how many processes are to share it, each with the data on the device. ``compiled`` as in `compiles`.
 
     ``stack`` models at a time are trained as one (see `train_stack`), in a process that is as above; by default on a GPU
-    where that is possible, and not on a CPU. With ``checkpointing`` runs that were stopped are gone on with, stacked ones excepted.
+    where that is possible, and not on a CPU. With an ``engine`` the nodes of a Ray cluster train, in place of this machine,
+    ``jobs`` runs at a time at most (see `train_on_ray`), and stacks are for those who ask. With ``checkpointing`` runs that were stopped are gone on with, stacked ones excepted.
     A run that fails does not stop the others. Raises AlreadyExists, before any training, where a committed run
     of one of the names was made otherwise, InvalidOption for a model that does not exist; TrainingFailed at the end where runs failed, naming them.
     """
     if jobs is not None and jobs < 1:
         raise InvalidOption(f"jobs is {jobs}; it must be 1 or more")
+    if engine is not None and stack is None:
+        stack = 1  # a stack of all runs would leave all nodes but one idle
     stack = stack_size(stack, prepared, recipe, recording, device, jobs)
     lake, experiment = prepared.lake, prepared.experiment.name
     todo = []
@@ -73,7 +79,8 @@ def train_fleet(
     compiled = compiles(compiled, recipe, grad_norms=recording.grad_norms, device=device, runs=len(todo))
     if todo:
         if recipe.early_stop is not None:
-            held_out(prepared.data.population & ~prepared.data.forgotten, np.zeros(len(prepared.data), dtype=np.bool_))
+            there = prepared.data.population & ~prepared.data.forgotten
+            held_out(there, np.zeros(len(prepared.data), dtype=np.bool_))
         _check_model(prepared, recipe, recording)
     progress.start(len(todo) * recipe.epochs, "epochs")
     try:
@@ -81,19 +88,28 @@ def train_fleet(
             progress.advance(0, f"{len(plans) - len(todo)} of {len(plans)} runs are in the lake already")
         watch = Watch(plans, recipe.epochs, progress)
         work = FleetWork(prepared, recipe, plans, todo, records, recording, device, checkpointing, watch)
-        jobs = min(jobs or (available_cpus() if device.type == "cpu" else 1), -(-len(todo) // stack))
         with _terminated_by_exception():
-            if jobs > 1:
-                train_side_by_side(work, compiled=compiled, jobs=jobs, stack=stack)
-            elif stack > 1:
-                train_stacked(work, stack)
+            if engine is not None and todo:
+                train_on_ray(work, engine, compiled=compiled, jobs=jobs, stack=stack)
             elif todo:
-                _one_by_one(work, compiled=compiled)
+                _train_here(work, compiled=compiled, jobs=jobs, stack=stack)
     finally:
         progress.finish()
     if watch.failed:
         raise TrainingFailed(watch.summary(len(todo)))
     return [lake.run(experiment, plan.run) for plan in plans]
+
+
+def _train_here(work: FleetWork, *, compiled: bool, jobs: int | None, stack: int) -> None:
+    jobs = min(
+        jobs or (available_cpus() if work.device.type == "cpu" else 1), -(-len(work.todo) // stack)
+    )
+    if jobs > 1:
+        train_side_by_side(work, compiled=compiled, jobs=jobs, stack=stack)
+    elif stack > 1:
+        train_stacked(work, stack)
+    else:
+        _one_by_one(work, compiled=compiled)
 
 
 def _check_model(prepared: Prepared, recipe: Recipe, recording: Recording) -> None:

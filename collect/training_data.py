@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -25,12 +25,13 @@ class TrainingData:
     x           uint8 (N, C, H, W) or float32 (N, F)
     y           int64 (N,)
     population  bool (N,): never trained on
-    forgotten   bool (N,): nor these, and nothing is recorded of them; they keep their place in the draws of members
     mean, std   float32 (C,) or (F,): of the audit samples, x in 0..1 for pictures
     test_x, test_y  the data set's test split, as x and y, or None
     soft        float32 (V, N, C), or None: probabilities that a distilled model learns in place of y; row 0 of the
                 samples as they are, row 1, where there is one, of mirrored pictures
     temperature     what logits are divided by before they are compared with ``soft``
+    forgotten       bool (N,), by default none: never trained on, and nothing is recorded of them. They keep their place in
+                    the draws of members
     """
 
     dataset: str
@@ -38,13 +39,17 @@ class TrainingData:
     x: np.ndarray
     y: np.ndarray
     population: np.ndarray
-    forgotten: np.ndarray
     mean: np.ndarray
     std: np.ndarray
     test_x: np.ndarray | None = None
     test_y: np.ndarray | None = None
     soft: np.ndarray | None = None
     temperature: float = 1.0
+    forgotten: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+
+    def __post_init__(self) -> None:
+        if not len(self.forgotten):
+            object.__setattr__(self, "forgotten", np.zeros(len(self.y), dtype=np.bool_))
 
     def __len__(self) -> int:
         return len(self.y)
@@ -74,7 +79,7 @@ class TrainingData:
         return cls(**facts, **arrays)
 
 
-_ARRAYS = ("x", "y", "population", "forgotten", "mean", "std", "test_x", "test_y", "soft")
+_ARRAYS = ("x", "y", "population", "mean", "std", "test_x", "test_y", "soft", "forgotten")
 _FACTS = ("dataset", "classes", "temperature")
 
 

@@ -16,7 +16,6 @@ import os  # noqa: E402
 import queue  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
-import traceback  # noqa: E402
 from contextlib import suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
 from types import FrameType  # noqa: E402
@@ -45,84 +44,25 @@ def _serve(
     import numpy as np
     import torch
 
-    from ..store.errors import AlreadyExists, LosslakeError
-    from ..store.lake import Lake
-    from .answers import Recording
-    from .checkpoint import Checkpointing
-    from .fleet_stacked import trained_stack
-    from .recipe import from_json
-    from .run_plan import RunPlan
-    from .train import train_run
-    from .train_step import TrainStep
-    from .training_data import DeviceData, TrainingData
+    from .training_data import TrainingData
+    from .worker_runs import WorkerRuns
 
     torch.set_num_threads(1)
     folder = Path(setup["folder"])
-    lake = Lake.open(setup["lake"])
-    data = TrainingData.load(folder)
     records = np.load(folder / "records.npy", mmap_mode="r", allow_pickle=False)
-    recipe = from_json(setup["recipe"])
-    recording = Recording(**{**setup["recording"], "queries": tuple(setup["recording"]["queries"])})
-    held = DeviceData(data, torch.device(setup["device"]), normalize=recipe.normalize)
-    step = TrainStep(held, recipe, compiled=setup["compiled"])
-    checkpointing = setup["checkpointing"] and Checkpointing(**setup["checkpointing"])
 
     def tell(event: str, **facts: Any) -> None:
         with suppress(BrokenPipeError):  # without a parent the input ends too, and that is what counts
             answers.write(json.dumps({"event": event, **facts}) + "\n")
             answers.flush()
 
-    def alone(number: int, plan: dict[str, Any]) -> None:
-        try:
-            train_run(
-                lake,
-                setup["experiment"],
-                data,
-                recipe,
-                RunPlan(**plan),
-                np.array(records[number]),
-                recording=recording,
-                step=step,
-                checkpointing=checkpointing,
-                on_epoch=lambda epoch, loss: tell("epoch", number=number, epoch=epoch),
-                on_note=lambda sentence: tell("note", number=number, sentence=sentence),
-            )
-            tell("done", number=number)
-        except AlreadyExists:
-            tell("done", number=number)  # another process committed the same run in the meantime
-        except LosslakeError as error:
-            tell("failed", number=number, message=str(error))
-        except Exception as error:  # one run's failure is told, the others go on
-            traceback.print_exc()
-            tell("failed", number=number, message=f"{type(error).__name__}: {error}")
-
-    def stacked(numbers: list[int], plans: list[dict[str, Any]]) -> None:
-        failures = trained_stack(
-            lake,
-            setup["experiment"],
-            data,
-            held,
-            recipe,
-            recording,
-            [RunPlan(**plan) for plan in plans],
-            [np.array(records[number]) for number in numbers],
-            on_epoch=lambda place, epoch: tell("epoch", number=numbers[place], epoch=epoch),
-        )
-        for number, failure in zip(numbers, failures, strict=True):
-            if failure is None:
-                tell("done", number=number)
-            else:
-                tell("failed", number=number, message=failure)
-
+    runs = WorkerRuns(setup, TrainingData.load(folder), tell)
     tell("ready")
     idle.set()
     while (task := tasks.get()) is not None:
         idle.clear()
-        if setup["stacked"]:
-            stacked(task["numbers"], task["plans"])
-        else:
-            for number, plan in zip(task["numbers"], task["plans"], strict=True):
-                alone(number, plan)
+        numbers = task["numbers"]
+        runs.train(numbers, task["plans"], [np.array(records[number]) for number in numbers])
         idle.set()
 
 

@@ -26,8 +26,8 @@ aggregates as (
            when 'std' then list_stddev_pop(span)
            when 'final' then trace[-1]
            when 'max' then list_max(span)::double
-           when 'delta' then trace[len(trace) // 2 + 1] - trace[-1]
-           when 'ratio' then 1 - trace[-1] / trace[len(trace) // 2 + 1]
+           when 'delta' then trace[array_length(trace) // 2 + 1] - trace[-1]
+           when 'ratio' then 1 - trace[-1] / trace[array_length(trace) // 2 + 1]
            when 'slope' then trace_slope(span)
            when 'l1' then power_norm(span::double[], 1)
            when 'l2' then power_norm(span::double[], 2)

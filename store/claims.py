@@ -22,6 +22,9 @@ STALE = timedelta(hours=1)
 
 _TRIES = 4
 
+_held: set[tuple[str, str]] = set()
+"""The claims that this process has, by lake and path. One of its own beside them could not be removed when it ended."""
+
 
 @contextlib.contextmanager
 def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Callable[[], None]]:
@@ -36,6 +39,8 @@ def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Call
     data = manifest.dump(
         {"kind": "claim", "what": what, "created": datetime.now(UTC).isoformat(timespec="milliseconds")}
     )
+    held = (files.root, path)
+    _held.add(held)
     try:
         for attempt in range(_TRIES):
             files.put(path, data)
@@ -56,6 +61,7 @@ def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Call
 
         yield renew
     finally:
+        _held.discard(held)
         with contextlib.suppress(LosslakeError):
             files.delete(path)
 
@@ -74,6 +80,8 @@ def _others(files: Files, own: str) -> list[str]:
 
 
 def _may_be_at_work(files: Files, path: str) -> bool:
+    if tokens.writer_of(path) == tokens.process_part(files.root):
+        return (files.root, path) in _held
     state = leases.states(files).get(tokens.writer_of(path) or "")
     if state in ("at work", "killed"):
         return state == "at work"

@@ -31,6 +31,23 @@ def experiment_option(function: Command) -> Command:
     )(function)
 
 
+def engine_options(function: Command) -> Command:
+    """``--engine`` and ``--spark-master``: which engine answers queries."""
+    engine = click.option(
+        "--engine",
+        type=click.Choice(("duckdb", "spark")),
+        default="duckdb",
+        show_default=True,
+        help="What computes: DuckDB in this process, or Spark.",
+    )
+    master = click.option(
+        "--spark-master",
+        metavar="URL",
+        help="Spark's master, such as local[4] or spark://HOST:7077; default: Spark's own configuration.",
+    )
+    return engine(master(function))
+
+
 def choose_experiment(lake: Lake, name: str | None) -> str:
     """The experiment that is meant. Raises where a lake has none, or several and no name was given."""
     if name is not None:

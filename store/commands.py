@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .command_options import choose_experiment, experiment_option, lake_option
+from .command_options import choose_experiment, engine_options, experiment_option, lake_option
 from .errors import InvalidOption
 from .lake import Lake
-from .output import FORMATS, Format, format_of, write_frame
+from .output import FORMATS, Format, format_of, show, write_frame
 
 if TYPE_CHECKING:
     import duckdb
 
     from .answers import Limits
+    from .named_queries import NamedQuery
 
 
 @click.group(name="lake")
@@ -117,7 +118,7 @@ def gc(lake: str, older_than: str, dry_run: bool, checkpoints: bool) -> None:
     another machine counts as gone when it last wrote longer ago than --older-than. What was replaced since then stays as
     well: somebody may be reading it.
 
-    
+    \b
     Examples:
       losslake lake gc --lake my-lake --dry-run
       losslake lake gc --lake my-lake --older-than 12h
@@ -185,7 +186,9 @@ def compact(lake: str, experiment: str | None, below: int, least: int) -> None:
 @lake_group.command()
 @lake_option
 @experiment_option
-@click.option("--sample", "samples", metavar="ID", type=int, multiple=True, help="A sample_id; can be given many times.")
+@click.option(
+    "--sample", "samples", metavar="ID", type=int, multiple=True, help="A sample_id; can be given many times."
+)
 @click.option("--key", "keys", metavar="KEY", multiple=True, help="A sample by its key in the data set.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 def forget(
@@ -305,6 +308,7 @@ def export(file: Path, lake: str, experiment: str | None, views: bool, force: bo
 )
 @click.option("--memory", metavar="SIZE", help="Memory limit of the query, such as 4GB.")
 @click.option("--timeout", metavar="TIME", help="How long a query may run, such as 30s or 10min.")
+@engine_options
 def sql(
     query: str | None,
     lake: str,
@@ -316,6 +320,8 @@ def sql(
     parameters: tuple[str, ...],
     memory: str | None,
     timeout: str | None,
+    engine: str,
+    spark_master: str | None,
 ) -> None:
     """Ask the lake in SQL: one QUERY, a file, a named query, or a shell when none is given.
 
@@ -329,6 +335,7 @@ def sql(
       losslake sql --lake my-lake --out worst.csv "
         select sample_id, score from scores where analysis = 'lira' and member order by score desc limit 20"
       losslake sql --lake my-lake --query loss --param target=target --format csv
+      losslake sql --lake my-lake --engine spark "select role, count(*) from runs group by role"
       losslake sql --lake my-lake
     """
     from .ages import parse_age
@@ -354,8 +361,15 @@ def sql(
     if seconds == 0:
         raise InvalidOption("--timeout 0 leaves a query no time; write for example 30s")
     text = query if known is None else known.text
+    if engine == "spark" and (text is None or memory is not None or seconds is not None):
+        raise InvalidOption(
+            "the shell, --memory and --timeout are DuckDB's; with --engine spark give a query, and limits to Spark"
+        )
 
     def ask() -> None:
+        if engine == "spark" and text is not None:
+            _ask_spark(opened, experiment, spark_master, text, known, bound, wanted, out)
+            return
         with connect(opened, experiment, memory=memory) as connection, contextlib.ExitStack() as stack:
             limits = limits_of(connection, seconds)
             if known is not None:
@@ -371,6 +385,31 @@ def sql(
                 leave(error)
 
     read_again(ask, lambda: listed_files(opened, experiment))
+
+
+def _ask_spark(
+    lake: Lake,
+    experiment: str | None,
+    master: str | None,
+    text: str,
+    known: NamedQuery | None,
+    parameters: dict[str, Any],
+    wanted: Format,
+    out: Path | None,
+) -> None:
+    import duckdb
+
+    from .named_queries import ready
+    from .spark import connect_spark, frame_of
+
+    with connect_spark(lake, experiment, master=master) as connection, contextlib.ExitStack() as stack:
+        if known is not None:
+            stack.enter_context(ready(connection, known, parameters))
+        answer = connection.sql(text, parameters)
+    if out is None and wanted == "table":
+        click.echo(show(duckdb.from_arrow(answer)))
+    else:
+        write_frame(frame_of(answer), out, wanted)
 
 
 def _shell(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -22,6 +23,7 @@ def open_rows(files: Files, file: DataFile) -> Iterator[tuple[pq.ParquetFile, li
     Raises CorruptLake for one that cannot be read, also for what the block meets while it reads.
     """
     with _corrupt(files, file), files.open_input(file.path) as source:
+        _check_size(file, source)
         parquet = pq.ParquetFile(source, page_checksum_verification=True)
         yield parquet, _groups(file, parquet.num_row_groups)
 
@@ -31,6 +33,7 @@ def read_rows(
 ) -> pa.Table:
     """The rows of a listed file; of some columns or rows where asked for. Raises CorruptLake as `open_rows`."""
     with _corrupt(files, file), files.open_input(file.path) as source:
+        _check_size(file, source)
         if file.shared is None:
             return pq.read_table(
                 source, columns=columns, filters=filters, partitioning=None, page_checksum_verification=True
@@ -49,6 +52,14 @@ def read_rows(
 _CHECKED = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
+
+
+def _check_size(file: DataFile, source: BinaryIO) -> None:
+    """Raises ValueError for a file that is another one, or a part of one."""
+    size = source.seek(0, os.SEEK_END)
+    source.seek(0)
+    if size != (file.shared or file).bytes:
+        raise ValueError(f"it has {size} bytes, its manifest says {(file.shared or file).bytes}")
 
 
 def _groups(file: DataFile, there: int) -> list[int]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import duckdb
 
@@ -74,6 +75,11 @@ def first_lines(error: Exception) -> str:
 
 
 def _explained(connection: duckdb.DuckDBPyConnection, error: duckdb.Error) -> LosslakeError:
+    told = re.search(
+        r"^(?:[\w.]+\.)?(CorruptLake|NoAnswer|LosslakeError): (.*)", str(error), flags=re.MULTILINE
+    )
+    if told and "Traceback" in str(error):  # by what reads an object store for DuckDB
+        return CorruptLake(told[2]) if told[1] == "CorruptLake" else LosslakeError(told[2])
     text = first_lines(error)
     if "No space left on device" in text:
         return LimitReached(f"the disk of temporary files is full: {text}")
@@ -111,15 +117,24 @@ def _unreadable_file(connection: duckdb.DuckDBPyConnection) -> str | None:
     budget = _READ_AGAIN
     for location in _files_behind(connection):
         try:
-            budget -= os.path.getsize(location)
-            if budget < 0:
-                break
-            with pq.ParquetFile(location, page_checksum_verification=True) as file:
-                for group in range(file.num_row_groups):
-                    file.read_row_group(group)
-        except (pa.ArrowException, OSError):
+            with _opened(location) as source:
+                budget -= source.seek(0, os.SEEK_END)
+                if budget < 0:
+                    break
+                with pq.ParquetFile(source, page_checksum_verification=True) as file:
+                    for group in range(file.num_row_groups):
+                        file.read_row_group(group)
+        except (pa.ArrowException, OSError, CorruptLake):
             return location
     return None
+
+
+def _opened(location: str) -> BinaryIO:
+    if "://" in location:
+        from .object_store import read_url
+
+        return read_url(location)
+    return open(location, "rb")
 
 
 def _files_behind(connection: duckdb.DuckDBPyConnection) -> list[str]:

@@ -49,6 +49,7 @@ def export(
 
     def write() -> dict[str, int]:
         with connect(lake, experiment) as source, _database(target, force) as out:
+            lake.files.let_read(out)
             made = _definitions(_lists_behind(source) if views else {name: [] for name in LISTS})
             for name in VIEWS:
                 if name not in made:

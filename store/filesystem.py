@@ -12,14 +12,18 @@ import io
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
 from .errors import CorruptLake, InvalidInput, InvalidOption, LosslakeError
 from .tokens import TEMPORARY, new_token
 
+if TYPE_CHECKING:
+    import duckdb
+
 T = TypeVar("T")
+R = TypeVar("R")
 
 _TRIES = 100
 """How often what others keep removing, a folder or a temporary file, is made again before giving up."""
@@ -31,6 +35,7 @@ _ADVICE = {
     errno.EROFS: "; copy the lake to a place that can be written to",
     errno.EIO: "; the disk failed: run 'losslake lake verify' to learn what is affected",
     errno.EMFILE: "; raise the limit of open files (ulimit -n)",
+    errno.EFBIG: "; raise the limit of a file's size (ulimit -f)",
 }
 
 
@@ -44,7 +49,8 @@ class Files(Protocol):
     def location(self, path: str) -> str:
         """What a query engine opens to read ``path``."""
 
-    def exists(self, path: str) -> bool: ...
+    def exists(self, path: str) -> bool:
+        """Whether there is a file, or what is none in its place, which cannot be read then."""
 
     def size(self, path: str) -> int:
         """Bytes of a file; CorruptLake when it is missing."""
@@ -81,13 +87,30 @@ class Files(Protocol):
     def delete(self, path: str) -> None:
         """Remove a file; no error when it is gone already."""
 
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
+        """What ``work``, which reads, gives for each item, in order; many at once where every answer takes its time."""
+
+    def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Enable DuckDB to open what `location` says, to read it."""
+
+    @property
+    def storage_options(self) -> dict[str, str]:
+        """What Polars has to be told to open what `location` says."""
+
 
 def files_at(path: str | Path) -> Files:
-    """The backend for a lake at ``path``: a folder so far. Raises InvalidOption for a place it cannot be."""
+    """The backend for a lake at ``path``: a folder, or a URL s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.
+
+    Raises InvalidOption for a place it cannot be, MissingExtra where what an object store needs is not installed.
+    """
     text = str(path)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        from .object_store import ObjectFiles
+
+        return ObjectFiles(text)
+    if re.match(r"(s3|gs):/", text):
         raise InvalidOption(
-            f"{text}: lakes lie in local folders so far; give a folder, or mount the object store"
+            f"{text}: give a URL with two slashes, as text and not as a Path, which drops one"
         )
     if not text or "\0" in text:
         raise InvalidOption(f"{text!r} is not the name of a folder")
@@ -137,6 +160,16 @@ class LocalFiles:
                 raise CorruptLake(f"{path} in the lake {self.root} is no file; run 'losslake lake verify'")
         return target
 
+    @property
+    def storage_options(self) -> dict[str, str]:
+        return {}
+
+    def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
+        pass  # DuckDB opens local files by itself
+
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
+        return [work(item) for item in items]
+
     def _refuse_foreign(self, folder: str, path: str) -> None:
         """Raises CorruptLake where a folder of the lake, or one above it there, is a link that leads out."""
         while folder not in self._own and folder.startswith(self._root):
@@ -158,9 +191,10 @@ class LocalFiles:
     def exists(self, path: str) -> bool:
         with _explained(self.root, path):
             try:
-                return stat.S_ISREG(os.stat(self._path(path)).st_mode)
+                os.stat(self._path(path))
             except (FileNotFoundError, NotADirectoryError):
                 return False
+            return True
 
     def size(self, path: str) -> int:
         with _explained(self.root, path):
@@ -171,12 +205,12 @@ class LocalFiles:
             return os.stat(self._path(path)).st_mtime
 
     def read(self, path: str) -> bytes:
-        with _explained(self.root, path), open(self._readable(path), "rb") as file:
+        with self.open_input(path) as file:
             return file.read()
 
     def open_input(self, path: str) -> BinaryIO:
         with _explained(self.root, path):
-            return open(self._readable(path), "rb")
+            return io.BufferedReader(_ExplainedReader(self._readable(path), self.root, path))
 
     @contextlib.contextmanager
     def create(self, path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
@@ -305,9 +339,10 @@ class LocalFiles:
                 raise error
 
         with _explained(self.root, os.path.relpath(base, self._root)):
-            for where, _, names in os.walk(base, onerror=fail):
+            for where, folders, names in os.walk(base, onerror=fail):
                 inside = where[len(self._root) + 1 :]
-                for name in names:
+                # A folder in the place of a manifest: were it left out, a run would be gone without a word.
+                for name in (*names, *(each for each in folders if each.endswith(".json") and "=" not in each)):
                     yield inside, name
 
     def delete(self, path: str) -> None:
@@ -336,6 +371,26 @@ class _ExplainedFile(io.FileIO):
     def write(self, data: Any) -> int:
         with _explained(*self._named):
             return super().write(data)
+
+
+class _ExplainedReader(io.FileIO):
+    """A file to read whose errors (a failing disk) name it, whoever does the reading."""
+
+    def __init__(self, target: str, root: str, path: str) -> None:
+        super().__init__(target, "rb", opener=_to_read)
+        self._named = (root, path)
+
+    def readinto(self, buffer: Any) -> int | None:
+        with _explained(*self._named):
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        with _explained(*self._named):
+            return super().readall()
+
+
+def _to_read(path: str, flags: int) -> int:
+    return os.open(path, flags)
 
 
 def _private(path: str, flags: int) -> int:

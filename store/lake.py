@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
@@ -151,11 +152,7 @@ class Lake:
         return self._again(
             experiment,
             lambda: pa.concat_tables(
-                [
-                    self.read_file(file)
-                    for file in self.experiment(experiment).files
-                    if file.table == "samples"
-                ]
+                [self.read_file(file) for file in self._unchanged(self.experiment(experiment), "samples")]
             ),
         )
 
@@ -164,10 +161,11 @@ class Lake:
 
         def read() -> dict[int, bytes]:
             found: dict[int, bytes] = {}
-            for file in self.experiment(experiment).files:
-                if file.table == "pictures" and sample_ids:
-                    rows = self.read_file(file, filters=[("sample_id", "in", sample_ids)])
-                    found.update(zip(rows["sample_id"].to_pylist(), rows["png"].to_pylist(), strict=True))
+            known = self.experiment(experiment)
+            for file in self._unchanged(known, "pictures") if sample_ids else ():
+                wanted = [("sample_id", "in", sample_ids)]
+                rows = self.read_file(file, columns=["sample_id", "png"], filters=wanted)
+                found.update(zip(rows["sample_id"].to_pylist(), rows["png"].to_pylist(), strict=True))
             return found
 
         return self._again(experiment, read)
@@ -178,7 +176,7 @@ class Lake:
         """The committed runs of an experiment, by name; of one role when given."""
         self.experiment(experiment)
         found = self._manifests(f"runs/experiment={experiment}")
-        loaded = [self._load_run(experiment, path) for path in found]
+        loaded = self.files.each(lambda path: self._load_run(experiment, path), found)
         return [run for run in loaded if role is None or run.info.role == role]
 
     def run(self, experiment: str, run: str) -> Run:
@@ -316,7 +314,7 @@ class Lake:
         """A view as a Polars LazyFrame; for what SQL says less well than Polars."""
         from .scan import scan
 
-        return scan(self, view, experiment)
+        return self._again(experiment, lambda: scan(self, view, experiment))
 
     def arrow(self, view: str, experiment: str | None = None) -> pa.Table:
         """A view as an Arrow table."""
@@ -353,8 +351,7 @@ class Lake:
         """
 
         def read() -> list[pa.Table]:
-            listed = self.run(run.experiment, run.run).files
-            wanted = [file for file in listed if table is None or file.table == table]
+            wanted = self._unchanged(self.run(run.experiment, run.run), table)
             return [self.read_file(file, columns=columns, filters=filters) for file in wanted]
 
         return self._again(run.experiment, read)
@@ -363,6 +360,14 @@ class Lake:
 
     def _again(self, experiment: str | None, read: Callable[[], T]) -> T:
         return read_again(read, lambda: listed_files(self, experiment))
+
+    def _unchanged(self, owner: Experiment | Run, table: str | None) -> list[DataFile]:
+        """The files that a manifest lists for a table, or for all, looked at as `check_unchanged` does."""
+        from .changed_files import check_unchanged
+
+        wanted = [file for file in owner.files if table is None or file.table == table]
+        check_unchanged(self.files, [replace(owner, files=tuple(wanted))])
+        return wanted
 
     def _manifests(self, folder: str) -> list[str]:
         return self.files.list(folder, ".json")

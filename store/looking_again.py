@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from .changed_files import check_unchanged
 from .errors import CorruptLake
 from .results import Result, results
 
@@ -49,6 +50,7 @@ def read_result(lake: Lake, result: Result) -> tuple[Result, pa.Table]:
     def read() -> tuple[Result, pa.Table]:
         if latest.file is None:
             raise ValueError(f"the result of {latest.analysis} has no scores")
+        check_unchanged(lake.files, [latest])
         return latest, lake.read_file(latest.file)
 
     def look() -> Result:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
@@ -18,7 +18,10 @@ from .. import sql
 from ..sql import read_sql
 from .errors import InvalidOption, QueryRefused
 
-_NO_QUERIES = {"views", "macros_duckdb"}
+if TYPE_CHECKING:
+    from .spark import SparkConnection
+
+_NO_QUERIES = {"views", "views_spark", "macros_duckdb", "macros_spark"}
 
 _UNUSED = {
     "phi_medians": (
@@ -96,7 +99,7 @@ def _value(text: str) -> Any:
 
 @contextlib.contextmanager
 def ready(
-    connection: duckdb.DuckDBPyConnection, query: NamedQuery, parameters: Mapping[str, Any]
+    connection: duckdb.DuckDBPyConnection | SparkConnection, query: NamedQuery, parameters: Mapping[str, Any]
 ) -> Iterator[None]:
     """While the block lasts the connection can run the query.
 

@@ -120,7 +120,7 @@ def save_result(
         "forgotten": list(forgotten),
     }
     # The file of a replaced result stays: a reader may be in the middle of it. 'lake verify' lists it as a leftover.
-    path = _path(experiment, analysis, where, variant)
+    path = result_path(experiment, analysis, where, variant)
     lake.files.put(path, manifest.dump(content))
     # Whoever forgets a sample looks for results after saying so: one of both sees the other.
     if lake.experiment(experiment).forgotten != forgotten:
@@ -174,20 +174,21 @@ def results_with(lake: Lake, experiment: str, samples: Sequence[int]) -> list[tu
 def _stored(lake: Lake, experiment: str) -> list[tuple[str, Result, set[int]]]:
     """Each result with the path of its manifest and the samples that were forgotten when it was computed."""
     found = lake.files.list(f"results/experiment={check_name('experiment', experiment)}", ".json")
-    loaded = []
-    for path in found:
+
+    def load(path: str) -> tuple[str, Result, set[int]] | None:
         try:
             content = manifest.load(lake.files, path)
         except CorruptLake:
             if lake.files.exists(path):
                 raise
-            continue  # removed since it was listed, with a sample that it tells of
+            return None  # removed since it was listed, with a sample that it tells of
         manifest.check_names(content, path, experiment=experiment)
-        loaded.append((path, result_from_json(content, path), set(content.get("forgotten", ()))))
-    return loaded
+        return path, result_from_json(content, path), set(content.get("forgotten", ()))
+
+    return [loaded for loaded in lake.files.each(load, found) if loaded is not None]
 
 
-def _path(experiment: str, analysis: str, target: str, variant: str) -> str:
+def result_path(experiment: str, analysis: str, target: str, variant: str) -> str:
     # A variant is free text; its digest is a name that fits any file system.
     short = hashlib.sha256(variant.encode()).hexdigest()[:12] if variant else "default"
     return paths.result_manifest(experiment, analysis, target, short)
@@ -198,7 +199,7 @@ def result_from_json(content: dict[str, Any], path: str) -> Result:
     names = ("experiment", "analysis", "target", "variant", "options", "fingerprint")
     try:
         place = [content[name] for name in names[:4]]
-        if path != _path(*place):
+        if path != result_path(*place):
             raise ValueError(f"it speaks of {'/'.join(place)}")
         files = manifest.files_from_json(content["files"], paths.scores_folder(*place[:3]))
         metrics = tuple(dict(metric) for metric in content["metrics"])

@@ -38,7 +38,7 @@ class Holdings:
         if file.path not in self._groups:
             self._groups[file.path] = self._look(file)
         groups = self._groups[file.path]
-        own = groups.keys()
+        own = set(groups)
         if file.shared is not None:
             first = file.shared.first_group
             own &= set(range(first, first + file.shared.groups))

@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from .changed_files import check_unchanged
+from .filesystem import Files
 from .listed_files import table_files
 from .manifest import DataFile
 from .records import Run
@@ -31,6 +33,7 @@ def scan(lake: Lake, view: str, experiment: str | None = None) -> pl.LazyFrame:
     if view in _ON_DISK:
         names = [experiment] if experiment is not None else lake.experiments()
         runs = [run for name in names for run in lake.runs(name)]
+        check_unchanged(lake.files, runs, missing=True)
         parts = _scans(lake, runs, view)
         if parts:
             return pl.concat(parts)
@@ -41,32 +44,35 @@ def scan(lake: Lake, view: str, experiment: str | None = None) -> pl.LazyFrame:
 
 def _scans(lake: Lake, runs: Sequence[Run], table: str) -> list[pl.LazyFrame]:
     """The rows of a table of runs: of files of their own, and of those that they share."""
-    listed, columns, location = table_files(runs, table), _ON_DISK[table], lake.files.location
+    listed, columns = table_files(runs, table), _ON_DISK[table]
     found = []
     if listed.own:
-        found.append(
-            _scan_files([location(file.path) for file in listed.own], columns, ("experiment", "run"))
-        )
+        own = [file.path for file in listed.own]
+        found.append(_scan_files(lake.files, own, columns, ("experiment", "run")))
     if listed.whole:
-        found.append(_scan_files([location(path) for path in listed.whole], columns, ("experiment",)))
+        found.append(_scan_files(lake.files, listed.whole, columns, ("experiment",)))
     for path, counted in listed.part.items():
-        rows = _scan_files([location(path)], columns, ("experiment",))
+        rows = _scan_files(lake.files, [path], columns, ("experiment",))
         found.append(rows.filter(pl.col("run").is_in(counted)))
     return found
 
 
-def _scan_files(files: list[str], columns: pa.Schema, partitions: tuple[str, ...]) -> pl.LazyFrame:
+def _scan_files(
+    files: Files, paths: Sequence[str], columns: pa.Schema, partitions: tuple[str, ...]
+) -> pl.LazyFrame:
     # The schema is said, not read off the first file: runs may keep logits in half or in single precision.
     names = {"experiment": pl.String(), "run": pl.String()}
     frame = pl.from_arrow(columns.empty_table())
     assert isinstance(frame, pl.DataFrame)
     read = pl.scan_parquet(
-        files,
+        [files.location(path) for path in paths],
         schema={**frame.schema, **names},
         glob=False,
         hive_partitioning=True,
         hive_schema={name: names[name] for name in partitions},
         cast_options=pl.ScanCastOptions(float_cast="upcast"),
+        storage_options=files.storage_options,
+        credential_provider=None,
     )
     return read.select(*names, *columns.names)
 
@@ -117,7 +123,13 @@ def _read(
     lake: Lake, paths: Sequence[str], columns: list[str], start: int = 0, rows: int | None = None
 ) -> pl.DataFrame:
     files = [lake.files.location(path) for path in paths]
-    frame = pl.scan_parquet(files, hive_partitioning=False, glob=False).select(columns)
+    frame = pl.scan_parquet(
+        files,
+        hive_partitioning=False,
+        glob=False,
+        storage_options=lake.files.storage_options,
+        credential_provider=None,
+    ).select(columns)
     return frame.slice(start, rows).collect()
 
 

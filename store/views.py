@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from ..sql import read_sql
+from .changed_files import check_unchanged
 from .engine_errors import engine_errors, first_lines
 from .errors import CorruptLake, InvalidOption, QueryRefused
 from .listed_files import FILE_LISTS, lists_for, table_files, view_statements
@@ -95,9 +96,9 @@ def connect(
     shown = [run for name in experiments for run in lake.runs(name)] if runs is None else list(runs)
     found = [result for name in experiments for result in results(lake, name)]
     location = lake.files.location
-    samples = [
-        file.path for name in experiments for file in lake.experiment(name).files if file.table == "samples"
-    ]
+    known = [lake.experiment(name) for name in experiments]
+    check_unchanged(lake.files, [*known, *shown, *found])
+    samples = [file.path for each in known for file in each.files if file.table == "samples"]
     lists = {
         "samples_files": [location(path) for path in samples],
         "scores_files": [location(result.file.path) for result in found if result.file is not None],
@@ -107,6 +108,7 @@ def connect(
     connection = duckdb.connect()
     try:
         _settings(connection, threads, memory)
+        lake.files.let_read(connection)
         with engine_errors(connection):
             _hold(connection, "runs", runs_table(shown))
             _hold(connection, "metrics", metrics_table(found))

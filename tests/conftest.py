@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Literal
@@ -13,6 +14,10 @@ import pytest
 from losslake.store.lake import Lake
 from losslake.store.ranges import parse_range
 from losslake.store.records import RunInfo
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the CPUs: a thread of torch's for each CPU in each of them would wait for the others'. Not imported yet.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Array = npt.NDArray[np.generic]
 Traces = Mapping[str, Array]

@@ -183,7 +183,7 @@ def test_a_copied_manifest_is_not_a_second_run(lake: Lake) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["s3://bucket/lake", "gs://bucket/lake", "", "a\0b", "/tmp/experiment=x/lake", "/tmp/team=red/lake"],
+    ["az://bucket/lake", "https://bucket/lake", "", "a\0b", "/tmp/experiment=x/lake", "/tmp/team=red/lake"],
 )
 def test_places_where_no_lake_can_be(path: str) -> None:
     with pytest.raises(InvalidOption):
