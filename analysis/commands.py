@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..store.command_options import choose_experiment, experiment_option, lake_option
+from ..store.command_options import choose_experiment, engine_options, experiment_option, lake_option
 from ..store.lake import Lake
 from ..store.output import format_of, write_frame
 from .catalogue import ANALYSES
@@ -21,6 +21,7 @@ from .metric import Metric
 from .metric_table import aligned, metric_lines
 from .run import FPRS, run_analysis
 from .source import Source
+from .spark_source import SparkSource, check_on_spark
 from .text_file import write_text
 
 SHOWN = 10
@@ -102,11 +103,19 @@ def _analysis_command(analysis: Analysis) -> click.Command:
         fpr: tuple[float, ...],
         out: Path | None,
         metrics: Path | None,
+        engine: str,
+        spark_master: str | None,
         **options: Any,
     ) -> None:
         wanted = format_of(out, None) if out is not None else None
         opened = Lake.open(lake)
-        with Source.open(opened, choose_experiment(opened, experiment), target) as source:
+        chosen = choose_experiment(opened, experiment)
+        if engine == "spark":
+            check_on_spark(analysis.name)
+            found: Source = SparkSource.open(opened, chosen, target, master=spark_master)
+        else:
+            found = Source.open(opened, chosen, target)
+        with found as source:
             outcome = run_analysis(source, analysis, options, fprs=fpr)
             exposed = most_exposed(source, outcome.scores, SHOWN)
         if out is not None and wanted is not None:
@@ -130,7 +139,7 @@ def _analysis_command(analysis: Analysis) -> click.Command:
             "--fpr", type=float, multiple=True, default=FPRS, show_default=True, help="False-positive rates."
         )(command)
     )
-    return _finish(analysis.name, shared, params, analysis.description, example)
+    return _finish(analysis.name, engine_options(shared), params, analysis.description, example)
 
 
 def _evaluation_command(evaluation: Evaluation) -> click.Command:

@@ -44,7 +44,7 @@ def mean_over_duals(source: Source, compute: Callable[..., Scores], options: Map
     frames, notes = [], []
     member = None
     for run in duals:
-        with Source.open(source.lake, source.experiment, run.run) as aimed:
+        with type(source).open(source.lake, source.experiment, run.run) as aimed:
             scores = compute(aimed, **options)
         frames.append(scores.frame.select("sample_id", "member", pl.col("score").cast(pl.Float64)))
         notes += [note for note in scores.notes if note not in notes]

@@ -110,7 +110,12 @@ def medians(values: npt.NDArray[np.float32], used: npt.NDArray[np.bool_]) -> npt
 
 
 def phi_medians(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> pa.Table:
-    """Medians of phi over in- and out-runs: sample_id, query, median_in, median_out; NULL where there is no run."""
+    """Medians of phi over in- and out-runs: sample_id, query, median_in, median_out; NULL where there is no run.
+
+    An engine that has the rows spread over many machines counts them there.
+    """
+    if source.engine == "spark":
+        return source.sql(_MEDIANS, {"target": source.target_name, "plain": PLAIN_QUERIES}).to_arrow()
     matrix = read_phi(source, runs, queries)
     shape = (len(matrix.sample_id), len(queries))
     values = matrix.phi.reshape(len(runs), -1)
@@ -125,6 +130,15 @@ def phi_medians(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> 
         }
     )
 
+
+_MEDIANS = """
+select sample_id, query,
+       percentile_cont(0.5) within group (order by phi::double) filter (where member) as median_in,
+       percentile_cont(0.5) within group (order by phi::double) filter (where not member) as median_out
+from signals
+where query < $plain and run <> $target and not isnan(phi) and run in (select run from runs where role = 'shadow')
+group by sample_id, query
+"""
 
 NO_MEDIANS = pa.schema(
     [

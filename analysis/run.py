@@ -15,6 +15,7 @@ from .metric import Metric
 from .roc import evaluate
 from .scores import Scores
 from .source import Source
+from .spark_source import check_on_spark
 
 FPRS = (0.001, 0.01, 0.1)
 """False-positive rates that attacks are judged at unless told otherwise."""
@@ -57,6 +58,12 @@ def run_analysis(
         if not 0 < fpr < 1:
             raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {fpr}")
     mask = chosen.get(MASK.keyword)
+    if source.engine == "spark":
+        check_on_spark(analysis.name)
+        if mask is not None:
+            raise InvalidOption(
+                "a mask reads logits into memory, which Spark is there to avoid; leave --mask out"
+            )
     if mask is None:
         scores = _compute(source, analysis, chosen)
     else:

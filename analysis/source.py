@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import duckdb
 import polars as pl
@@ -31,6 +31,8 @@ class Source:
     since. Use as a context manager.
     """
 
+    engine: ClassVar[str] = "duckdb"
+
     lake: Lake
     experiment: str
     target: Run | None
@@ -45,9 +47,13 @@ class Source:
 
         Raises NotFound for an unknown run, and when several targets leave the choice open.
         """
-        runs = tuple(lake.runs(experiment))
-        chosen = lake.run(experiment, target) if target is not None else _only_target(experiment, runs)
-        return cls(lake, experiment, chosen, runs, connect(lake, experiment, runs=runs))
+
+        def connected() -> tuple[Run | None, tuple[Run, ...], duckdb.DuckDBPyConnection]:
+            runs = tuple(lake.runs(experiment))
+            chosen = lake.run(experiment, target) if target is not None else _only_target(experiment, runs)
+            return chosen, runs, connect(lake, experiment, runs=runs)
+
+        return cls(lake, experiment, *read_again(connected, lambda: listed_files(lake, experiment)))
 
     @property
     def target_name(self) -> str:

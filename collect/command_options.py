@@ -159,9 +159,7 @@ RUNNING = option_set(
         default=None,
         help="Compile one model for all runs of a fleet; default: on a GPU.",
     ),
-    click.option(
-        "--stack", type=int, metavar="K", help="Train K plain mlps as one; default: on a GPU."
-    ),
+    click.option("--stack", type=int, metavar="K", help="Train K plain mlps as one; default: on a GPU."),
 )
 
 _RECIPE_FLAGS = (

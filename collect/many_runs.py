@@ -101,9 +101,7 @@ def train_fleet(
 
 
 def _train_here(work: FleetWork, *, compiled: bool, jobs: int | None, stack: int) -> None:
-    jobs = min(
-        jobs or (available_cpus() if work.device.type == "cpu" else 1), -(-len(work.todo) // stack)
-    )
+    jobs = min(jobs or (available_cpus() if work.device.type == "cpu" else 1), -(-len(work.todo) // stack))
     if jobs > 1:
         train_side_by_side(work, compiled=compiled, jobs=jobs, stack=stack)
     elif stack > 1:

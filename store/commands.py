@@ -108,7 +108,9 @@ def verify(lake: str) -> None:
 
 @lake_group.command()
 @lake_option
-@click.option("--older-than", metavar="AGE", default="1d", show_default=True, help="Such as 30min, 12h, 1d, 0.")
+@click.option(
+    "--older-than", metavar="AGE", default="1d", show_default=True, help="Such as 30min, 12h, 1d, 0."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @click.option("--checkpoints", is_flag=True, help="Also those that a stopped run could be gone on with.")
 def gc(lake: str, older_than: str, dry_run: bool, checkpoints: bool) -> None:
@@ -142,7 +144,12 @@ def gc(lake: str, older_than: str, dry_run: bool, checkpoints: bool) -> None:
 @lake_option
 @click.option("--experiment", metavar="NAME", help="Default: every experiment.")
 @click.option(
-    "--below", metavar="MB", type=click.IntRange(min=1), default=16, show_default=True, help="Leave larger files."
+    "--below",
+    metavar="MB",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Leave larger files.",
 )
 @click.option(
     "--least",
@@ -168,7 +175,9 @@ def compact(lake: str, experiment: str | None, below: int, least: int) -> None:
     opened = Lake.open(lake)
     damaged = False
     for name in opened.experiments() if experiment is None else [experiment]:
-        done = share_files(opened, name, small=below * 1_000_000, least=least, told=_told(f"compact {name}", "files"))
+        done = share_files(
+            opened, name, small=below * 1_000_000, least=least, told=_told(f"compact {name}", "files")
+        )
         if done.files_before:
             click.echo(
                 f"{name}: {done.files_before} files of {done.runs} runs, {_bytes(done.bytes_before)}, became "

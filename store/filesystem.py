@@ -342,7 +342,10 @@ class LocalFiles:
             for where, folders, names in os.walk(base, onerror=fail):
                 inside = where[len(self._root) + 1 :]
                 # A folder in the place of a manifest: were it left out, a run would be gone without a word.
-                for name in (*names, *(each for each in folders if each.endswith(".json") and "=" not in each)):
+                for name in (
+                    *names,
+                    *(each for each in folders if each.endswith(".json") and "=" not in each),
+                ):
                     yield inside, name
 
     def delete(self, path: str) -> None:

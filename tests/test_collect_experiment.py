@@ -124,7 +124,12 @@ def test_the_key_of_a_table_is_kept_with_the_experiment(lake: Lake, tmp_path: Pa
     # Records are left out by the same names.
     (tmp_path / "out.txt").write_text("\n".join(taken[:3]))
     prepare_experiment(
-        lake, "less", dataset=str(tmp_path / "people.csv"), key="Key", samples=20, without=tmp_path / "out.txt"
+        lake,
+        "less",
+        dataset=str(tmp_path / "people.csv"),
+        key="Key",
+        samples=20,
+        without=tmp_path / "out.txt",
     )
     assert lake.samples("less")["key"].to_pylist() == taken[3:]
     assert prepare_experiment(lake, "less").data.x.shape == (17, 1)

@@ -22,7 +22,7 @@ from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake
 
 ENTRIES: tuple[Analysis | Evaluation, ...] = (*ANALYSES, *EVALUATIONS)
-NO_QUERY = {"views", "macros_duckdb"}
+NO_QUERY = {"views", "views_spark", "macros_duckdb", "macros_spark"}
 
 each = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 each_analysis = pytest.mark.parametrize("entry", ANALYSES, ids=lambda entry: entry.name)
