@@ -384,7 +384,7 @@ def _take_terminal() -> None:
 
 
 def test_help_names_the_options() -> None:
-    from losslake.store.commands import sql as command
+    from losslake.store.sql_command import sql as command
 
     text = command.get_help(click.Context(command, info_name="losslake sql"))
     assert "--query" in text
