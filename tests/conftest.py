@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Literal
@@ -18,6 +19,9 @@ from losslake.store.records import RunInfo
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the CPUs: a thread of torch's for each CPU in each of them would wait for the others'. Not imported yet.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Array = npt.NDArray[np.generic]
 Traces = Mapping[str, Array]
