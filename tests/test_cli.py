@@ -120,7 +120,7 @@ def test_debug_counts_only_before_the_command(capsys: pytest.CaptureFixture[str]
 
 def test_what_went_wrong_on_purpose_has_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(["lake", "info", "--lake", "/nowhere"], debug=False) == 1
-    assert _run(["lake", "info", "--lake", "s3://bucket"], debug=False) == 2
+    assert _run(["lake", "info", "--lake", "ftp://host/lake"], debug=False) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("losslake: ") for line in lines)
