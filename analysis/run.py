@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..store.errors import InvalidOption, OlderFormat
-from ..store.results import fingerprint, save_result
+from ..store.errors import InvalidOption
 from .declare import DUALS, MASK, SHARED, Analysis, parse_options, variant_of
 from .duals import mean_over_duals
+from .keep import keep
 from .masking import masked_source, parse_mask
 from .metric import Metric
 from .roc import evaluate
@@ -73,22 +73,8 @@ def run_analysis(
     variant = variant_of(analysis.options, chosen)
     score, member = scores.arrays()
     metrics = (*evaluate(score, member, fprs), *scores.metrics)
-    try:
-        save_result(
-            source.lake,
-            source.experiment,
-            analysis.name,
-            source.target.run if source.target else None,
-            variant,
-            options=chosen,
-            notes=scores.notes,
-            metrics=[metric.to_json() for metric in metrics],
-            scores=scores.frame.to_arrow(),
-            seen=fingerprint(source.lake, source.experiment, source.runs),
-        )
-    except OlderFormat as error:
-        scores = replace(scores, notes=(*scores.notes, f"not kept: {error}"))
-    return Outcome(analysis, variant, scores, metrics)
+    notes = keep(source, analysis.name, variant, chosen, scores.notes, metrics, scores.frame.to_arrow())
+    return Outcome(analysis, variant, replace(scores, notes=notes), metrics)
 
 
 def _compute(source: Source, analysis: Analysis, chosen: Mapping[str, Any]) -> Scores:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from losslake.store import filesystem
+from losslake.store import explained_io, local_files
 
 TAKING_SPACE = {"write", "mkdir", "link", "fsync", "create"}
 """Calls that fail on a full disk; the others go on working there."""
@@ -55,7 +55,7 @@ class Faults:
 
 
 class _FaultyOs:
-    """The os module, as the file system's module sees it."""
+    """The os module, as the modules of the file system see it."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
@@ -88,28 +88,29 @@ class _FaultyOs:
 def faulty(faults: Faults) -> Iterator[None]:
     """In the block the lake's file system meets ``faults``."""
 
-    class Reading(filesystem._ExplainedReader):
+    class Reading(explained_io.FileToRead):
         def readinto(self, buffer: Any) -> int | None:
-            with filesystem._explained(*self._named):
+            with explained_io.explained(*self._named):
                 faults.meet("read", self.name)
             view = memoryview(buffer)
             return super().readinto(view[: max(1, len(view) // 2)] if faults.short else view)
 
         def readall(self) -> bytes:
-            with filesystem._explained(*self._named):
+            with explained_io.explained(*self._named):
                 faults.meet("read", self.name)
             return super().readall()
 
-    class Writing(filesystem._ExplainedFile):
+    class Writing(explained_io.NewFile):
         def write(self, data: Any) -> int:
-            with filesystem._explained(*self._named):
+            with explained_io.explained(*self._named):
                 faults.meet("write", self.name)
             view = memoryview(data).cast("B")
             return super().write(view[: max(1, len(view) // 2)] if faults.short else view)
 
     with (
-        patch.object(filesystem, "os", _FaultyOs(faults)),
-        patch.object(filesystem, "_ExplainedReader", Reading),
-        patch.object(filesystem, "_ExplainedFile", Writing),
+        patch.object(local_files, "os", _FaultyOs(faults)),
+        patch.object(explained_io, "os", _FaultyOs(faults)),
+        patch.object(local_files, "FileToRead", Reading),
+        patch.object(local_files, "NewFile", Writing),
     ):
         yield

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 
 from . import paths
 from .errors import CorruptLake
-from .filesystem import Files, LocalFiles
+from .filesystem import Files
+from .local_files import LocalFiles
 from .manifest import DataFile, sha256_of
 from .records import Experiment, Run
 from .results import Result, result_path

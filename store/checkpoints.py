@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from . import leases, manifest, tokens
@@ -84,7 +83,7 @@ class CheckpointWriter:
             self._token,
             epoch,
             key,
-            datetime.now(UTC).isoformat(timespec="milliseconds"),
+            manifest.now(),
             dict(facts),
             stored,
             tuple(self._pieces),

@@ -11,7 +11,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from . import leases, manifest, paths, tokens
 from .errors import CorruptLake, LosslakeError
@@ -36,9 +36,7 @@ def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Call
     """
     leases.hold(files, any_format=any_format)
     path = f"{paths.claims_folder(what)}/{tokens.new_token(files.root)}.json"
-    data = manifest.dump(
-        {"kind": "claim", "what": what, "created": datetime.now(UTC).isoformat(timespec="milliseconds")}
-    )
+    data = manifest.dump({"kind": "claim", "what": what, "created": manifest.now()})
     held = (files.root, path)
     _held.add(held)
     try:

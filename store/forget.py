@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -171,7 +170,7 @@ def _count(lake: Lake, known: Experiment, ids: Sequence[int]) -> dict[str, int]:
 
 def _mark(lake: Lake, known: Experiment, chosen: Sequence[int], counted: Mapping[str, int]) -> Experiment:
     """Say that samples are forgotten, and take what identifies them out of the samples in the same step."""
-    begun = Forgetting(_now(), tuple(chosen), dict(counted), None)
+    begun = Forgetting(manifest.now(), tuple(chosen), dict(counted), None)
     return _replace_experiment(lake, replace(known, forgettings=(*known.forgettings, begun)))
 
 
@@ -213,7 +212,7 @@ def _finish(lake: Lake, experiment: str) -> None:
     known = lake.experiment(experiment)
     if all(each.finished for each in known.forgettings):
         return
-    now = _now()
+    now = manifest.now()
     done = tuple(replace(each, finished=each.finished or now) for each in known.forgettings)
     path = paths.experiment_manifest(experiment)
     content = {**manifest.load(lake.files, path), "forgotten": forgettings_to_json(done)}
@@ -308,7 +307,3 @@ def _forget_results(lake: Lake, experiment: str, ids: Sequence[int]) -> bool:
         if result.file is not None:
             lake.files.delete(result.file.path)
     return bool(found)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
@@ -17,14 +16,12 @@ import pyarrow.compute as pc
 from . import leases, manifest, paths
 from .errors import AlreadyExists, CorruptLake, InvalidInput, NotFound
 from .filesystem import Files, files_at
-from .forgotten import forgettings_from_json
 from .looking_again import listed_files, read_again
 from .manifest import DataFile
 from .names import check_distinct, check_name
-from .records import Experiment, Run, info_from_json
+from .new_experiment import write_experiment
+from .records import Experiment, Run, experiment_from_json, run_from_json
 from .sample_table import complete_samples, samples_digest
-from .schema import PICTURES
-from .table_file import write_table
 from .writer import RunWriter
 
 if TYPE_CHECKING:
@@ -58,7 +55,7 @@ class Lake:
                     )
                 if not create:
                     raise NotFound(f"there is no lake at {files.root}; 'losslake collect' makes one")
-                files.put_if_absent(paths.LAKE, manifest.dump({"kind": "lake", "created": _now()}))
+                files.put_if_absent(paths.LAKE, manifest.dump({"kind": "lake", "created": manifest.now()}))
         if manifest.load(files, paths.LAKE).get("kind") != "lake":
             raise CorruptLake(
                 f"{paths.LAKE} in {files.root} is not the manifest of a lake; restore it from a copy"
@@ -109,7 +106,7 @@ class Lake:
         path = paths.experiment_manifest(name)
         if not self.files.exists(path):
             check_distinct("experiment", name, self.experiments())
-            self._write_experiment(name, table, digest, dict(dataset or {}), pictures)
+            write_experiment(self.files, name, table, digest, dict(dataset or {}), pictures)
         experiment = self.experiment(name)
         if experiment.digest != digest:
             raise AlreadyExists(
@@ -117,35 +114,6 @@ class Lake:
                 f"({len(table)}); choose another experiment name"
             )
         return experiment
-
-    def _write_experiment(
-        self, name: str, table: pa.Table, digest: str, dataset: dict[str, Any], pictures: pa.Array | None
-    ) -> None:
-        token = leases.token(self.files)
-        tables = {"samples": (paths.samples_folder(name), table)}
-        if pictures is not None:
-            tables["pictures"] = (paths.pictures_folder(name), _pictures_table(table, pictures))
-        written: list[DataFile] = []
-        claimed = False
-        try:
-            for kind, (folder, rows) in tables.items():
-                written.append(write_table(self.files, kind, f"{folder}/{token}.parquet", rows))
-            content = {
-                "kind": "experiment",
-                "experiment": name,
-                "samples": len(table),
-                "created": _now(),
-                "digest": digest,
-                "dataset": dataset,
-                "files": manifest.files_to_json(tuple(written)),
-            }
-            data = manifest.dump(content)
-            claimed = True  # from here on the manifest may be there, whatever goes wrong
-            claimed = self.files.put_if_absent(paths.experiment_manifest(name), data)
-        finally:
-            if not claimed:  # it failed, or another process made it in the meantime and theirs counts
-                for file in written:
-                    self.files.delete(file.path)
 
     def samples(self, experiment: str) -> pa.Table:
         """The samples of an experiment, one row each, in the order of sample ids, with the user's columns."""
@@ -383,65 +351,7 @@ class Lake:
         return run_from_json(content, path)
 
 
-def experiment_from_json(content: dict[str, Any], path: str) -> Experiment:
-    """An experiment from its manifest's content. Raises CorruptLake for anything that is not one."""
-    try:
-        name = content["experiment"]
-        if type(content["samples"]) is not int or content["samples"] < 1:
-            raise ValueError(f"it has {content['samples']!r} samples")
-        files = manifest.files_from_json(
-            content["files"], paths.samples_folder(name), paths.pictures_folder(name)
-        )
-        if not any(file.table == "samples" for file in files):
-            raise ValueError("it lists no file of samples")
-        return Experiment(
-            name=name,
-            samples=content["samples"],
-            created=content["created"],
-            digest=content["digest"],
-            dataset=dict(content["dataset"]),
-            files=files,
-            forgettings=forgettings_from_json(content),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptLake(f"{path} is not the manifest of an experiment: {error}") from error
-
-
-def run_from_json(content: dict[str, Any], path: str) -> Run:
-    """A run from its manifest's content. Raises CorruptLake for anything that is not one."""
-    try:
-        experiment, run = content["experiment"], content["run"]
-        return Run(
-            experiment=experiment,
-            run=run,
-            members=content["members"],
-            created=content["created"],
-            info=info_from_json(content["info"]),
-            files=manifest.files_from_json(
-                content["files"],
-                paths.signals_folder(experiment, run),
-                paths.traces_folder(experiment, run),
-                shared=paths.packed_folder(experiment),
-            ),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptLake(f"{path} is not the manifest of a run: {error}") from error
-
-
-def _pictures_table(samples: pa.Table, pictures: pa.Array) -> pa.Table:
-    try:
-        return pa.table({"sample_id": samples["sample_id"], "png": pictures}, schema=PICTURES)
-    except (pa.ArrowException, TypeError) as error:
-        raise InvalidInput(
-            f"pictures must be PNG bytes, one a sample ({len(samples)} of them): {error}"
-        ) from error
-
-
 def _part(content: dict[str, Any], name: str, path: str) -> Any:
     if name not in content:
         raise CorruptLake(f"{path} has no {name}; run 'losslake lake verify'")
     return content[name]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import os
 import sys
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from . import manifest, paths, tokens
@@ -49,7 +48,7 @@ def hold(files: Files, *, any_format: bool = False) -> None:
         "host": host_identity(),
         "pid": os.getpid(),
         "started": start_time(os.getpid()),
-        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "created": manifest.now(),
     }
     files.put(path, manifest.dump(content))
     _at_exit(files, path)

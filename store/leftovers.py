@@ -11,8 +11,9 @@ from . import leases, manifest, paths, tokens
 from .checkpoints import resumable_files
 from .errors import CorruptLake, LosslakeError
 from .filesystem import Files
-from .lake import Lake, experiment_from_json, run_from_json
+from .lake import Lake
 from .manifest import DataFile
+from .records import experiment_from_json, run_from_json
 from .results import result_from_json
 
 _MANIFESTS = ("experiments", "runs", "designs", "results")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 from . import paths
@@ -97,6 +98,11 @@ def dump(content: Mapping[str, Any]) -> bytes:
     """
     body = json.loads(json.dumps({"format": FORMAT, **content}, default=_likeness))
     return json.dumps({**body, "checksum": _checksum(body)}, indent=1, sort_keys=True).encode()
+
+
+def now() -> str:
+    """This moment as manifests say it, by the clock of this machine."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def load(files: Files, path: str) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from .forgotten import Forgetting, samples_of
-from .manifest import DataFile, files_to_json
-from .paths import trace_source
+from . import paths
+from .errors import CorruptLake
+from .forgotten import Forgetting, forgettings_from_json, samples_of
+from .manifest import DataFile, files_from_json, files_to_json
 
 Role = Literal["target", "shadow", "reference", "distilled", "leave_one_out"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -33,6 +34,28 @@ class Experiment:
     def forgotten(self) -> tuple[int, ...]:
         """The samples that were forgotten, ascending."""
         return samples_of(self.forgettings)
+
+
+def experiment_from_json(content: dict[str, Any], path: str) -> Experiment:
+    """An experiment from its manifest's content. Raises CorruptLake for anything that is not one."""
+    try:
+        name = content["experiment"]
+        if type(content["samples"]) is not int or content["samples"] < 1:
+            raise ValueError(f"it has {content['samples']!r} samples")
+        files = files_from_json(content["files"], paths.samples_folder(name), paths.pictures_folder(name))
+        if not any(file.table == "samples" for file in files):
+            raise ValueError("it lists no file of samples")
+        return Experiment(
+            name=name,
+            samples=content["samples"],
+            created=content["created"],
+            digest=content["digest"],
+            dataset=dict(content["dataset"]),
+            files=files,
+            forgettings=forgettings_from_json(content),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptLake(f"{path} is not the manifest of an experiment: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -103,7 +126,7 @@ class Run:
 
     def trace_sources(self) -> frozenset[str]:
         """Which sources it has traces of: ``eval``, ``train``."""
-        return frozenset(trace_source(file.path) for file in self.files if file.table == "traces")
+        return frozenset(paths.trace_source(file.path) for file in self.files if file.table == "traces")
 
 
 def run_to_json(run: Run) -> dict[str, Any]:
@@ -117,3 +140,24 @@ def run_to_json(run: Run) -> dict[str, Any]:
         "info": asdict(run.info),
         "files": files_to_json(run.files),
     }
+
+
+def run_from_json(content: dict[str, Any], path: str) -> Run:
+    """A run from its manifest's content. Raises CorruptLake for anything that is not one."""
+    try:
+        experiment, run = content["experiment"], content["run"]
+        return Run(
+            experiment=experiment,
+            run=run,
+            members=content["members"],
+            created=content["created"],
+            info=info_from_json(content["info"]),
+            files=files_from_json(
+                content["files"],
+                paths.signals_folder(experiment, run),
+                paths.traces_folder(experiment, run),
+                shared=paths.packed_folder(experiment),
+            ),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptLake(f"{path} is not the manifest of a run: {error}") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Literal, Self, get_args
 
@@ -247,7 +246,7 @@ class RunWriter:
                 experiment=self.experiment,
                 run=self.run,
                 members=int((self.members & ~self.forgotten).sum()),
-                created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                created=manifest.now(),
                 info=info,
                 files=tuple(self._written),
             )

@@ -85,8 +85,8 @@ from losslake.store.claims import claim
 from losslake.store.compact import compact
 from losslake.store.errors import CorruptLake, LosslakeError, OlderFormat
 from losslake.store.export import export
-from losslake.store.filesystem import LocalFiles
 from losslake.store.lake import Lake
+from losslake.store.local_files import LocalFiles
 from losslake.store.migrate import migrate
 from losslake.store.results import fingerprint, results, save_result
 from losslake.store.schema import FORMAT

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from losslake.analysis.logits import lists_of
 from losslake.analysis.source import Source
 from losslake.cli import cli
-from losslake.store import filesystem, gc, leases, manifest, paths, processes, tokens
+from losslake.store import gc, leases, local_files, manifest, paths, processes, tokens
 from losslake.store.ages import age, parse_age
 from losslake.store.checkpoints import CheckpointWriter
 from losslake.store.compact import compact
@@ -118,7 +118,7 @@ def files_below(lake: Lake) -> set[str]:
 VICTIM = """
 import os, sys
 import numpy as np
-from losslake.store import filesystem
+from losslake.store import local_files
 from losslake.store.lake import Lake
 from losslake.store.records import RunInfo
 from losslake.store.results import save_result
@@ -127,7 +127,7 @@ ids = np.arange(8)
 def die(*_): os.kill(os.getpid(), 9)
 where = sys.argv[2]
 if where == "result":
-    filesystem.os.replace = lambda a, b: die() if "results" in b else os.rename(a, b)
+    local_files.os.replace = lambda a, b: die() if "results" in b else os.rename(a, b)
     import pyarrow as pa
     scores = pa.table({"sample_id": ids, "member": ids > 3, "score": ids / 2})
     save_result(lake, "e", "x", "r", "", options={}, notes=[], metrics=[], scores=scores)
@@ -137,7 +137,7 @@ for epoch in range(3):
 if where == "epochs": die()
 writer.append_signals(ids, ids * 0, None, loss=ids / 2, phi=ids / 4)
 if where == "signals": die()
-if where == "claim": filesystem.os.link = die
+if where == "claim": local_files.os.link = die
 if where == "commit": type(writer)._drop_staging = die
 writer.commit(RunInfo(role="target"))
 """
@@ -218,7 +218,7 @@ def collecting_all_the_time(
             return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(filesystem, "os", Watched())
+        patch.setattr(local_files, "os", Watched())
         yield done
 
 

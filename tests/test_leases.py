@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from losslake.store import leases, manifest, paths, processes, tokens
-from losslake.store.filesystem import LocalFiles
 from losslake.store.lake import Lake
+from losslake.store.local_files import LocalFiles
 
 N = 8
 
@@ -246,8 +246,8 @@ def test_a_step_outlasts_the_loss_of_its_temporary_file(lake: Lake, monkeypatch:
         lose_first(source)
         replace(source, target)
 
-    monkeypatch.setattr("losslake.store.filesystem.os.link", late_link)
-    monkeypatch.setattr("losslake.store.filesystem.os.replace", late_replace)
+    monkeypatch.setattr("losslake.store.local_files.os.link", late_link)
+    monkeypatch.setattr("losslake.store.local_files.os.replace", late_replace)
     files = LocalFiles(Path(lake.path))
     assert files.put_if_absent("runs/experiment=new/a.json", b"1")
     assert files.read("runs/experiment=new/a.json") == b"1"

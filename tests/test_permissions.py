@@ -25,8 +25,8 @@ AUDIT = textwrap.dedent("""
     place = Path(sys.argv[1])
     import torch
     torch.set_num_threads(1)
-    from losslake.store import filesystem
-    made = filesystem.LocalFiles._new
+    from losslake.store import local_files
+    made = local_files.LocalFiles._new
     seen = set()
     def watched(self, target, path, durable):
         # What is gone again when the audit has ended: staging, checkpoints, claims, leases, temporary files.
@@ -35,7 +35,7 @@ AUDIT = textwrap.dedent("""
         assert (mode, folder) == (0o600, 0o700), (path, oct(mode), oct(folder))
         seen.add(path.split("/")[0])
         return file
-    filesystem.LocalFiles._new = watched
+    local_files.LocalFiles._new = watched
     from losslake.analysis.report import write_report
     from losslake.analysis.catalogue import find
     from losslake.analysis.run import run_analysis

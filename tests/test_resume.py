@@ -31,9 +31,9 @@ from losslake.collect.train import train_run
 from losslake.collect.training_data import TrainingData, channel_statistics
 from losslake.store.checkpoints import CheckpointWriter, find_checkpoints, resumable_files
 from losslake.store.errors import InvalidOption, LosslakeError, TrainingFailed
-from losslake.store.filesystem import LocalFiles
 from losslake.store.gc import collect_garbage
 from losslake.store.lake import Lake
+from losslake.store.local_files import LocalFiles
 from losslake.store.paths import run_manifest
 from losslake.store.records import Run, RunInfo
 from losslake.store.verify import verify
@@ -517,7 +517,7 @@ os.fsync = lambda handle: None
 from losslake.collect.datasets import load_dataset
 from losslake.collect.fleet import collect_target
 from losslake.collect.recipe import Recipe
-from losslake.store.filesystem import LocalFiles
+from losslake.store.local_files import LocalFiles
 from losslake.store.lake import Lake
 
 load_dataset("digits")  # its imports, once

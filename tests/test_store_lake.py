@@ -26,8 +26,8 @@ from losslake.store.errors import (
     NewerFormat,
     NotFound,
 )
-from losslake.store.filesystem import LocalFiles
 from losslake.store.lake import Lake
+from losslake.store.local_files import LocalFiles
 from losslake.store.names import check_name
 from losslake.store.records import RunInfo
 from losslake.store.results import NO_TARGET, fingerprint, results, save_result

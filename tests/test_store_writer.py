@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from losslake.store import trace_rows
 from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption, LosslakeError
-from losslake.store.filesystem import LocalFiles
 from losslake.store.lake import Lake
+from losslake.store.local_files import LocalFiles
 from losslake.store.records import RunInfo
 from losslake.store.staging import BLOCK
 from losslake.store.writer import RunWriter
