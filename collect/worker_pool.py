@@ -23,6 +23,15 @@ from ..store.errors import TrainingFailed
 _STOP_SECONDS = 30.0
 _MODULE = __name__.rpartition(".")[0] + ".worker"
 
+_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_ALLOCATION = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+"""Has glibc keep what is freed. By itself it gives the activations of each step back to the system and takes new pages,
+which must be filled with zeros, at the next: 15 to 20% of the time of a small CNN."""
+
 Event = Mapping[str, Any]
 
 
@@ -83,14 +92,13 @@ def run_in_workers(
 
 
 def _start(setup: Mapping[str, Any], events: queue.Queue[tuple[_Worker, Event]]) -> _Worker:
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     process = subprocess.Popen(
         # -P: the working directory must not shadow installed packages.
         [sys.executable, "-P", "-m", _MODULE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         encoding="utf-8",
-        env={**os.environ, **threads},
+        env={**_ALLOCATION, **os.environ, **_THREADS},
     )
     worker = _Worker(process)
     worker.reader = threading.Thread(target=_read, args=(worker, events), daemon=True)
