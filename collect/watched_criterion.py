@@ -152,9 +152,12 @@ _numbers = itertools.count()
 _watched: weakref.WeakValueDictionary[int, WatchedCriterion] = weakref.WeakValueDictionary()
 
 
-@torch.library.custom_op(
-    "losslake::criterion_called", mutates_args=("calls",), tags=(torch.Tag.cudagraph_unsafe,)
-)
+_TAGS: dict[str, Any] = {}
+if hasattr(torch.Tag, "cudagraph_unsafe"):  # torch before 2.8 knows neither the tag nor the keyword
+    _TAGS["tags"] = (torch.Tag.cudagraph_unsafe,)
+
+
+@torch.library.custom_op("losslake::criterion_called", mutates_args=("calls",), **_TAGS)
 def _criterion_called(
     calls: torch.Tensor, output: torch.Tensor, target: torch.Tensor, number: int, ignored: int
 ) -> None:
