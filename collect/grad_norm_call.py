@@ -40,18 +40,22 @@ def listen(
             unruled = _UnruledCall(layer, step, numbers, (args, kwargs), places, unwatched)
             register_multi_grad_hook(differentiable, unruled.arrive)
     elif output.requires_grad:
-        given = args[0] if args else next(iter(kwargs.values()))
-        ruled = _RuledCall(layer, step, numbers, given.detach() if _NEEDS_INPUT in numbers else None)
-        output.register_hook(ruled.arrive)
+        kept = None
+        if _NEEDS_INPUT in numbers:
+            kept = (args[0] if args else next(iter(kwargs.values()))).detach()
+            if layer.keep is not None:
+                kept = layer.keep(kept, output)
+        output.register_hook(_RuledCall(layer, step, numbers, kept).arrive)
 
 
 class _Call:
+    fired = False
+
     def __init__(self, layer: Layer, step: Step, numbers: Mapping[str, int], given: Any) -> None:
         self.layer, self.step, self.numbers, self.given = layer, step, numbers, given
-        self.fired = False
 
-    def accept(self, grads: Sequence[torch.Tensor | None]) -> bool:
-        """Whether these gradients, which arrive just now, belong to a batch that a criterion saw."""
+    def accept(self, grad: torch.Tensor) -> bool:
+        """Whether this gradient, which arrives just now, belongs to a batch that a criterion saw."""
         step = self.step
         if not step.closed:
             return False
@@ -60,27 +64,27 @@ class _Call:
                 f"{self.layer} was differentiated twice for one batch, or after the next batch was begun; for gradient "
                 "norms each batch has one backward pass, and run.batch(ids) stands before the forward pass"
             )
+        if grad.shape[:1] != (step.rows,):
+            raise InvalidInput(_other_rows(self.layer, grad, step.rows))
         self.fired = True
-        for grad in grads:
-            if grad is not None and (grad.ndim == 0 or grad.shape[0] != step.rows):
-                raise InvalidInput(_other_rows(self.layer, grad, step.rows))
+        if step.check:
+            step.note_precision(grad.dtype)
         return True
-
-    def add(self, uses: Mapping[str, Use]) -> None:
-        for name, number in self.numbers.items():
-            self.step.add(number, uses[name])
 
 
 class _RuledCall(_Call):
     def arrive(self, grad: torch.Tensor) -> None:
         # The graph, and with it this, lives for as long as the loop holds its loss: free the inputs now.
         given, self.given = self.given, None
-        if not self.accept((grad,)):
+        if not self.accept(grad):
             return
-        self.step.note_precision(grad.dtype)
-        assert self.layer.rule is not None
-        with plain(grad):
-            self.add(self.layer.rule(self.layer.module, given, grad))
+        layer, step = self.layer, self.step
+        assert layer.rule is not None
+        if step.autocast:
+            with plain(grad):
+                step.add(self.numbers, layer.rule(layer.module, given, grad))
+        else:
+            step.add(self.numbers, layer.rule(layer.module, given, grad))
 
 
 class _UnruledCall(_Call):
@@ -100,11 +104,13 @@ class _UnruledCall(_Call):
     def arrive(self, grads: Sequence[torch.Tensor | None]) -> None:
         given, self.given = self.given, None
         first = next((grad for grad in grads if grad is not None), None)
-        if not self.accept(grads) or first is None:
+        if first is None or not self.accept(first):
             return
-        self.step.note_precision(first.dtype)
+        for grad in grads:
+            if grad is not None and grad.shape[:1] != first.shape[:1]:
+                raise InvalidInput(_other_rows(self.layer, grad, self.step.rows))
         with plain(first):
-            self.add(self.find(given, grads))
+            self.step.add(self.numbers, self.find(given, grads))
 
     def find(
         self, given: tuple[tuple[Any, ...], Mapping[str, Any]], grads: Sequence[torch.Tensor | None]

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from .grad_norm_route import conv_route, parts
-from .grad_norm_use import Dense, Use, squares, wide
+from .grad_norm_use import Dense, Use, root, row_norms, wide
 
 _WEIGHT_GRADIENTS: Mapping[int, Any] = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
 
@@ -42,19 +42,19 @@ class Convolution:
     def numbers(self) -> int:
         return self.grad.shape[1] * self._inputs
 
-    def squared_norm(self) -> torch.Tensor:
+    def norms(self) -> torch.Tensor:
         channels, pixels = self.x.shape[1] // self.groups, math.prod(self.x.shape[2:])
         outputs, positions = self.grad.shape[1] // self.groups, self._positions
         route = conv_route(positions, outputs, channels, pixels, self.kernel, self.x.device)
         if route == "grouped":
-            return torch.cat([squares(self._grouped(rows)) for rows in self._parts(self.numbers)])
+            return torch.cat([row_norms(self._grouped(rows)) for rows in self._parts(self.numbers)])
         if route == "shifted":
             held = self.numbers // math.prod(self.kernel) + self._padded_numbers
             return torch.cat([self._by_shifts(rows) for rows in self._parts(held)])
         inputs = self._gram_of_windows if route == "gram of windows" else self._gram_of_shifts
         widest = max(positions, pixels) if route == "gram of windows" else positions
         held = 3 * self.groups * widest**2 + self._padded_numbers
-        return torch.cat([self._by_gram(rows, inputs) for rows in self._parts(held)])
+        return root(torch.cat([self._by_gram(rows, inputs) for rows in self._parts(held)]))
 
     def per_sample(self, rows: slice) -> torch.Tensor:
         return self._grouped(rows)
@@ -100,10 +100,8 @@ class Convolution:
 
     def _by_shifts(self, rows: slice) -> torch.Tensor:
         grad = self._grad_matrices(rows)
-        total = grad.new_zeros(len(grad))
-        for seen in self._shifts(rows):
-            total += squares(grad @ seen)
-        return total
+        norms = [row_norms(grad @ seen) for seen in self._shifts(rows)]
+        return torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
     def _by_gram(self, rows: slice, inputs: Callable[[slice], torch.Tensor]) -> torch.Tensor:
         grad = self._grad_matrices(rows)

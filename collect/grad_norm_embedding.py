@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .grad_norm_linear import Product, sequence
+from .grad_norm_linear import Outer, Product, sequence, with_positions
 from .grad_norm_route import parts
-from .grad_norm_use import Use
+from .grad_norm_use import Use, root
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Rows:
     def numbers(self) -> int:
         return self.height * self.right.shape[2]
 
-    def squared_norm(self) -> torch.Tensor:
+    def norms(self) -> torch.Tensor:
         # Positions of a sample that took the same row are summed first. Which they are, sorting tells without
         # the host waiting for a count, in T log T and not T^2 steps.
         batch, positions, width = self.right.shape
@@ -41,7 +41,7 @@ class Rows:
         sums.index_add_(0, place, self.right.flatten(0, 1)[order])
         owner = torch.zeros_like(keys)
         owner[place] = keys // self.height
-        return self.right.new_zeros(batch).index_add_(0, owner, sums.square().sum(1))
+        return self.right.new_zeros(batch).index_add_(0, owner, sums.square().sum(1)).sqrt_()
 
     def per_sample(self, rows: slice) -> torch.Tensor:
         ids, right = self.ids[rows], self.right[rows]
@@ -64,19 +64,20 @@ def embedding(module: nn.Embedding, x: torch.Tensor | None, grad: torch.Tensor) 
     return {"weight": Rows(ids, right, module.num_embeddings)}
 
 
-def squared_norm_tied(tables: Sequence[Rows], product: Product) -> torch.Tensor:
-    """Squared norms (B,) of the sum of an embedding's and a linear layer's gradients of one weight (V, d).
+def norms_of_tied(tables: Sequence[Rows], product: Outer | Product) -> torch.Tensor:
+    """Norms (B,) of the sum of an embedding's and a linear layer's gradients of one weight (V, d).
 
     |E + P|^2 = |E|^2 + |P|^2 + 2 <E, P>, where <E, P> = sum over t, s of left[t, ids[s]] (right_P[t] . right_E[s]).
     """
     table = joined_rows(tables)
+    left, right = with_positions(product.left), with_positions(product.right)
     cross = []
-    positions = table.ids.shape[1] * product.left.shape[1]
+    positions = table.ids.shape[1] * left.shape[1]
     for rows in parts(table.rows, 2 * positions, table.ids.device):
-        ids = table.ids[rows].unsqueeze(1).expand(-1, product.left.shape[1], -1)
-        picked = product.left[rows].gather(2, ids)
-        cross.append((picked * (product.right[rows] @ table.right[rows].transpose(1, 2))).sum((1, 2)))
-    return table.squared_norm() + product.squared_norm() + 2 * torch.cat(cross)
+        ids = table.ids[rows].unsqueeze(1).expand(-1, left.shape[1], -1)
+        picked = left[rows].gather(2, ids)
+        cross.append((picked * (right[rows] @ table.right[rows].transpose(1, 2))).sum((1, 2)))
+    return root(table.norms().square() + product.norms().square() + 2 * torch.cat(cross))
 
 
 def joined_rows(tables: Sequence[Rows]) -> Rows:

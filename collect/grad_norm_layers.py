@@ -14,11 +14,25 @@ from .grad_norm_any import own_parameters, refusal
 from .grad_norm_conv import CONVOLUTIONS, convolution
 from .grad_norm_embedding import embedding
 from .grad_norm_linear import is_transposed_linear, linear, transposed_linear
-from .grad_norm_norms import batch_norm, group_norm, instance_norm, layer_norm, mixes_samples, rms_norm
+from .grad_norm_norms import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    mixes_samples,
+    rms_norm,
+    with_statistics,
+)
 from .grad_norm_use import Use
 
-Rule = Callable[[Any, torch.Tensor | None, torch.Tensor], dict[str, Use]]
-"""rule(module, its input or None, its output's gradient): the uses of its parameters; None: those that need no input."""
+Rule = Callable[[Any, Any, torch.Tensor], dict[str, Use]]
+"""rule(module, its input or None, its output's gradient): the uses of its parameters; None: those that need no input.
+
+Where a `Keep` stands for the kind of layer, what that returned takes the place of the input.
+"""
+
+Keep = Callable[[torch.Tensor, torch.Tensor], Any]
+"""keep(input, output): what the forward pass already found that the rule needs, the input with it."""
 
 _RULES: tuple[tuple[type[nn.Module], Rule], ...] = (
     (nn.Linear, linear),
@@ -37,6 +51,7 @@ class Layer:
 
     parameters  by their names within the layer
     rule        None: the layer is run again sample by sample
+    keep        None: the rule needs the input alone
     mixing      whether it mixes the samples of a batch in train mode
     """
 
@@ -44,6 +59,7 @@ class Layer:
     module: nn.Module
     parameters: dict[str, nn.Parameter]
     rule: Rule | None
+    keep: Keep | None
     mixing: bool
 
     def __str__(self) -> str:
@@ -69,7 +85,9 @@ def watched_layers(model: nn.Module) -> list[Layer]:
         mixing = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if not parameters and not mixing:
             continue
-        layer = Layer(name, module, parameters, _rule_for(module), mixing)
+        rule = _rule_for(module)
+        keep = with_statistics if rule is group_norm else None
+        layer = Layer(name, module, parameters, rule, keep, mixing)
         check_layer(layer)
         layers.append(layer)
     if not any(value.requires_grad for value in model.parameters()):

@@ -4,24 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from .grad_norm_route import matrix_route, parts
-from .grad_norm_use import Dense, Use, squares, wide
+from .grad_norm_use import Dense, Use, root, row_norms, wide
 
 
-@dataclass(frozen=True, eq=False)
-class Product:
-    """Gradient L^T R (p, d) of each sample, left (B, T, p), right (B, T, d).
+class Outer(NamedTuple):
+    """Gradient l r^T (p, d) of each sample, left (B, p), right (B, d): a product of one position.
 
-    ``bias`` is left summed over the positions, where a bias has it: its norms are found once for both.
+    ``found`` are the norms of left (B,), where they are known already.
     """
 
     left: torch.Tensor
     right: torch.Tensor
-    bias: Dense | None = None
+    found: torch.Tensor | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(self.left)
+
+    @property
+    def numbers(self) -> int:
+        return self.left.shape[1] * self.right.shape[1]
+
+    def norms(self) -> torch.Tensor:
+        left = row_norms(self.left) if self.found is None else self.found
+        return left * row_norms(self.right)
+
+    def per_sample(self, rows: slice) -> torch.Tensor:
+        return self.left[rows].unsqueeze(2) * self.right[rows].unsqueeze(1)
+
+    def total(self) -> torch.Tensor:
+        return self.left.T @ self.right
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Gradient L^T R (p, d) of each sample, left (B, T, p), right (B, T, d)."""
+
+    left: torch.Tensor
+    right: torch.Tensor
 
     @property
     def rows(self) -> int:
@@ -31,22 +57,20 @@ class Product:
     def numbers(self) -> int:
         return self.left.shape[2] * self.right.shape[2]
 
-    def squared_norm(self) -> torch.Tensor:
+    def norms(self) -> torch.Tensor:
         _, positions, outputs = self.left.shape
-        route = matrix_route(positions, outputs, self.right.shape[2])
-        if route == "outer":
-            left = squares(self.left) if self.bias is None else self.bias.squared_norm()
-            return left * squares(self.right)
-        if route == "gram":
+        if matrix_route(positions, outputs, self.right.shape[2]) == "direct":
             return torch.cat(
                 [
-                    (_gram(self.left[rows]) * _gram(self.right[rows])).sum((1, 2))
-                    for rows in parts(self.rows, 2 * positions**2, self.left.device)
+                    row_norms(self.per_sample(rows))
+                    for rows in parts(self.rows, self.numbers, self.left.device)
                 ]
             )
-        return torch.cat(
-            [squares(self.per_sample(rows)) for rows in parts(self.rows, self.numbers, self.left.device)]
-        )
+        squared = [
+            (_gram(self.left[rows]) * _gram(self.right[rows])).sum((1, 2))
+            for rows in parts(self.rows, 2 * positions**2, self.left.device)
+        ]
+        return root(torch.cat(squared))
 
     def per_sample(self, rows: slice) -> torch.Tensor:
         return self.left[rows].transpose(1, 2) @ self.right[rows]
@@ -59,14 +83,19 @@ def _gram(values: torch.Tensor) -> torch.Tensor:
     return values @ values.transpose(1, 2)
 
 
-def joined(products: Sequence[Product]) -> Product:
+def joined(products: Sequence[Outer | Product]) -> Outer | Product:
     """Several uses of one weight as one: its gradients add up as more positions of one sequence do."""
     if len(products) == 1:
         return products[0]
     return Product(
-        torch.cat([product.left for product in products], 1),
-        torch.cat([product.right for product in products], 1),
+        torch.cat([with_positions(product.left) for product in products], 1),
+        torch.cat([with_positions(product.right) for product in products], 1),
     )
+
+
+def with_positions(values: torch.Tensor) -> torch.Tensor:
+    """(B, n) or (B, T, n) as (B, T, n)."""
+    return values.unsqueeze(1) if values.ndim == 2 else values
 
 
 def linear(module: nn.Module, x: torch.Tensor | None, grad: torch.Tensor) -> dict[str, Use]:
@@ -74,11 +103,17 @@ def linear(module: nn.Module, x: torch.Tensor | None, grad: torch.Tensor) -> dic
 
     Without the input only the bias.
     """
+    if grad.ndim == 2:
+        left = wide(grad)
+        norms = row_norms(left)
+        bias = Dense(left, norms)
+        return {"bias": bias} if x is None else {"bias": bias, "weight": Outer(left, wide(x), norms)}
     g = sequence(grad)
-    bias = None if module.bias is None else Dense(over_positions(g))
-    uses: dict[str, Use] = {} if bias is None else {"bias": bias}
+    uses: dict[str, Use] = {}
+    if module.bias is not None:
+        uses["bias"] = Dense(g.sum(1))
     if x is not None:
-        uses["weight"] = Product(g, sequence(x), bias)
+        uses["weight"] = Product(g, sequence(x))
     return uses
 
 
@@ -87,7 +122,7 @@ def transposed_linear(module: nn.Module, x: torch.Tensor | None, grad: torch.Ten
     g = sequence(grad)
     uses: dict[str, Use] = {}
     if module.bias is not None:
-        uses["bias"] = Dense(over_positions(g))
+        uses["bias"] = Dense(g.sum(1))
     if x is not None:
         uses["weight"] = Product(sequence(x), g)
     return uses
@@ -108,8 +143,3 @@ def sequence(values: torch.Tensor) -> torch.Tensor:
     """(B, ..., n) as (B, T, n)."""
     values = wide(values)
     return values.unsqueeze(1) if values.ndim == 2 else values.reshape(len(values), -1, values.shape[-1])
-
-
-def over_positions(values: torch.Tensor) -> torch.Tensor:
-    """(B, T, n) summed to (B, n)."""
-    return values.squeeze(1) if values.shape[1] == 1 else values.sum(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,26 +30,47 @@ def rms_norm(module: Any, x: torch.Tensor | None, grad: torch.Tensor) -> dict[st
     return _of_last(shape, grad, x, lambda wide_x: functional.rms_norm(wide_x, shape, eps=eps))
 
 
-def group_norm(module: nn.GroupNorm, x: torch.Tensor | None, grad: torch.Tensor) -> dict[str, Use]:
-    """nn.GroupNorm: input and output's gradient (B, C, ...)."""
-    return _of_channels(grad, x, _by_group(module.num_groups, module.eps))
+def group_norm(
+    module: nn.GroupNorm, kept: tuple[torch.Tensor, _Statistics | None] | None, grad: torch.Tensor
+) -> dict[str, Use]:
+    """nn.GroupNorm: what `with_statistics` kept and the output's gradient (B, C, ...)."""
+    if kept is None:
+        return _of_channels(grad, None, None)
+    x, statistics = kept
+    return _of_channels(grad, x, statistics or _by_group(x, module.num_groups, module.eps))
+
+
+def with_statistics(x: torch.Tensor, output: torch.Tensor) -> tuple[torch.Tensor, _Statistics | None]:
+    """The input of nn.GroupNorm, and the statistics that autograd has saved of it; None where it has not, or only packed.
+
+    To unpack what saved_tensors_hooks or a checkpoint have packed may take as much work as to find them again. Torch 2.6 does
+    not say what is packed; there they are found again.
+    """
+    node = output.grad_fn
+    found = []
+    for name in ("result1", "result2"):
+        packed = getattr(node, f"_raw_saved_{name}", None)
+        if packed is None or getattr(packed, "unpack_hook", packed) is not None:
+            return x, None
+        saved = getattr(node, f"_saved_{name}")
+        if saved.dtype not in (torch.float32, torch.float64):
+            return x, None
+        found.append(saved.detach())
+    return x, (found[0], found[1])
 
 
 def instance_norm(module: Any, x: torch.Tensor | None, grad: torch.Tensor) -> dict[str, Use]:
     """nn.InstanceNorm1d, 2d, 3d: input and output's gradient (B, C, ...)."""
     if module.training or not module.track_running_stats:
-        return _of_channels(grad, x, _by_group(module.num_features, module.eps))
+        statistics = None if x is None else _by_group(x, module.num_features, module.eps)
+        return _of_channels(grad, x, statistics)
     return batch_norm(module, x, grad)
 
 
 def batch_norm(module: Any, x: torch.Tensor | None, grad: torch.Tensor) -> dict[str, Use]:
     """Batch norms in eval mode, where running statistics make samples independent: input (B, C, ...)."""
-
-    def running(some: torch.Tensor) -> _Statistics:
-        mean, scale = wide(module.running_mean), (wide(module.running_var) + module.eps).rsqrt()
-        return mean.expand(len(some), -1), scale.expand(len(some), -1)
-
-    return _of_channels(grad, x, running)
+    mean, scale = wide(module.running_mean), (wide(module.running_var) + module.eps).rsqrt()
+    return _of_channels(grad, x, (mean.expand(len(grad), -1), scale.expand(len(grad), -1)))
 
 
 def mixes_samples(module: nn.Module) -> bool:
@@ -61,24 +81,24 @@ def mixes_samples(module: nn.Module) -> bool:
 
 
 def _of_channels(
-    grad: torch.Tensor, x: torch.Tensor | None, statistics: Callable[[torch.Tensor], _Statistics]
+    grad: torch.Tensor, x: torch.Tensor | None, statistics: _Statistics | None
 ) -> dict[str, Use]:
     g = wide(grad)
-    if x is None:
+    if x is None or statistics is None:
         return {"bias": Dense(g.flatten(2).sum(2) if g.ndim > 2 else g)}
+    mean, scale = statistics
     pieces = [
-        _scale_and_shift(g[rows], wide(x[rows]), statistics)
-        for rows in parts(len(g), g[:1].numel(), g.device, read=g[:1].numel())
+        _scale_and_shift(g[rows], wide(x[rows]), mean[rows], scale[rows])
+        for rows in parts(len(g), g[:1].numel(), g.device)
     ]
     scales, shifts = (torch.cat(each) for each in zip(*pieces, strict=True))
     return {"weight": Dense(scales), "bias": Dense(shifts)}
 
 
 def _scale_and_shift(
-    g: torch.Tensor, x: torch.Tensor, statistics: Callable[[torch.Tensor], _Statistics]
+    g: torch.Tensor, x: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sums of g x^ and of g over the positions of each sample and channel (b, C)."""
-    mean, scale = statistics(x)
     rows, channels = g.shape[:2]
     # PyTorch sums over the samples, but not over channels: so all channels of all samples are given as those of one
     # sample. Not asked for the input's gradient, it reads x and g once and writes next to nothing.
@@ -87,7 +107,7 @@ def _scale_and_shift(
         x.reshape(1, rows * channels, -1),
         mean.reshape(1, -1),
         scale.reshape(1, -1),
-        None,
+        g.new_ones(rows * channels),  # the layer's own weight does not matter here; torch 2.6 wants one
         1,
         rows * channels,
         g[:1, :1].numel(),
@@ -97,15 +117,14 @@ def _scale_and_shift(
     return scales.view(rows, channels), shifts.view(rows, channels)
 
 
-def _by_group(groups: int, eps: float) -> Callable[[torch.Tensor], _Statistics]:
-    def found(x: torch.Tensor) -> _Statistics:
-        rows, channels = x.shape[:2]
-        made = torch.native_group_norm(
-            x.contiguous(), None, None, rows, channels, x[:1, :1].numel(), groups, eps
-        )
-        return made[1], made[2]
-
-    return found
+def _by_group(x: torch.Tensor, groups: int, eps: float) -> _Statistics:
+    """Found again: PyTorch writes the normalised input too, so some samples at a time."""
+    channels, pixels = x.shape[1], x[:1, :1].numel()
+    pieces = [
+        torch.native_group_norm(wide(some).contiguous(), None, None, len(some), channels, pixels, groups, eps)
+        for some in (x[rows] for rows in parts(len(x), channels * pixels, x.device, read=channels * pixels))
+    ]
+    return torch.cat([mean for _, mean, _ in pieces]), torch.cat([scale for _, _, scale in pieces])
 
 
 def _of_last(

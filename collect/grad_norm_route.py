@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-MatrixRoute = Literal["outer", "gram", "direct"]
+MatrixRoute = Literal["gram", "direct"]
 ConvRoute = Literal["gram of shifts", "gram of windows", "grouped", "shifted"]
 
 HELD_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 26}
@@ -27,11 +27,9 @@ _SUM = 8
 def matrix_route(positions: int, outputs: int, inputs: int) -> MatrixRoute:
     """How to get |L^T R|_F of a sample with L (T, p) and R (T, d); T, p, d are the arguments.
 
-    One position: |l| |r|. Otherwise the Gram matrices, sum(L L^T * R R^T), take 2 T^2 (p + d) operations and
-    the product itself 2 T p d: the cheaper of the two by operations, not by memory.
+    The Gram matrices, sum(L L^T * R R^T), take 2 T^2 (p + d) operations and the product itself 2 T p d: the cheaper of
+    the two by operations, not by memory.
     """
-    if positions == 1:
-        return "outer"
     return "gram" if positions * (outputs + inputs) <= outputs * inputs else "direct"
 
 

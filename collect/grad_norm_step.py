@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
 from ..store.errors import InvalidInput
-from .grad_norm_embedding import Rows, joined_rows, squared_norm_tied
-from .grad_norm_linear import Product, joined
-from .grad_norm_use import Use, squared_norm_of_sum, wide
+from .grad_norm_embedding import Rows, joined_rows, norms_of_tied
+from .grad_norm_linear import Outer, Product, joined
+from .grad_norm_use import Use, norms_of_sum, wide
 
 _TOLERANCE = 1e-3
 """How far the gradients found may be from autograd's, as a share of the sum of their norms (float32, TF32)."""
@@ -28,15 +28,15 @@ class StepNorms:
     """Per-sample gradient norms of one batch.
 
     ids      (B,) int64, as they were given
-    squared  (len(numbers), B): squared norms of what was differentiated, of each parameter's part of the gradient
+    shares   (len(numbers), B): norms of what was differentiated, of each parameter's part of the gradient
     numbers  of the parameters that took part
-    factor   () or (B,), positive: d(what was differentiated) / d(a sample's own loss)
+    factor   () or (B,): d(what was differentiated) / d(a sample's own loss)
     faults   (P,) bool: whether the gradients found of each parameter of the model do not add up to the one that autograd
              computed; None where that was not looked at
     """
 
     ids: torch.Tensor
-    squared: torch.Tensor
+    shares: torch.Tensor
     numbers: tuple[int, ...]
     factor: torch.Tensor
     faults: torch.Tensor | None
@@ -44,12 +44,12 @@ class StepNorms:
     @cached_property
     def norms(self) -> torch.Tensor:
         """(B,) float32: |gradient of the sample's own loss|_2 over all trainable parameters."""
-        return self.squared.sum(0).sqrt_().div_(self.factor).float()
+        return torch.linalg.vector_norm(self.shares / self.factor, dim=0).float()
 
     @property
     def parts(self) -> torch.Tensor:
         """(len(numbers), B) float32: the norms of each parameter's part of it."""
-        return (self.squared.sqrt() / self.factor).float()
+        return (self.shares / self.factor).abs_().float()
 
 
 class Step:
@@ -59,26 +59,25 @@ class Step:
         self.check = check
         self.calls: dict[int, int] = {}
         """How often each parameter was used in the forward pass, by its number."""
+        self.closed = False
         self.ids: torch.Tensor | None = None
         self.rows = 0
         self.factor: torch.Tensor | None = None
         """d(what was differentiated) / d(a sample's own loss): () or (B,); None until the backward pass."""
+        self.autocast = False
+        """Whether the backward pass runs under autocast."""
         self.done = False
         self.tolerance = _TOLERANCE
-        self._squared: dict[int, torch.Tensor] = {}
+        self._norms: dict[int, torch.Tensor] = {}
         self._uses: dict[int, list[Use]] = {}
         self._totals: dict[int, torch.Tensor] = {}
         self._sizes: dict[int, torch.Tensor] = {}
         self._errors: dict[int, torch.Tensor] = {}
 
     @property
-    def closed(self) -> bool:
-        return self.ids is not None
-
-    @property
     def seen(self) -> bool:
         """Whether any layer's gradients arrived."""
-        return bool(self._squared or self._uses)
+        return bool(self._norms or self._uses)
 
     def count(self, numbers: Iterable[int]) -> None:
         """The forward pass uses these parameters."""
@@ -87,7 +86,7 @@ class Step:
 
     def close(self, ids: torch.Tensor) -> None:
         """The loss of the batch is known, and so are its samples."""
-        self.ids, self.rows = ids, len(ids)
+        self.ids, self.rows, self.closed = ids, len(ids), True
 
     def add_factor(self, grad: torch.Tensor, divisor: torch.Tensor | float) -> None:
         """The gradient of what was differentiated with respect to one criterion's result, and what the result divided by."""
@@ -95,23 +94,27 @@ class Step:
         share = (share if share.ndim < 2 else share.flatten()) / divisor
         self.factor = share if self.factor is None else self.factor + share
 
-    def add(self, number: int, use: Use) -> None:
-        """One use of a parameter. Only where it is used again are its gradients kept, as cross terms need both."""
-        squared = None
-        if self.calls.get(number, 0) > 1:
-            self._uses.setdefault(number, []).append(use)
-        elif number not in self._squared:
-            squared = self._squared[number] = use.squared_norm()
-        else:
-            raise InvalidInput(
-                "a layer was used once in the forward pass, but more often in the backward pass, so its gradient norms would "
-                "be too small; let each forward pass follow run.batch(ids) and have one backward pass"
-            )
-        if self.check:
-            squared = use.squared_norm() if squared is None else squared
-            size, total = squared.clamp(min=0.0).sqrt().sum(), use.total()
-            self._sizes[number] = self._sizes[number] + size if number in self._sizes else size
-            self._totals[number] = self._totals[number] + total if number in self._totals else total
+    def add(self, numbers: Mapping[str, int], uses: Mapping[str, Use]) -> None:
+        """One use of a layer's parameters. Only where one is used again are its gradients kept, as cross terms need both."""
+        for name, number in numbers.items():
+            use = uses[name]
+            if self.calls.get(number, 0) > 1:
+                self._uses.setdefault(number, []).append(use)
+            elif number not in self._norms:
+                self._norms[number] = use.norms()
+            else:
+                raise InvalidInput(
+                    "a layer was used once in the forward pass, but more often in the backward pass, so its gradient norms "
+                    "would be too small; let each forward pass follow run.batch(ids) and have one backward pass"
+                )
+            if self.check:
+                self._add_up(number, use)
+
+    def _add_up(self, number: int, use: Use) -> None:
+        norms = self._norms.get(number)
+        size, total = (use.norms() if norms is None else norms).sum(), use.total()
+        self._sizes[number] = self._sizes[number] + size if number in self._sizes else size
+        self._totals[number] = self._totals[number] + total if number in self._totals else total
 
     def note_precision(self, dtype: torch.dtype) -> None:
         """A layer's backward pass works in this type."""
@@ -130,19 +133,15 @@ class Step:
         assert self.factor is not None
         self.done = True
         device = self.factor.device
-        squared = {
-            **self._squared,
-            **{number: _of_uses(uses, device) for number, uses in self._uses.items()},
-        }
-        # Where a sample's parts cancel, rounding may leave less than nothing.
+        norms = {**self._norms, **{number: _of_uses(uses, device) for number, uses in self._uses.items()}}
         found = StepNorms(
             self.ids,
-            torch.stack(list(squared.values())).clamp_(min=0.0),
-            tuple(squared),
-            self.factor.abs(),
+            torch.stack(list(norms.values())),
+            tuple(norms),
+            self.factor,
             self._faults(parameters, device) if self.check else None,
         )
-        self._squared, self._uses, self._totals = {}, {}, {}
+        self._norms, self._uses, self._totals = {}, {}, {}
         return found
 
     def _faults(self, parameters: int, device: torch.device) -> torch.Tensor:
@@ -154,15 +153,15 @@ class Step:
 
 
 def _of_uses(uses: Sequence[Use], device: torch.device) -> torch.Tensor:
-    """Squared norms (B,) of the sum of several uses' gradients of one parameter."""
+    """Norms (B,) of the sum of several uses' gradients of one parameter."""
     if len(uses) == 1:
-        return uses[0].squared_norm()
+        return uses[0].norms()
     tables = [use for use in uses if isinstance(use, Rows)]
-    products = [use for use in uses if isinstance(use, Product)]
+    products = [use for use in uses if isinstance(use, (Outer, Product))]
     if len(tables) + len(products) < len(uses):
-        return squared_norm_of_sum(uses, device)
+        return norms_of_sum(uses, device)
     if not products:
-        return joined_rows(tables).squared_norm()
+        return joined_rows(tables).norms()
     if not tables:
-        return joined(products).squared_norm()
-    return squared_norm_tied(tables, joined(products))
+        return joined(products).norms()
+    return norms_of_tied(tables, joined(products))

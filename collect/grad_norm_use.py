@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from .grad_norm_route import parts
+
+_SHORT = 2048
+"""Rows up to which one pass in float32 is exact to a few 1e-7: PyTorch's adds up longer ones without any tree."""
+
+_NOTHING = nullcontext()
 
 
 class Use(Protocol):
@@ -29,8 +32,8 @@ class Use(Protocol):
         """Elements of the parameter."""
         ...
 
-    def squared_norm(self) -> torch.Tensor:
-        """The squared L2 norm of each sample's gradient (B,)."""
+    def norms(self) -> torch.Tensor:
+        """The L2 norm of each sample's gradient (B,)."""
         ...
 
     def per_sample(self, rows: slice) -> torch.Tensor:
@@ -42,11 +45,14 @@ class Use(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class Dense:
-    """The gradients themselves, (B, *shape): for biases, scales and other small parameters."""
+class Dense(NamedTuple):
+    """The gradients themselves, (B, *shape): for biases, scales and other small parameters.
+
+    ``found`` are their norms (B,), where they are known already.
+    """
 
     values: torch.Tensor
+    found: torch.Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -56,12 +62,8 @@ class Dense:
     def numbers(self) -> int:
         return self.values[:1].numel()
 
-    @cached_property
-    def _squared_norm(self) -> torch.Tensor:
-        return squares(self.values)
-
-    def squared_norm(self) -> torch.Tensor:
-        return self._squared_norm
+    def norms(self) -> torch.Tensor:
+        return row_norms(self.values) if self.found is None else self.found
 
     def per_sample(self, rows: slice) -> torch.Tensor:
         return self.values[rows]
@@ -70,21 +72,28 @@ class Dense:
         return self.values.sum(0)
 
 
-def squared_norm_of_sum(uses: Sequence[Use], device: torch.device) -> torch.Tensor:
-    """Squared norms (B,) of the sum of several uses' gradients, by making the gradients, some samples at a time."""
+def norms_of_sum(uses: Sequence[Use], device: torch.device) -> torch.Tensor:
+    """Norms (B,) of the sum of several uses' gradients, by making the gradients, some samples at a time."""
     found = []
     for rows in parts(uses[0].rows, 2 * uses[0].numbers, device):
         total = uses[0].per_sample(rows)
         for use in uses[1:]:
             total = total + use.per_sample(rows)
-        found.append(squares(total))
+        found.append(row_norms(total))
     return torch.cat(found)
 
 
-def squares(values: torch.Tensor) -> torch.Tensor:
-    """The sum of squares of each row (B, ...), as (B,)."""
-    flat = values.flatten(1)
-    return torch.linalg.vecdot(flat, flat)
+def row_norms(values: torch.Tensor) -> torch.Tensor:
+    """The L2 norm of each row (B, ...), as (B,)."""
+    flat = values if values.ndim == 2 else values.flatten(1)
+    if flat.shape[1] <= _SHORT:
+        return torch.linalg.vector_norm(flat, dim=1)
+    return torch.linalg.vecdot(flat, flat).sqrt_()
+
+
+def root(squared: torch.Tensor) -> torch.Tensor:
+    """Norms (B,) from their squares, which are overwritten: sums of products, so rounding may leave less than nothing."""
+    return squared.clamp_(min=0.0).sqrt_()
 
 
 def wide(values: torch.Tensor) -> torch.Tensor:
@@ -95,14 +104,6 @@ def wide(values: torch.Tensor) -> torch.Tensor:
 
 
 def plain(values: torch.Tensor) -> AbstractContextManager[Any]:
-    """Arithmetic on these values without gradients and in their own precision, whatever the loop has set."""
-    # A backward pass has neither switched on, as a rule, and entering a context costs as much as a small layer.
-    if torch.is_autocast_enabled(values.device.type):
-        return _plain(values.device.type)
-    return torch.no_grad() if torch.is_grad_enabled() else nullcontext()
-
-
-@contextmanager
-def _plain(device: str) -> Iterator[None]:
-    with torch.no_grad(), torch.autocast(device, enabled=False):
-        yield
+    """Arithmetic on these values in their own precision, whatever the loop has set; no graph, as all went through `wide`."""
+    device = values.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING

@@ -6,7 +6,7 @@ the gradient itself (Goodfellow 2015, "Efficient per-example gradient computatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self
@@ -46,11 +46,11 @@ class GradNormWatcher:
         self._check_handles: list[Any] = []
         self._paused = False
         self._checked: set[Layer] = set()
-        self._handles = [self._model.register_forward_pre_hook(self._disabled(self._before_model))]
+        self._handles = [self._model.register_forward_pre_hook(_out_of_graph(self._before_model))]
         for layer in layers:
-            numbered = [(name, value, numbers[id(value)]) for name, value in layer.parameters.items()]
-            hook = self._disabled(partial(self._after_layer, layer, numbered))
-            self._handles.append(layer.module.register_forward_hook(hook, with_kwargs=True))
+            numbered = {name: numbers[id(value)] for name, value in layer.parameters.items()}
+            hook = partial(self._after_layer, layer, numbered)
+            self._handles.append(layer.module.register_forward_hook(_out_of_graph(hook), with_kwargs=True))
 
     def remove(self) -> None:
         """Take the hooks off the model again."""
@@ -127,8 +127,10 @@ class GradNormWatcher:
         self._backward = None
         over = [step for step in self._waiting if step.factor is not None]
         self._waiting = [] if last else [step for step in self._waiting if step.factor is None]
-        for handle in self._check_handles if over or last else ():
-            handle.remove()
+        if self._check_handles and (over or last):
+            for handle in self._check_handles:
+                handle.remove()
+            self._check_handles = []
         found = []
         for step in over:
             if not step.seen:
@@ -150,6 +152,8 @@ class GradNormWatcher:
     def _listen(self, step: Step, value: torch.Tensor, divisor: torch.Tensor | float) -> None:
         def arrive(grad: torch.Tensor) -> None:
             self._backward = step
+            # The same all through a backward pass, and asking at each layer costs as much as a small layer does.
+            step.autocast = any(map(torch.is_autocast_enabled, (grad.device.type, "cpu", "cuda")))
             with plain(grad):
                 step.add_factor(grad, divisor)
 
@@ -179,7 +183,7 @@ class GradNormWatcher:
     def _after_layer(
         self,
         layer: Layer,
-        numbered: Sequence[tuple[str, nn.Parameter, int]],
+        numbers: Mapping[str, int],
         module: nn.Module,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
@@ -187,24 +191,29 @@ class GradNormWatcher:
     ) -> None:
         if self._paused:
             return
-        trained = {name: number for name, value, number in numbered if value.requires_grad}
+        for value in layer.parameters.values():
+            if not value.requires_grad:
+                trainable = layer.parameters.items()
+                numbers = {name: numbers[name] for name, value in trainable if value.requires_grad}
+                break
         if not torch.is_grad_enabled():
             # The first pass of a reentrant checkpoint: the layer will run again during the backward pass.
             if self._backward is None and self._step is not None and not self._step.closed:
-                self._step.count(trained.values())
+                self._step.count(numbers.values())
             return
         if layer.mixing or layer not in self._checked:
             # A batch norm may be in another mode by now, a frozen layer no longer be frozen.
             check_layer(layer)
-        if not trained:
+            if numbers:
+                self._checked.add(layer)
+        if not numbers:
             return
-        self._checked.add(layer)
         step = self._backward or self._step
         if step is None or (step.closed and step is not self._backward):
             step = self._open()
         if self._backward is None:
-            step.count(trained.values())
-        listen(layer, step, trained, args, kwargs, output, self.paused)
+            step.count(numbers.values())
+        listen(layer, step, numbers, args, kwargs, output, self.paused)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -215,10 +224,19 @@ class GradNormWatcher:
         finally:
             self._paused = before
 
-    @staticmethod
-    def _disabled(hook: Any) -> Any:
-        # Under torch.compile hooks stay outside the graph: they look at Python state.
-        return torch.compiler.disable(hook)
+
+def _out_of_graph(hook: Callable[..., None]) -> Callable[..., None]:
+    """The hook, which under torch.compile stays outside the graph, as it looks at Python state."""
+    disabled = torch.compiler.disable(hook)
+
+    def called(*args: Any) -> None:
+        # What disables costs as much as a small hook.
+        if torch.compiler.is_dynamo_compiling():
+            disabled(*args)
+        else:
+            hook(*args)
+
+    return called
 
 
 def eager_model(model: nn.Module) -> nn.Module:
