@@ -1,16 +1,15 @@
-"""How long ``losslake analyze all`` takes, analysis by analysis.
+"""How long ``losslake report`` and ``losslake analyze all`` take, the latter analysis by analysis.
 
     python benchmarks/all_speed.py [LAKE] [--runs 64] [--samples 50000] [--population 10000]
 
-A lake with shadow runs, logits, a population and the target's loss trace; every analysis and evaluation that its data
-allows, one after another in one process, each timed. Then the command itself, in a fresh process, with its peak memory.
+A lake with shadow runs, logits, a population and the target's loss trace. First the report, which computes what it needs, as a new
+lake keeps no results yet; then every analysis and evaluation that the data allows, one after another in one process, each
+timed; last `analyze all` itself. The commands run in fresh processes, and their peak memory is told.
 """
 
 from __future__ import annotations
 
-import argparse
-import resource
-import subprocess
+import os
 import sys
 import tempfile
 import time
@@ -20,23 +19,19 @@ from losslake.analysis.run import FPRS
 from losslake.analysis.run_all import run_all
 from losslake.analysis.source import Source
 from losslake.store.lake import Lake
-from synthetic_lake import EXPERIMENT, make
+from synthetic_lake import EXPERIMENT, command_line, make
 
 
 def main() -> None:
     """Measure, and print a table in Markdown."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("lake", nargs="?", type=Path)
-    parser.add_argument("--runs", type=int, default=64)
-    parser.add_argument("--samples", type=int, default=50_000)
-    parser.add_argument("--population", type=int, default=10_000)
-    given = parser.parse_args()
+    given = command_line(runs=64, samples=50_000, population=10_000).parse_args()
     path = given.lake or Path(tempfile.mkdtemp()) / "lake"
     if not path.exists():
         make(
             path, runs=given.runs, samples=given.samples, epochs=50, population=given.population, logits=True
         )
-    print("| analysis | seconds |\n| --- | --- |")
+    command("report", "--lake", str(path), "--out", str(path.with_name("report.html")))
+    print("\n| analysis | seconds |\n| --- | --- |")
     with Source.open(Lake.open(path), EXPERIMENT) as source:
         began = time.perf_counter()
         for told in run_all(source, FPRS):
@@ -45,11 +40,20 @@ def main() -> None:
                 f"| {told.title}{' (left out)' if told.missing else ''} | {ended - began:.2f} |", flush=True
             )
             began = ended
+    print()
+    command("analyze", "all", "--lake", str(path))
+
+
+def command(*given: str) -> None:
+    """Run ``losslake`` in a process of its own and print what it took."""
+    line = [sys.executable, "-m", "losslake.cli", *given]
+    quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]
     began = time.perf_counter()
-    command = [sys.executable, "-m", "losslake.cli", "analyze", "all", "--lake", str(path)]
-    subprocess.run(command, check=True, capture_output=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
-    print(f"\nlosslake analyze all: {time.perf_counter() - began:.1f} s, {peak:.2f} GB")
+    _, status, used = os.wait4(os.posix_spawn(line[0], line, os.environ, file_actions=quiet), 0)
+    seconds = time.perf_counter() - began
+    if status:
+        raise SystemExit(f"losslake {' '.join(given)} failed")
+    print(f"losslake {' '.join(given).partition(' --')[0]}: {seconds:.1f} s, {used.ru_maxrss / 1e6:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,10 @@ process's peak. The NumPy jobs start with the arrays in memory, which the lake j
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-from fresh_process import Jobs, from_lake, in_process, machine, timed
+from fresh_process import Jobs, arguments, from_lake, machine, timed
 from synthetic_lake import make
 
 JOBS: Jobs = {
@@ -64,17 +61,8 @@ def _log_normal(x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Measure everything and print a table in Markdown."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("lake", nargs="?", type=Path)
-    parser.add_argument("--runs", type=int, default=256)
-    parser.add_argument("--samples", type=int, default=50_000)
-    parser.add_argument("--job", choices=JOBS)
-    given = parser.parse_args()
-    if given.job:
-        in_process(str(given.lake), *JOBS[given.job])
-        return
-    lake = given.lake or Path(tempfile.mkdtemp()) / "lake"
-    make(lake, runs=given.runs, samples=given.samples, epochs=100)
+    given = arguments(JOBS, runs=256, samples=50_000)
+    make(given.lake, runs=given.runs, samples=given.samples, epochs=100)
     phi, members, traces = arrays(given.runs, given.samples)
     some = min(given.samples, 2_000)
     share = given.samples / some
@@ -94,7 +82,7 @@ def main() -> None:
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for job in JOBS:
-        seconds, peak = from_lake(__file__, lake, job)
+        seconds, peak = from_lake(__file__, given.lake, job, given.repeat)
         cells = [job, f"{seconds:.2f} s", f"{peak:.2f} GB"]
         for other, scale in ((loops, share), (vectorised, 1.0)):
             if job in other:

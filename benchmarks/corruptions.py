@@ -210,7 +210,7 @@ def _judge(found: Found, case: str, way: str, root: Path, wanted: Mapping[str, A
             )
             if what == "unclear":
                 found.silent.append(f"{case}, {name}: {str(error)[:200]}")
-        except Exception as error:
+        except (Exception, pl.exceptions.PanicException) as error:  # the latter is no Exception
             what = "unclear"
             found.silent.append(f"{case}, {name}: {type(error).__name__} {str(error)[:200]}")
         if what == "other rows":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -16,10 +18,26 @@ from typing import Any
 from losslake.analysis.catalogue import find
 from losslake.analysis.source import Source
 from losslake.store.lake import Lake
-from synthetic_lake import EXPERIMENT
+from synthetic_lake import EXPERIMENT, command_line
 
 Jobs = Mapping[str, tuple[str, Mapping[str, Any]]]
 """A job's name to the analysis and its options."""
+
+
+def arguments(jobs: Jobs, **sizes: int) -> argparse.Namespace:
+    """The command line's, with a LAKE in a new folder where none is named, and how often to ``repeat`` each job.
+
+    In the process that `from_lake` started for one of the jobs, this does the job and ends the process.
+    """
+    parser = command_line(**sizes)
+    parser.add_argument("--repeat", type=int, default=3, help="fresh processes a job; the best counts")
+    parser.add_argument("--job", choices=jobs, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.job:
+        in_process(str(given.lake), *jobs[given.job])
+        sys.exit()
+    given.lake = given.lake or Path(tempfile.mkdtemp()) / "lake"
+    return given
 
 
 def in_process(lake: str, analysis: str, options: Mapping[str, Any]) -> None:
@@ -32,7 +50,7 @@ def in_process(lake: str, analysis: str, options: Mapping[str, Any]) -> None:
 
 
 def from_lake(script: str, lake: Path, job: str, repeat: int = 3) -> tuple[float, float]:
-    """Seconds (the best of fresh processes) and peak gigabytes of ``script LAKE --job JOB``, which calls `in_process`."""
+    """Seconds (the best of fresh processes) and peak gigabytes of ``script LAKE --job JOB``, which calls `arguments`."""
     answers = []
     for _ in range(repeat):
         command = [sys.executable, script, str(lake), "--job", job]

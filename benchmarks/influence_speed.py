@@ -8,12 +8,8 @@ process's peak. The loops start with the arrays in memory and are timed on some 
 
 from __future__ import annotations
 
-import argparse
-import tempfile
-from pathlib import Path
-
 import numpy as np
-from fresh_process import Jobs, from_lake, in_process, machine, timed
+from fresh_process import Jobs, arguments, from_lake, machine, timed
 from synthetic_lake import make
 
 SOME = 200
@@ -48,20 +44,9 @@ def loops(runs: int, samples: int, tested: int) -> tuple[float, float]:
 
 def main() -> None:
     """Measure everything and print a table in Markdown."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("lake", nargs="?", type=Path)
-    parser.add_argument("--runs", type=int, default=256)
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--tested", type=int, default=2_000)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--job", choices=JOBS)
-    given = parser.parse_args()
-    if given.job:
-        in_process(str(given.lake), *JOBS[given.job])
-        return
-    lake = given.lake or Path(tempfile.mkdtemp()) / "lake"
-    if not lake.exists():
-        make(lake, runs=given.runs, samples=given.samples, epochs=0, population=given.tested)
+    given = arguments(JOBS, runs=256, samples=10_000, tested=2_000)
+    if not given.lake.exists():
+        make(given.lake, runs=given.runs, samples=given.samples, epochs=0, population=given.tested)
     by_sample, by_pair = loops(given.runs, given.samples, given.tested)
     print(f"{given.runs} runs x {given.samples} samples x {given.tested} test records; {machine()}")
     print(
@@ -69,7 +54,7 @@ def main() -> None:
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for job in JOBS:
-        seconds, peak = from_lake(__file__, lake, job, given.repeat)
+        seconds, peak = from_lake(__file__, given.lake, job, given.repeat)
         cells = [job, f"{seconds:.2f} s", f"{peak:.2f} GB"]
         for loop in (by_sample, by_pair):
             cells += [f"{loop:.1f} s", f"{loop / seconds:.0f}x"]

@@ -9,12 +9,8 @@ timed on a part of the records.
 
 from __future__ import annotations
 
-import argparse
-import tempfile
-from pathlib import Path
-
 import numpy as np
-from fresh_process import Jobs, from_lake, in_process, machine, timed
+from fresh_process import Jobs, arguments, from_lake, machine, timed
 from synthetic_lake import make
 
 SOME = 1_000
@@ -40,26 +36,15 @@ def direct_loop(samples: int, population: int) -> float:
 
 def main() -> None:
     """Measure everything and print a table in Markdown."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("lake", nargs="?", type=Path)
-    parser.add_argument("--runs", type=int, default=64)
-    parser.add_argument("--samples", type=int, default=50_000)
-    parser.add_argument("--population", type=int, default=10_000)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--job", choices=JOBS)
-    given = parser.parse_args()
-    if given.job:
-        in_process(str(given.lake), *JOBS[given.job])
-        return
-    lake = given.lake or Path(tempfile.mkdtemp()) / "lake"
-    if not lake.exists():
-        make(lake, runs=given.runs, samples=given.samples, epochs=0, population=given.population)
+    given = arguments(JOBS, runs=64, samples=50_000, population=10_000)
+    if not given.lake.exists():
+        make(given.lake, runs=given.runs, samples=given.samples, epochs=0, population=given.population)
     once = direct_loop(given.samples, given.population)
     print(f"{given.runs} runs x {given.samples} samples x {given.population} population records; {machine()}")
     print("\n| job | from the lake, cold | peak memory | direct loop, in memory | ratio |")
     print("| --- | --- | --- | --- | --- |")
     for job in JOBS:
-        seconds, peak = from_lake(__file__, lake, job, given.repeat)
+        seconds, peak = from_lake(__file__, given.lake, job, given.repeat)
         cells = [job, f"{seconds:.2f} s", f"{peak:.2f} GB"]
         if job.startswith("rmia"):
             loop = once * (GRID + 1 if "tuning" in job else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -11,9 +12,16 @@ from losslake.store.lake import Lake
 from losslake.store.records import RunInfo
 
 EXPERIMENT = "synthetic"
-
-
 CLASSES = 10
+
+
+def command_line(**sizes: int) -> argparse.ArgumentParser:
+    """A benchmark's: LAKE, which is made where it is not there, and --NAME for each of the sizes, by default as given."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("lake", nargs="?", type=Path)
+    for name, size in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=size)
+    return parser
 
 
 def make(

@@ -14,12 +14,12 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-_MODULES = (
+MODULES = (
     "losslake.cli",
     "losslake.collect.commands",
     "losslake.collect.experiment",
@@ -137,7 +137,7 @@ def children_of(pid: int) -> list[int]:
 
 def _serve() -> dict[str, Any] | None:
     """Answer until the pipe is closed; in a child, what it is to do."""
-    for name in (*_MODULES, *sys.argv[1:]):
+    for name in (*MODULES, *sys.argv[1:]):
         importlib.import_module(name)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
@@ -153,14 +153,19 @@ def _serve() -> dict[str, Any] | None:
     return None
 
 
-def _become(asked: dict[str, Any]) -> None:
+def _become(asked: dict[str, Any]) -> NoReturn:
     nothing = os.open(os.devnull, os.O_RDONLY)
     log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for number, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(number, target)
     module, _, name = asked["call"].partition(":")
+    leave(lambda: getattr(importlib.import_module(module), name)(*asked["arguments"]))
+
+
+def leave(work: Callable[[], object]) -> NoReturn:
+    """Do the work of a fork, and end it with the exit code that an interpreter would end with."""
     try:
-        getattr(importlib.import_module(module), name)(*asked["arguments"])
+        work()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1

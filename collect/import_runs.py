@@ -202,7 +202,7 @@ def _write(
                 epochs=next(iter(traces.values())).shape[1] - 1 if traces else None,
                 train_accuracy=accuracies[0],
                 test_accuracy=accuracies[1],
-                versions=versions(),
+                versions=versions(trained=False),
                 parent=run.parent,
                 extra=extra,
             )

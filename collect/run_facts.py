@@ -5,28 +5,37 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ..store.errors import InvalidOption
 
+if TYPE_CHECKING:
+    import torch
 
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+
+def versions(*, trained: bool = True) -> dict[str, str]:
+    """Versions of what a result depends on; of PyTorch where the model was ``trained`` here, not for one that is imported."""
     from .. import __version__
 
-    return {
+    found = {
         "losslake": __version__,
         "python": platform.python_version(),
-        "torch": str(torch.__version__),
         "numpy": str(np.__version__),
         "platform": sys.platform,
     }
+    if trained:
+        import torch  # takes seconds to load, which imports do without
+
+        found["torch"] = str(torch.__version__)
+    return found
 
 
 def device_name(device: torch.device | None) -> str:
     """A device as a person knows it, such as "NVIDIA H200"; None: the GPU if there is one."""
+    import torch
+
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -34,6 +43,8 @@ def device_name(device: torch.device | None) -> str:
 
 def choose_device(name: str) -> torch.device:
     """The device that "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" ... names. Raises InvalidOption."""
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ..store.errors import InvalidInput, InvalidOption, NotFound
+from ..store.errors import InvalidInput, InvalidOption
 from .dataset_record import Dataset
+from .listed_column import read_column
 from .selection import Selection
-
-_COLUMN = "key"
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
@@ -22,25 +21,11 @@ def read_keys(path: Path) -> tuple[str, ...]:
     A key names a record of the data set, as the column key of samples does. Raises NotFound, InvalidOption for another
     kind of file, InvalidInput for one without such a column, or without any key.
     """
-    if not path.is_file():
-        raise NotFound(f"there is no file {path}")
-    try:
-        if path.suffix == ".parquet":
-            column = pl.read_parquet(path, columns=[_COLUMN])[_COLUMN]
-        elif path.suffix == ".csv":
-            column = pl.read_csv(path, columns=[_COLUMN], schema_overrides={_COLUMN: pl.String})[_COLUMN]
-        elif path.suffix == ".txt":
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            column = pl.Series(lines[1:] if lines[:1] == [_COLUMN] else lines, dtype=pl.String)
-        else:
-            raise InvalidOption(f"{path}: keys are read from .csv, .parquet and .txt files")
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidInput(f"{path}: there is no column {_COLUMN} to be read: {reason}") from error
+    column = read_column(path, "key")
     if column.dtype != pl.String or column.null_count():
         raise InvalidInput(
-            f"{path}: column {_COLUMN} is {column.dtype} with {column.null_count()} empty rows; it must hold the text of a "
-            "key in each"
+            f"{path}: column key is {column.dtype} with {column.null_count()} empty rows; it must hold the text of a key "
+            "in each"
         )
     if column.is_empty():
         raise InvalidInput(f"{path} names no record to leave out")

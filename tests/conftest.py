@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hmac
 import os
+import shutil
 import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from email.utils import formatdate
+from importlib.util import find_spec
 from itertools import count
 from typing import Literal
 
@@ -12,9 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from losslake.store import leases
 from losslake.store.lake import Lake
 from losslake.store.ranges import parse_range
 from losslake.store.records import RunInfo
+from run_data import SAMPLES, nine_runs
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the CPUs: a thread of torch's for each CPU in each of them would wait for the others'. Not imported yet.
@@ -27,6 +40,14 @@ Array = npt.NDArray[np.generic]
 Traces = Mapping[str, Array]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_power_fails() -> Iterator[None]:
+    """What this process writes is there without waiting for the disk: milliseconds each time, a hundred thousand times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: os.fstat(handle))
+        yield
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """One thread of torch's: tiny work, where threads only wait for each other."""
@@ -36,6 +57,104 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The URL of an empty bucket, in an S3 server of the module's own; the environment says where that is."""
+    pytest.importorskip("obstore", reason="needs the extra object-store")
+    if find_spec("moto") is None or find_spec("flask") is None:
+        pytest.skip("needs moto[server]")
+    port = _free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+    }
+    with _serving(command, port), _environment("AWS_", settings), _leases_removed():
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/lakes", method="PUT")
+        urllib.request.urlopen(request, timeout=10).close()
+        yield "s3://lakes"
+
+
+@pytest.fixture(scope="module")
+def azure() -> Iterator[str]:
+    """The same of Azure's Blob Storage: an empty container in Azurite, Microsoft's emulator of it."""
+    pytest.importorskip("obstore", reason="needs the extra object-store")
+    if shutil.which("azurite-blob") is None:
+        pytest.skip("needs azurite-blob (npm install -g azurite)")
+    port = _free_port()
+    options = ("--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck", "--silent")
+    command = ["azurite-blob", *options, "--blobHost", "127.0.0.1", "--blobPort", str(port)]
+    settings = {
+        "AZURE_STORAGE_USE_EMULATOR": "true",
+        "AZURITE_BLOB_STORAGE_URL": f"http://127.0.0.1:{port}",
+    }
+    with _serving(command, port), _environment("AZUR", settings), _leases_removed():
+        urllib.request.urlopen(_new_container(port, "lakes"), timeout=10).close()
+        yield "az://lakes"
+
+
+def _new_container(port: int, name: str) -> urllib.request.Request:
+    """What makes a container in Azurite, signed with the key that every Azurite has. obstore makes none."""
+    account = "devstoreaccount1"
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+    lines = [f"{header}:{value}" for header, value in headers.items()]
+    signed = "\n".join(
+        ["PUT", *[""] * 11, *lines, f"/{account}/{account}/{name}", "restype:container"]
+    ).encode()
+    signature = base64.b64encode(hmac.digest(base64.b64decode(key), signed, "sha256")).decode()
+    return urllib.request.Request(
+        f"http://127.0.0.1:{port}/{account}/{name}?restype=container",
+        method="PUT",
+        headers={**headers, "Authorization": f"SharedKey {account}:{signature}"},
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _serving(command: list[str], port: int) -> Iterator[None]:
+    """A server that answers at a port of this machine, until the block ends."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            assert process.poll() is None, "the server has ended"
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=10):
+                break
+            time.sleep(0.1)
+        else:
+            raise AssertionError("the server does not answer")
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _leases_removed() -> Iterator[None]:
+    """Leases that this process takes go when the block ends, and not when it exits and the server has gone."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setattr(leases, "_at_exit", lambda files, path: stack.callback(files.delete, path))
+        yield
+
+
+@contextlib.contextmanager
+def _environment(prefix: str, settings: Mapping[str, str]) -> Iterator[None]:
+    """These variables, and no others that begin with ``prefix``."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(prefix)]:
+            patch.delenv(name)
+        for name, value in {**settings, "NO_PROXY": "127.0.0.1"}.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -55,23 +174,13 @@ def lake_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Lake]:
 def everything(lake_of: Callable[..., Lake]) -> Lake:
     """A lake whose experiment "tests" has what every analysis and evaluation needs; tests may add results to it."""
     rng = np.random.default_rng(0)
-    keep = rng.random((9, 60)) < 0.5
-    keep[1:3], keep[3:5] = True, False
-    population = np.arange(60) >= 45
-    keep &= ~population
-    phi = rng.normal(0, 2, keep.shape) + keep
-    lists = {
-        "logits": rng.normal(0, 2, (9, 60, 3)).astype(np.float16),
-        "features": rng.normal(0, 1, (9, 60, 4)).astype(np.float16),
-    }
-    near = phi[:, :, None] + rng.normal(0, [0, 0.3, 0.3], (9, 60, 3))
+    runs = nine_runs(rng)
+    keep, population = runs["keep"], runs["population"]
+    near = runs["phi"][:, :, None] + rng.normal(0, [0, 0.3, 0.3], (*keep.shape, 3))
     made = lake_of(
-        keep,
-        near,
-        population=population,
-        traces={"loss": rng.random((60, 6))},
+        **{**runs, "phi": near},
+        traces={"loss": rng.random((SAMPLES, 6))},
         recorded=[("original", "crop:2:4")] * 9,
-        **lists,
     )
     # The experiment that this one's records are part of, for onion.
     whole = np.hstack([keep, rng.random((9, 5)) < 0.5])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
+from findings import pick
 from losslake.analysis.agreement import agreement
 from losslake.analysis.catalogue import find
 from losslake.analysis.charts_agreement import agreement_matrix, score_pairs
-from losslake.analysis.metric import Metric
 from losslake.analysis.run import run_analysis
 from losslake.analysis.scores import Finding, Scores
 from losslake.analysis.source import Source
@@ -35,15 +34,6 @@ def source(lake_of: MakeLake) -> Iterator[Source]:
     loss[7, 2] = np.nan  # no trace score
     with Source.open(lake_of(keep, phi.astype(np.float32), traces={"loss": loss}), "tests") as opened:
         yield opened
-
-
-def pick(finding: Finding, metric: str, **parameters: Any) -> Metric:
-    (found,) = (
-        m
-        for m in finding.metrics
-        if m.metric == metric and all(m.parameters.get(key) == value for key, value in parameters.items())
-    )
-    return found
 
 
 def answers(source: Source, fpr: float) -> tuple[dict[str, npt.NDArray[np.bool_]], npt.NDArray[np.bool_]]:

@@ -52,6 +52,11 @@ def test_help_answers_without_the_heavy_modules() -> None:
         assert any(line.split()[:1] == [name] for line in shown)
 
 
+def test_imports_of_runs_do_without_pytorch() -> None:
+    script = "import sys, losslake.collect.imports; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_every_command_has_help_with_an_example() -> None:
     every = list(_commands(cli, ()))
     assert {words[0] for words, _ in every} == {"demo", "collect", "analyze", "sql", "report", "lake"}

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from losslake.collect import training
@@ -20,12 +19,16 @@ from losslake.collect.run_plan import RunPlan
 from losslake.collect.stacked_mlp import train_stack
 from losslake.collect.train import train_run
 from losslake.collect.train_step import TrainStep
-from losslake.collect.training_data import DeviceData, TrainingData, channel_statistics
+from losslake.collect.training_data import DeviceData
 from losslake.store.lake import Lake
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from trainer_data import lake_with, pictures
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+ALL = pictures(600, side=16, audit=560)
+DATA = replace(ALL, test_x=ALL.x[:50], test_y=ALL.y[:50])
 
 
 @pytest.fixture
@@ -59,24 +62,13 @@ def test_no_step_of_the_hook_synchronises(lake: Lake) -> None:
         assert loss[3] == pytest.approx(want[sample], rel=1e-3, abs=1e-5)
 
 
-def pictures() -> TrainingData:
-    rng = np.random.default_rng(0)
-    y = np.arange(600) % 3
-    x = (
-        rng.integers(0, 100, (600, 3, 16, 16)).astype(np.uint8)
-        + (y * 60).astype(np.uint8)[:, None, None, None]
-    )
-    population = np.arange(600) >= 560
-    mean, std = channel_statistics(x, np.flatnonzero(~population))
-    return TrainingData("made", 3, x, y, population, mean, std, test_x=x[:50], test_y=y[:50])
+@pytest.fixture
+def with_pictures(tmp_path: Path) -> Lake:
+    return lake_with(DATA, tmp_path / "lake")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_the_trainer_learns(lake: Lake, precision: str) -> None:
-    data = pictures()
-    lake.create_experiment(
-        "e", pa.table({"label": data.y, "pool": np.where(data.population, "population", "audit").tolist()})
-    )
+def test_the_trainer_learns(with_pictures: Lake, precision: str) -> None:
     recipe = Recipe(
         model="cnn",
         model_options={"norm": "batch"},
@@ -89,9 +81,9 @@ def test_the_trainer_learns(lake: Lake, precision: str) -> None:
     )
     recording = Recording(("original", "flip"), traces=True, features=True)
     run = train_run(
-        lake,
+        with_pictures,
         "e",
-        data,
+        DATA,
         replace(recipe, precision=precision),
         RunPlan("target", "target", 1),
         (np.arange(600) < 300),
@@ -100,11 +92,13 @@ def test_the_trainer_learns(lake: Lake, precision: str) -> None:
     )
     assert run.info.train_accuracy is not None
     assert run.info.train_accuracy > 0.9
-    last = lake.sql("select loss[-1] as loss from traces where source = 'eval' order by sample_id")[
+    last = with_pictures.sql("select loss[-1] as loss from traces where source = 'eval' order by sample_id")[
         "loss"
     ].to_numpy()
-    final = lake.sql("select loss from signals where query = 0 order by sample_id")["loss"].to_numpy()
-    np.testing.assert_allclose(last, final[~data.population], rtol=0.1, atol=0.05)
+    final = with_pictures.sql("select loss from signals where query = 0 order by sample_id")[
+        "loss"
+    ].to_numpy()
+    np.testing.assert_allclose(last, final[~DATA.population], rtol=0.1, atol=0.05)
 
 
 FAST = Recipe(
@@ -127,19 +121,11 @@ FAST = Recipe(
 TRACED = Recording(("original", "flip"), traces=True)
 
 
-def with_pictures(lake: Lake) -> TrainingData:
-    data = pictures()
-    pool = np.where(data.population, "population", "audit").tolist()
-    lake.create_experiment("e", pa.table({"label": data.y, "pool": pool}))
-    return data
-
-
 @pytest.mark.parametrize("compiled", [False, True])
 def test_no_step_of_the_trainer_synchronises(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch, compiled: bool
+    with_pictures: Lake, monkeypatch: pytest.MonkeyPatch, compiled: bool
 ) -> None:
-    data = with_pictures(lake)
-    held = DeviceData(data, torch.device("cuda"), normalize=True)
+    held = DeviceData(DATA, torch.device("cuda"), normalize=True)
     rate, end_of_epoch = training.learning_rate, torch.Tensor.item
     steps = []
 
@@ -161,18 +147,18 @@ def test_no_step_of_the_trainer_synchronises(
         step = TrainStep(held, FAST, compiled=compiled)
     try:
         members = np.arange(600) < 300
-        train_run(lake, "e", data, FAST, RunPlan("r", "shadow", 1), members, recording=TRACED, step=step)
+        plan = RunPlan("r", "shadow", 1)
+        train_run(with_pictures, "e", DATA, FAST, plan, members, recording=TRACED, step=step)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(steps) == 4 * 5
 
 
-def test_runs_that_share_a_compiled_model_begin_as_those_that_do_not(lake: Lake) -> None:
-    data = with_pictures(lake)
-    held = DeviceData(data, torch.device("cuda"), normalize=True)
+def test_runs_that_share_a_compiled_model_begin_as_those_that_do_not(with_pictures: Lake) -> None:
+    held = DeviceData(DATA, torch.device("cuda"), normalize=True)
     shared = TrainStep(held, FAST, compiled=True)
     members = np.arange(600) % 2 == 0
-    members &= ~data.population
+    members &= ~DATA.population
     for seed in (1, 2):
         for name, step in (("shared", shared), ("alone", TrainStep(held, FAST))):
             torch.manual_seed(seed)
@@ -182,9 +168,9 @@ def test_runs_that_share_a_compiled_model_begin_as_those_that_do_not(lake: Lake)
         for key, value in model.state_dict().items():
             torch.testing.assert_close(value, begun[key], rtol=0, atol=0)
         run = train_run(
-            lake,
+            with_pictures,
             "e",
-            data,
+            DATA,
             FAST,
             RunPlan(f"shared-{seed}", "shadow", seed),
             members,

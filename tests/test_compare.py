@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
+from findings import pick
 from losslake.analysis.catalogue import find
 from losslake.analysis.compare import compare, expected_hits
 from losslake.analysis.evaluations import EVALUATIONS, run_evaluation
-from losslake.analysis.metric import Metric
 from losslake.analysis.run import run_analysis
 from losslake.analysis.source import Source
 from losslake.analysis.spearman import spearman
@@ -70,16 +70,6 @@ def columns(source: Source) -> dict[str, npt.NDArray[np.float64]]:
     return found
 
 
-def pick(metrics: Sequence[Metric], metric: str, **parameters: object) -> Metric:
-    matching = [
-        one
-        for one in metrics
-        if one.metric == metric and all(one.parameters.get(key) == value for key, value in parameters.items())
-    ]
-    assert len(matching) == 1
-    return matching[0]
-
-
 # --- precision and recall at k ------------------------------------------------------------------------------
 
 
@@ -113,7 +103,7 @@ def test_vulnerable_precision_and_recall(source: Source, columns: dict[str, npt.
     threshold = min(t for t in others if np.mean(others > t) <= fpr)
     inside = np.flatnonzero(scored & member)
     vulnerable = columns["lira"][inside] > threshold
-    share = pick(finding.metrics, "vulnerable")
+    share = pick(finding, "vulnerable")
     assert share.value == pytest.approx(vulnerable.mean())
     assert (share.n, share.parameters["records"]) == (len(inside), vulnerable.sum())
     assert 0 < vulnerable.sum() < len(inside)
@@ -126,8 +116,8 @@ def test_vulnerable_precision_and_recall(source: Source, columns: dict[str, npt.
                 shuffled = rng.permutation(len(inside))
                 ranked = shuffled[np.argsort(-columns[name][inside][shuffled], kind="stable")]
                 draws.append(vulnerable[ranked[:k]].sum())
-            precision = pick(finding.metrics, "precision_at_k", score=name, k=of_members)
-            recall = pick(finding.metrics, "recall_at_k", score=name, k=of_members)
+            precision = pick(finding, "precision_at_k", score=name, k=of_members)
+            recall = pick(finding, "recall_at_k", score=name, k=of_members)
             assert precision.parameters["records"] == precision.n == k
             assert precision.value == pytest.approx(
                 np.mean(draws) / k, abs=5 * np.std(draws) / 20 / k + 1e-12
@@ -137,9 +127,9 @@ def test_vulnerable_precision_and_recall(source: Source, columns: dict[str, npt.
             assert precision.ci_low <= precision.value
             hits = precision.value * k
             assert precision.ci_low == pytest.approx(beta.ppf(0.025, hits, k - hits + 1) if hits else 0)
-        assert pick(finding.metrics, "precision_at_k", score=name, k=0.001).value is None
-        assert pick(finding.metrics, "recall_at_k", score=name, k=0.001).value is None
-        assert pick(finding.metrics, "recall_at_k", score=name, k=1.0).value == 1
+        assert pick(finding, "precision_at_k", score=name, k=0.001).value is None
+        assert pick(finding, "recall_at_k", score=name, k=0.001).value is None
+        assert pick(finding, "recall_at_k", score=name, k=1.0).value == 1
     coarse = [note for note in finding.notes if "vulnerable means above every one of them" in note]
     assert len(coarse) == (fpr * len(others) < 1)
     assert any(note.startswith("74 of 76 samples have all of these scores") for note in finding.notes)
@@ -151,23 +141,23 @@ def test_agreement(source: Source, columns: dict[str, npt.NDArray]) -> None:
     scored = ~np.isnan([columns[name] for name in names]).any(axis=0)
     member = columns["member"].astype(bool)
     members = np.flatnonzero(scored & member)
-    count = pick(finding.metrics, "vulnerable").parameters["records"]
+    count = pick(finding, "vulnerable").parameters["records"]
     assert 1 < count < len(members)
     top = {name: set(sorted(members, key=lambda n: (-columns[name][n], n))[:count]) for name in names}
     for first, second in (("lt-iqr", "memorization"), ("lt-iqr", "lira"), ("memorization", "lira")):
         both, either = top[first] & top[second], top[first] | top[second]
-        metric = pick(finding.metrics, "agreement", first=first, second=second)
+        metric = pick(finding, "agreement", first=first, second=second)
         assert metric.value == pytest.approx(len(both) / len(either))
         assert (metric.n, metric.parameters["both"]) == (len(either), len(both))
 
 
 def test_a_score_compared_with_itself_is_perfect(source: Source) -> None:
     finding = compare(source, ("lira[mode=online]",), fpr=0.1, k=(0.1,))
-    top = pick(finding.metrics, "precision_at_k")
-    assert top.parameters["records"] <= pick(finding.metrics, "vulnerable").parameters["records"]
+    top = pick(finding, "precision_at_k")
+    assert top.parameters["records"] <= pick(finding, "vulnerable").parameters["records"]
     assert top.value == 1
-    assert pick(finding.metrics, "agreement").value == 1
-    assert pick(finding.metrics, "spearman").value == pytest.approx(1)
+    assert pick(finding, "agreement").value == 1
+    assert pick(finding, "spearman").value == pytest.approx(1)
 
 
 def test_without_non_members_nobody_is_vulnerable(lake_of: MakeLake) -> None:
@@ -175,9 +165,9 @@ def test_without_non_members_nobody_is_vulnerable(lake_of: MakeLake) -> None:
     data["keep"][0] = True
     with Source.open(lake_of(**data), "tests") as source:
         finding = compare(source, ("lt-iqr",))
-    assert pick(finding.metrics, "vulnerable").value == 0
+    assert pick(finding, "vulnerable").value == 0
     assert any(note.startswith("0 non-members cannot resolve") for note in finding.notes)
-    assert pick(finding.metrics, "recall_at_k", k=0.5).value is None
+    assert pick(finding, "recall_at_k", k=0.5).value is None
 
 
 # --- Spearman ------------------------------------------------------------------------------------------------

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from findings import pick
 from losslake.analysis.catalogue import find
 from losslake.analysis.charts_defences import attacks_with_and_without
 from losslake.analysis.commands import analyze_group
 from losslake.analysis.defences import auc_correlation, defences
-from losslake.analysis.metric import Metric
 from losslake.analysis.run import run_analysis
 from losslake.analysis.scores import Finding
 from losslake.analysis.source import Source
@@ -42,15 +42,6 @@ def lake(lake_of: MakeLake) -> Lake:
 def compare(lake: Lake, scores: tuple[str, ...] = ("lira",), at: str = "plain", **options: Any) -> Finding:
     with Source.open(lake, at) as source:
         return defences(source, scores, **options)
-
-
-def pick(finding: Finding, metric: str, **parameters: Any) -> Metric:
-    (found,) = (
-        m
-        for m in finding.metrics
-        if m.metric == metric and all(m.parameters.get(key) == value for key, value in parameters.items())
-    )
-    return found
 
 
 def test_figures_are_those_of_each_experiment_alone(lake: Lake) -> None:

@@ -24,7 +24,7 @@ in the repository. Pages share a lake made of numbers from a fixed seed, and sho
     $ export LOSSLAKE_LAKE=my-lake
     $ losslake collect import arrays arrays.npz --experiment clinic --target run-0000 2>/dev/null
 
-`losslake` and `python` are those of the running interpreter. Every page has a row in docs/README.md.
+`losslake` and `python` are those of the running interpreter; what `losslake` imports it has imported before. Every page has a row in docs/README.md.
 
 `LOSSLAKE_DOCS=update pytest tests/test_docs.py -k NAME` writes what came out into the page, where it differs.
 """
@@ -41,10 +41,12 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from warm_losslake import warm
 
 ROOT = Path(__file__).parent.parent
 MADE = "<!-- Made by docs/generate.py"
@@ -58,6 +60,13 @@ PIECES = re.compile(rf"(\.\.\.|{NUMBER.pattern})")
 OPENS = re.compile(r"```(\w+)(.*)")
 TITLE = re.compile(r'title="([^"]+)"')
 MARK = re.compile(r"<!-- (?:tolerance (?P<tolerance>[\d.]+)|not run: (?P<reason>.+)) -->")
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("LOSSLAKE")} | {
+    "PYTHONUNBUFFERED": "1",
+    "NO_COLOR": "1",
+    "COLUMNS": "100",
+    "LC_ALL": "C.UTF-8",
+}
 
 PYTHON = f"""
 import json, sys, traceback
@@ -178,26 +187,18 @@ def commands_of(block: Block) -> list[Step]:
 class Runner:
     """One bash and one Python for a page, in its folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, losslake: list[str]) -> None:
         programs = folder.parent / "programs"
         programs.mkdir()
-        python = shlex.quote(sys.executable)
-        for name, command in (("losslake", f"{python} -m losslake.cli"), ("python", python)):
-            (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        for name, command in (("losslake", losslake), ("python", [sys.executable])):
+            (programs / name).write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
             (programs / name).chmod(0o755)
         folder.mkdir()
         for given in ("docs", "examples"):
             if (ROOT / given).is_dir():
                 shutil.copytree(ROOT / given, folder / given, ignore=shutil.ignore_patterns("__pycache__"))
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("LOSSLAKE")}
         self.folder = folder
-        self.environment = kept | {
-            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONUNBUFFERED": "1",
-            "NO_COLOR": "1",
-            "COLUMNS": "100",
-            "LC_ALL": "C.UTF-8",
-        }
+        self.environment = ENVIRONMENT | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
         self.running: dict[str, subprocess.Popen[str]] = {}
         # A command that waits for ever (an open quote, a server) fails its page.
         self.patience = threading.Timer(PATIENCE, self.kill)
@@ -299,11 +300,18 @@ def same_line(shown: str, printed: str, tolerance: float) -> bool:
     return all(abs(value - wanted) <= tolerance for value, wanted in zip(got, numbers, strict=True))
 
 
+@pytest.fixture(scope="module")
+def losslake() -> Iterator[list[str]]:
+    """What `losslake` is on a page."""
+    with warm(ENVIRONMENT) as command:
+        yield command
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_page(page: Path, tmp_path: Path) -> None:
+def test_page(page: Path, tmp_path: Path, losslake: list[str]) -> None:
     lines = page.read_text().splitlines()
     steps = steps_of(lines)
-    runner = Runner(tmp_path / "page")
+    runner = Runner(tmp_path / "page", losslake)
     different: list[tuple[Step, list[str]]] = []
     try:
         for step in steps:
@@ -425,7 +433,7 @@ print(3)
     assert steps[4].tolerance == 0.1
 
 
-def test_a_page_runs_in_one_shell_and_one_namespace(tmp_path: Path) -> None:
+def test_a_page_runs_in_one_shell_and_one_namespace(tmp_path: Path, losslake: list[str]) -> None:
     page = """```python title="given.py"
 print("a file", __name__)
 ```
@@ -443,7 +451,7 @@ print(kept + 1)
 ```text
 ```
 """.splitlines()
-    runner = Runner(tmp_path / "page")
+    runner = Runner(tmp_path / "page", losslake)
     try:
         printed = [runner.run(step) for step in steps_of(page)]
         with pytest.raises(AssertionError, match="line 2 fails"):

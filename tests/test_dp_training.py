@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from click.testing import CliRunner
@@ -21,12 +20,12 @@ from losslake.collect.models import build_model
 from losslake.collect.recipe import Recipe
 from losslake.collect.run_plan import RunPlan
 from losslake.collect.train import train_run
-from losslake.collect.training_data import TrainingData, channel_statistics
 from losslake.store.errors import InvalidOption, MissingExtra
 from losslake.store.lake import Lake
 from losslake.store.records import Run
 from torch import nn
 from torch.nn import functional
+from trainer_data import lake_with, pictures
 
 N, CLASSES = 60, 3
 RECIPE = Recipe(
@@ -35,15 +34,7 @@ RECIPE = Recipe(
 TRACED = Recording(("original",), traces=True)
 
 
-def pictures() -> TrainingData:
-    rng = np.random.default_rng(0)
-    y = np.arange(N) % CLASSES
-    x = rng.integers(0, 100, (N, 1, 8, 8)).astype(np.uint8) + (y * 60).astype(np.uint8)[:, None, None, None]
-    mean, std = channel_statistics(x, np.arange(N))
-    return TrainingData("made", CLASSES, x, y, np.zeros(N, bool), mean, std)
-
-
-DATA = pictures()
+DATA = pictures(N, classes=CLASSES, channels=1)
 MEMBERS = np.arange(N) % 2 == 0
 
 
@@ -52,9 +43,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    lake = Lake.open(tmp_path / "lake", create=True)
-    lake.create_experiment("e", pa.table({"label": DATA.y}))
-    return lake
+    return lake_with(DATA, tmp_path / "lake")
 
 
 def train(lake: Lake, run: str, recipe: Recipe = RECIPE, *, seed: int = 5, **options: Any) -> Run:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from click.testing import CliRunner
@@ -25,6 +24,7 @@ from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake
 from losslake.store.records import Run
 from torch import nn
+from trainer_data import lake_with
 
 N = 80
 RECIPE = Recipe(
@@ -50,10 +50,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    lake = Lake.open(tmp_path / "lake", create=True)
-    pool = np.where(DATA.population, "population", "audit").tolist()
-    lake.create_experiment("e", pa.table({"label": DATA.y, "pool": pool}))
-    return lake
+    return lake_with(DATA, tmp_path / "lake")
 
 
 def train(lake: Lake, run: str, recipe: Recipe = RECIPE, data: TrainingData = DATA) -> Run:

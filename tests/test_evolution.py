@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from findings import pick
 from losslake.analysis.catalogue import find
 from losslake.analysis.charts_evolution import ablation_map, evolution_chart
 from losslake.analysis.compare import compare
 from losslake.analysis.evaluations import find_evaluation, run_evaluation
 from losslake.analysis.evolution import evolution
-from losslake.analysis.metric import Metric
 from losslake.analysis.quantile_ablation import quantile_ablation
 from losslake.analysis.rank_correlation import rank_correlation, ranks
 from losslake.analysis.scores import Finding
@@ -57,15 +57,6 @@ def source(lake_of: MakeLake) -> Iterator[Source]:
         lake_of(**{**data, "traces": {"loss": loss, "margin": -2 * loss}}, population=population), "tests"
     ) as opened:
         yield opened
-
-
-def pick(finding: Finding, metric: str, **parameters: Any) -> Metric:
-    (found,) = (
-        m
-        for m in finding.metrics
-        if m.metric == metric and all(m.parameters.get(key) == value for key, value in parameters.items())
-    )
-    return found
 
 
 # --- quantiles ------------------------------------------------------------------------------------------------

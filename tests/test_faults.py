@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from pathlib import Path
-
-import numpy as np
-import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import corruptions
 import fault_lake
 import faults
 import faulty_os
+import numpy as np
+import pytest
 from losslake.analysis.source import Source
 from losslake.store import changed_files
 from losslake.store.claims import claim

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from losslake.cli import _run
 from losslake.collect.experiment import Prepared, prepare_experiment
-from losslake.collect.fleet import collect_shadows, collect_target
+from losslake.collect.fleet import collect_shadows
 from losslake.collect.fleet_distilled import collect_distilled
 from losslake.collect.fleet_leave_one_out import collect_leave_one_out
 from losslake.collect.fleet_references import collect_references
@@ -25,6 +25,7 @@ from losslake.collect.fleet_shard import Shard, parse_shard
 from losslake.collect.recipe import Recipe
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake
+from trainer_data import lake_with_target
 
 RECIPE = Recipe(model="mlp", model_options={"widths": (8,)}, epochs=2, batch_size=32, lr=0.05)
 HERE: dict[str, Any] = {"device": "cpu", "jobs": 1}
@@ -47,11 +48,7 @@ def _audit(lake: Lake) -> list[int]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("made") / "lake"
-    lake = Lake.open(path, create=True)
-    prepared = prepare_experiment(
-        lake, "e", dataset="digits", samples=60, population=0.2, fraction=0.3, pictures=False
-    )
-    collect_target(lake, "e", recipe=RECIPE, prepared=prepared, traces=False, **HERE)
+    lake_with_target(path, 60, RECIPE)
     return path
 
 

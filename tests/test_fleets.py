@@ -41,6 +41,7 @@ from losslake.store.lake import Lake
 from losslake.store.records import Run
 from losslake.store.sample_set import unpack_samples
 from scipy.special import log_softmax, softmax
+from trainer_data import lake_with_target
 
 RECIPE = Recipe(
     model="mlp",
@@ -61,11 +62,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake with a target: 100 digits, 20 of them population; 24 members and 56 others."""
     path = tmp_path_factory.mktemp("made") / "lake"
-    lake = Lake.open(path, create=True)
-    prepared = prepare_experiment(
-        lake, "e", dataset="digits", samples=100, population=0.2, fraction=0.3, pictures=False
-    )
-    collect_target(lake, "e", recipe=RECIPE, prepared=prepared, traces=False, logits="float32", **HERE)
+    lake_with_target(path, 100, RECIPE, logits="float32")
     return path
 
 

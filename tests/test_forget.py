@@ -40,6 +40,7 @@ from losslake.store.table_file import write_table
 from losslake.store.verify import verify
 from losslake.store.views import VIEWS
 from polars.testing import assert_frame_equal
+from run_data import SAMPLES, nine_runs
 
 MakeLake = Callable[..., Lake]
 N = 24
@@ -210,29 +211,14 @@ def both(lake_of: MakeLake) -> tuple[Lake, Lake]:
 
     def made(without: bool) -> Lake:
         rng = np.random.default_rng(1)
-        keep = rng.random((9, 60)) < 0.5
-        keep[1:3], keep[3:5] = True, False
-        population = np.arange(60) >= 45
-        keep &= ~population
-        phi = rng.normal(0, 2, keep.shape) + keep
-        lists = {
-            "logits": rng.normal(0, 2, (9, 60, 3)).astype(np.float16),
-            "features": rng.normal(0, 1, (9, 60, 4)).astype(np.float16),
-        }
-        there = np.ones(60, dtype=bool)
-        traces: Any = rng.random((60, 6))
+        runs = nine_runs(rng)
+        there = np.ones(SAMPLES, dtype=bool)
+        traces: Any = rng.random((SAMPLES, 6))
         if without:
             there[list(FORGOT)] = False
             traces = np.ma.masked_array(traces, np.tile(~there[:, None], 6))
-            keep &= there
-        return lake_of(
-            keep,
-            phi,
-            population=population,
-            traces={"loss": traces},
-            held=np.tile(there, (9, 1)),
-            **lists,
-        )
+            runs["keep"] &= there
+        return lake_of(**runs, traces={"loss": traces}, held=np.tile(there, (9, 1)))
 
     forgot, never = made(False), made(True)
     # In its samples they are called forgotten as well: this is all that is taken over from the code under test.

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pytest
 import torch
 from losslake.collect.hook import RecordedRun, start_run
 from losslake.store.errors import InvalidInput
 from losslake.store.lake import Lake
+from recorded import trace
 from torch import nn
 from torch.nn import functional
 
@@ -56,13 +56,6 @@ def recorded(
         else np.array([row[1] for row in rows["margin"]], dtype=float)
     )
     return losses, margin
-
-
-def trace(lake: Lake, source: str = "train") -> pl.DataFrame:
-    return lake.sql(
-        "select sample_id, loss, margin from traces where source = $source order by sample_id",
-        {"source": source},
-    )
 
 
 def binary(z: np.ndarray, t: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -430,18 +431,16 @@ def test_folders_with_links_to_nowhere_and_everywhere(tmp_path: Path) -> None:
         link.rmdir()
     (folder / "2").symlink_to(folder)
     tolerated(tmp_path, lambda: import_lira(Lake.open(tmp_path / "lake"), "f", folder))
-    storage = tmp_path / "traces"
-    (storage / "losses").mkdir(parents=True)
-    for aim in ("/dev/zero", "/etc/passwd", "nothing", "/"):
-        (storage / "losses" / "a.pq").symlink_to(aim)
-        refused(tmp_path, lambda: import_loss_traces(Lake.open(tmp_path / "lake"), "g", storage))
-        (storage / "losses" / "a.pq").unlink()
-    meter = tmp_path / "meter"
-    (meter / "models").mkdir(parents=True)
-    for aim in ("/dev/zero", "/etc/passwd", "nothing", "/"):
-        (meter / "models" / "memberships.npy").symlink_to(aim)
-        refused(tmp_path, lambda: import_privacy_meter(Lake.open(tmp_path / "lake"), "g", meter))
-        (meter / "models" / "memberships.npy").unlink()
+    for importer, link in (
+        (import_loss_traces, tmp_path / "traces" / "losses" / "a.pq"),
+        (import_privacy_meter, tmp_path / "meter" / "models" / "memberships.npy"),
+    ):
+        link.parent.mkdir(parents=True)
+        for aim in ("/dev/zero", "/etc/passwd", "nothing", "/"):
+            link.symlink_to(aim)
+            importing = partial(importer, Lake.open(tmp_path / "lake"), "g", link.parent.parent)
+            refused(tmp_path, importing)
+            link.unlink()
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "/proc/self/mem", "/", "."])

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +14,12 @@ import pytest
 import torch
 from losslake.collect.hook import start_run
 from losslake.collect.sequence_signals import sequence_loss_and_margin
-from losslake.store.errors import InvalidInput, InvalidOption, MissingExtra
+from losslake.store.errors import InvalidInput, InvalidOption
 from losslake.store.lake import Lake
+from recorded import check_seen, trace
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, IterableDataset
+from two_processes import run_both
 
 transformers = pytest.importorskip("transformers", reason="needs the extra losslake[huggingface]")
 pytest.importorskip("accelerate", reason="needs the extra losslake[huggingface]")
@@ -134,13 +133,6 @@ def make_trainer(
     )
 
 
-def trace(lake: Lake, source: str = "train") -> pl.DataFrame:
-    return lake.sql(
-        "select sample_id, loss, margin from traces where source = $source order by sample_id",
-        {"source": source},
-    )
-
-
 def plain_losses(task: str, logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
     """One by one, as slow and as obvious as can be."""
     losses = []
@@ -170,15 +162,6 @@ class Watching:
         else:
             labels = kwargs["input_ids"].masked_fill(kwargs["input_ids"] == PAD, -100)
         self.seen += zip(numbers, plain_losses(self.task, output.logits.detach(), labels), strict=True)
-
-    def check(self, lake: Lake, epochs: int = 2) -> None:
-        rows = trace(lake)
-        assert rows["sample_id"].to_list() == sorted(MEMBERS.tolist())
-        assert len(self.seen) == epochs * len(MEMBERS)
-        for number, losses in rows.select("sample_id", "loss").iter_rows():
-            want = [loss for other, loss in self.seen if other == number]
-            assert len(want) == epochs, "every member once an epoch"
-            np.testing.assert_allclose(losses[1:], want, rtol=1e-5, atol=1e-5)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -216,7 +199,7 @@ def test_the_trace_is_what_each_step_computed_and_training_is_the_same(
         make_trainer(tmp_path, task, model=model, callbacks=[callback], **VARIANTS[variant]).train()
     assert torch.equal(torch.rand(1), after), "the random stream goes on as it would have"
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.model.parameters(), strict=True))
-    watching.check(lake)
+    check_seen(lake, watching.seen, MEMBERS)
 
 
 def lake_run(lake: Lake, **options: Any) -> Any:
@@ -325,7 +308,7 @@ def test_ids_given(lake: Lake, tmp_path: Path) -> None:
     with lake_run(lake) as run:
         callback = losslake.huggingface_callback(run, ids=np.sort(MEMBERS))
         make_trainer(tmp_path, "causal-lm", model=model, data=data, callbacks=[callback]).train()
-    watching.check(lake)
+    check_seen(lake, watching.seen, MEMBERS)
 
 
 def test_a_data_set_whose_columns_are_gone(lake: Lake, tmp_path: Path) -> None:
@@ -343,7 +326,7 @@ def test_a_data_set_whose_columns_are_gone(lake: Lake, tmp_path: Path) -> None:
     with lake_run(lake) as run:
         callback = losslake.huggingface_callback(run, ids=data["sample_id"], data=every, eval_trace=True)
         make_trainer(tmp_path, "causal-lm", model=model, data=data, callbacks=[callback]).train()
-    watching.check(lake)
+    check_seen(lake, watching.seen, MEMBERS)
     np.testing.assert_allclose(
         lake.sql("select loss from signals order by sample_id")["loss"],
         answers(model, "causal-lm")[0],
@@ -394,7 +377,7 @@ def test_a_loss_of_ones_own(lake: Lake, tmp_path: Path) -> None:
         make_trainer(
             tmp_path, "classification", model=model, callbacks=[callback], kind=TakesLabelsOut
         ).train()
-    watching.check(lake)
+    check_seen(lake, watching.seen, MEMBERS)
     run = lake_run(lake)
     trainer = make_trainer(
         tmp_path, "classification", callbacks=[losslake.huggingface_callback(run)], kind=KeepsInputs
@@ -423,7 +406,7 @@ def test_a_training_that_failed_leaves_the_model_usable(lake: Lake, tmp_path: Pa
     with lake_run(lake) as run:
         callback = losslake.huggingface_callback(run)
         make_trainer(tmp_path, "causal-lm", model=model, callbacks=[callback]).train()
-    watching.check(lake)
+    check_seen(lake, watching.seen, MEMBERS)
     assert [run.run for run in lake.runs("e")] == ["target"]
 
 
@@ -517,23 +500,15 @@ def test_options_and_models_that_do_not_fit(lake: Lake, tmp_path: Path) -> None:
     run.discard()
 
 
-def test_without_the_library(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = start_run(lake, "e", samples=LABELS, members=MEMBERS)
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    monkeypatch.delitem(sys.modules, "losslake.collect.huggingface", raising=False)
-    with pytest.raises(MissingExtra, match=r"pip install 'losslake\[huggingface\]'"):
-        losslake.huggingface_callback(run)
-    run.discard()
-
-
 DDP = """
-import sys
+import os, sys
 import numpy as np, torch, transformers
 from torch.nn.functional import cross_entropy
 import losslake
 
 torch.set_num_threads(1)
 folder, rank = sys.argv[1:]
+os.environ.update(WORLD_SIZE="2", RANK=rank, LOCAL_RANK=rank)
 transformers.set_seed(0)
 config = transformers.GPT2Config(
     vocab_size=30, n_positions=8, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
@@ -565,31 +540,10 @@ torch.save(kept, f"{folder}/kept-{rank}.pt")
 
 def test_two_processes(tmp_path: Path) -> None:
     """accelerate shards the batches: what is recorded is what each process trained on, once an epoch."""
-    Lake.open(tmp_path / "lake", create=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", DDP, str(tmp_path), str(rank)],
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "WORLD_SIZE": "2",
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            },
-        )
-        for rank in (0, 1)
-    ]
-    for process in started:
-        _, error = process.communicate(timeout=240)
-        assert process.returncode == 0, error
+    run_both(DDP, tmp_path, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     seen: dict[int, list[float]] = {}
     for rank in (0, 1):
         for number, loss in torch.load(tmp_path / f"kept-{rank}.pt", weights_only=True):

@@ -19,6 +19,7 @@ from losslake.collect.recipe import Recipe
 from losslake.store.errors import TrainingFailed
 from losslake.store.lake import Lake
 from losslake.store.records import Run
+from zygote import children_of
 
 COUNT = 12
 RECIPE: dict[str, Any] = {
@@ -72,18 +73,6 @@ def wait_for(process: subprocess.Popen[str], words: str) -> None:
     raise AssertionError(f"never said {words!r}: {process.stderr.read() if process.stderr else ''}")
 
 
-def children(process: int) -> list[int]:
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(status.read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        if parent == process:
-            found.append(int(status.parent.name))
-    return found
-
-
 def check_visible(lake: Lake) -> list[str]:
     """Every run that can be seen is whole; their names."""
     if "e" not in lake.experiments():
@@ -129,7 +118,7 @@ def test_killed_and_completed(tmp_path: Path) -> None:
     ):
         process = start(path, temporary)
         wait_for(process, moment)
-        workers = children(process.pid)
+        workers = children_of(process.pid)
         assert len(workers) == 2
         process.send_signal(sent)
         process.wait(60)

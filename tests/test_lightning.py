@@ -17,12 +17,14 @@ import polars as pl
 import pytest
 import torch
 from losslake.collect.hook import start_run
-from losslake.store.errors import InvalidInput, InvalidOption, MissingExtra
+from losslake.store.errors import InvalidInput, InvalidOption
 from losslake.store.lake import Lake
+from recorded import check_seen, trace
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from two_processes import check_two_epochs, kept_by_both
 
 lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra losslake[lightning]")
 
@@ -92,15 +94,6 @@ class Digits(lightning.LightningModule):  # type: ignore[misc,name-defined]
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.3, momentum=0.9)
 
-    def check(self, lake: Lake, epochs: int = 2) -> None:
-        rows = trace(lake)
-        assert rows["sample_id"].to_list() == sorted(MEMBERS.tolist())
-        assert len(self.seen) == epochs * len(MEMBERS)
-        for number, losses in rows.select("sample_id", "loss").iter_rows():
-            want = [loss for other, loss in self.seen if other == number]
-            assert len(want) == epochs, "every member once an epoch"
-            np.testing.assert_allclose(losses[1:], want, rtol=1e-5, atol=1e-5)
-
 
 class Module(lightning.LightningDataModule):  # type: ignore[misc,name-defined]
     def train_dataloader(self) -> DataLoader[Any]:
@@ -117,13 +110,6 @@ def trainer(tmp_path: Path, callbacks: list[Any], **options: Any) -> Any:
         enable_progress_bar=False, enable_model_summary=False, callbacks=callbacks,
         **{"max_epochs": 2, **options},
     )  # fmt: skip
-
-
-def trace(lake: Lake, source: str = "train") -> pl.DataFrame:
-    return lake.sql(
-        "select sample_id, loss, margin from traces where source = $source order by sample_id",
-        {"source": source},
-    )
 
 
 def fit(tmp_path: Path, module: Digits, callbacks: list[Any], *, data: Any = None, **options: Any) -> Any:
@@ -171,7 +157,7 @@ def test_the_trace_is_what_each_step_computed_and_training_is_the_same(
         assert module.loss_fn is loss_fn
     assert torch.equal(torch.rand(1), after), "the random stream goes on as it would have"
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), plain.parameters(), strict=True))
-    module.check(lake)
+    check_seen(lake, module.seen, MEMBERS)
     eval_trace = np.array(trace(lake, "eval")["loss"].to_list())
     assert eval_trace.shape == (N, 3)
     np.testing.assert_allclose(eval_trace[:, 0], before, rtol=1e-5)
@@ -217,7 +203,7 @@ def test_other_ways_to_train(lake: Lake, tmp_path: Path, kind: str) -> None:
             "the sampler that was put in"
         )
         return
-    trained.check(lake)
+    check_seen(lake, trained.seen, MEMBERS)
     if kind == "function":
         assert module.__dict__["loss_fn"] is cross_entropy
 
@@ -354,15 +340,6 @@ def test_an_exception_leaves_nothing(lake: Lake, tmp_path: Path) -> None:
     assert type(module.loss_fn) is nn.CrossEntropyLoss
 
 
-def test_without_the_library(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = start_run(lake, "e", samples=Y, members=MEMBERS)
-    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
-    monkeypatch.delitem(sys.modules, "losslake.collect.lightning", raising=False)
-    with pytest.raises(MissingExtra, match=r"pip install 'losslake\[lightning\]'"):
-        losslake.lightning_callback(run)
-    run.discard()
-
-
 DDP = """
 import logging, sys, warnings
 import numpy as np, torch
@@ -420,20 +397,4 @@ def test_two_processes(tmp_path: Path) -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    seen: dict[tuple[int, int], list[float]] = {}
-    for rank in (0, 1):
-        kept = torch.load(tmp_path / f"kept-{rank}.pt", weights_only=True)
-        for epoch, positions, losses in kept:
-            for position, loss in zip(positions.tolist(), losses.tolist(), strict=True):
-                seen.setdefault((position, epoch), []).append(loss)
-    assert len(seen) == 42
-    assert sum(len(each) for each in seen.values()) == 44, "the sampler padded once an epoch"
-    lake = Lake.open(tmp_path / "lake")
-    assert [run.run for run in lake.runs("e")] == ["target"]
-    rows = trace(lake)
-    assert rows["sample_id"].to_list() == list(range(21))
-    for sample, loss in rows.select("sample_id", "loss").iter_rows():
-        for epoch in (1, 2):
-            np.testing.assert_allclose(loss[epoch], np.mean(seen[sample, epoch]), rtol=1e-5)
-    assert lake.sql("select count(*) from signals").item() == 30
-    assert trace(lake, "eval")["loss"].list.len().unique().to_list() == [3]
+    check_two_epochs(Lake.open(tmp_path / "lake"), "e", kept_by_both(tmp_path, "kept"))

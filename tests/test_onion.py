@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from findings import pick
 from losslake.analysis.charts_onion import onion_chart
 from losslake.analysis.lira import lira
 from losslake.analysis.memorization import memorization
-from losslake.analysis.metric import Metric
 from losslake.analysis.onion import onion
 from losslake.analysis.scores import Finding
 from losslake.analysis.source import Source
@@ -54,15 +54,6 @@ def lake(lake_of: MakeLake) -> Lake:
     outside[20:40] = 0.05
     stay = np.arange(SAMPLES)[::-1][:-20]  # in another order
     return write(lake_of, made, "peeled", [keys[n] for n in stay], 0.97, outside[stay], 1)
-
-
-def pick(finding: Finding, metric: str, **parameters: Any) -> Metric:
-    (found,) = (
-        m
-        for m in finding.metrics
-        if m.metric == metric and all(m.parameters.get(key) == value for key, value in parameters.items())
-    )
-    return found
 
 
 def by_key(lake: Lake, experiment: str, compute: Any, target: str | None = None) -> dict[str, dict[str, Any]]:

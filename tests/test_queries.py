@@ -387,6 +387,7 @@ def test_devices_and_versions() -> None:
             choose_device(name)
     assert available_cpus() >= 1
     assert versions()["torch"] == torch.__version__
+    assert versions().keys() - versions(trained=False).keys() == {"torch"}
 
 
 def test_background_keeps_order_and_passes_errors_on() -> None:

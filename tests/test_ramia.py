@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
+from findings import assert_scores
 from losslake.analysis.catalogue import ANALYSES, find
 from losslake.analysis.ramia import ramia, trimmed_means
 from losslake.analysis.rmia import GRID, rmia
@@ -109,12 +110,6 @@ def oracle(
 def scores_of(lake: Lake, **options: object) -> Scores:
     with Source.open(lake, "tests") as source:
         return ramia(source, **options)  # type: ignore[arg-type]
-
-
-def assert_scores(frame: pl.DataFrame, expected: Sequence[float | None]) -> None:
-    assert [value is None for value in frame["score"]] == [value is None for value in expected]
-    known = [value for value in expected if value is not None]
-    np.testing.assert_allclose(frame["score"].drop_nulls().to_numpy(), known, rtol=1e-9)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from losslake.collect.models import build_model
 from losslake.collect.recipe import Recipe
 from losslake.collect.run_plan import RunPlan
 from losslake.collect.train import train_run
-from losslake.collect.training_data import TrainingData, channel_statistics
+from losslake.collect.training_data import TrainingData
 from losslake.store.checkpoints import CheckpointWriter, find_checkpoints, resumable_files
 from losslake.store.errors import InvalidOption, LosslakeError, TrainingFailed
 from losslake.store.gc import collect_garbage
@@ -38,6 +37,7 @@ from losslake.store.paths import run_manifest
 from losslake.store.records import Run, RunInfo
 from losslake.store.verify import verify
 from torch import nn
+from trainer_data import lake_with, pictures
 
 N, CLASSES = 60, 3
 MLP = Recipe(
@@ -55,33 +55,15 @@ EACH = Checkpointing(every=1)
 TRACED = Recording(("original",), traces=True, logits="float32")
 
 
-def pictures() -> TrainingData:
-    rng = np.random.default_rng(0)
-    y = np.arange(N) % CLASSES
-    x = rng.integers(0, 100, (N, 3, 8, 8)).astype(np.uint8) + (y * 40).astype(np.uint8)[:, None, None, None]
-    population = np.arange(N) >= 50
-    mean, std = channel_statistics(x, np.flatnonzero(~population))
-    return TrainingData("made", CLASSES, x, y, population, mean, std)
-
-
-DATA = pictures()
+DATA = pictures(N, classes=CLASSES, step=40, audit=50)
 MEMBERS = (np.arange(N) % 2 == 0) & ~DATA.population
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_power_fails")
-
-
-@pytest.fixture
-def no_power_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a killed process wrote is there without waiting for the disk, too."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    lake = Lake.open(tmp_path / "lake", create=True)
-    pool = np.where(DATA.population, "population", "audit").tolist()
-    lake.create_experiment("e", pa.table({"label": DATA.y, "pool": pool}))
-    return lake
+    return lake_with(DATA, tmp_path / "lake")
 
 
 def train(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
+from findings import assert_scores
 from losslake.analysis.catalogue import find
 from losslake.analysis.rmia import GRID, rmia
 from losslake.analysis.roc import evaluate
@@ -87,12 +88,6 @@ class Case:
 def scores_of(lake: Lake, target: str | None = None, **options: object) -> Scores:
     with Source.open(lake, "tests", target) as source:
         return rmia(source, **options)  # type: ignore[arg-type]
-
-
-def assert_scores(frame: pl.DataFrame, expected: list[float | None]) -> None:
-    assert [value is None for value in frame["score"]] == [value is None for value in expected]
-    known = [value for value in expected if value is not None]
-    np.testing.assert_allclose(frame["score"].drop_nulls().to_numpy(), known, rtol=1e-9)
 
 
 @pytest.fixture(scope="module")

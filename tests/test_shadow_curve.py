@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from findings import pick
 from losslake.analysis.charts_shadows import shadow_curve_chart
 from losslake.analysis.evaluations import find_evaluation, run_evaluation
 from losslake.analysis.lira import lira
 from losslake.analysis.lira_growing import growing, scores_of
 from losslake.analysis.memorization import memorization
-from losslake.analysis.metric import Metric
 from losslake.analysis.phi_matrix import read_phi
 from losslake.analysis.roc import evaluate
 from losslake.analysis.scores import Finding
@@ -45,15 +45,6 @@ def lake(lake_of: MakeLake) -> Lake:
 def source(lake: Lake) -> Iterator[Source]:
     with Source.open(lake, "tests") as opened:
         yield opened
-
-
-def pick(finding: Finding, metric: str, **parameters: Any) -> Metric:
-    (found,) = (
-        m
-        for m in finding.metrics
-        if m.metric == metric and all(m.parameters.get(key) == value for key, value in parameters.items())
-    )
-    return found
 
 
 @pytest.mark.parametrize("number", [1, 2, 5, 10])

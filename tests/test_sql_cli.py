@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import pytest
 from losslake.store.lake import Lake
 from losslake.store.output import write_frame
 from losslake.store.records import RunInfo
+from warm_losslake import OF_SQL, warm
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -36,13 +37,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return lake.path
 
 
-@pytest.fixture
-def losslake(path: str) -> Run:
+@pytest.fixture(scope="module")
+def losslake(path: str) -> Iterator[Run]:
     def run(
         *arguments: str, stdin: str | None = None, columns: int = 100
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "losslake.cli", *arguments],
+            [*command, *arguments],
             input=stdin,
             capture_output=True,
             text=True,
@@ -50,7 +51,8 @@ def losslake(path: str) -> Run:
             env=os.environ | {"LOSSLAKE_LAKE": path, "COLUMNS": str(columns)},
         )
 
-    return run
+    with warm(os.environ, OF_SQL) as command:
+        yield run
 
 
 def test_a_query_prints_a_table_that_fits(losslake: Run) -> None:

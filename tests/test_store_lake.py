@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from losslake.store import manifest
+from losslake.store import manifest, sample_table
 from losslake.store.errors import (
     AlreadyExists,
     CorruptLake,
@@ -255,6 +256,18 @@ def test_a_renamed_column_is_another_experiment(lake: Lake) -> None:
     lake.create_experiment("e", pa.table({"label": [1], "age": [3]}))
     with pytest.raises(AlreadyExists):
         lake.create_experiment("e", pa.table({"label": [1], "year": [3]}))
+
+
+def test_a_digest_does_not_depend_on_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is over the JSON text of words, whatever the number of them that are made into text at a time."""
+    table = pa.table({"word": ["a", None, 'b", "c', "\u00e9", ""], "list": [[1], [], None, [2, 3], [4]]})
+    texts = [json.dumps(table[name].to_pylist()) for name in table.column_names]
+    heads = [json.dumps([name, str(table[name].type), 5]) for name in table.column_names]
+    want = hashlib.sha256("".join(map("".join, zip(heads, texts))).encode()).hexdigest()
+    for rows in (1, 2, 5, 6):
+        monkeypatch.setattr(sample_table, "_DIGESTED_ROWS", rows)
+        assert sample_table.samples_digest(table) == want
+    assert sample_table.samples_digest(table[:0]) == sample_table.samples_digest(table[5:])
 
 
 def test_a_digest_of_the_callers_decides(lake: Lake) -> None:

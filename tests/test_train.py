@@ -22,6 +22,7 @@ from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption, Tr
 from losslake.store.lake import Lake
 from losslake.store.records import Run
 from torch import nn
+from trainer_data import lake_with, pictures
 
 N, CLASSES = 90, 3
 RECIPE = Recipe(
@@ -31,17 +32,8 @@ PLAN = RunPlan("target", "target", seed=5)
 FULL = Recording(("original", "flip"), traces=True, logits="float32", features=True)
 
 
-def pictures(*, test: bool = False) -> TrainingData:
-    rng = np.random.default_rng(0)
-    y = np.arange(N) % CLASSES
-    x = rng.integers(0, 100, (N, 3, 8, 8)).astype(np.uint8) + (y * 60).astype(np.uint8)[:, None, None, None]
-    population = np.arange(N) >= 80
-    mean, std = channel_statistics(x, np.flatnonzero(~population))
-    tests: dict[str, Any] = {"test_x": x[:7] // 2, "test_y": y[:7]} if test else {}
-    return TrainingData("made", CLASSES, x, y, population, mean, std, **tests)
-
-
-DATA = pictures()
+DATA = pictures(N, classes=CLASSES, audit=80)
+TESTED = replace(DATA, test_x=DATA.x[:7] // 2, test_y=DATA.y[:7])
 MEMBERS = (np.arange(N) % 2 == 0) & ~DATA.population
 
 
@@ -50,10 +42,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    lake = Lake.open(tmp_path / "lake", create=True)
-    pool = np.where(DATA.population, "population", "audit").tolist()
-    lake.create_experiment("e", pa.table({"label": DATA.y, "pool": pool}))
-    return lake
+    return lake_with(DATA, tmp_path / "lake")
 
 
 def values(lake: Lake, run: str) -> list[dict[str, list[Any]]]:
@@ -142,7 +131,7 @@ def test_the_flip_query_is_the_mirrored_picture(lake: Lake, monkeypatch: pytest.
 
 
 def test_tested_on_the_test_split(lake: Lake) -> None:
-    run = train(lake, "target", data=pictures(test=True))
+    run = train(lake, "target", data=TESTED)
     assert run.info.extra["tested_on"] == "test split"
     assert run.info.test_accuracy is not None
 
@@ -252,7 +241,7 @@ def test_inputs_are_normalised_by_channel() -> None:
 
 
 def test_data_survives_its_files(tmp_path: Path) -> None:
-    for data in (DATA, pictures(test=True)):
+    for data in (DATA, TESTED):
         data.save(tmp_path)
         back = TrainingData.load(tmp_path)
         for name in ("x", "y", "population", "mean", "std"):

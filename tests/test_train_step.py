@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from losslake.collect import train_step
@@ -21,10 +20,11 @@ from losslake.collect.recipe import Recipe
 from losslake.collect.run_plan import RunPlan
 from losslake.collect.train import train_run
 from losslake.collect.train_step import TrainStep, compiles, copy_values
-from losslake.collect.training_data import DeviceData, TrainingData, channel_statistics
+from losslake.collect.training_data import DeviceData
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake
 from torch import nn
+from trainer_data import lake_with, pictures
 
 N = 80
 CPU = torch.device("cpu")
@@ -40,16 +40,7 @@ RECIPE = Recipe(
 RECORDING = Recording(("original",), traces=True, logits="float32")
 
 
-def data() -> TrainingData:
-    rng = np.random.default_rng(0)
-    y = np.arange(N) % 4
-    x = rng.integers(0, 100, (N, 3, 8, 8)).astype(np.uint8) + (y * 40).astype(np.uint8)[:, None, None, None]
-    population = np.zeros(N, dtype=bool)
-    mean, std = channel_statistics(x, np.arange(N))
-    return TrainingData("made", 4, x, y, population, mean, std)
-
-
-DATA = data()
+DATA = pictures(N, classes=4, step=40)
 MEMBERS = np.arange(N) % 2 == 0
 
 
@@ -58,9 +49,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    lake = Lake.open(tmp_path / "lake", create=True)
-    lake.create_experiment("e", pa.table({"label": DATA.y, "pool": ["audit"] * N}))
-    return lake
+    return lake_with(DATA, tmp_path / "lake")
 
 
 @pytest.fixture
