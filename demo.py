@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,11 @@ QUERIES = (
 
 @click.command()
 @click.option(
-    "--lake", default="losslake-demo", show_default=True, metavar="DIR", help="Where the demo's lake goes."
+    "--lake",
+    default="losslake-demo",
+    show_default=True,
+    metavar="PLACE",
+    help="Where the demo's lake goes: a folder or URL.",
 )
 @click.option(
     "--shadows",
@@ -84,7 +89,7 @@ def demo(lake: str, shadows: int) -> None:
             ("lt-iqr", FINAL, "memorization", "privacy-score"),
             {"fpr": 0.01},
         )
-    report = Path(f"{lake.rstrip('/')}-report.html")
+    report = _report_of(lake)
     write_report(opened, EXPERIMENT, report)
 
     lira = {(m.metric, m.parameters.get("fpr")): m for m in scored["lira"]}
@@ -105,7 +110,13 @@ def demo(lake: str, shadows: int) -> None:
         f"Report: {report}\n\nGo on with SQL:"
     )
     for query in QUERIES:
-        click.echo(f'  losslake sql --lake {lake} "{query}"')
+        click.echo(f'  losslake sql --lake {shlex.quote(lake)} "{query}"')
+
+
+def _report_of(lake: str) -> Path:
+    """Beside a lake in a folder; of one at a URL, where the command runs."""
+    place = lake.rstrip("/")
+    return Path(f"{place.rpartition('/')[2] if '://' in place else place}-report.html")
 
 
 def _share(metric: Metric, form: str = ".0%") -> str:

@@ -21,7 +21,7 @@ from .metric import Metric
 from .metric_table import aligned, metric_lines
 from .run import FPRS, run_analysis
 from .source import Source
-from .spark_source import SparkSource, check_on_spark
+from .spark_source import SparkSource, check_evaluation_on_spark, check_on_spark
 from .text_file import write_text
 
 SHOWN = 10
@@ -95,6 +95,16 @@ def _write_metrics(path: Path | None, metrics: tuple[Metric, ...]) -> bool:
     return False
 
 
+def _opened(
+    lake: str, experiment: str | None, target: str | None, engine: str, spark_master: str | None
+) -> Source:
+    opened = Lake.open(lake)
+    chosen = choose_experiment(opened, experiment)
+    if engine == "spark":
+        return SparkSource.open(opened, chosen, target, master=spark_master)
+    return Source.open(opened, chosen, target)
+
+
 def _analysis_command(analysis: Analysis) -> click.Command:
     def command(
         lake: str,
@@ -108,14 +118,9 @@ def _analysis_command(analysis: Analysis) -> click.Command:
         **options: Any,
     ) -> None:
         wanted = format_of(out, None) if out is not None else None
-        opened = Lake.open(lake)
-        chosen = choose_experiment(opened, experiment)
         if engine == "spark":
             check_on_spark(analysis.name)
-            found: Source = SparkSource.open(opened, chosen, target, master=spark_master)
-        else:
-            found = Source.open(opened, chosen, target)
-        with found as source:
+        with _opened(lake, experiment, target, engine, spark_master) as source:
             outcome = run_analysis(source, analysis, options, fprs=fpr)
             exposed = most_exposed(source, outcome.scores, SHOWN)
         if out is not None and wanted is not None:
@@ -149,10 +154,13 @@ def _evaluation_command(evaluation: Evaluation) -> click.Command:
         target: str | None,
         scores: tuple[str, ...],
         metrics: Path | None,
+        engine: str,
+        spark_master: str | None,
         **options: Any,
     ) -> None:
-        opened = Lake.open(lake)
-        with Source.open(opened, choose_experiment(opened, experiment), target) as source:
+        if engine == "spark":
+            check_evaluation_on_spark(evaluation.name)
+        with _opened(lake, experiment, target, engine, spark_master) as source:
             finding = run_evaluation(source, evaluation, scores, options)
         if not _write_metrics(metrics, finding.metrics):
             _tell(evaluation.name, finding.metrics, ())
@@ -172,7 +180,7 @@ def _evaluation_command(evaluation: Evaluation) -> click.Command:
     text = f"{evaluation.description}\n\nA SCORE is an analysis, NAME or NAME[option=value,...]."
     if defaults:
         text += f" Without one: {', '.join(defaults)}."
-    return _finish(evaluation.name, command, params, text, example)
+    return _finish(evaluation.name, engine_options(command), params, text, example)
 
 
 def _finish(

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..store.errors import InvalidOption, OlderFormat
-from ..store.results import fingerprint, save_result
+from ..store.errors import InvalidOption
 from . import (
     charts,
     charts_agreement,
@@ -28,12 +27,14 @@ from .defences import defences
 from .dp_audit import dp_audit
 from .duci import duci
 from .evolution import evolution
+from .keep import keep
 from .onion import onion
 from .per_model import per_model
 from .quantile_ablation import quantile_ablation
 from .scores import Finding
 from .shadow_curve import shadow_curve
 from .source import Source
+from .spark_source import check_evaluation_on_spark
 from .spearman import spearman
 
 EVALUATIONS: tuple[Evaluation, ...] = (
@@ -80,22 +81,12 @@ def run_evaluation(
     source: Source, evaluation: Evaluation, scores: tuple[str, ...], options: Mapping[str, Any] | None = None
 ) -> Finding:
     """Evaluate scores together, its default ones where none is named, and keep the metrics in the lake as `run_analysis` does."""
+    if source.engine == "spark":
+        check_evaluation_on_spark(evaluation.name)
     scores = scores or evaluation.default_scores
     chosen = parse_options(evaluation.options, options or {}, evaluation.name)
     finding = evaluation.compute(source, scores, **chosen)
-    try:
-        save_result(
-            source.lake,
-            source.experiment,
-            evaluation.name,
-            source.target.run if source.target else None,
-            evaluation_variant(evaluation, scores, chosen),
-            options={**chosen, "scores": list(scores)},
-            notes=finding.notes,
-            metrics=[metric.to_json() for metric in finding.metrics],
-            scores=None,
-            seen=fingerprint(source.lake, source.experiment, source.runs),
-        )
-    except OlderFormat as error:
-        finding = replace(finding, notes=(*finding.notes, f"not kept: {error}"))
-    return finding
+    variant = evaluation_variant(evaluation, scores, chosen)
+    told = {**chosen, "scores": list(scores)}
+    notes = keep(source, evaluation.name, variant, told, finding.notes, finding.metrics, None)
+    return replace(finding, notes=notes)

@@ -91,7 +91,7 @@ def onion(
     metrics: list[Metric] = []
     notes: list[str] = []
     now = keep_scores(source, names)
-    with Source.open(source.lake, earlier, before_target) as first:
+    with type(source).open(source.lake, earlier, before_target) as first:
         then = keep_scores(first, names)
         keys = [_keys(one) for one in (first, source)]
     for name in names:

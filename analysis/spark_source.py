@@ -36,6 +36,9 @@ ON_SPARK = (
 )
 """Analyses whose queries do the reading; the others read what many models say into the memory of one machine."""
 
+NOT_ON_SPARK = ("per-model", "shadow-curve")
+"""Evaluations that read so themselves; the others look at scores, and at the target's own traces."""
+
 
 @dataclass
 class SparkSource(Source):
@@ -91,4 +94,16 @@ class SparkSource(Source):
 def check_on_spark(name: str) -> None:
     """Raises InvalidOption for an analysis that Spark does not compute."""
     if name not in ON_SPARK:
-        raise InvalidOption(f"{name} is not computed in SQL; on Spark there are {', '.join(ON_SPARK)}")
+        raise InvalidOption(
+            f"{name} is not computed in SQL; on Spark there are {', '.join(ON_SPARK)}. Compute it without --engine spark: "
+            "evaluations on Spark take scores that the lake keeps"
+        )
+
+
+def check_evaluation_on_spark(name: str) -> None:
+    """Raises InvalidOption for an evaluation that needs more than scores."""
+    if name in NOT_ON_SPARK:
+        raise InvalidOption(
+            f"{name} reads what every model says into the memory of one machine, which Spark is there to avoid; leave "
+            "--engine spark out"
+        )

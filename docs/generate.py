@@ -63,7 +63,7 @@ def index_page() -> str:
         "",
         *_table(("option", "default", "what it is"), map(_row, shared)),
         "",
-        "Evaluations take `--lake`, `--experiment`, `--target`, `--metrics` and their own.",
+        "Evaluations take `--lake`, `--experiment`, `--target`, `--metrics`, `--engine`, `--spark-master` and their own.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -14,13 +14,13 @@ Command = Callable[..., Any]
 
 
 def lake_option(function: Command) -> Command:
-    """``--lake DIR``, also from the environment variable LOSSLAKE_LAKE."""
+    """``--lake PLACE``, also from the environment variable LOSSLAKE_LAKE."""
     return click.option(
         "--lake",
         envvar="LOSSLAKE_LAKE",
         required=True,
-        metavar="DIR",
-        help="The lake's folder (or set LOSSLAKE_LAKE).",
+        metavar="PLACE",
+        help="The lake's folder or URL (or set LOSSLAKE_LAKE).",
     )(function)
 
 

@@ -82,7 +82,7 @@ class Files(Protocol):
 
 
 def files_at(path: str | Path) -> Files:
-    """The backend for a lake at ``path``: a folder, or a URL s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.
+    """The backend for a lake at ``path``: a folder, or a URL s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX.
 
     Raises InvalidOption for a place it cannot be, MissingExtra where what an object store needs is not installed.
     """
@@ -91,7 +91,7 @@ def files_at(path: str | Path) -> Files:
         from .object_store import ObjectFiles
 
         return ObjectFiles(text)
-    if re.match(r"(s3|gs):/", text):
+    if re.match(r"(s3|gs|az):/", text):
         raise InvalidOption(
             f"{text}: give a URL with two slashes, as text and not as a Path, which drops one"
         )

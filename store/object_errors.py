@@ -15,10 +15,18 @@ _ADVICE = {
     "ExpiredToken": "the credentials have expired; renew them",
     "PermanentRedirect": "the bucket is in another region; set AWS_REGION",
     "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_REGION",
+    "AuthenticationFailed": "the key or token is not the account's, or has expired; set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+    "AuthorizationFailure": "the credentials may not do this there",
+    "AuthorizationPermissionMismatch": "the credentials may not do this there (it takes the role Storage Blob Data Contributor)",
 }
-"""What the codes of S3's answers mean for who asked."""
+"""What the codes of S3's and Azure's answers mean for who asked."""
 
-_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS, to ones that may read and write there"
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+
+_CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, or AZURE_STORAGE_ACCOUNT_NAME and "
+    "AZURE_STORAGE_ACCOUNT_KEY, to ones that may read and write there"
+)
 
 _NO_CONDITION = ("NotImplemented", "501 Not Implemented")
 
@@ -50,8 +58,10 @@ def _meaning(root: str, path: str, error: Exception) -> LosslakeError:
     text = str(error).partition("\n\nDebug source")[0]
     code = re.search(r"<Code>(\w+)</Code>", text)
     message = re.search(r"<Message>([^<]*)</Message>", text)
-    if code and code[1] == "NoSuchBucket":
-        return NotFound(f"there is no bucket for {root}{_endpoint(text)}; make it first, losslake makes none")
+    if code and code[1] in _NO_BUCKET:
+        return NotFound(
+            f"there is no bucket or container for {root}{_endpoint(text)}; make it first, losslake makes none"
+        )
     if isinstance(error, FileNotFoundError):
         return CorruptLake(f"{path} is missing from the lake {root}; run 'losslake lake verify'")
     if any(word in text for word in _NO_CONDITION):

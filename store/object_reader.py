@@ -27,25 +27,41 @@ _AHEAD = 8 << 20
 _KNOWN = 512
 """Objects whose ends a connection remembers: DuckDB opens each file several times a query."""
 
+_NO_PARTS = ("NotPartial", "416 Range Not Satisfiable")
+"""What obstore says where a store gives no part of an empty object, and where it refuses one."""
+
 Explain = Callable[[], AbstractContextManager[None]]
 
 
 class ObjectEnd:
-    """The size of an object and its last bytes, in one request."""
+    """The size of an object and its last bytes, in one request; in two from Azure where they are not all."""
 
     def __init__(self, store: Any, key: str, explain: Explain) -> None:
         import obstore
 
         with explain():
             try:
-                found = obstore.get(store, key, options={"range": {"suffix": _TAIL}})
-                self.tail = bytes(found.bytes())
-            except obstore.exceptions.GenericError as error:
-                if "NotPartial" not in str(error):
-                    raise
-                found = obstore.get(store, key)  # an empty object has no end
-                self.tail = bytes(found.bytes())
-        self.size = int(found.meta["size"])
+                self.size, self.tail = _part(store, key, {"suffix": _TAIL})
+            except obstore.exceptions.NotSupportedError:  # Azure counts from the beginning only
+                self.size, self.tail = _part(store, key, (0, _TAIL))
+                if self.size > _TAIL:
+                    start = self.size - _TAIL
+                    self.tail = bytes(obstore.get_range(store, key, start=start, length=_TAIL))
+
+
+def _part(store: Any, key: str, part: Any) -> tuple[int, bytes]:
+    """The size of an object, and a part of it; all of one that is empty and has no parts."""
+    import obstore
+
+    try:
+        found = obstore.get(store, key, options={"range": part})
+        data = bytes(found.bytes())
+    except obstore.exceptions.GenericError as error:
+        if not any(word in str(error) for word in _NO_PARTS):
+            raise
+        found = obstore.get(store, key)
+        data = bytes(found.bytes())
+    return int(found.meta["size"]), data
 
 
 class ObjectReader(io.RawIOBase):

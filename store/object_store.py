@@ -1,4 +1,4 @@
-"""A lake in an object store: s3:// (AWS and whatever speaks its protocol) and gs://.
+"""A lake in an object store: s3:// (AWS and whatever speaks its protocol), gs:// and az://.
 
 The requests go through obstore, because it is the one client that offers a conditional put for every store behind one
 small interface: the claim of a run's name is `put_if_absent`, one request that the store decides. PyArrow's file systems
@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,8 +26,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from .errors import CorruptLake, InvalidInput, InvalidOption, LosslakeError, MissingExtra
+from .errors import CorruptLake, InvalidInput, LosslakeError
 from .object_errors import NoAnswer, NoCondition, explained
+from .object_urls import check_prefix, plain_http, split_url, store_at
 from .tokens import TEMPORARY, new_token
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-SCHEMES = ("s3", "gs")
 
 _PART = 8 << 20
 """Bytes of a part of a large file; smaller ones are sent in one request, and kept in memory until then."""
@@ -61,10 +58,6 @@ _LATER = {
 _WAITS = (0.2, 1.0, 5.0, None)
 """Seconds between attempts to claim a name: obstore does not repeat a conditional put whose answer was lost."""
 
-_PLACE = re.compile(
-    r"(?P<scheme>[a-z0-9]+)://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]*)(?:/(?P<prefix>.*))?", re.DOTALL
-)
-
 
 class ObjectFiles:
     """The files of a lake below a prefix of a bucket. See `Files`."""
@@ -72,10 +65,10 @@ class ObjectFiles:
     def __init__(self, url: str) -> None:
         scheme, bucket, prefix = split_url(url)
         self._prefix = "/".join(part for part in prefix.split("/") if part)
-        _check_prefix(self._prefix)
+        check_prefix(self._prefix)
         self._scheme, self._bucket = scheme, bucket
         self._root = f"{scheme}://{bucket}/{self._prefix}".rstrip("/")
-        self._stores = [_store(scheme, bucket, patience) for patience in (_FIRST, _LATER)]
+        self._stores = [store_at(scheme, bucket, patience) for patience in (_FIRST, _LATER)]
         self._answered = False
         self._conditional = False
         self._local: dict[str, Path] = {}
@@ -88,7 +81,7 @@ class ObjectFiles:
     @property
     def storage_options(self) -> dict[str, str]:
         # As obstore, Polars takes the rest from the environment.
-        return {"allow_http": "true"} if _plain_http() else {}
+        return {"allow_http": "true"} if plain_http() else {}
 
     def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
         from .object_reader import ReadingFileSystem
@@ -293,59 +286,10 @@ class ObjectFiles:
         self._answered = True
 
 
-def split_url(url: str) -> tuple[str, str, str]:
-    """Scheme, bucket and prefix of a lake's URL. Raises InvalidOption for what is none."""
-    place = _PLACE.fullmatch(url)
-    if place is None or place["scheme"] not in SCHEMES:
-        raise InvalidOption("a lake lies in a folder, or at s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
-    return place["scheme"], place["bucket"], place["prefix"] or ""
-
-
 def read_url(location: str) -> BinaryIO:
     """An object to read, by what `Files.location` says of it."""
     scheme, bucket, key = split_url(location)
     return ObjectFiles(f"{scheme}://{bucket}").open_input(key)
-
-
-def _check_prefix(prefix: str) -> None:
-    for part in prefix.split("/"):
-        # Query engines read partitions off the whole key, and take the others for patterns or parts of a URL.
-        if part in (".", "..") or re.search(r"[=*?\[\]{}#\\\x00-\x1f\x7f]", part):
-            raise InvalidOption(
-                f"{part[:100]!r} in the place of the lake means something else to query engines; choose a prefix without "
-                "any of = * ? [ ] { } # and backslash"
-            )
-
-
-def _store(scheme: str, bucket: str, patience: dict[str, Any]) -> Any:
-    try:
-        from obstore.store import GCSStore, S3Store
-    except ImportError as error:
-        raise MissingExtra(
-            "lakes in object stores need the package obstore; 'pip install losslake[object-store]'"
-        ) from error
-    client: Any = {
-        "connect_timeout": "4s",
-        "timeout": "5min",
-        "read_timeout": "30s",
-        "allow_http": _plain_http(),
-    }
-    try:
-        if scheme == "gs":
-            return GCSStore(bucket, client_options=client, retry_config=cast(Any, patience))
-        # One request an object: it is repeated where its answer is lost, the one for many is not.
-        config: Any = {"disable_bulk_delete": True}
-        return S3Store(bucket, config=config, client_options=client, retry_config=cast(Any, patience))
-    except Exception as error:  # of many kinds: a damaged file of credentials, a setting in the environment
-        raise InvalidOption(
-            f"{scheme}://{bucket}: the settings in the environment do not do: {error}"
-        ) from error
-
-
-def _plain_http() -> bool:
-    """Whether the endpoint that the user has set is one without encryption, as a server of one's own may be."""
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    return any(os.environ.get(name, "").startswith("http://") for name in names)
 
 
 def _is_temporary(path: str) -> bool:

@@ -147,11 +147,15 @@ def _read(
 
 
 def location(lake: Lake, path: str) -> str:
-    """What Spark opens for a path of the lake. Raises InvalidOption for a folder whose name Spark reads as a pattern."""
+    """What Spark opens for a path of the lake. Raises InvalidOption where it opens none, or reads the name as a pattern."""
     place = lake.files.location(path)
     if re.search(r"[*?\[\]{}\\]", place):
         raise InvalidOption(
             f"Spark takes the lake's folder {lake.path} for a pattern (*, ?, [, ], {{, }} or \\); move it to another"
+        )
+    if place.startswith("az://"):
+        raise InvalidOption(
+            f"Spark does not read lakes at az://, as {lake.path} is; leave --engine spark out"
         )
     if place.startswith("s3://"):
         return f"s3a://{place[5:]}"  # the name that Hadoop's reader of S3 goes by

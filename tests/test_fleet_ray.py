@@ -41,10 +41,10 @@ from losslake.store.lake import Lake
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 # A model that waits on a node where it is held, and fails where it is told to; `held` tells that it has begun to wait.
+# What only looks whether it is there need not import torch for seconds.
 MODEL = """
 import sys, time
 from pathlib import Path
-from torch import nn
 
 HERE = Path(__file__).parent
 
@@ -52,27 +52,27 @@ def node():
     ray = sys.modules.get("ray")
     return ray.get_runtime_context().get_node_id() if ray and ray.is_initialized() else "none"
 
-class Net(nn.Module):
-    def __init__(self, inputs, classes):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 8), nn.ReLU(), nn.Linear(8, classes))
-        self.batches = 0
-
-    def forward(self, x):
-        self.batches += 1
-        hold = HERE / f"hold-{node()}"
-        while self.training and self.batches > 4 and hold.exists():
-            (HERE / f"held-{node()}").touch()
-            time.sleep(0.05)
-        return self.layers(x)
-
 def build(input_shape, classes):
+    from torch import nn
+
+    class Wait(nn.Module):
+        batches = 0
+
+        def forward(self, x):
+            self.batches += 1
+            hold = HERE / f"hold-{node()}"
+            while self.training and self.batches > 4 and hold.exists():
+                (HERE / f"held-{node()}").touch()
+                time.sleep(0.05)
+            return x
+
     fails = HERE / "fails"
     if node() != "none" and fails.exists():
         fails.unlink()
         raise RuntimeError("planted")
     side, channels = input_shape[1], input_shape[0]
-    return Net(side * side * channels, classes)
+    inputs = side * side * channels
+    return nn.Sequential(Wait(), nn.Flatten(), nn.Linear(inputs, 8), nn.ReLU(), nn.Linear(8, classes))
 """
 RECIPE = Recipe(model="made_up_net:build", epochs=3, batch_size=32, lr=0.05, flip=True)
 MLP = Recipe(model="mlp", model_options={"widths": (8,)}, epochs=2, batch_size=32, lr=0.05)
@@ -218,7 +218,8 @@ def test_a_run_that_fails_stops_no_other(
     lake = Lake.open(folder / "lake")
     expected = {path.name for path in Path(lake.path).glob("writers/*")}  # copied with the lake
     command = ["collect", "shadows", "--lake", str(folder / "lake"), "--experiment", "e", "--count", "3"]
-    command += ["--model", "made_up_net:build", "--epochs", "1", "--engine", "ray", "--cpus-per-run", "0.5"]
+    command += ["--model", "made_up_net:build", "--epochs", "1"]
+    command += ["--engine", "ray", "--cpus-per-run", "0.5", "--jobs", "1"]
     assert _run(command, debug=False) == 1
     assert "1 of 3 runs failed; the others are in the lake" in (said := capsys.readouterr().err)
     assert "RuntimeError: planted" in said
@@ -241,7 +242,7 @@ def test_what_others_have_committed_counts_as_done(cluster: Any, collect: Any) -
             collect(collect_shadows, count=2, **HERE)
 
     heard = Tell()
-    lake = collect(collect_shadows, count=2, progress=heard, **RAY)
+    lake = collect(collect_shadows, count=2, progress=heard, jobs=1, **RAY)
     created = [run.created for run in lake.runs("e")]
     assert [word for word in heard.words if "is in the lake" in word]
     same(lake, collect(collect_shadows, "other", count=2, **HERE))

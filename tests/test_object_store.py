@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -32,64 +30,14 @@ from losslake.store.records import RunInfo
 from losslake.store.verify import verify
 
 pytest.importorskip("obstore", reason="needs the extra object-store")
-pytest.importorskip("moto.server", reason="needs moto[server]")
 
-BUCKET = "lakes"
 PREFIX = "pre fix/ünï%41"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """An S3 server of this module's own with an empty bucket; the environment says where."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        for name, value in _environment(url).items():
-            patch.setenv(name, value)
-        try:
-            _wait_for(url, process)
-            request = urllib.request.Request(f"{url}/{BUCKET}", method="PUT")
-            urllib.request.urlopen(request, timeout=10).close()
-            yield url
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _environment(url: str) -> dict[str, str]:
-    return {
-        "AWS_ENDPOINT_URL": url,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-    }
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
-        assert process.poll() is None, "the server has ended"
-        try:
-            urllib.request.urlopen(url, timeout=10).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the server does not answer")
-
-
-@pytest.fixture
-def url(server: str, numbers: Iterator[int]) -> str:
+@pytest.fixture(params=["s3", "azure"])
+def url(request: pytest.FixtureRequest, numbers: Iterator[int]) -> str:
     """A place for a lake, with a name that has to be quoted in a URL."""
-    return f"s3://{BUCKET}/{PREFIX}/{next(numbers)}"
+    return f"{request.getfixturevalue(request.param)}/{PREFIX}/{next(numbers)}"
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +45,11 @@ def numbers() -> Iterator[int]:
     return count()
 
 
-@pytest.fixture(params=["local", "s3"])
-def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
+@pytest.fixture(params=["local", "s3", "azure"])
+def files(request: pytest.FixtureRequest, tmp_path: Path, numbers: Iterator[int]) -> Files:
     if request.param == "local":
         return files_at(tmp_path / "lake")
-    return files_at(request.getfixturevalue("url"))
+    return files_at(f"{request.getfixturevalue(request.param)}/{PREFIX}/{next(numbers)}")
 
 
 # --- what every backend promises --------------------------------------------------------------------------
@@ -121,6 +69,13 @@ def test_a_file_appears_whole_and_can_be_read_from_any_position(files: Files) ->
             assert source.read(length) == data[start : start + length]
         source.seek(0)
         assert b"".join(iter(lambda: source.read(50_000), b"")) == data
+
+
+def test_an_empty_file(files: Files) -> None:
+    files.put("a/empty", b"")
+    assert files.size("a/empty") == 0
+    with files.open_input("a/empty") as source:
+        assert source.read() == b""
 
 
 def test_what_fails_leaves_nothing(files: Files) -> None:
@@ -192,15 +147,15 @@ def test_a_large_file_is_sent_in_parts(url: str) -> None:
 # --- a lake, as a local one -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def pair(lake_of: Callable[..., Lake], server: str) -> tuple[Lake, Lake]:
-    """The same experiment in a local lake and in one at S3."""
+@pytest.fixture(scope="module", params=["s3", "azure"])
+def pair(request: pytest.FixtureRequest, lake_of: Callable[..., Lake]) -> tuple[Lake, Lake]:
+    """The same experiment in a local lake and in one in an object store."""
     rng = np.random.default_rng(0)
     keep = rng.random((9, 60)) < 0.5
     phi = rng.normal(0, 2, keep.shape) + keep
     losses = rng.random((60, 6))
     logits = rng.normal(0, 2, (9, 60, 3)).astype(np.float16)
-    remote = Lake.open(f"s3://{BUCKET}/{PREFIX}/pair", create=True)
+    remote = Lake.open(f"{request.getfixturevalue(request.param)}/{PREFIX}/pair", create=True)
     made = [lake_of(keep, phi, traces={"loss": losses}, logits=logits, lake=lake) for lake in (None, remote)]
     return made[0], made[1]
 
@@ -434,17 +389,19 @@ def _refusal(url: str) -> str:
     return str(caught.value)
 
 
-def test_a_missing_bucket_and_a_missing_lake(server: str) -> None:
-    assert "there is no bucket" in _refusal("s3://nowhere/lake")
-    with pytest.raises(NotFound, match="there is no lake at s3://"):
-        Lake.open(f"s3://{BUCKET}/nowhere")
+@pytest.mark.parametrize("store", ["s3", "azure"])
+def test_a_missing_bucket_and_a_missing_lake(store: str, request: pytest.FixtureRequest) -> None:
+    place = request.getfixturevalue(store)
+    assert "there is no bucket or container" in _refusal(f"{place}x/lake")
+    with pytest.raises(NotFound, match="there is no lake at "):
+        Lake.open(f"{place}/nowhere")
 
 
-def test_an_endpoint_that_does_not_answer(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_does_not_answer(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
-        assert "gives no answer" in _refusal(f"s3://{BUCKET}/lake")
+        assert "gives no answer" in _refusal(f"{s3}/lake")
 
 
 @pytest.mark.parametrize(
@@ -452,6 +409,7 @@ def test_an_endpoint_that_does_not_answer(server: str, monkeypatch: pytest.Monke
     [
         ("403 Forbidden", "InvalidAccessKeyId", "set AWS_ACCESS_KEY_ID"),
         ("403 Forbidden", "SignatureDoesNotMatch", "set AWS_"),
+        ("403 Forbidden", "AuthenticationFailed", "set AZURE_STORAGE_ACCOUNT_KEY"),
         ("501 Not Implemented", "NotImplemented", "cannot do this"),
         ("400 Bad Request", "AuthorizationHeaderMalformed", "set AWS_REGION"),
     ],
@@ -470,11 +428,33 @@ def test_what_the_store_refuses_is_said_in_a_line(status: str, code: str, said: 
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://", "s3:///x", "az://b/x", "s3://b/a=b", "s3://b/a/../c", "s3://b/a*", "s3:/b/x"]
+    "url",
+    [
+        "s3://",
+        "s3:///x",
+        "az://",
+        "s3a://b/x",
+        "hdfs://h/x",
+        "memory://x",
+        "file:///x",
+        "s3://b/a=b",
+        "s3://b/a/../c",
+        "s3://b/a*",
+        "s3:/b/x",
+    ],
 )
 def test_urls_that_are_no_place_for_a_lake(url: str) -> None:
     with pytest.raises(InvalidOption):
         files_at(url)
+
+
+def test_settings_of_azure_that_do_not_do(azure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "b3RoZXI=")
+    assert "and AZURE_STORAGE_ACCOUNT_KEY, to ones that" in _refusal(f"{azure}/lake")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "no key")
+    assert "Invalid Access Key" in _refusal(f"{azure}/lake")
+    monkeypatch.delenv("AZURE_STORAGE_USE_EMULATOR")
+    assert "AZURE_STORAGE_ACCOUNT_NAME" in _refusal(f"{azure}/lake")
 
 
 def test_one_reads_parquet_in_few_requests(url: str) -> None:

@@ -20,14 +20,16 @@ from losslake.analysis.declare import parse_options
 from losslake.analysis.evaluations import find_evaluation, run_evaluation
 from losslake.analysis.run import run_analysis
 from losslake.analysis.source import Source
-from losslake.analysis.spark_source import ON_SPARK, SparkSource
+from losslake.analysis.spark_source import NOT_ON_SPARK, ON_SPARK, SparkSource
 from losslake.cli import main
 from losslake.sql import read_sql
 from losslake.store import spark_session as sessions
 from losslake.store.compact import compact
 from losslake.store.errors import CorruptLake, InvalidOption, LosslakeError, MissingExtra, QueryRefused
+from losslake.store.filesystem import files_at
 from losslake.store.lake import Lake
 from losslake.store.named_queries import query_names
+from losslake.store.results import results
 from losslake.store.spark import SparkConnection, connect_spark, frame_of
 from losslake.store.views import VIEWS, connect
 
@@ -38,10 +40,13 @@ needs_spark = pytest.mark.skipif(
     reason="PySpark, sqlglot or Java is not installed",
 )
 
+# Java's first compiler alone: its second one pays off after minutes, and takes two thirds of the time until then.
 DEFAULTS = """
 spark.sql.shuffle.partitions 2
 spark.sql.adaptive.enabled false
 spark.executor.memory 700m
+spark.driver.extraJavaOptions -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
+spark.executor.extraJavaOptions -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 """
 
 
@@ -218,6 +223,40 @@ def test_the_correlation_of_stored_scores(spark: SparkConnection, lake: Lake) ->
     expected = lake.sql(read_sql("spearman"), parameters)
     same_rows(expected, frame_of(spark.sql(read_sql("spearman"), parameters)))
     assert expected["n"].item() > 10
+
+
+@needs_spark
+def test_evaluations_take_their_scores_from_spark(cluster: Any, lake: Lake, tmp_path: Path) -> None:
+    copies = [Lake.open(shutil.copytree(lake.path, tmp_path / name)) for name in ("duckdb", "spark")]
+    asked: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
+        ("spearman", ("loss", "attack-p", "kde"), {}),
+        ("compare", ("trace[aggregate=max]", "kde"), {"fpr": 0.1}),
+        ("by-group", ("attack-p",), {"threshold": 0.1}),
+        ("agreement", ("attack-p", "lira"), {}),
+        ("evolution", ("lt-iqr",), {}),
+    ]
+    for copy in copies:
+        with Source.open(copy, "tests") as source:
+            run_analysis(source, find("kde"))  # not on Spark, but kept
+    on_duckdb, on_spark = (kind.open(copy, "tests") for kind, copy in zip((Source, SparkSource), copies))
+    with on_duckdb, on_spark:
+        for name, scores, options in asked:
+            found = [
+                run_evaluation(source, find_evaluation(name), scores, options)
+                for source in (on_duckdb, on_spark)
+            ]
+            assert found[0].metrics
+            assert found[0].notes == found[1].notes
+            assert alike(*([metric.to_json() for metric in each.metrics] for each in found))
+        with pytest.raises(
+            InvalidOption, match=r"entropy is not computed in SQL.*scores that the lake keeps"
+        ):
+            run_evaluation(on_spark, find_evaluation("spearman"), ("loss", "entropy"))
+        for name in NOT_ON_SPARK:
+            with pytest.raises(InvalidOption, match="what every model says"):
+                run_evaluation(on_spark, find_evaluation(name), ("lira",))
+    kept = [{(r.analysis, r.variant) for r in results(copy, "tests")} for copy in copies]
+    assert kept[0] == kept[1] >= {("attack-p", ""), ("trace", "aggregate=max")}
 
 
 KEYS = {
@@ -403,6 +442,10 @@ def test_commands(cluster: Any, lake: Lake, tmp_path: Path, capsys: pytest.Captu
     assert code == 2
     assert "on Spark there are lt-iqr, trace, lira" in said
     assert ask("analyze", "loss", "--mask", "label-only")[0] == 2
+    code, out, _ = ask("analyze", "spearman", "loss", "lira", "--among", "members")
+    assert code == 0
+    assert "spearman" in out
+    assert ask("analyze", "per-model")[0] == 2
     assert ask("analyze", "lira", "--queries", "gaussian")[0] == 2
 
 
@@ -432,6 +475,17 @@ def test_a_folder_that_reads_as_a_pattern(cluster: Any, tmp_path: Path) -> None:
     odd.create_experiment("tests", pa.table({"label": pa.array([0], pa.int32())}))
     with pytest.raises(InvalidOption, match="for a pattern"):
         connect_spark(odd)
+
+
+@needs_spark
+def test_what_spark_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    from losslake.store.spark_views import location
+
+    pytest.importorskip("obstore", reason="needs the extra object-store")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "somebody")
+    assert location(Lake(files_at("s3://b/p")), "x/y=1.parquet") == "s3a://b/p/x/y=1.parquet"
+    with pytest.raises(InvalidOption, match="does not read lakes at az://"):
+        location(Lake(files_at("az://b/p")), "x.parquet")
 
 
 def test_causes_are_found_in_long_errors() -> None:
