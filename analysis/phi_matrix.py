@@ -6,7 +6,7 @@ matrix takes NumPy 0.2 s (benchmarks/analysis_speed.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from ..store.records import Run
-from ..store.schema import PLAIN_QUERIES
+from ..store.schema import PLAIN_QUERIES, ROW_GROUP
 from .source import Source
 
 _BLOCK = 8_192
@@ -24,6 +24,9 @@ _BLOCK = 8_192
 
 _ROWS = 1 << 24
 """Rows read at a time, 13 bytes each: runs may hold many range queries that are not asked for."""
+
+_BLOCK_VALUES = 1 << 26
+"""Values of phi that are laid side by side for medians: with what is made of them half a gigabyte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +53,34 @@ def queries_of(source: Source) -> list[int]:
 
 def read_phi(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> PhiMatrix:
     """Read phi of ``runs`` for the audit pool and the given queries: runs x samples x queries float32 in memory."""
-    pool = source.lake.samples(source.experiment)["pool"].to_numpy(zero_copy_only=False)
-    sample_id = np.flatnonzero(pool == "audit")
-    place = np.full(len(pool), -1, dtype=np.int64)
+    audit = _audit(source)
+    return _laid_out(_frames(source, runs), len(runs), audit, range(len(audit)), queries)
+
+
+def _audit(source: Source) -> npt.NDArray[np.bool_]:
+    """Which samples are of the audit pool, (samples,)."""
+    pool = source.lake.samples(source.experiment)["pool"]
+    return np.asarray(pool.to_numpy(zero_copy_only=False) == "audit")
+
+
+def _laid_out(
+    frames: Iterable[pl.DataFrame],
+    runs: int,
+    audit: npt.NDArray[np.bool_],
+    samples: range,
+    queries: Sequence[int],
+) -> PhiMatrix:
+    """The matrix of a range of samples from a frame a run, which may hold rows of other samples and queries too."""
+    sample_id = samples.start + np.flatnonzero(audit[samples.start : samples.stop])
+    place = np.full(len(audit), -1, dtype=np.int64)
     place[sample_id] = np.arange(len(sample_id))
     column = np.full(max(queries, default=0) + 2, -1, dtype=np.int64)
     column[list(queries)] = np.arange(len(queries))
-    phi = np.full((len(runs), len(sample_id), len(queries)), np.nan, dtype=np.float32)
-    member = np.zeros((len(runs), len(sample_id)), dtype=bool)
+    phi = np.full((runs, len(sample_id), len(queries)), np.nan, dtype=np.float32)
+    member = np.zeros((runs, len(sample_id)), dtype=bool)
 
     order: tuple[Any, Any] | None = None
-    for row, frame in enumerate(_frames(source, runs)):
+    for row, frame in enumerate(frames):
         ids, numbers = frame["sample_id"].to_numpy(), frame["query"].to_numpy()
         # Runs nearly always hold the same samples in the same order; then the places are those of the run before.
         if order is None or not (np.array_equal(ids, order[0]) and np.array_equal(numbers, order[1])):
@@ -85,9 +105,25 @@ def _frames(source: Source, runs: Sequence[Run]) -> Iterator[pl.DataFrame]:
     rows = [sum(file.rows for file in run.files if file.table == "signals") for run in runs]
     at_once = max(1, _ROWS // max(1, max(rows, default=1)))
     for start in range(0, len(runs), at_once):
-        yield from source.rows_of_each(
-            runs[start : start + at_once], "signals", ["sample_id", "query", "member", "phi"]
-        )
+        yield from source.rows_of_each(runs[start : start + at_once], "signals", _COLUMNS)
+
+
+_COLUMNS = ["sample_id", "query", "member", "phi"]
+
+
+def _matrices(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> Iterator[PhiMatrix]:
+    """`read_phi` of some samples after others, as many at a time as memory is set aside for."""
+    audit = _audit(source)
+    many = max(1, _BLOCK_VALUES // max(1, len(runs) * len(queries)))
+    if len(audit) <= many:
+        yield _laid_out(_frames(source, runs), len(runs), audit, range(len(audit)), queries)
+        return
+    # Of whole row groups nothing is read twice.
+    many = max(many - many % ROW_GROUP, min(many, ROW_GROUP))
+    for start in range(0, len(audit), many):
+        part = range(start, min(start + many, len(audit)))
+        frames = (source.rows_between(run, "signals", _COLUMNS, part) for run in runs)
+        yield _laid_out(frames, len(runs), audit, part, queries)
 
 
 def medians(values: npt.NDArray[np.float32], used: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
@@ -116,16 +152,20 @@ def phi_medians(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> 
     """
     if source.engine == "spark":
         return source.sql(_MEDIANS, {"target": source.target_name, "plain": PLAIN_QUERIES}).to_arrow()
-    matrix = read_phi(source, runs, queries)
-    shape = (len(matrix.sample_id), len(queries))
-    values = matrix.phi.reshape(len(runs), -1)
-    trained = np.repeat(matrix.member, len(queries), axis=1)
+    found = [_medians_of(matrix) for matrix in _matrices(source, runs, queries)]
+    return pa.concat_tables(found)
+
+
+def _medians_of(matrix: PhiMatrix) -> pa.Table:
+    runs, samples, queries = matrix.phi.shape
+    values = matrix.phi.reshape(runs, -1)
+    trained = matrix.member if queries == 1 else np.repeat(matrix.member, queries, axis=1)
     seen = ~np.isnan(values)
     sides = {"median_in": medians(values, seen & trained), "median_out": medians(values, seen & ~trained)}
     return pa.table(
         {
-            "sample_id": np.repeat(matrix.sample_id, shape[1]).astype(np.int32),
-            "query": np.tile(np.asarray(queries, dtype=np.int16), shape[0]),
+            "sample_id": np.repeat(matrix.sample_id, queries).astype(np.int32),
+            "query": np.tile(np.asarray(matrix.queries, dtype=np.int16), samples),
             **{name: pa.array(side, from_pandas=True) for name, side in sides.items()},
         }
     )

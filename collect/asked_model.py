@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,10 @@ from .step_signals import loss_and_margin
 
 TracePoint = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 """Loss, margin or None, gradient norm or None of S samples, (S,) each."""
+
+
+_PIECE_BYTES = 32 << 20
+"""Logits that are looked at together, in float32; what is made of them takes some times as much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,21 +75,28 @@ class AskedModel:
                     of_gradients.append(norm)
         return torch.cat(losses), torch.cat(margins), torch.cat(of_gradients) if of_gradients else None
 
-    def answers(self, ids: np.ndarray, query: Query, *, where: str) -> Answers:
-        """What the model says of a view of the samples ``ids``; of a loss that is no cross-entropy the loss alone."""
+    def answers(self, ids: np.ndarray, query: Query, *, where: str) -> Iterator[tuple[np.ndarray, Answers]]:
+        """What the model says of a view of the samples ``ids``, some of them at a time, in their order: (ids, answers).
+
+        Of a loss that is no cross-entropy the loss alone. Logits are held for `_PIECE_BYTES` at a time: those of a million samples
+        and a thousand classes fill no memory.
+        """
         if self.by_target is not None:
             found = self._losses(self.by_target, ids, query)
             margin = None if found.margin is None else found.margin.double().cpu().numpy()
             # Of two classes phi is the margin.
-            return Answers(
-                found.loss.double().cpu().numpy(), margin, correct=None if margin is None else margin > 0
+            yield (
+                ids,
+                Answers(
+                    found.loss.double().cpu().numpy(), margin, correct=None if margin is None else margin > 0
+                ),
             )
-        outputs = [
-            (z.float().cpu().numpy(), y.cpu().numpy())
-            for z, y in ordered_outputs(self.model, self.data, ids, self.labels, query)
-        ]
-        logits, labels = (np.concatenate(each) for each in zip(*outputs, strict=True))
-        return answers_from_logits(logits, labels, where=where)
+            return
+        done = 0
+        for logits, labels in _pieces(ordered_outputs(self.model, self.data, ids, self.labels, query)):
+            part = slice(done, done + len(labels))
+            yield ids[part], answers_from_logits(logits, labels, where=where, first=done)
+            done = part.stop
 
     def _losses(self, losses_of: LossOf, ids: np.ndarray, query: Query) -> SampleLosses:
         return _joined(ordered_losses(self.model, self.data, ids, self.labels, losses_of, query))
@@ -105,6 +116,18 @@ def asked_model(
     two_classes = highest is not None and highest <= 1
     targets_count = losses is not None and needs_targets(losses, data, two_classes=two_classes)
     return AskedModel(model, data, labels, losses if targets_count else None)
+
+
+def _pieces(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(logits, labels) of several batches together, as many as `_PIECE_BYTES` hold, and one at least."""
+    held: list[tuple[np.ndarray, np.ndarray]] = []
+    for z, y in batches:
+        held.append((z.float().cpu().numpy(), y.cpu().numpy()))
+        if sum(logits.nbytes for logits, _ in held) >= _PIECE_BYTES:
+            yield np.concatenate([z for z, _ in held]), np.concatenate([y for _, y in held])
+            held = []
+    if held:
+        yield np.concatenate([z for z, _ in held]), np.concatenate([y for _, y in held])
 
 
 def _joined(parts: Iterable[SampleLosses]) -> SampleLosses:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -239,31 +239,38 @@ class RecordedRun:
         """
         asked = asked_model(model, data, self._labels, watched=self._losses, criterion=criterion)
         where = f"logits of run {self.name!r}"
-        self.evaluate_by(lambda ids, query: asked.answers(ids, query, where=where))
+        self._evaluate(lambda ids, query: asked.answers(ids, query, where=where))
 
     def evaluate_by(self, ask: Callable[[np.ndarray, Query], Answers]) -> None:
         """`evaluate` for a model that is asked in another way: ask(ids, query) gives what it says of the samples ``ids``.
 
         Of several processes only the one that writes asks.
         """
+        self._evaluate(lambda ids, query: [(ids, ask(ids, query))])
+
+    def _evaluate(self, ask: Callable[[np.ndarray, Query], Iterable[tuple[np.ndarray, Answers]]]) -> None:
+        """`evaluate_by` with answers that come some samples at a time, each piece with its ids."""
         self.end_epoch()
         self._evaluated = True
         if not ranks.writes():
             return
         ids = np.flatnonzero(~self._writer.forgotten)
         for query in expand_queries(self._queries):
-            said = ask(ids, query)
-            self._writer.append_signals(
-                ids,
-                np.full(len(ids), query.number),
-                said.label,
-                loss=said.loss,
-                phi=said.phi,
-                correct=said.correct,
-                logits=said.logits,
-            )
-            if query.kind == self._queries[0] and said.correct is not None:
-                self._note_accuracy(ids, said.correct)
+            right = []
+            for part, said in ask(ids, query):
+                self._writer.append_signals(
+                    part,
+                    np.full(len(part), query.number),
+                    said.label,
+                    loss=said.loss,
+                    phi=said.phi,
+                    correct=said.correct,
+                    logits=said.logits,
+                )
+                right.append(said.correct)
+            known = [each for each in right if each is not None]
+            if query.kind == self._queries[0] and known:
+                self._note_accuracy(ids, np.concatenate(known))
         self._info = dataclasses.replace(
             self._info, extra={**self._info.extra, "recording": {"queries": list(self._queries)}}
         )

@@ -35,9 +35,13 @@ class SignalColumns:
 
 
 def signals_from_logits(
-    logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], *, where: str = "logits"
+    logits: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    *,
+    where: str = "logits",
+    first: int = 0,
 ) -> SignalColumns:
-    """Signals of logits (R, C), C >= 2, at integer labels (R,); ``where`` names the array in errors.
+    """Signals of logits (R, C), C >= 2, at integer labels (R,); errors name the array ``where``, its rows from ``first`` on.
 
     phi = z_y - logsumexp of the other logits (Carlini et al. 2022, section V), which stays exact where p_y
     rounds to 0 or 1; loss = log(1 + exp(-phi)).
@@ -58,13 +62,13 @@ def signals_from_logits(
     if wrong.any():
         row = int(np.argmax(wrong))
         raise InvalidInput(
-            f"label {y[row]} of row {row} is out of range: {where} have {z.shape[1]} classes, 0 to {z.shape[1] - 1}"
+            f"label {y[row]} of row {first + row} is out of range: {where} have {z.shape[1]} classes, 0 to {z.shape[1] - 1}"
         )
     broken = ~np.isfinite(z).all(axis=1)
     if broken.any():
         row = int(np.argmax(broken))
         raise InvalidInput(
-            f"{where} of sample {row} are NaN or infinite ({int(broken.sum())} such rows); "
+            f"{where} of sample {first + row} are NaN or infinite ({int(broken.sum())} such rows); "
             "the model has probably diverged"
         )
     rows = np.arange(len(z))
@@ -93,10 +97,14 @@ class Answers:
 
 
 def answers_from_logits(
-    logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], *, where: str = "logits"
+    logits: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    *,
+    where: str = "logits",
+    first: int = 0,
 ) -> Answers:
     """The answers of a classifier; arguments and errors are those of `signals_from_logits`."""
-    found = signals_from_logits(logits, labels, where=where)
+    found = signals_from_logits(logits, labels, where=where, first=first)
     return Answers(found.loss, found.phi, labels, found.correct, logits)
 
 

@@ -6,11 +6,10 @@
 -- Grain: one row a sample of the audit pool that the trace has; value is the aggregate, score is it with its
 -- direction. Epochs not recorded are left out; a trace with a value that is not finite has no score.
 with windows as (
-  select traces.sample_id, traces.member,
+  select sample_id, member,
          (case $signal when 'loss' then loss when 'grad_norm' then grad_norm else margin end)[$first + 1 : $last + 1] as span
   from traces
-  join samples on samples.sample_id = traces.sample_id and samples.pool = 'audit'
-  where traces.run = $target and traces.source = $source
+  where run = $target and source = $source
 ),
 recorded as (
   -- Functions of a list pass over NULL; only those that go by position need the epochs not recorded left out.
@@ -37,9 +36,15 @@ aggregates as (
            when 'first-below' then $first + first_at_most(span, 1e-6 * trace[1])
          end as value
   from recorded
+),
+audited as (
+  -- After the traces have become numbers: of what it joins, an engine may hold either side in memory.
+  select aggregates.sample_id, member, finite, value
+  from aggregates
+  join samples on samples.sample_id = aggregates.sample_id and samples.pool = 'audit'
 )
 select sample_id, member,
        case when finite and isfinite(value) then $direction * value end as score,
        value
-from aggregates
+from audited
 order by sample_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from .forgotten import FORGOTTEN
 from .schema import SAMPLES
 
 POOLS = ("audit", "population")
+
+_DIGESTED_ROWS = 65_536
+"""Values that are turned into text at a time for a digest."""
 
 _RESERVED = ("experiment", "run", *SAMPLES.names)
 
@@ -66,8 +70,18 @@ def samples_digest(table: pa.Table) -> str:
             sink.update(np.packbits(values.is_null().to_numpy(zero_copy_only=False)).tobytes())
             sink.update(values.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
         else:
-            sink.update(json.dumps(column.to_pylist(), default=str).encode())
+            for text in _json_list(column):
+                sink.update(text.encode())
     return sink.hexdigest()
+
+
+def _json_list(column: pa.ChunkedArray) -> Iterator[str]:
+    """The JSON array of a column's values, in pieces: as objects of Python's, a million values take much memory."""
+    yield "["
+    for start in range(0, len(column), _DIGESTED_ROWS):
+        text = json.dumps(column[start : start + _DIGESTED_ROWS].to_pylist(), default=str)
+        yield (", " if start else "") + text[1:-1]
+    yield "]"
 
 
 def _check_column_names(names: list[str]) -> None:

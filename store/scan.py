@@ -26,7 +26,9 @@ _ON_DISK = {"signals": SIGNALS, "traces": TRACES}
 def scan(lake: Lake, view: str, experiment: str | None = None) -> pl.LazyFrame:
     """A view as a LazyFrame. Signals, traces and trace points are read lazily from their files, the others at once.
 
-    Raises InvalidOption for an unknown view. A damaged file shows when the frame is collected.
+    Raises InvalidOption for an unknown view. A file that was changed and has its old size and time, as after a fault
+    of the disk, shows when the frame is collected, if at all: by an error of Polars, PanicException among them, which is no
+    subclass of Exception.
     """
     if view == "trace_points":
         return _points(scan(lake, "traces", experiment))

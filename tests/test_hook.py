@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from losslake.collect import asked_model
 from losslake.collect.hook import RecordedRun, start_run
 from losslake.store.errors import InvalidInput, InvalidOption
 from losslake.store.lake import Lake
@@ -424,6 +425,28 @@ def test_a_batch_of_another_size(lake: Lake) -> None:
 
 def files_of(lake: Lake, folder: str) -> list[str]:
     return lake.files.list(folder)
+
+
+def test_evaluate_piece_by_piece_records_the_same(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits are looked at some batches at a time, and a NaN in a later one leaves the model as it was."""
+    x, y = make_data(1_300)
+    model = make_model(dropout=0.5)
+    for name in ("whole", "pieces"):
+        with start_run(lake, "e", samples=y, members=np.arange(600), run=name) as run:
+            run.evaluate(model, (x, y))
+        monkeypatch.setattr(asked_model, "_PIECE_BYTES", 1)
+    whole, pieces = (lake.run_rows(lake.run("e", name), "signals")[0] for name in ("whole", "pieces"))
+    assert pieces.equals(whole)
+    infos = [lake.run("e", name).info for name in ("whole", "pieces")]
+    assert infos[0].test_accuracy == infos[1].test_accuracy
+
+    x[1_200] = torch.nan
+    run = start_run(lake, "e", members=np.arange(600), run="diverged")
+    with pytest.raises(InvalidInput, match="of run 'diverged' of sample 1200 are NaN"):
+        run.evaluate(model, (x, y))
+    assert torch.is_grad_enabled()
+    assert all(module.training for module in model.modules())
+    run.discard()
 
 
 def test_an_exception_leaves_nothing(lake: Lake) -> None:

@@ -9,11 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
+from losslake.analysis import phi_matrix
 from losslake.analysis.catalogue import find
 from losslake.analysis.lira import lira
+from losslake.analysis.phi_matrix import phi_medians, queries_of
 from losslake.analysis.roc import evaluate
 from losslake.analysis.run import run_analysis
 from losslake.analysis.source import Source
+from losslake.store.compact import compact
 from losslake.store.errors import NotEnoughData
 from losslake.store.lake import Lake
 from losslake.store.views import connect
@@ -106,6 +109,27 @@ def test_every_variant_matches_the_oracle(lake_of: MakeLake, seed: int, runs: in
         assert frame["n_in"].to_list() == keep[1:].sum(axis=0).tolist()
         assert frame["n_out"].to_list() == (~keep[1:]).sum(axis=0).tolist()
         assert frame["member"].to_list() == keep[0].tolist()
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 30])
+def test_medians_of_some_samples_at_a_time_are_those_of_all(
+    lake_of: MakeLake, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """Over two queries, runs that lack samples, a population, and files of their own and shared ones."""
+    phi, keep = random_runs(5, 9, 40, 2)
+    held = np.random.default_rng(0).random(keep.shape) < 0.9
+    population = np.arange(40) % 8 == 3
+    lake = lake_of(keep & ~population, phi, held=held, population=population)
+    for _ in range(2):
+        with Source.open(lake, "tests") as source:
+            runs, queries = source.need_shadows(), queries_of(source)
+            assert queries == [0, 1]
+            monkeypatch.undo()
+            whole = phi_medians(source, runs, queries)
+            monkeypatch.setattr(phi_matrix, "_BLOCK_VALUES", at_once * len(runs) * len(queries))
+            assert phi_medians(source, runs, queries).equals(whole)
+        assert len(whole) == 2 * 35
+        compact(lake, "tests", least=2)
 
 
 @pytest.fixture(scope="module")
