@@ -11,6 +11,7 @@ from . import leases, manifest, paths, tokens
 from .checkpoints import resumable_files
 from .errors import CorruptLake, LosslakeError
 from .filesystem import Files
+from .formats import upgraded
 from .lake import Lake
 from .manifest import DataFile
 from .records import experiment_from_json, run_from_json
@@ -97,19 +98,22 @@ def what_became_of(path: str, writers: Mapping[str, leases.State]) -> Writer:
 
 def files_listed_by(files: Files, path: str) -> tuple[DataFile, ...]:
     """The files that a manifest lists. Raises CorruptLake for one that is not as it was written."""
-    content = manifest.load(files, path)
-    _check_bytes(files, path)
+    content = _as_dumped(files, path)
     for name, value in _expected_names(path).items():
         manifest.check_names(content, path, **{name: value})
     return _parsed_files(content, path)
 
 
-def _check_bytes(files: Files, path: str) -> None:
+def _as_dumped(files: Files, path: str) -> dict[str, Any]:
+    """`manifest.load` that also raises CorruptLake where a byte is not as `manifest.dump` puts it."""
+    data = files.read(path)  # once: it may be replaced in this moment
+    content = manifest.parsed(data, path, files.root)
     # A changed blank or a reordered key does not change what it says, but somebody or something was there.
-    if manifest.dump(manifest.load_as_written(files, path)) != files.read(path):
+    if manifest.dump(content) != data:
         raise CorruptLake(
             f"{path} in {files.root} was changed after it was written (not as losslake writes it)"
         )
+    return upgraded(content)
 
 
 def _damaged_leases(files: Files) -> dict[str, str]:
@@ -117,7 +121,7 @@ def _damaged_leases(files: Files) -> dict[str, str]:
     for path in files.list(paths.LEASES, ".json"):
         try:
             leases.read_lease(files, path)
-            _check_bytes(files, path)
+            _as_dumped(files, path)
         except LosslakeError as error:
             if files.exists(path):  # else its process has ended in this moment
                 damaged[path] = str(error)

@@ -115,23 +115,26 @@ def load(files: Files, path: str) -> dict[str, Any]:
 
 def load_as_written(files: Files, path: str) -> dict[str, Any]:
     """The same in the format that it was written in."""
+    return parsed(files.read(path), path, files.root)
+
+
+def parsed(data: bytes, path: str, root: str) -> dict[str, Any]:
+    """What the bytes of the manifest ``path`` in the lake at ``root`` say, checked as by `load_as_written`."""
     try:
-        content = json.loads(files.read(path))
+        content = json.loads(data)
         version = content["format"]
         checksum = content.pop("checksum", None)
         if type(version) is not int or version < 1:
             raise ValueError(f"format {version!r} is no number")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise CorruptLake(
-            f"{path} in {files.root} is damaged: {reason}; run 'losslake lake verify'"
-        ) from error
+        raise CorruptLake(f"{path} in {root} is damaged: {reason}; run 'losslake lake verify'") from error
     if version > FORMAT:
         raise NewerFormat(
-            f"{path} in {files.root} has format {version}, this losslake reads up to {FORMAT}: upgrade losslake"
+            f"{path} in {root} has format {version}, this losslake reads up to {FORMAT}: upgrade losslake"
         )
     if checksum != _checksum(content):
-        raise CorruptLake(f"{path} in {files.root} was changed after it was written (checksum differs)")
+        raise CorruptLake(f"{path} in {root} was changed after it was written (checksum differs)")
     return content
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 from pathlib import Path
@@ -11,8 +12,11 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from losslake.cli import cli
+from losslake.store import manifest
 from losslake.store.errors import LosslakeError
 from losslake.store.lake import Lake
+from losslake.store.local_files import LocalFiles
+from losslake.store.paths import run_manifest
 from losslake.store.records import RunInfo
 from losslake.store.results import save_result
 from losslake.store.verify import verify
@@ -63,6 +67,24 @@ def test_a_whole_lake_is_whole(whole: Path) -> None:
     assert (result.damage, result.leftovers) == ((), ())
     assert (result.manifests, result.files) == (6, 7)
     assert result.bytes == sum(path.stat().st_size for path in whole.rglob("*.parquet"))
+
+
+def test_a_manifest_that_is_replaced_while_it_is_read_is_no_damage(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by `lake compact` in another process, after each time that it is read."""
+    lake, path, read = Lake.open(copy), run_manifest("e", "a"), LocalFiles.read
+    content = manifest.load(lake.files, path)
+    others = (manifest.dump({**content, "seen": number}) for number in itertools.count())
+
+    def read_and_replace(self: LocalFiles, asked: str) -> bytes:
+        found = read(self, asked)
+        if asked == path:
+            self.put(path, next(others))
+        return found
+
+    monkeypatch.setattr(LocalFiles, "read", read_and_replace)
+    assert verify(lake).damage == ()
 
 
 def test_every_random_corruption_is_found_and_named(whole: Path, tmp_path: Path) -> None:
