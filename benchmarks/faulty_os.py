@@ -75,14 +75,6 @@ class _FaultyOs:
         self._faults.meet("create" if flags & os.O_CREAT else "open", path)
         return os.open(path, flags, mode)
 
-    def walk(self, base: str, onerror: Callable[[OSError], None]) -> Iterator[Any]:
-        for found in os.walk(base, onerror=onerror):
-            try:
-                self._faults.meet("scandir", found[0])
-            except OSError as error:
-                onerror(error)
-            yield found
-
 
 @contextmanager
 def faulty(faults: Faults) -> Iterator[None]:

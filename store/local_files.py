@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
@@ -23,6 +24,10 @@ R = TypeVar("R")
 
 _TRIES = 100
 """How often what others keep removing, a folder or a temporary file, is made again before giving up."""
+
+
+_SETTLED = 50_000_000
+"""Nanoseconds after which a folder's time tells a change: clocks of file systems tick every few milliseconds."""
 
 
 class LocalFiles:
@@ -231,19 +236,17 @@ class LocalFiles:
         )
 
     def _walk(self, base: str) -> Iterator[tuple[str, str]]:
-        def fail(error: OSError) -> None:
-            if not isinstance(error, FileNotFoundError):  # gone since its parent was listed, or never there
-                raise error
-
         with explained(self.root, os.path.relpath(base, self._root)):
-            for where, folders, names in os.walk(base, onerror=fail):
+            waiting = [base]
+            while waiting:
+                where = waiting.pop()
                 inside = where[len(self._root) + 1 :]
-                # A folder in the place of a manifest: were it left out, a run would be gone without a word.
-                for name in (
-                    *names,
-                    *(each for each in folders if each.endswith(".json") and "=" not in each),
-                ):
-                    yield inside, name
+                for name, is_folder in _entries(where).items():
+                    # A folder in the place of a manifest: were it left out, a run would be gone without a word.
+                    if not is_folder or (name.endswith(".json") and "=" not in name):
+                        yield inside, name
+                    if is_folder and not os.path.islink(f"{where}/{name}"):
+                        waiting.append(f"{where}/{name}")
 
     def delete(self, path: str) -> None:
         target = self._path(path)
@@ -259,6 +262,29 @@ class LocalFiles:
 
 class _Vanished(Exception):
     """Somebody removed a temporary file before it was put in its place."""
+
+
+def _entries(folder: str) -> dict[str, bool]:
+    """What lies in a folder, and whether it is one itself; nothing where it is gone.
+
+    A file system may pass over a file that is replaced while it lists: tmpfs does in folders of some thousand files. Such
+    a file is found the next time, so what changed meanwhile, or a moment ago, is listed until that finds nothing new.
+    """
+    found: dict[str, bool] = {}
+    for tried in range(_TRIES):
+        try:
+            before = os.stat(folder).st_mtime_ns
+            with os.scandir(folder) as entries:
+                listed = {entry.name: entry.is_dir() for entry in entries}
+            changed = os.stat(folder).st_mtime_ns
+        except FileNotFoundError:  # gone since its parent was listed, or never there
+            return {}
+        nothing_new = tried > 0 and listed.keys() <= found.keys()
+        gone = [name for name in found if name not in listed and not os.path.lexists(f"{folder}/{name}")]
+        found = {name: kind for name, kind in {**found, **listed}.items() if name not in gone}
+        if nothing_new or (changed == before and abs(time.time_ns() - changed) > _SETTLED):
+            break
+    return found
 
 
 def _is_temporary(name: str) -> bool:

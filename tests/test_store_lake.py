@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -559,6 +560,31 @@ def test_writers_and_removers_of_one_folder_do_not_disturb_each_other(lake: Lake
     finally:
         sys.setswitchinterval(interval)
     assert not (Path(lake.path) / "signals").exists()
+
+
+def test_a_listing_that_passes_over_a_file_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on tmpfs, where a file is replaced while its folder is listed."""
+    files = LocalFiles(tmp_path)
+    for name in ("a", "b", "c"):
+        files.put(f"runs/{name}.json", b"{}")
+    scandir, seen = os.scandir, list[str]()
+
+    @contextlib.contextmanager
+    def passing_over(folder: str) -> Iterator[list[os.DirEntry[str]]]:
+        with scandir(folder) as entries:
+            kept = [entry for entry in entries if entry.name != "b.json" or seen]
+        seen.append(folder)
+        os.utime(folder)
+        yield kept
+
+    monkeypatch.setattr(os, "scandir", passing_over)
+    assert files.list("runs") == ["runs/a.json", "runs/b.json", "runs/c.json"]
+    assert len(seen) > 1
+    monkeypatch.setattr(os, "scandir", scandir)
+    files.delete("runs/b.json")
+    assert files.list("runs") == ["runs/a.json", "runs/c.json"]
 
 
 def test_a_folder_that_vanishes_before_its_first_file_is_made_again(
