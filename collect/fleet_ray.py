@@ -28,8 +28,8 @@ from .fleet_ray_cluster import (
     usable_nodes,
 )
 from .fleet_ray_worker import Ear, Worker
-from .fleet_work import FleetWork
-from .fleet_workers import parts, workers_setup
+from .fleet_work import FleetWork, parts
+from .fleet_workers import workers_setup
 
 _LOOK_SECONDS = 5.0
 """Between two looks at which nodes there are."""

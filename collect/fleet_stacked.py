@@ -12,7 +12,7 @@ from ..store.lake import Lake
 from .answers import Recording
 from .experiment import Prepared
 from .finish import TrainedModel, commit_trained
-from .fleet_work import FleetWork
+from .fleet_work import FleetWork, parts
 from .recipe import Recipe
 from .run_plan import RunPlan, RunSetup
 from .stacked_mlp import OnEpoch, stackable, train_stack
@@ -50,8 +50,7 @@ def train_stacked(work: FleetWork, size: int) -> None:
     """Train ``size`` models at a time as one, in this process."""
     prepared, watch = work.prepared, work.watch
     held = DeviceData(prepared.data, work.device, normalize=work.recipe.normalize)
-    for start in range(0, len(work.todo), size):
-        numbers = work.todo[start : start + size]
+    for numbers in parts(work.todo, size):
 
         def on_epoch(place: int, epoch: int, numbers: Sequence[int] = numbers) -> None:
             watch.epoch(numbers[place], epoch)

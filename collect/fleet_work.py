@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,3 +83,8 @@ class Watch:
             self.done(number)
         else:
             self.fail(number, event["message"])
+
+
+def parts(todo: Sequence[int], stack: int) -> Iterator[Sequence[int]]:
+    """The numbers of the runs, ``stack`` at a time."""
+    return (todo[start : start + stack] for start in range(0, len(todo), stack))

@@ -6,14 +6,14 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .fleet_work import FleetWork
+from .fleet_work import FleetWork, parts
 from .recipe import to_json
 from .worker_pool import run_in_workers
 
@@ -51,11 +51,6 @@ def workers_setup(work: FleetWork, *, compiled: bool, stack: int) -> dict[str, A
         "stacked": stack > 1,
         "checkpointing": work.checkpointing and dataclasses.asdict(work.checkpointing),
     }
-
-
-def parts(todo: Sequence[int], stack: int) -> Iterator[Sequence[int]]:
-    """The numbers of the runs, ``stack`` at a time."""
-    return (todo[start : start + stack] for start in range(0, len(todo), stack))
 
 
 @contextmanager

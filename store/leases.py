@@ -74,7 +74,11 @@ def writer_of_lease(path: str) -> str:
 
 def read_lease(files: Files, path: str) -> dict[str, Any]:
     """A lease. Raises CorruptLake for anything that `hold` did not write."""
-    content = manifest.load(files, path)
+    return checked_lease(manifest.load(files, path), path)
+
+
+def checked_lease(content: dict[str, Any], path: str) -> dict[str, Any]:
+    """The content of the manifest ``path``. Raises CorruptLake where that is no lease."""
     manifest.check_names(content, path, kind="writer", writer=writer_of_lease(path))
     types = {"host": (str,), "pid": (int,), "started": (int, type(None))}
     for name, kinds in types.items():

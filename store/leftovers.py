@@ -120,8 +120,7 @@ def _damaged_leases(files: Files) -> dict[str, str]:
     damaged = {}
     for path in files.list(paths.LEASES, ".json"):
         try:
-            leases.read_lease(files, path)
-            _as_dumped(files, path)
+            leases.checked_lease(_as_dumped(files, path), path)
         except LosslakeError as error:
             if files.exists(path):  # else its process has ended in this moment
                 damaged[path] = str(error)

@@ -23,7 +23,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _TRIES = 100
-"""How often what others keep removing, a folder or a temporary file, is made again before giving up."""
+"""How often to try again where others keep removing a folder or a temporary file, or changing a folder that is listed."""
 
 
 _SETTLED = 50_000_000
