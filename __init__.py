@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .api import Lake
-    from .collect.grad_norm_pass import GradNorms
-    from .collect.hook import RecordedRun
-    from .collect.huggingface import HuggingFaceCallback
-    from .collect.lightning import LightningCallback
+    from .collect.callbacks.huggingface import HuggingFaceCallback
+    from .collect.callbacks.lightning import LightningCallback
+    from .collect.grad_norms.eval_pass import GradNorms
+    from .collect.hook.start import RecordedRun
 
 __version__ = "0.1.0"
 __all__ = [
@@ -44,28 +44,28 @@ def open(path: str | Path, *, create: bool = True) -> Lake:
 
 
 def lightning_callback(run: RecordedRun, **options: Any) -> LightningCallback:
-    """A callback for Lightning's Trainer; see `losslake.collect.lightning.lightning_callback` for the options.
+    """A callback for Lightning's Trainer; see `losslake.collect.callbacks.lightning.lightning_callback` for the options.
 
     Raises MissingExtra without the extra losslake[lightning].
     """
-    from .collect.lightning import lightning_callback as callback
+    from .collect.callbacks.lightning import lightning_callback as callback
 
     return callback(run, **options)
 
 
 def huggingface_callback(run: RecordedRun, **options: Any) -> HuggingFaceCallback:
-    """A callback for the Trainer of transformers; see `losslake.collect.huggingface.huggingface_callback` for the options.
+    """A callback for the Trainer of transformers; see `losslake.collect.callbacks.huggingface.huggingface_callback` for the options.
 
     Raises MissingExtra without the extra losslake[huggingface].
     """
-    from .collect.huggingface import huggingface_callback as callback
+    from .collect.callbacks.huggingface import huggingface_callback as callback
 
     return callback(run, **options)
 
 
 def per_sample_grad_norms(model: Any, x: Any, y: Any, **options: Any) -> GradNorms:
-    """The gradient norm of each sample of a batch; see `losslake.collect.grad_norm_pass.per_sample_grad_norms`."""
-    from .collect.grad_norm_pass import per_sample_grad_norms as norms
+    """The gradient norm of each sample of a batch; see `losslake.collect.grad_norms.eval_pass.per_sample_grad_norms`."""
+    from .collect.grad_norms.eval_pass import per_sample_grad_norms as norms
 
     return norms(model, x, y, **options)
 

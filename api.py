@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from .analysis.run import Outcome
     from .analysis.scores import Finding
-    from .collect.hook import RecordedRun
+    from .analysis.scoring.run import Outcome
+    from .collect.hook.start import RecordedRun
 
 
 class Lake(StoredLake):
     """A lake. Get one with `losslake.open`."""
 
     def start_run(self, experiment: str, **options: Any) -> RecordedRun:
-        """Record a training loop of your own; see `losslake.collect.hook.start_run` for the options."""
-        from .collect.hook import start_run
+        """Record a training loop of your own; see `losslake.collect.hook.start.start_run` for the options."""
+        from .collect.hook.start import start_run
 
         return start_run(self, experiment, **options)
 
@@ -32,8 +32,8 @@ class Lake(StoredLake):
         Returns an Outcome: ``.scores.frame`` (sample_id, member, score, ...) and ``.metrics``; both are kept in the lake.
         Raises InvalidOption for an unknown analysis or option, NotEnoughData where the lake holds too little.
         """
-        from .analysis.catalogue import find
-        from .analysis.run import run_analysis
+        from .analysis.scoring.catalogue import find
+        from .analysis.scoring.run import run_analysis
         from .analysis.source import Source
 
         with Source.open(self, experiment, target) as source:
@@ -63,8 +63,8 @@ class Lake(StoredLake):
         the lake keeps is read where it is fresh, else computed and kept. Without ``experiment`` the only one is meant.
         Raises as `analyze`.
         """
+        from .analysis.scoring.stored import keep_scores
         from .analysis.source import Source
-        from .analysis.stored import keep_scores
         from .store.command_options import choose_experiment
 
         with Source.open(self, choose_experiment(self, experiment), target) as source:
@@ -73,7 +73,7 @@ class Lake(StoredLake):
 
     def compare(self, *scores: str, experiment: str, target: str | None = None, **options: Any) -> Finding:
         """How scores agree with an attack and with each other; see ``losslake analyze compare --help``."""
-        from .analysis.evaluations import find_evaluation, run_evaluation
+        from .analysis.evaluations.catalogue import find_evaluation, run_evaluation
         from .analysis.source import Source
 
         with Source.open(self, experiment, target) as source:

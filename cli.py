@@ -22,7 +22,7 @@ _COMMANDS = {
         "Train or import models, and keep what they say of every record.",
     ),
     "analyze": ("losslake.analysis.commands:analyze_group", "Score every record, and judge the scores."),
-    "sql": ("losslake.store.sql_command:sql", "Ask the lake in SQL."),
+    "sql": ("losslake.store.shell.command:sql", "Ask the lake in SQL."),
     "report": ("losslake.analysis.commands:report", "One file that says which records the model exposes."),
     "lake": ("losslake.store.commands:lake_group", "Look at a lake: what it holds, whether it is whole."),
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from .analysis.metric import Metric
+    from .analysis.statistics.metric import Metric
 
 EXPERIMENT = "digits"
 SHADOWS = 64
@@ -50,13 +50,13 @@ def demo(lake: str, shadows: int) -> None:
     Example:
       losslake demo --lake demo-lake
     """
-    from .analysis.evaluations import find_evaluation, run_evaluation
-    from .analysis.report import write_report
-    from .analysis.run import FPRS
-    from .analysis.run_all import run_all
+    from .analysis.evaluations.catalogue import find_evaluation, run_evaluation
+    from .analysis.evaluations.run_all import run_all
+    from .analysis.report.write import write_report
+    from .analysis.scoring.run import FPRS
     from .analysis.source import Source
-    from .collect.experiment import prepare_experiment
-    from .collect.fleet import collect_shadows, collect_target
+    from .collect.experiment.prepare import prepare_experiment
+    from .collect.fleet.target_and_shadows import collect_shadows, collect_target
     from .collect.progress_lines import ProgressLines
     from .collect.recipe import Recipe
     from .store.lake import Lake

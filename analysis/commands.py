@@ -11,17 +11,17 @@ import click
 
 from ..store.command_options import choose_experiment, engine_options, experiment_option, lake_option
 from ..store.lake import Lake
-from ..store.output import format_of, write_frame
-from .catalogue import ANALYSES
+from ..store.shell.output import format_of, write_frame
 from .declare import Analysis, Declaration, Evaluation, Option
-from .evaluations import EVALUATIONS, run_evaluation
+from .evaluations.catalogue import EVALUATIONS, run_evaluation
 from .exposed import most_exposed
-from .gate_command import gate
-from .metric import Metric
+from .gate.command import gate
 from .metric_table import aligned, metric_lines
-from .run import FPRS, run_analysis
+from .scoring.catalogue import ANALYSES
+from .scoring.run import FPRS, run_analysis
+from .scoring.spark_source import SparkSource, check_evaluation_on_spark, check_on_spark
 from .source import Source
-from .spark_source import SparkSource, check_evaluation_on_spark, check_on_spark
+from .statistics.metric import Metric
 from .text_file import write_text
 
 SHOWN = 10
@@ -64,7 +64,7 @@ def analyze_all(lake: str, experiment: str | None, target: str | None, fpr: tupl
     Example:
       losslake analyze all --lake my-lake --experiment digits
     """
-    from .run_all import run_all
+    from .evaluations.run_all import run_all
 
     opened = Lake.open(lake)
     with Source.open(opened, choose_experiment(opened, experiment), target) as source:
@@ -258,7 +258,7 @@ def report(
       losslake report --lake my-lake --experiment digits --out report.html
       losslake report --lake my-lake --experiment digits --with digits-dp --no-pictures --out report.pdf
     """
-    from .report import write_report
+    from .report.write import write_report
 
     opened = Lake.open(lake)
     chosen = choose_experiment(opened, experiment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .metric import Metric
+from .statistics.metric import Metric
 
 _QUIET = {"resolved", "non_members", "strength", "p_value"}
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from .metric import Metric
+from .statistics.metric import Metric
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import polars as pl
 import pyarrow as pa
 
 from ..sql import read_sql
-from ..store.engine_errors import engine_errors
 from ..store.errors import NotEnoughData, NotFound
+from ..store.format.records import Run
 from ..store.lake import Lake
-from ..store.looking_again import listed_files, read_again
-from ..store.records import Run
-from ..store.scan import rows_of_each
-from ..store.views import connect
+from ..store.query.engine_errors import engine_errors
+from ..store.query.scan import rows_of_each
+from ..store.query.views import connect
+from ..store.read.looking_again import listed_files, read_again
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from losslake.analysis.run import FPRS
-from losslake.analysis.run_all import run_all
+from losslake.analysis.evaluations.run_all import run_all
+from losslake.analysis.scoring.run import FPRS
 from losslake.analysis.source import Source
 from losslake.store.lake import Lake
 from synthetic_lake import EXPERIMENT, command_line, make

@@ -22,11 +22,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from fresh_process import machine, timed
-from losslake.analysis.catalogue import find
+from losslake.analysis.scoring.catalogue import find
 from losslake.analysis.source import Source
-from losslake.store.compact import Compacted, compact
+from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
-from losslake.store.records import RunInfo
+from losslake.store.upkeep.compact import Compacted, compact
 
 EXPERIMENT = "small"
 _BY_SAMPLE = (

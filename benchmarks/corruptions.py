@@ -13,13 +13,18 @@ from typing import Any
 
 import polars as pl
 from fault_lake import IDS, E, make
-from losslake.analysis.catalogue import find
+from losslake.analysis.scoring.catalogue import find
 from losslake.analysis.source import Source
-from losslake.store.checkpoints import CheckpointWriter, checkpoint_key, find_checkpoints, read_checked
 from losslake.store.errors import LosslakeError
 from losslake.store.lake import Lake
-from losslake.store.results import results
-from losslake.store.verify import verify
+from losslake.store.upkeep.verify import verify
+from losslake.store.write.checkpoints import (
+    CheckpointWriter,
+    checkpoint_key,
+    find_checkpoints,
+    read_checked,
+)
+from losslake.store.write.results import results
 
 
 def whole_lake(root: Path) -> None:

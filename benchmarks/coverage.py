@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from losslake.analysis.catalogue import find
-from losslake.analysis.epsilon_gaussian import epsilon_of_mu
-from losslake.analysis.epsilon_one_run import audit_one_run
-from losslake.analysis.epsilon_rates import dp_law, gaussian_law, held_out
-from losslake.analysis.intervals import spearman_interval
-from losslake.analysis.roc import auc, tpr_at_fpr
+from losslake.analysis.evaluations.epsilon_gaussian import epsilon_of_mu
+from losslake.analysis.evaluations.epsilon_one_run import audit_one_run
+from losslake.analysis.evaluations.epsilon_rates import dp_law, gaussian_law, held_out
+from losslake.analysis.scoring.catalogue import find
 from losslake.analysis.source import Source
+from losslake.analysis.statistics.intervals import spearman_interval
+from losslake.analysis.statistics.roc import auc, tpr_at_fpr
+from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
-from losslake.store.records import RunInfo
 from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 

@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from losslake.analysis.catalogue import find
-from losslake.analysis.evaluations import find_evaluation, run_evaluation
-from losslake.analysis.metric import Metric
-from losslake.analysis.run import run_analysis
+from losslake.analysis.evaluations.catalogue import find_evaluation, run_evaluation
+from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
-from losslake.collect.experiment import prepare_experiment
-from losslake.collect.fleet import collect_shadows, collect_target
+from losslake.analysis.statistics.metric import Metric
+from losslake.collect.experiment.prepare import prepare_experiment
+from losslake.collect.fleet.target_and_shadows import collect_shadows, collect_target
 from losslake.collect.recipe import Recipe
 from losslake.store.lake import Lake
 

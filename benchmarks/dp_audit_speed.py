@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from losslake.analysis.epsilon_one_run import audit_one_run, epsilon_lower
+from losslake.analysis.evaluations.epsilon_one_run import audit_one_run, epsilon_lower
 from scipy.stats import binom
 
 SIZES = (1_000, 4_000, 50_000)

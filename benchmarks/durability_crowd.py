@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 from durability_lake import Broken, collect, rows_for_polars
-from losslake.analysis.catalogue import find
-from losslake.analysis.run import run_analysis
+from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
-from losslake.store.compact import compact
 from losslake.store.errors import AlreadyExists, LosslakeError
+from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
-from losslake.store.records import RunInfo
-from losslake.store.verify import verify
+from losslake.store.upkeep.compact import compact
+from losslake.store.upkeep.verify import verify
 from zygote import Child, Zygote
 
 EXPERIMENT = "crowd"
@@ -60,7 +60,7 @@ import numpy as np, torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
-from losslake.collect.hook import start_run
+from losslake.collect.hook.start import start_run
 from losslake.store.lake import Lake
 
 path, run, meeting, rank = sys.argv[1:4] + [int(sys.argv[4])]

@@ -24,10 +24,11 @@ from typing import Any
 import duckdb
 import numpy as np
 from durability_lake import DIGESTS, MADE, Broken, Promise, collect, digests, make_experiment, read_digests
-from losslake.store import manifest, paths, tokens
+from losslake.store.files import tokens
+from losslake.store.format import manifest, paths
 from losslake.store.lake import Lake
-from losslake.store.migrate import MANIFESTS
-from losslake.store.verify import verify
+from losslake.store.upkeep.migrate import MANIFESTS
+from losslake.store.upkeep.verify import verify
 from zygote import Child, Zygote, children_of
 
 BEFORE = 12

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from losslake.analysis.catalogue import find
+from losslake.analysis.scoring.catalogue import find
 from losslake.analysis.source import Source
-from losslake.store import gc
+from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
-from losslake.store.looking_again import TRIES
-from losslake.store.records import RunInfo
+from losslake.store.read.looking_again import TRIES
+from losslake.store.upkeep import gc
 
 MADE = "made"
 """The experiment of `write_runs`. Its runs are called NAME-NUMBER, those of one NAME have the same rows."""

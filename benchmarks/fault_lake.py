@@ -17,17 +17,19 @@ from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
-from losslake.store import formats, gc, manifest, paths, tokens
-from losslake.store.checkpoints import CheckpointWriter, checkpoint_key, remove_checkpoints
-from losslake.store.compact import compact
-from losslake.store.export import export
-from losslake.store.forget import forget
-from losslake.store.gc import collect_garbage
+from losslake.store.files import tokens
+from losslake.store.format import formats, manifest, paths
+from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
-from losslake.store.migrate import migrate
-from losslake.store.records import RunInfo
-from losslake.store.results import save_result
-from losslake.store.verify import verify
+from losslake.store.upkeep import gc
+from losslake.store.upkeep.compact import compact
+from losslake.store.upkeep.export import export
+from losslake.store.upkeep.forget import forget
+from losslake.store.upkeep.gc import collect_garbage
+from losslake.store.upkeep.migrate import migrate
+from losslake.store.upkeep.verify import verify
+from losslake.store.write.checkpoints import CheckpointWriter, checkpoint_key, remove_checkpoints
+from losslake.store.write.results import save_result
 
 SAMPLES = 24
 IDS = np.arange(SAMPLES)
@@ -127,7 +129,7 @@ def _checkpoint(root: Path) -> None:
 
 
 def _import(root: Path) -> None:
-    from losslake.collect.arrays import import_arrays  # with torch, which takes seconds
+    from losslake.collect.importers.arrays import import_arrays  # with torch, which takes seconds
 
     import_arrays(Lake.open(root), "imported", _arrays())
 

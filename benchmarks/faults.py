@@ -31,8 +31,8 @@ from pathlib import Path
 from fault_lake import ACTIVITIES, Activity, Broken, Passage, copy, state
 from faulty_os import Faults, faulty
 from losslake.store.errors import LosslakeError
-from losslake.store.gc import collect_garbage
 from losslake.store.lake import Lake
+from losslake.store.upkeep.gc import collect_garbage
 
 ERRNOS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.EINTR, errno.EACCES)
 INSIDE = [name for name in ACTIVITIES if name != "export"]

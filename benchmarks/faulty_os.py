@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from losslake.store import explained_io, local_files
+from losslake.store.files import explained_io
+from losslake.store.files import local as local_files
 
 TAKING_SPACE = {"write", "mkdir", "link", "fsync", "create"}
 """Calls that fail on a full disk; the others go on working there."""

@@ -29,12 +29,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from losslake.collect.experiment import DEFAULTS, Prepared, prepare_experiment
-from losslake.collect.fleet import collect_shadows
-from losslake.collect.models import build_model
+from losslake.collect.data.device_data import TrainingData, channel_statistics
+from losslake.collect.experiment.prepare import DEFAULTS, Prepared, prepare_experiment
+from losslake.collect.fleet.target_and_shadows import collect_shadows
+from losslake.collect.models.build import build_model
 from losslake.collect.recipe import Recipe, load_recipe
 from losslake.collect.run_facts import available_cpus, choose_device, device_name
-from losslake.collect.training_data import TrainingData, channel_statistics
 from losslake.store.lake import Lake
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from losslake.analysis.catalogue import find
+from losslake.analysis.scoring.catalogue import find
 from losslake.analysis.source import Source
 from losslake.store.lake import Lake
 from synthetic_lake import EXPERIMENT, command_line

@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from losslake.collect.grad_norms import GradNormWatcher
-from losslake.collect.models_residual import wide_resnet
-from losslake.collect.models_small import mlp
+from losslake.collect.grad_norms.hooks import GradNormWatcher
+from losslake.collect.models.residual import wide_resnet
+from losslake.collect.models.small import mlp
 from torch import nn
 from torch.nn import functional
 

@@ -23,12 +23,12 @@ from pathlib import Path
 import click
 import numpy as np
 import pyarrow as pa
-from losslake.store.compact import compact
-from losslake.store.filesystem import files_at
-from losslake.store.gc import collect_garbage
+from losslake.store.files.filesystem import files_at
+from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
-from losslake.store.records import RunInfo
-from losslake.store.verify import verify
+from losslake.store.upkeep.compact import compact
+from losslake.store.upkeep.gc import collect_garbage
+from losslake.store.upkeep.verify import verify
 
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph-authtool", "monmaptool")
 FSID = "8f1d2c6e-0000-4000-8000-000000000001"

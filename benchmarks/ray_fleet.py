@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 from fleet_speed import made
-from losslake.collect.experiment import Prepared
-from losslake.collect.fleet import collect_shadows
-from losslake.collect.fleet_ray_cluster import OnRay
+from losslake.collect.experiment.prepare import Prepared
+from losslake.collect.fleet.ray.cluster import OnRay
+from losslake.collect.fleet.target_and_shadows import collect_shadows
 from losslake.collect.progress_lines import ProgressLines
 from losslake.collect.recipe import Recipe
 from losslake.store.lake import Lake

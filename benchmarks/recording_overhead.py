@@ -28,11 +28,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from losslake.collect.hook import RecordedRun, start_run
+from losslake.collect.data.device_data import DeviceData, TrainingData
+from losslake.collect.hook.start import RecordedRun, start_run
 from losslake.collect.recipe import load_recipe
 from losslake.collect.run_facts import choose_device, device_name
-from losslake.collect.train_step import TrainStep
-from losslake.collect.training_data import DeviceData, TrainingData
+from losslake.collect.train.step import TrainStep
 from losslake.store.lake import Lake
 from scipy.stats import quantile_test
 from torch import nn

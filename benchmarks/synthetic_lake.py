@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
-from losslake.store.records import RunInfo
 
 EXPERIMENT = "synthetic"
 CLASSES = 10

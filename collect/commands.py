@@ -11,7 +11,7 @@ from ..store.command_options import lake_option
 from ..store.errors import NotFound
 from ..store.lake import Lake
 from .command_options import DATA, EXPERIMENT, RECIPE, RUNNING, data_of, recipe_of
-from .fleet_commands import FLEETS
+from .fleet.commands import FLEETS
 from .progress_lines import ProgressLines
 from .recipe import Recipe
 
@@ -59,8 +59,8 @@ def target(lake: str, experiment: str, **given: Any) -> None:
     Example:
       losslake collect target --lake my-lake --experiment digits --dataset digits --model mlp --epochs 40
     """
-    from .experiment import prepare_experiment
-    from .fleet import collect_target
+    from .experiment.prepare import prepare_experiment
+    from .fleet.target_and_shadows import collect_target
 
     recipe, given = recipe_of(given)
     data = data_of(given)
@@ -136,7 +136,7 @@ def import_(layout: str, path: Path, lake: str, experiment: str, **given: Any) -
       losslake collect import privacy-meter demo_cifar10 --lake my-lake --experiment pm
       losslake collect import loss-traces storage --keep shadows.npy --lake my-lake --experiment lt
     """
-    from .imports import find_layout, import_layout
+    from .importers.layouts import find_layout, import_layout
 
     find_layout(layout)
     if not path.exists():

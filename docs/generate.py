@@ -11,10 +11,10 @@ import textwrap
 from collections.abc import Iterator
 
 import click
-from losslake.analysis.catalogue import ANALYSES
 from losslake.analysis.commands import analyze_group
 from losslake.analysis.declare import SHARED, Analysis, Evaluation, Option
-from losslake.analysis.evaluations import EVALUATIONS
+from losslake.analysis.evaluations.catalogue import EVALUATIONS
+from losslake.analysis.scoring.catalogue import ANALYSES
 from losslake.cli import cli
 
 Entry = Analysis | Evaluation

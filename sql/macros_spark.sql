@@ -1,5 +1,5 @@
 -- Macros the queries rely on, in Spark's dialect: the same names as in macros_duckdb.sql, and what DuckDB has built in and
--- Spark has not, or means otherwise. store/spark_sql.py writes them out in place (Spark's own functions take no
+-- Spark has not, or means otherwise. store/spark/transpile.py writes them out in place (Spark's own functions take no
 -- aggregate, and no variable of a lambda). Names that end in _ are theirs alone: nothing in a query is called so.
 
 -- isnan, isfinite: NULL stays NULL. In Spark NaN is larger than infinity.

@@ -1,6 +1,6 @@
 -- The lake's views over Parquet files that manifests list. Each variable holds a list of files, or of the (file, run)
 -- whose rows count; a part of a union whose list is empty is left out, and a view without any part is replaced by an
--- empty table with the same columns (see store/views.py).
+-- empty table with the same columns (see store/query/views.py).
 
 -- samples: one row an (experiment, sample), with the user's own columns.
 create view samples as

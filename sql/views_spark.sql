@@ -1,5 +1,5 @@
 -- trace_points for Spark, whose unnest is another: one row a (run, sample, source, epoch). Its other views are made from
--- lists of files, see store/spark_views.py.
+-- lists of files, see store/spark/views.py.
 select experiment, run, sample_id, source, member, cast(epoch as bigint) as epoch,
        try_element_at(loss, epoch + 1) as loss,
        try_element_at(grad_norm, epoch + 1) as grad_norm,

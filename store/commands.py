@@ -11,7 +11,7 @@ import click
 
 from .command_options import choose_experiment, experiment_option, lake_option
 from .lake import Lake
-from .output import FORMATS, format_of, write_frame
+from .shell.output import FORMATS, format_of, write_frame
 
 
 @click.group(name="lake")
@@ -60,7 +60,7 @@ def runs(lake: str, experiment: str | None, chosen: str | None) -> None:
     Example:
       losslake lake runs --lake my-lake --experiment digits --format csv
     """
-    from .run_table import for_reading, run_table
+    from .upkeep.run_table import for_reading, run_table
 
     wanted = format_of(None, chosen)
     frame = run_table(Lake.open(lake), experiment)
@@ -79,7 +79,7 @@ def verify(lake: str) -> None:
     Example:
       losslake lake verify --lake my-lake
     """
-    from .verify import verify as check
+    from .upkeep.verify import verify as check
 
     result = check(Lake.open(lake))
     for sentence in result.damage:
@@ -116,7 +116,7 @@ def gc(lake: str, older_than: str, dry_run: bool, checkpoints: bool) -> None:
       losslake lake gc --lake my-lake --older-than 12h
     """
     from .ages import parse_age
-    from .gc import collect_garbage
+    from .upkeep.gc import collect_garbage
 
     done = collect_garbage(
         Lake.open(lake), older_than=parse_age(older_than), dry_run=dry_run, checkpoints=checkpoints
@@ -160,7 +160,7 @@ def compact(lake: str, experiment: str | None, below: int, least: int) -> None:
     Example:
       losslake lake compact --lake my-lake --experiment digits
     """
-    from .compact import compact as share_files
+    from .upkeep.compact import compact as share_files
 
     opened = Lake.open(lake)
     damaged = False
@@ -210,7 +210,7 @@ def forget(
       losslake lake forget --lake my-lake --experiment digits --sample 17 --sample 203 --dry-run
       losslake lake forget --lake my-lake --experiment digits --key train/17
     """
-    from .forget import forget as remove_rows
+    from .upkeep.forget import forget as remove_rows
 
     opened = Lake.open(lake)
     done = remove_rows(opened, choose_experiment(opened, experiment), samples, keys=keys, dry_run=dry_run)
@@ -240,8 +240,8 @@ def migrate(lake: str) -> None:
     Example:
       losslake lake migrate --lake my-lake
     """
-    from .migrate import migrate as bring_up_to_date
-    from .schema import FORMAT
+    from .format.schema import FORMAT
+    from .upkeep.migrate import migrate as bring_up_to_date
 
     count = bring_up_to_date(Lake.open(lake), told=_told("migrate", "manifests"))
     click.echo(f"{count} manifests brought to format {FORMAT}" if count else f"format {FORMAT} already")
@@ -266,7 +266,7 @@ def export(file: Path, lake: str, experiment: str | None, views: bool, force: bo
       losslake lake export lake.duckdb --lake my-lake
       losslake lake export lake.duckdb --lake my-lake --views --force
     """
-    from .export import export as write_export
+    from .upkeep.export import export as write_export
 
     rows = write_export(Lake.open(lake), file, experiment, views=views, force=force)
     counted = ", ".join(f"{name} {count}" for name, count in rows.items())

@@ -13,21 +13,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from . import leases, manifest, paths
 from .errors import AlreadyExists, CorruptLake, InvalidInput, NotFound
-from .filesystem import Files, files_at
-from .looking_again import listed_files, read_again
-from .manifest import DataFile
-from .names import check_distinct, check_name
-from .new_experiment import write_experiment
-from .records import Experiment, Run, experiment_from_json, run_from_json
-from .sample_table import complete_samples, samples_digest
-from .writer import RunWriter
+from .files.filesystem import Files, files_at
+from .format import manifest, paths
+from .format.manifest import DataFile
+from .format.names import check_distinct, check_name
+from .format.records import Experiment, Run, experiment_from_json, run_from_json
+from .read.looking_again import listed_files, read_again
+from .write import leases
+from .write.new_experiment import write_experiment
+from .write.run_writer import RunWriter
+from .write.sample_table import complete_samples, samples_digest
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from .connection import Connection
+    from .query.connection import Connection
 
 T = TypeVar("T")
 
@@ -225,8 +226,8 @@ class Lake:
         The views show what was committed when the connection was made. ``memory`` is a limit such as '4GB', ``timeout`` one
         in seconds per answer.
         """
-        from .connection import Connection
-        from .views import connect
+        from .query.connection import Connection
+        from .query.views import connect
 
         return Connection(connect(self, experiment, threads=threads, memory=memory), timeout)
 
@@ -280,13 +281,13 @@ class Lake:
 
     def scan(self, view: str, experiment: str | None = None) -> pl.LazyFrame:
         """A view as a Polars LazyFrame; for what SQL says less well than Polars."""
-        from .scan import scan
+        from .query.scan import scan
 
         return self._again(experiment, lambda: scan(self, view, experiment))
 
     def arrow(self, view: str, experiment: str | None = None) -> pa.Table:
         """A view as an Arrow table."""
-        from .views import read_view
+        from .query.views import read_view
 
         return self._again(experiment, lambda: read_view(self, view, experiment))
 
@@ -301,7 +302,7 @@ class Lake:
 
         Raises CorruptLake when it cannot be read, also where its manifest has been replaced since: see `run_rows`.
         """
-        from .data_rows import read_rows
+        from .read.data_rows import read_rows
 
         return read_rows(self.files, file, columns, filters)
 
@@ -331,7 +332,7 @@ class Lake:
 
     def _unchanged(self, owner: Experiment | Run, table: str | None) -> list[DataFile]:
         """The files that a manifest lists for a table, or for all, looked at as `check_unchanged` does."""
-        from .changed_files import check_unchanged
+        from .read.changed_files import check_unchanged
 
         wanted = [file for file in owner.files if table is None or file.table == table]
         check_unchanged(self.files, [replace(owner, files=tuple(wanted))])

@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from losslake.store import leases
+from losslake.store.format.ranges import parse_range
+from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
-from losslake.store.ranges import parse_range
-from losslake.store.records import RunInfo
+from losslake.store.write import leases
 from run_data import SAMPLES, nine_runs
 
 if "PYTEST_XDIST_WORKER" in os.environ:

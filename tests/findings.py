@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from losslake.analysis.metric import Metric
 from losslake.analysis.scores import Finding
+from losslake.analysis.statistics.metric import Metric
 
 
 def pick(finding: Finding, metric: str, **parameters: Any) -> Metric:

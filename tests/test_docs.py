@@ -46,9 +46,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from places import ROOT
 from warm_losslake import warm
 
-ROOT = Path(__file__).parent.parent
 MADE = "<!-- Made by docs/generate.py"
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if MADE not in page.read_text()]
 UPDATE = os.environ.get("LOSSLAKE_DOCS") == "update"

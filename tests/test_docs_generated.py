@@ -12,15 +12,16 @@ from types import ModuleType
 
 import click
 import pytest
-from losslake.analysis.catalogue import ANALYSES
 from losslake.analysis.declare import Analysis, Evaluation
-from losslake.analysis.evaluations import EVALUATIONS
+from losslake.analysis.evaluations.catalogue import EVALUATIONS
+from losslake.analysis.scoring.catalogue import ANALYSES
 from losslake.sql import read_sql
-from losslake.store import paths
+from losslake.store.format import paths
 from losslake.store.lake import Lake
-from losslake.store.views import VIEWS
+from losslake.store.query.views import VIEWS
+from places import ROOT
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = ROOT / "docs"
 UPDATE = "LOSSLAKE_DOCS=update pytest tests/test_docs_generated.py"
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from losslake.store.lake import Lake
+from places import ROOT
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 EXTRAS = {"pytorch_loop": None, "lightning_module": "lightning", "huggingface_text": "transformers"}
 EPOCHS = "3"
 ROW = re.compile(r"sample +(?P<sample>\d+) .*score (?P<score>\d+\.\d{3})")

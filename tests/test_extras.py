@@ -8,7 +8,7 @@ from pathlib import Path
 import losslake
 import numpy as np
 import pytest
-from losslake.collect.hook import start_run
+from losslake.collect.hook.start import start_run
 from losslake.store.errors import MissingExtra
 from losslake.store.lake import Lake
 

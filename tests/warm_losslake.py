@@ -21,8 +21,18 @@ from typing import NoReturn
 
 from zygote import MODULES, leave
 
-EVERYTHING = (*MODULES, "losslake.demo", "losslake.analysis.report", "losslake.analysis.run_all")
-OF_SQL = ("losslake.cli", "losslake.store.commands", "losslake.store.shell", "losslake.store.sql_command")
+EVERYTHING = (
+    *MODULES,
+    "losslake.demo",
+    "losslake.analysis.report.write",
+    "losslake.analysis.evaluations.run_all",
+)
+OF_SQL = (
+    "losslake.cli",
+    "losslake.store.commands",
+    "losslake.store.shell.interactive",
+    "losslake.store.shell.command",
+)
 
 # Without the site's modules, it is there in a few milliseconds.
 CLIENT = """

@@ -1,0 +1,1 @@
+"""Scores that claim membership; one attack a file."""

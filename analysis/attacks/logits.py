@@ -1,0 +1,141 @@
+"""Logits and features of a run, read in pieces: the lists of all runs together do not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ...store.errors import CorruptLake, NotEnoughData
+from ...store.format.manifest import DataFile
+from ...store.format.records import Run
+from ...store.format.schema import ORIGINAL
+from ...store.read.data_rows import open_rows
+from ..source import Source
+
+Lists = Literal["logits", "features"]
+PIECE = 16_384
+"""Rows of a piece at most."""
+
+NUMBERS = 2_097_152
+"""Numbers in a piece at most, unless 256 rows have more: what is computed from them takes a few times 16 MB."""
+
+NO_LABEL = -1
+_COLLECT = {"logits": "--logits float16", "features": "--features"}
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Some rows of a run's signals: arrays of shape (R,), and ``values`` float32 (R, width).
+
+    ``label`` is -1 where a record has none. Logits are as the model gave them: they may be infinite, never NaN.
+    """
+
+    sample_id: npt.NDArray[np.int64]
+    query: npt.NDArray[np.int16]
+    member: npt.NDArray[np.bool_]
+    label: npt.NDArray[np.int32]
+    values: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.sample_id)
+
+    def rows(self, which: npt.NDArray[np.intp] | slice) -> Piece:
+        """Some of the rows, in the order given."""
+        return Piece(
+            self.sample_id[which],
+            self.query[which],
+            self.member[which],
+            self.label[which],
+            self.values[which],
+        )
+
+    def pieces(self) -> Iterator[Piece]:
+        """The rows in pieces of the usual size."""
+        size = _rows_a_piece(self.values.shape[1])
+        for start in range(0, len(self), size):
+            yield self.rows(slice(start, start + size))
+
+
+def logits_of(source: Source, run: Run, *, query: int | None = ORIGINAL) -> Iterator[Piece]:
+    """The logits (R, classes) of a run piece by piece, in the order in which they are stored.
+
+    ``query`` chooses one view of the records, None all. Rows without logits are left out: a run that kept none yields
+    nothing (`need_lists` says so). Raises CorruptLake for a file that cannot be read.
+    """
+    return lists_of(source, run, "logits", query=query)
+
+
+def lists_of(source: Source, run: Run, column: Lists, *, query: int | None = ORIGINAL) -> Iterator[Piece]:
+    """The same for either column of lists."""
+    with ExitStack() as stack:
+        # All at once: a file that is open can be read to its end, even when its run is compacted meanwhile.
+        for file, parquet, groups in source.again(lambda: _opened(source, run, stack)):
+            for batch in _batches(file, parquet, groups, column):
+                piece = _piece(batch, column, query, file)
+                if len(piece):
+                    yield piece
+
+
+def need_lists(source: Source, run: Run, column: Lists = "logits") -> None:
+    """Raises NotEnoughData where the run kept no logits (or features), with what to collect."""
+    if next(lists_of(source, run, column, query=None), None) is None:
+        raise NotEnoughData(
+            f"run {run.run!r} of experiment {source.experiment!r} has no {column}; "
+            f"collect it with {_COLLECT[column]}"
+        )
+
+
+def _opened(source: Source, run: Run, stack: ExitStack) -> list[tuple[DataFile, pq.ParquetFile, list[int]]]:
+    """The run's files of signals, open until the stack ends, and which of their row groups are the run's."""
+    listed = [file for file in source.now([run])[0].files if file.table == "signals"]
+    return [(file, *stack.enter_context(open_rows(source.lake.files, file))) for file in listed]
+
+
+def _batches(
+    file: DataFile, parquet: pq.ParquetFile, groups: list[int], column: Lists
+) -> Iterator[pa.RecordBatch]:
+    columns = ["sample_id", "query", "member", "label", column]
+    rows = _rows_a_piece(_width(parquet.metadata, groups, file.rows, column))
+    yield from parquet.iter_batches(rows, row_groups=groups, columns=columns)
+
+
+def _rows_a_piece(width: int) -> int:
+    return min(PIECE, max(256, NUMBERS // max(width, 1)))
+
+
+def _width(metadata: pq.FileMetaData, groups: list[int], rows: int, column: Lists) -> int:
+    """How many numbers each of the ``rows`` of some row groups has in a column of lists, on average."""
+    found = [metadata.row_group(i) for i in groups]
+    chunks = [group.column(i) for group in found for i in range(group.num_columns)]
+    numbers = sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.startswith(f"{column}."))
+    return int(numbers // max(rows, 1))
+
+
+def _piece(batch: pa.RecordBatch, column: Lists, query: int | None, file: DataFile) -> Piece:
+    kept = pc.is_valid(batch[column])
+    if query is not None:
+        kept = pc.and_(kept, pc.equal(batch["query"], query))
+    if not pc.all(kept, min_count=0).as_py():
+        batch = batch.filter(kept)
+    lists = batch[column]
+    flat = lists.flatten().to_numpy(zero_copy_only=False)
+    width = len(flat) // max(len(batch), 1)
+    if len(batch) and not pc.all(pc.equal(pc.list_value_length(lists), width)).as_py():
+        raise CorruptLake(
+            f"{file.path} has {column} of several widths; a run's are all as wide as its model's output"
+        )
+    return Piece(
+        sample_id=batch["sample_id"].to_numpy().astype(np.int64),
+        query=batch["query"].to_numpy(),
+        member=batch["member"].to_numpy(zero_copy_only=False),
+        label=batch["label"].fill_null(NO_LABEL).to_numpy(),
+        values=flat.astype(np.float32, copy=False).reshape(len(batch), width),
+    )

@@ -1,0 +1,152 @@
+"""Attacks that ask how usual a loss is for a model that did not train on the record: Attack P, R, S, D and L.
+
+Their null hypothesis is that the target did not; F(loss), the share of reference losses at or under the target's,
+is its p-value but for 1 / (n + 1), and rejecting at F <= alpha should have the false-positive rate alpha.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from ..scores import Scores, count_unscored
+from ..source import Source
+from ..statistics.metric import Metric
+from ..statistics.rates import rates
+from .alpha_thresholds import most_below, thresholds_at, with_thresholds
+
+INTERPOLATE_HELP = "let F run straight between reference losses (from F = 0 at loss 0), not in steps"
+
+Floats = npt.NDArray[np.float64]
+Levels = Sequence[float]
+
+
+def share_scores(frame: pl.DataFrame, levels: Levels, interpolate: bool, why: str) -> Scores:
+    """Scores with notes and the rates at each level, from rows of sample_id, member, score, share, n_reference.
+
+    ``why`` says why a sample may have no score.
+    """
+    known = frame.filter(pl.col("member").is_not_null() & pl.col("score").is_not_null())
+    member, share = known["member"].to_numpy(), known["share"].to_numpy()
+    metrics = [metric for level in levels for metric in _at(level, share, member)]
+    typical = frame.filter(pl.col("score").is_not_null())["n_reference"].median()
+    notes = list(count_unscored(frame, why))
+    if isinstance(typical, float):
+        notes += _beyond_the_level(metrics, 0.0 if interpolate else typical)
+        if not interpolate:
+            notes += _too_coarse(levels, typical)
+    return Scores(frame, tuple(notes), tuple(metrics))
+
+
+def _at(level: float, share: Floats, member: npt.NDArray[np.bool_]) -> tuple[Metric, ...]:
+    return rates(share <= level, member, "at_alpha", {"alpha": level})
+
+
+def _beyond_the_level(metrics: Sequence[Metric], typical: float) -> list[str]:
+    """A note where surely more non-members are rejected than the level, or steps of 1 / ``typical``, would have."""
+    over = []
+    for one in metrics:
+        level = one.parameters["alpha"]
+        aim = (int(level * typical) + 1) / (typical + 1) if typical else level
+        if one.metric == "fpr_at_alpha" and one.ci_low is not None and one.ci_low > max(level, aim):
+            over.append(f"{level:g} ({one.value:.2g})")
+    if not over:
+        return []
+    return [
+        f"rejecting at alpha {', '.join(over)} has the false-positive rate in brackets: the reference losses are higher than "
+        "the target's on records it did not train on; the score ranks records, but 1 - score is no p-value"
+    ]
+
+
+def _too_coarse(levels: Levels, typical: float) -> list[str]:
+    """A note on levels below one reference loss of ``typical`` many."""
+    coarse = [f"{level:g}" for level in levels if level * typical < 1]
+    if not coarse:
+        return []
+    return [
+        f"{typical:g} reference losses a sample cannot resolve alpha {', '.join(coarse)}: that rejects where all of them lie "
+        f"above the target's, which a non-member's do with probability {1 / (typical + 1):.2g}"
+    ]
+
+
+def share_among_losses(
+    frame: pl.DataFrame, reference: pl.DataFrame, by: str | None, levels: Levels, interpolate: bool
+) -> pl.DataFrame:
+    """Add share, n_reference and thresholds and set score = 1 - share, from the columns loss of both frames; label goes.
+
+    ``by`` names an integer column of both whose values are kept apart. The score is NULL where no reference loss
+    is of its kind or where it was NULL.
+    """
+    loss = frame["loss"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    others = reference["loss"].to_numpy()
+    share, count = np.full(len(loss), np.nan), np.zeros(len(loss), dtype=np.int64)
+    thresholds = np.full((len(loss), len(levels)), np.nan)
+    own = np.zeros(len(loss), dtype=np.int64) if by is None else frame[by].to_numpy()
+    kinds = np.zeros(len(others), dtype=np.int64) if by is None else reference[by].to_numpy()
+    grouped = np.argsort(kinds, kind="stable")
+    others, kinds = others[grouped], kinds[grouped]
+    rows_of = np.argsort(own, kind="stable")
+    for kind in np.unique(own):
+        rows = rows_of[slice(*np.searchsorted(own, [kind, kind + 1], sorter=rows_of))]
+        part = np.sort(others[slice(*np.searchsorted(kinds, [kind, kind + 1]))])
+        share[rows], count[rows] = share_at_or_below(part, loss[rows], interpolate), len(part)
+        thresholds[rows] = thresholds_at(
+            part, np.zeros(1, np.int64), np.array([len(part)]), levels, interpolate
+        )
+    scored = frame["score"].is_not_null().to_numpy() & (count > 0)
+    share = np.where(scored, share, np.nan)
+    found = frame.drop("label").with_columns(
+        pl.Series("score", 1 - share).fill_nan(None),
+        pl.Series("share", share).fill_nan(None),
+        pl.Series("n_reference", count),
+    )
+    return with_thresholds(found, thresholds, levels)
+
+
+NONE_TAUGHT = pa.schema([("run", pa.string()), ("sample_id", pa.int32())]).empty_table()
+"""No run learnt from a sample without being trained on its label."""
+
+
+def share_among_runs(
+    source: Source, target: str, runs: pa.Table, taught: pa.Table, levels: Levels, interpolate: bool
+) -> pl.DataFrame:
+    """sample_id, member, score, share, n_reference, loss and thresholds of the target's audit samples.
+
+    Each sample's loss is compared with its losses on ``runs`` that did not train on it: run and sample_id, which is
+    NULL, or the one sample that a run counts for. ``taught`` (run, sample_id) are left out of the comparison.
+    """
+    source.provide("reference_runs", runs)
+    source.provide("taught", taught)
+    most = int(most_below(np.array([len(runs)]), max(levels))[0]) + 1
+    frame = source.query("attack_same_sample", {"target": target, "interpolate": interpolate, "most": most})
+    lowest = frame["lowest"]
+    held = lowest.list.len().fill_null(0).cast(pl.Int64).to_numpy()
+    ranked = lowest.explode().drop_nulls().to_numpy()
+    thresholds = thresholds_at(
+        ranked, np.cumsum(held) - held, frame["n_reference"].to_numpy(), levels, interpolate
+    )
+    return with_thresholds(frame.drop("lowest"), thresholds, levels)
+
+
+def share_at_or_below(ranked: Floats, loss: Floats, interpolate: bool) -> Floats:
+    """F at each loss: the share of ``ranked`` values (sorted) at or under it; NaN where there are none.
+
+    Interpolated, F goes on in a straight line from each reference loss towards the next one, by one value's share,
+    and from 0 at loss 0 to the first; at a reference loss both are equal.
+    """
+    n = len(ranked)
+    if n == 0:
+        return np.full(len(loss), np.nan)
+    below = np.searchsorted(ranked, loss, "right").astype(np.float64)
+    if not interpolate:
+        return below / n
+    at = below.astype(np.int64)
+    low = np.where(at > 0, ranked[np.maximum(at - 1, 0)], 0.0)
+    high = ranked[np.minimum(at, n - 1)].astype(np.float64)
+    inside = (at < n) & np.isfinite(high) & (loss > low)
+    below[inside] += (loss[inside] - low[inside]) / (high[inside] - low[inside])
+    return below / n

@@ -1,0 +1,181 @@
+"""The shadow-model attack: a network learns from shadow models what their predictions for members look like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ...store.errors import InvalidOption, NotEnoughData
+from ..scores import Scores, count_unscored
+from ..source import Source
+from ..statistics.rates import rates
+from .attacked import attacked_losses
+from .drawn_rows import draw_evenly
+from .logits import Piece
+from .shadow_logits import left_out, shadow_logits, target_logits
+
+Floats = npt.NDArray[np.float64]
+Inputs = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
+
+HIDDEN = 64
+BATCH = 256
+EPOCHS = 30
+PATIENCE = 5
+LOWEST = -30.0
+"""Log probabilities are held at or above this; what lies below says nothing that half-precision logits still tell."""
+
+LEAST = 20
+"""So many rows of shadow members, and as many of non-members, are the least to train on: a tenth is held out."""
+
+MOST_INPUTS = 10_000_000
+"""Numbers in all training rows at most, which bounds time and memory: with very many classes there are fewer rows."""
+
+
+def shadow_nn(
+    source: Source,
+    *,
+    rows: Annotated[
+        int, "predictions of shadow runs to train on at most, half of them for members"
+    ] = 100_000,
+    seed: Annotated[int, "of the draw of rows, the first weights and the batches"] = 0,
+) -> Scores:
+    """Shadow-model attack: a network that learned from shadow runs what predictions for members look like.
+
+    Inputs are the log probabilities of all classes from the highest down (held at or above -30, standardised) and the
+    label (one input a class), which stands for the original's network a class; one hidden layer of 64 ReLU; Adam on
+    batches of 256, 30 epochs at most, ended when a tenth of the rows, held out, was told no better for five. The rows
+    are drawn from all shadow runs' records as they are, as many of members as of non-members. score = log odds of
+    member, Higher = member. The target is no shadow of its own and its membership plays no part. Needs logits. The
+    same data and seed give the same scores.
+
+    Metrics of its own, rates of saying "member" where the score is above 0: tpr_at_log_odds_0, fpr_at_log_odds_0 and their
+    difference advantage_at_log_odds_0.
+
+    Needs: logits of the target and of shadow runs.
+
+    Source: Shokri et al. 2017, "Membership Inference Attacks Against Machine Learning Models"; the network is that of
+    "Why Train More? Effective and Efficient Membership Inference via Memorization", appendix C.
+    """
+    if rows < 2 * LEAST:
+        raise InvalidOption(f"rows of shadow-nn must be {2 * LEAST} or more, not {rows}")
+    if not 0 <= seed < 2**32:
+        raise InvalidOption(f"seed of shadow-nn must be 0 or more and below 2^32, not {seed}")
+    frame = attacked_losses(source)
+    target = target_logits(source, frame["sample_id"].to_numpy())
+    drawn, notes = _draw(source, target.values.shape[1], rows, seed)
+    network = train(inputs(drawn), drawn.member, seed)
+    known = _usable(target)
+    score = np.full(len(target), np.nan)
+    score[known] = np.concatenate([network.log_odds(inputs(part)) for part in target.pieces()])[known]
+    scored = frame.select("sample_id", "member", pl.Series("score", score).fill_nan(None))
+    metrics = rates(score[known] > 0, frame["member"].to_numpy()[known], "at_log_odds_0", {})
+    return Scores(
+        scored, (*count_unscored(scored, "they have no label or no finite logits"), *notes), metrics
+    )
+
+
+def inputs(piece: Piece) -> Inputs:
+    """What the network sees of logits (R, C): (R, 2C), the sorted log probabilities and the label; 0 where not usable."""
+    usable = _usable(piece)
+    z = np.where(usable[:, None], piece.values, 0).astype(np.float64)
+    z -= z.max(axis=1, keepdims=True)
+    z -= np.log(np.exp(z).sum(axis=1, keepdims=True))
+    ranked = np.maximum(-np.sort(-z, axis=1), LOWEST)
+    of_class = np.arange(z.shape[1]) == np.where(usable, piece.label, -1)[:, None]
+    return np.concatenate([ranked, of_class], axis=1, dtype=np.float32, casting="same_kind")
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A trained network: inputs are shifted and scaled, then ``hidden`` and ``output`` (weights, biases) apply."""
+
+    shift: Inputs
+    scale: Inputs
+    hidden: tuple[Inputs, Inputs]
+    output: tuple[Inputs, Inputs]
+
+    def log_odds(self, rows: Inputs) -> Floats:
+        """log odds of member of inputs (R, 2C): not of rounded probabilities, so that sure ones keep their order."""
+        seen = (rows - self.shift) / self.scale
+        active = np.maximum(seen @ self.hidden[0] + self.hidden[1], 0)
+        return (active @ self.output[0] + self.output[1])[:, 0].astype(np.float64)
+
+
+def train(rows: Inputs, member: Flags, seed: int) -> Network:
+    """The network that tells the members among inputs (R, 2C), of which at least `LEAST` are of either kind.
+
+    A tenth of the rows is held out, and of the networks after each epoch it is the one with the least logistic loss on
+    these. The share of them that is told right would not do: it settles long before the log odds are any good.
+    """
+    from sklearn.neural_network import MLPClassifier
+    from threadpoolctl import threadpool_limits
+
+    shift, scale = _standard(rows)
+    random = np.random.RandomState(seed)
+    held, fitted = np.split(random.permutation(len(rows)), [len(rows) // 10])
+    wrong_way = np.where(member[held], -1.0, 1.0)
+    learner = MLPClassifier((HIDDEN,), batch_size=min(BATCH, len(fitted)), random_state=random)
+    seen, told = (rows[fitted] - shift) / scale, member[fitted]
+    tried: list[Network] = []
+    losses: list[float] = []
+    best = 0
+    # One thread: matrices this small are multiplied no faster by several, and sums keep their order.
+    with threadpool_limits(1):
+        while len(tried) < EPOCHS and len(tried) - best <= PATIENCE:
+            learner.partial_fit(seen, told, classes=(False, True))
+            hidden, output = (
+                (weights.copy(), bias.copy())
+                for weights, bias in zip(learner.coefs_, learner.intercepts_, strict=True)
+            )
+            tried.append(Network(shift, scale, hidden, output))
+            losses.append(float(np.logaddexp(0, wrong_way * tried[-1].log_odds(rows[held])).mean()))
+            best = int(np.argmin(losses))
+    return tried[best]
+
+
+def _standard(rows: Inputs) -> tuple[Inputs, Inputs]:
+    """Mean and standard deviation of each log probability; the labels' inputs stay 0 and 1."""
+    classes = rows.shape[1] // 2
+    shift, scale = np.zeros(2 * classes, np.float32), np.ones(2 * classes, np.float32)
+    shift[:classes] = rows[:, :classes].mean(axis=0, dtype=np.float64)
+    spread = rows[:, :classes].std(axis=0, dtype=np.float64)
+    scale[:classes] = np.where(spread > 1e-6, spread, 1.0)
+    return shift, scale
+
+
+def _draw(source: Source, classes: int, rows: int, seed: int) -> tuple[Piece, tuple[str, ...]]:
+    """The rows to train on, and notes on them."""
+    seen: set[str] = set()
+    total = 0
+
+    def pieces() -> Iterator[tuple[Piece, Flags]]:
+        nonlocal total
+        for run, piece in shadow_logits(source, classes):
+            seen.add(run)
+            usable = _usable(piece)
+            total += int(usable.sum())
+            yield piece, usable
+
+    most = max(LEAST, min(rows, MOST_INPUTS // (2 * classes)) // 2)
+    drawn = draw_evenly(pieces(), most, seed)
+    notes = left_out(source, seen)
+    if drawn is None or len(drawn) < 2 * LEAST:
+        raise NotEnoughData(
+            f"shadow-nn trains on {LEAST} predictions for members and {LEAST} for non-members at least, and the "
+            f"{len(seen)} shadow runs of experiment {source.experiment!r} have fewer; collect more"
+        )
+    if len(drawn) < total:
+        notes += (
+            f"trained on {len(drawn)} of {total} predictions of {len(seen)} shadow runs, drawn at random",
+        )
+    return drawn, notes
+
+
+def _usable(piece: Piece) -> Flags:
+    return np.isfinite(piece.values).all(axis=1) & (piece.label >= 0) & (piece.label < piece.values.shape[1])

@@ -1,0 +1,1 @@
+"""Charts, one kind a file."""

@@ -1,0 +1,1 @@
+"""What is said about scores together; one evaluation a file."""

@@ -1,0 +1,110 @@
+"""Every evaluation of several scores together, and running one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...store.errors import InvalidOption
+from ..charts import (
+    agreement as charts_agreement,
+)
+from ..charts import (
+    defences as charts_defences,
+)
+from ..charts import (
+    dp_audit as charts_dp_audit,
+)
+from ..charts import (
+    duci as charts_duci,
+)
+from ..charts import (
+    evolution as charts_evolution,
+)
+from ..charts import (
+    groups as charts_groups,
+)
+from ..charts import (
+    models as charts_models,
+)
+from ..charts import (
+    onion as charts_onion,
+)
+from ..charts import (
+    scores as charts,
+)
+from ..charts import (
+    shadows as charts_shadows,
+)
+from ..declare import Evaluation, parse_options, variant_of
+from ..scores import Finding
+from ..scoring.keep import keep
+from ..scoring.spark_source import check_evaluation_on_spark
+from ..source import Source
+from .agreement import agreement
+from .by_group import by_group
+from .compare import compare
+from .defences import defences
+from .dp_audit import dp_audit
+from .duci import duci
+from .evolution import evolution
+from .onion import onion
+from .per_model import per_model
+from .quantile_ablation import quantile_ablation
+from .shadow_curve import shadow_curve
+from .spearman import spearman
+
+EVALUATIONS: tuple[Evaluation, ...] = (
+    Evaluation("spearman", spearman, ("spearman",), charts.correlation_matrix),
+    Evaluation("compare", compare, (), charts.precision_curve),
+    Evaluation("by-group", by_group, ("memorization",), charts_groups.auc_by_group, default_scores=("lira",)),
+    Evaluation("agreement", agreement, (), charts_agreement.agreement_matrix),
+    Evaluation("per-model", per_model, (), charts_models.auc_of_each, default_scores=("lira",)),
+    Evaluation(
+        "shadow-curve",
+        shadow_curve,
+        ("memorization",),
+        charts_shadows.shadow_curve_chart,
+        default_scores=("lira",),
+    ),
+    Evaluation("onion", onion, ("memorization",), charts_onion.onion_chart, default_scores=("memorization",)),
+    Evaluation("evolution", evolution, (), charts_evolution.evolution_chart, default_scores=("lt-iqr",)),
+    Evaluation(
+        "quantile-ablation", quantile_ablation, (), charts_evolution.ablation_map, default_scores=("lt-iqr",)
+    ),
+    Evaluation(
+        "defences", defences, ("lira",), charts_defences.attacks_with_and_without, default_scores=("lira",)
+    ),
+    Evaluation("dp-audit", dp_audit, (), charts_dp_audit.epsilon_bounds, default_scores=("lira",)),
+    Evaluation("duci", duci, ("lira",), charts_duci.usage_shares, default_scores=("lira",)),
+)
+
+
+def find_evaluation(name: str) -> Evaluation:
+    """The evaluation of that name. Raises InvalidOption with the names there are."""
+    for evaluation in EVALUATIONS:
+        if evaluation.name == name:
+            return evaluation
+    names = ", ".join(evaluation.name for evaluation in EVALUATIONS)
+    raise InvalidOption(f"there is no evaluation {name!r} (evaluations: {names})")
+
+
+def evaluation_variant(evaluation: Evaluation, scores: tuple[str, ...], chosen: Mapping[str, Any]) -> str:
+    """What a kept evaluation goes by: its scores, and the options that differ from their defaults."""
+    return ";".join(filter(None, [",".join(scores), variant_of(evaluation.options, chosen)]))
+
+
+def run_evaluation(
+    source: Source, evaluation: Evaluation, scores: tuple[str, ...], options: Mapping[str, Any] | None = None
+) -> Finding:
+    """Evaluate scores together, its default ones where none is named, and keep the metrics in the lake as `run_analysis` does."""
+    if source.engine == "spark":
+        check_evaluation_on_spark(evaluation.name)
+    scores = scores or evaluation.default_scores
+    chosen = parse_options(evaluation.options, options or {}, evaluation.name)
+    finding = evaluation.compute(source, scores, **chosen)
+    variant = evaluation_variant(evaluation, scores, chosen)
+    told = {**chosen, "scores": list(scores)}
+    notes = keep(source, evaluation.name, variant, told, finding.notes, finding.metrics, None)
+    return replace(finding, notes=notes)

@@ -1,0 +1,155 @@
+"""How well cheap scores find the records that an attack finds."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ...store.errors import InvalidOption, NotEnoughData
+from ..scores import Finding, Scores
+from ..scoring.stored import keep_scores
+from ..source import Source
+from ..statistics.correlation import rank_correlations
+from ..statistics.intervals import clopper_pearson
+from ..statistics.metric import Metric
+from ..statistics.roc import split, threshold_at_fpr, whole_part
+from .spearman import Among
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+def compare(
+    source: Source,
+    scores: tuple[str, ...],
+    *,
+    against: Annotated[str, "the attack whose findings are the truth"] = "lira",
+    fpr: Annotated[float, "false-positive rate at which it finds them"] = 0.001,
+    k: Annotated[tuple[float, ...], "shares of the members to look at"] = (0.01, 0.03, 0.05, 0.1, 0.2, 0.5),
+    among: Annotated[Among, "which samples the correlations are over"] = "members",
+) -> Finding:
+    """Precision and recall of scores against the records an attack finds, correlations, agreement.
+
+    Vulnerable are the target's members whose score under --against exceeds its threshold at the FPR, measured on the
+    target's own non-members. precision_at_k = |top k members by score, vulnerable| / k with k = int(share x
+    members); recall_at_k divides by the number of vulnerable ones; members tied at the edge of the top k count by
+    their expected share. agreement is |both| / |either| of the members that two scores rank highest, as many of each as
+    are vulnerable (at least one), ties in the order of sample ids.
+
+    vulnerable counts the records that the attack finds, and spearman is the rank correlation of each pair of
+    scores.
+
+    Needs: two or more scores; what the attack under --against needs.
+
+    Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods".
+    """
+    names = tuple(dict.fromkeys((*scores, against)))
+    if not scores:
+        raise InvalidOption("name at least one score to compare")
+    for share in k:
+        if not 0 < share <= 1:
+            raise InvalidOption(f"k is a share of the members between 0 and 1, not {share}")
+    if not 0 < fpr < 1:
+        raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {fpr}")
+    source.need_target()
+    table, notes = side_by_side({name: kept.scores for name, kept in keep_scores(source, names).items()})
+    member = table["member"].to_numpy()
+    columns = {name: table[name].to_numpy() for name in names}
+    vulnerable = _found(columns[against], member, fpr)[member]
+    non_members = int((~member).sum())
+    if non_members * fpr < 1:
+        notes.append(
+            f"{non_members} non-members cannot resolve an FPR of {fpr:g}: vulnerable means above every one of them"
+        )
+    metrics = [
+        Metric(
+            "vulnerable",
+            float(vulnerable.mean()),
+            *clopper_pearson(int(vulnerable.sum()), len(vulnerable)),
+            n=len(vulnerable),
+            parameters={"against": against, "fpr": fpr, "records": int(vulnerable.sum())},
+        )
+    ]
+    for name in names:
+        if name != against:
+            metrics += _at_k(name, columns[name][member], vulnerable, k, {"against": against, "fpr": fpr})
+    metrics += [
+        _agreement(a, b, columns[a][member], columns[b][member], max(int(vulnerable.sum()), 1))
+        for a, b in combinations(names, 2)
+    ]
+    chosen = np.ones(len(member), dtype=bool) if among == "all" else member == (among == "members")
+    correlations = rank_correlations(
+        {name: column[chosen] for name, column in columns.items()}, {"among": among}
+    )
+    metrics += correlations
+    if any(metric.value is None for metric in correlations):
+        notes.append("a score that never varies has no correlation")
+    return Finding(tuple(metrics), tuple(notes))
+
+
+def side_by_side(scores: dict[str, Scores]) -> tuple[pl.DataFrame, list[str]]:
+    """One row a sample that every score knows, with its membership and a column a score."""
+    table: pl.DataFrame | None = None
+    notes = []
+    for name, one in scores.items():
+        part = one.frame.filter(pl.col("score").is_not_null()).select(
+            "sample_id", "member", pl.col("score").alias(name)
+        )
+        table = part if table is None else table.join(part.drop("member"), on="sample_id")
+        notes += [f"{name}: {note}" for note in one.notes]
+    assert table is not None
+    table = table.filter(pl.col("member").is_not_null())
+    if not table["member"].any():
+        raise NotEnoughData("no member of the target has all of these scores")
+    largest = max(len(one.frame) for one in scores.values())
+    if len(table) < largest:
+        notes.append(f"{len(table)} of {largest} samples have all of these scores; the rest is left out")
+    return table, notes
+
+
+def _found(score: Floats, member: Mask, fpr: float) -> Mask:
+    others = split(score, member)[1]
+    if len(others) == 0:
+        return np.zeros(len(score), dtype=bool)
+    return score > threshold_at_fpr(others, fpr)
+
+
+def _at_k(
+    name: str, score: Floats, vulnerable: Mask, shares: tuple[float, ...], parameters: dict[str, object]
+) -> list[Metric]:
+    metrics = []
+    total = int(vulnerable.sum())
+    for share in shares:
+        k = whole_part(share, len(score))
+        about = {"score": name, **parameters, "k": share, "records": k}
+        if k == 0:
+            metrics.append(Metric("precision_at_k", None, n=0, parameters=about))
+            metrics.append(Metric("recall_at_k", None, n=total, parameters=about))
+            continue
+        hits = expected_hits(score, vulnerable, k)
+        metrics.append(Metric("precision_at_k", hits / k, *clopper_pearson(hits, k), n=k, parameters=about))
+        recall = hits / total if total else None
+        metrics.append(
+            Metric("recall_at_k", recall, *clopper_pearson(hits, total), n=total, parameters=about)
+        )
+    return metrics
+
+
+def expected_hits(score: Floats, vulnerable: Mask, k: int) -> float:
+    """Vulnerable records among the top ``k``; those tied at its edge count by the share of them that fits in."""
+    edge = np.partition(score, len(score) - k)[len(score) - k]
+    above = score > edge
+    tied = score == edge
+    room = (k - above.sum()) / tied.sum()
+    return float(vulnerable[above].sum() + room * vulnerable[tied].sum())
+
+
+def _agreement(first: str, second: str, one: Floats, other: Floats, count: int) -> Metric:
+    tops = [set(np.argsort(-score, kind="stable")[:count].tolist()) for score in (one, other)]
+    both, either = len(tops[0] & tops[1]), len(tops[0] | tops[1])
+    pair = {"first": first, "second": second, "records": count, "both": both}
+    return Metric("agreement", both / either, *clopper_pearson(both, either), n=either, parameters=pair)

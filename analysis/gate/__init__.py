@@ -1,0 +1,1 @@
+"""``losslake analyze gate``: limits that a pipeline enforces."""

@@ -1,0 +1,164 @@
+"""A gate: does a model keep limits on what it exposes? For a pipeline that must stop where it does not.
+
+A gate fails closed: a limit that the data cannot tell about is not kept. By default the upper end of a metric's 95%
+interval is held against the limit, so that passing is evidence and not luck of a small experiment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ...store.errors import InvalidOption, LosslakeError, NotEnoughData
+from ..evaluations.dp_audit import dp_audit
+from ..evaluations.epsilon_one_run import epsilon_lower
+from ..scores import Scores
+from ..scoring.catalogue import find
+from ..scoring.stored import keep_scores, parse_score
+from ..source import Source
+from ..statistics.intervals import CONFIDENCE, clopper_pearson
+from ..statistics.metric import Metric
+from ..statistics.roc import auc, split, tpr_at_fpr
+from .rules import DELTA, Rule
+
+Status = Literal["pass", "FAIL", "UNRESOLVED"]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a rule. ``compared`` is the number held against the limit; ``metric`` None where there is none.
+
+    ``reason`` says why a rule was not kept; ``notes`` are sentences a reader must know.
+    """
+
+    rule: Rule
+    status: Status
+    metric: Metric | None
+    compared: float | None
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def check_rules(source: Source, rules: Sequence[Rule]) -> tuple[Verdict, ...]:
+    """Hold every rule against the target, in order. Scores are computed and kept unless the lake holds fresh ones.
+
+    Raises InvalidOption for options that a score does not take; whatever else keeps a rule from being told makes it
+    UNRESOLVED.
+    """
+    return tuple(_check(source, rule) for rule in rules)
+
+
+def _check(source: Source, rule: Rule) -> Verdict:
+    try:
+        metric, notes = _epsilon(source, rule) if rule.metric == "epsilon" else _measured(source, rule)
+    except InvalidOption:
+        raise
+    except LosslakeError as error:
+        return Verdict(rule, "UNRESOLVED", None, None, str(error))
+    return _judge(rule, metric, notes)
+
+
+def _judge(rule: Rule, metric: Metric, notes: tuple[str, ...]) -> Verdict:
+    if rule.compare == "value":
+        compared, what = metric.value, "value"
+    elif rule.metric == "epsilon":
+        compared, what = metric.ci_low, "lower bound"
+    else:
+        compared, what = metric.ci_high, "upper end of the interval"
+    doubt = _doubt(rule, metric)
+    if not doubt and (compared is None or not math.isfinite(compared)):
+        doubt = f"there is no {what}"
+    if doubt or compared is None:
+        return Verdict(rule, "UNRESOLVED", metric, compared, doubt, notes)
+    if compared <= rule.max:
+        return Verdict(rule, "pass", metric, compared, "", notes)
+    reason = f"the {what}, {compared:.4g}, is above {rule.max:g}"
+    if what.startswith("upper") and metric.value is not None and metric.value <= rule.max:
+        reason += ", though the value is not: more records would tell"
+    return Verdict(rule, "FAIL", metric, compared, reason, notes)
+
+
+def _doubt(rule: Rule, metric: Metric) -> str:
+    """Why a metric says nothing about the limit; empty where it does."""
+    told = metric.parameters
+    if rule.metric == "tpr" and not told["resolved"]:
+        return f"{told['non_members']} non-members cannot resolve an FPR of {rule.fpr:g}"
+    if rule.metric == "auc" and metric.ci_high is not None and metric.ci_high < 0.5:
+        return "the score ranks members below non-members, so it is no attack to pass"
+    if rule.metric == "epsilon" and told["most"] <= rule.max:
+        return f"an audit of {metric.n} records shows no epsilon above {told['most']:.3g}, whatever the model exposes"
+    return ""
+
+
+def _measured(source: Source, rule: Rule) -> tuple[Metric, tuple[str, ...]]:
+    """The metric of a score. A record without a score counts as it would hurt most; the low end as it would least."""
+    scores = keep_scores(source, (rule.score,))[rule.score].scores
+    if rule.metric == "share":
+        return _share(scores, rule)
+    score, member = scores.arrays()
+    notes = scores.notes
+    if not find(parse_score(rule.score)[0].name).attack:
+        notes = (
+            *notes,
+            f"{rule.score} ranks records by exposure and claims no membership: its {rule.metric} says little",
+        )
+    for side, flags in (("members", member), ("non-members", ~member)):
+        if not (flags & ~np.isnan(score)).any():
+            raise NotEnoughData(
+                f"{rule.score} has no score of any of the {side} of run {source.target_name!r}"
+            )
+    known = _of(rule, score, member)
+    unknown = int(np.isnan(score).sum())
+    if not unknown:
+        return known, notes
+    worst, best = (_of(rule, _filled(score, high), member) for high in (member, ~member))
+    filled = Metric(known.metric, worst.value, best.ci_low, worst.ci_high, worst.n, known.parameters)
+    return filled, (*notes, f"{unknown} records without a score count as if they were told apart")
+
+
+def _of(rule: Rule, score: Floats, member: Flags) -> Metric:
+    members, others = split(score, member)
+    return auc(members, others) if rule.fpr is None else tpr_at_fpr(members, others, rule.fpr)
+
+
+def _filled(score: Floats, high: Flags) -> Floats:
+    """Ranks of the scores, with those that are NaN above all others where ``high``, else below."""
+    ranks = np.unique(score, return_inverse=True)[1].astype(np.float64)
+    return np.where(np.isnan(score), np.where(high, np.inf, -np.inf), ranks)
+
+
+def _share(scores: Scores, rule: Rule) -> tuple[Metric, tuple[str, ...]]:
+    """The share of records whose score lies above a threshold, with Clopper & Pearson's interval."""
+    assert rule.above is not None
+    score = scores.frame["score"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    unknown, hits, n = int(np.isnan(score).sum()), int((score > rule.above).sum()), len(score)
+    if unknown == n:
+        raise NotEnoughData(f"no record has a score of {rule.score}")
+    low, high = clopper_pearson(hits, n)[0], clopper_pearson(hits + unknown, n)[1]
+    notes = scores.notes
+    if unknown:
+        notes = (*notes, f"{unknown} records without a score count as if they lay above {rule.above:g}")
+    return Metric("share_above", (hits + unknown) / n, low, high, n, {"threshold": rule.above}), notes
+
+
+def _epsilon(source: Source, rule: Rule) -> tuple[Metric, tuple[str, ...]]:
+    """The one-run bound of `dp_audit`, with ``most``: what it would be, had every guess been right."""
+    delta = DELTA if rule.delta is None else rule.delta
+    finding = dp_audit(source, (rule.score,), delta=delta, confidence=CONFIDENCE)
+    (found,) = (metric for metric in finding.metrics if metric.parameters["method"] == "one-run")
+    n = found.n or 0
+    error = (1 - CONFIDENCE) / max(1, found.parameters["tried"])
+    most = epsilon_lower(n, n, n, delta=delta, confidence=1 - error)
+    about = Metric(found.metric, found.value, found.ci_low, None, n, {**found.parameters, "most": most})
+    # Notes on the other methods would be about numbers that are not shown here.
+    told = [note for note in finding.notes if not note.startswith("clopper-pearson")]
+    notes = [note.removeprefix(f"{rule.score}: ") for note in told]
+    return about, (*notes, "an audit bounds epsilon from below: passing says that this one found no more")

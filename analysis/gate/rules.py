@@ -1,0 +1,125 @@
+"""The rules of a gate: what is limited, of which score, and by how much; from options or from a TOML file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from ...store.errors import InvalidOption
+from ...store.toml_file import read_toml
+from ..scoring.stored import parse_score
+
+Measure = Literal["tpr", "auc", "epsilon", "share"]
+Compare = Literal["upper", "value"]
+
+DELTA = 1e-5
+"""Of (epsilon, delta)-differential privacy, unless told otherwise; `dp_audit` has the same."""
+
+_NEEDED = {"tpr": ("fpr", "--at-fpr"), "share": ("above", "--above")}
+_ONLY_FOR = {"fpr": "tpr", "above": "share", "delta": "epsilon"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One limit. ``metric`` of ``score`` (written as for an evaluation) must be ``max`` at most.
+
+    tpr: the true-positive rate at the false-positive rate ``fpr``. auc: the area under the ROC curve. epsilon: the
+    one-run lower bound of dp-audit at ``delta``. share: of the records, those whose score lies above ``above``.
+    ``compare`` is what is held against the limit: the upper end of the 95% interval, or the value. (Of epsilon it is the
+    bound in place of the upper end, which no audit has.)
+
+    Raises InvalidOption for an unknown metric, score or comparison, and for numbers that make no sense.
+    """
+
+    metric: Measure
+    score: str
+    max: float
+    fpr: float | None = None
+    above: float | None = None
+    delta: float | None = None
+    compare: Compare = "upper"
+
+    def __post_init__(self) -> None:
+        if self.metric not in get_args(Measure):
+            raise InvalidOption(
+                f"there is no metric {self.metric!r} for a rule (metrics: {', '.join(get_args(Measure))})"
+            )
+        if self.compare not in get_args(Compare):
+            raise InvalidOption(f"compare is {' or '.join(get_args(Compare))}, not {self.compare!r}")
+        if not isinstance(self.score, str):
+            raise InvalidOption(f"the score of a rule is a name such as lira, not {self.score!r}")
+        parse_score(self.score)
+        needed, option = _NEEDED.get(self.metric, ("max", ""))
+        if getattr(self, needed) is None:
+            raise InvalidOption(f"a limit of {self.metric} needs {needed} ({option})")
+        for name, metric in _ONLY_FOR.items():
+            if getattr(self, name) is not None and self.metric != metric:
+                raise InvalidOption(f"{name} belongs to a limit of {metric}, not of {self.metric}")
+        if self.metric == "epsilon" and self.delta is None:
+            object.__setattr__(self, "delta", DELTA)
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for name in ("max", "fpr", "above", "delta"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise InvalidOption(f"{name} of a rule is a number, not {value!r}")
+        most = math.inf if self.metric == "epsilon" else 1
+        if not 0 <= self.max <= most:
+            raise InvalidOption(
+                f"a limit of {self.metric} lies {'at 0 or above' if most > 1 else 'between 0 and 1'}, not at {self.max:g}"
+            )
+        if self.fpr is not None and not 0 < self.fpr < 1:
+            raise InvalidOption(f"fpr lies between 0 and 1, not at {self.fpr:g}")
+        if self.delta is not None and not 0 <= self.delta < 1:
+            raise InvalidOption(f"delta lies between 0 and 1, not at {self.delta:g}")
+
+    @property
+    def name(self) -> str:
+        """The rule as a person writes it, such as ``tpr of lira at fpr 0.001 <= 0.01``."""
+        about = {"fpr": "at fpr", "above": "above", "delta": "at delta"}
+        told = "".join(
+            f" {word} {getattr(self, name):g}"
+            for name, word in about.items()
+            if getattr(self, name) is not None
+        )
+        return f"{self.metric} of {self.score}{told} <= {self.max:g}"
+
+
+def load_rules(path: Path, compare: Compare) -> tuple[Rule, ...]:
+    """The rules in the tables ``[[rule]]`` of a TOML file; ``compare`` is for those that do not say.
+
+    Raises InvalidOption for a file that cannot be read, is not TOML or holds no rule, and for a key or value that a
+    rule does not have: a limit that was misspelt must not pass.
+    """
+    try:
+        content = read_toml(path)
+    except (OSError, ValueError) as error:
+        raise InvalidOption(f"cannot read the rules in {path}: {error}") from error
+    tables = content.get("rule")
+    if set(content) != {"rule"} or not isinstance(tables, list) or not tables:
+        raise InvalidOption(
+            f"{path} must hold tables [[rule]], each with metric, score and max, and nothing else"
+        )
+    return tuple(_rule(table, f"{path}, rule {number}", compare) for number, table in enumerate(tables, 1))
+
+
+def _rule(table: Any, where: str, compare: Compare) -> Rule:
+    if not isinstance(table, Mapping):
+        raise InvalidOption(f"{where} is no table")
+    known = [field.name for field in fields(Rule)]
+    unknown = [key for key in table if key not in known]
+    if unknown:
+        raise InvalidOption(f"{where}: a rule has no {unknown[0]!r} (keys: {', '.join(known)})")
+    missing = [key for key in ("metric", "score", "max") if key not in table]
+    if missing:
+        raise InvalidOption(f"{where} lacks {missing[0]!r}")
+    try:
+        return Rule(**cast("dict[str, Any]", {"compare": compare, **table}))
+    except InvalidOption as error:
+        raise InvalidOption(f"{where}: {error}") from error

@@ -1,0 +1,1 @@
+"""Scores that rank records by exposure without claiming membership; one a file."""

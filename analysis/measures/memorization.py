@@ -1,0 +1,70 @@
+"""Label memorization: does the model need the record to get it right."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ...store.errors import NotEnoughData
+from ..scores import Scores, count_unscored
+from ..source import Source
+from ..statistics.intervals import clopper_pearson
+from ..statistics.metric import Metric
+from .membership import with_membership
+
+
+def memorization(
+    source: Source,
+    *,
+    of: Annotated[
+        Literal["correct", "probability"], "correct predictions, or the probability of the label"
+    ] = "correct",
+) -> Scores:
+    """Memorization: Pr[correct | trained on it] - Pr[correct | not trained on it], over shadow runs.
+
+    Columns se (standard error, dividing by n), ci_low and ci_high (what Agresti & Caffo 2000 and Newcombe 1998 give, both), mean_in, mean_out, n_in,
+    n_out. Near 1: the label is known only to models that saw the record. Higher = more exposed.
+
+    Metrics of its own: the mean over records, and share_above, the share of records above 0.4 and above 0.8.
+
+    Needs: shadow runs with and without each sample; for correct, logits (or signals that say what was right).
+
+    Source: Feldman & Zhang 2020, "What Neural Networks Memorize and Why", equation 1.
+    """
+    shadows = source.need_shadows()
+    frame = source.query("memorization", {"target": source.target_name, "of": of})
+    if frame["score"].null_count() == len(frame):
+        reason = (
+            "they store whether the label was predicted (try --of probability)"
+            if of == "correct"
+            else "enough runs"
+        )
+        raise NotEnoughData(
+            f"memorization needs shadow runs with and without each sample, and that {reason}; "
+            f"experiment {source.experiment!r} has {len(shadows)} shadow runs"
+        )
+    known = frame["score"].drop_nulls().to_numpy()
+    metrics = (_mean(known), *(_share_above(known, threshold) for threshold in (0.4, 0.8)))
+    notes = count_unscored(frame, "no shadow run trained on them, or none did without them")
+    return Scores(with_membership(source, frame), notes, metrics)
+
+
+def _mean(known: npt.NDArray[np.float64]) -> Metric:
+    centre = float(known.mean())
+    if len(known) == 1:
+        return Metric("mean", centre, -1.0, 1.0, n=1)
+    spread = 1.959963984540054 * float(known.std(ddof=1)) / len(known) ** 0.5
+    return Metric("mean", centre, centre - spread, centre + spread, n=len(known))
+
+
+def _share_above(known: npt.NDArray[np.float64], threshold: float) -> Metric:
+    hits = int((known > threshold).sum())
+    return Metric(
+        "share_above",
+        hits / len(known),
+        *clopper_pearson(hits, len(known)),
+        n=len(known),
+        parameters={"threshold": threshold},
+    )

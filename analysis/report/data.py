@@ -1,0 +1,230 @@
+"""What a report is made of: every number gathered from the lake, none of it laid out yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...store.format.records import Experiment, Run
+from ..charts.roc import Curve
+from ..charts.traces import Band
+from ..scores import Finding, Scores
+from ..statistics.metric import Metric
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A score of the experiment's samples. ``name`` as a command takes it, ``label`` as people say it."""
+
+    name: str
+    label: str
+    scores: Scores
+
+    def by_sample(self) -> dict[int, float]:
+        """Score by sample id, of the samples that have one."""
+        known = self.scores.frame.filter(self.scores.frame["score"].is_not_null())
+        return dict(zip(known["sample_id"].to_list(), known["score"].to_list(), strict=True))
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an evaluation said. ``variant`` names its scores and options as the lake does."""
+
+    evaluation: str
+    variant: str
+    finding: Finding
+
+
+@dataclass(frozen=True)
+class Ask:
+    """An analysis that the lake has the data for and the report does not show; ``adds`` says what it would add."""
+
+    name: str
+    adds: str
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A score judged as a membership attack: AUC and TPR at each FPR, and its ROC curve."""
+
+    scored: Scored
+    metrics: tuple[Metric, ...]
+    curve: Curve
+
+    @property
+    def label(self) -> str:
+        return self.scored.label
+
+    @property
+    def auc(self) -> Metric:
+        return next(metric for metric in self.metrics if metric.metric == "auc")
+
+    @property
+    def tprs(self) -> tuple[Metric, ...]:
+        """TPR at each FPR, the lowest FPR first."""
+        found = [metric for metric in self.metrics if metric.metric == "tpr_at_fpr"]
+        return tuple(sorted(found, key=lambda metric: float(metric.parameters["fpr"])))
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The attack the report leads with, at the lowest asked FPR that the target's non-members resolve.
+
+    ``found`` holds the ids of the members above the threshold, the records that can be singled out; ``accused``
+    counts the non-members above it. ``fpr`` and ``tpr`` are None, and nobody is found, where no asked FPR is resolved.
+    """
+
+    attack: Attack
+    wanted: float
+    fpr: float | None
+    tpr: Metric | None
+    found: frozenset[int] = frozenset()
+    accused: int = 0
+
+    @property
+    def clear(self) -> bool:
+        """Whether the attack finds more than guessing does, beyond chance."""
+        return self.tpr is not None and beats_guessing(self.tpr)
+
+    @property
+    def found_name(self) -> str:
+        """What to call the records found: the plain word only where chance does not explain them."""
+        return "singled out" if self.clear else "named by the attack"
+
+    @property
+    def members(self) -> int:
+        return self.attack.curve.members
+
+    @property
+    def non_members(self) -> int:
+        return self.attack.curve.non_members
+
+
+@dataclass(frozen=True)
+class Record:
+    """One of the most exposed records. ``scores`` are (label, score, rank among those shown to be ranked).
+
+    ``called`` is its class in words; ``found`` tells whether the leading attack singles it out, None where none could be judged. ``facts`` are the
+    samples' own columns, where there is no picture.
+    """
+
+    sample_id: int
+    key: str | None
+    label: int | None
+    class_name: str | None
+    called: str
+    group: str | None
+    found: bool | None
+    scores: tuple[tuple[str, float, int], ...]
+    picture: bytes | None
+    facts: tuple[tuple[str, str], ...]
+    trace: Floats | None
+    grad_norms: Floats | None = None
+
+    @property
+    def name(self) -> str:
+        return f"sample {self.sample_id}"
+
+
+@dataclass(frozen=True)
+class Traces:
+    """The target's traces of one signal: the spread of all members. ``source`` is eval or train."""
+
+    source: str
+    band: Band
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report tells of one experiment.
+
+    ``attacks`` are judged against the target's membership, the leading one first. ``lt_iqr``, ``memorization``
+    and ``privacy_score`` are None where the lake has nothing to compute them from; ``absent`` says why, by name.
+    ``comparison`` holds precision@k, recall@k and correlations against the leading attack. ``findings`` are all other
+    evaluations, ``others`` the scores that are kept in the lake beside those named here. ``ranked_by`` says what
+    ``exposed`` is ordered by. ``about`` says of each sample, by its id, its class and group; empty where none has any.
+    """
+
+    experiment: Experiment
+    lake: str
+    made: str
+    version: str
+    target: Run | None
+    runs: tuple[Run, ...]
+    fprs: tuple[float, ...]
+    attacks: tuple[Attack, ...]
+    headline: Headline | None
+    lt_iqr: Scored | None
+    memorization: Scored | None
+    privacy_score: Scored | None
+    comparison: Finding | None
+    pairing: Finding | None
+    findings: tuple[Said, ...]
+    others: tuple[Scored, ...]
+    traces: Traces | None
+    grad_norms: Traces | None
+    ranked_by: str
+    exposed: tuple[Record, ...]
+    about: tuple[str, ...]
+    asks: tuple[Ask, ...]
+    notes: tuple[tuple[str, str], ...]
+    absent: tuple[tuple[str, str], ...]
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name. Of a path only the last part: a report is passed on, the folders are nobody's business."""
+        told = self.experiment.dataset
+        run = self.target or next(iter(self.runs), None)
+        name = str(told.get("name") or (run and run.info.dataset) or told.get("spec") or "")
+        return name.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or "not named"
+
+    @property
+    def shadows(self) -> tuple[Run, ...]:
+        return self.of_role("shadow")
+
+    def said(self, evaluation: str) -> tuple[Said, ...]:
+        """What an evaluation said, once for each choice of scores and options."""
+        return tuple(one for one in self.findings if one.evaluation == evaluation)
+
+    def attack(self, analysis: str) -> Attack | None:
+        """The attack of that name, whatever its options; None where the report has none."""
+        return next((one for one in self.attacks if one.scored.name.partition("[")[0] == analysis), None)
+
+    def other(self, analysis: str) -> Scored | None:
+        """The kept score of that analysis, None where there is none."""
+        return next((one for one in self.others if one.name.partition("[")[0] == analysis), None)
+
+    def of_role(self, role: str) -> tuple[Run, ...]:
+        """The runs of a role, the report's target left out."""
+        name = self.target.run if self.target else None
+        return tuple(run for run in self.runs if run.info.role == role and run.run != name)
+
+
+def beats_guessing(tpr: Metric) -> bool:
+    """Whether a TPR lies above what guessing reaches at its FPR, its whole interval."""
+    return tpr.value is not None and tpr.ci_low is not None and tpr.ci_low > float(tpr.parameters["fpr"])
+
+
+def metric_of(finding: Finding | None, name: str, **parameters: Any) -> Metric | None:
+    """The first metric of that name with these parameters, None where there is none."""
+    for metric in finding.metrics if finding else ():
+        if metric.metric == name and _matches(metric.parameters, parameters):
+            return metric
+    return None
+
+
+def correlation(finding: Finding | None, first: str, second: str) -> Metric | None:
+    """Spearman's rho of two scores, in whichever order it was computed."""
+    one = metric_of(finding, "spearman", first=first, second=second)
+    return one or metric_of(finding, "spearman", first=second, second=first)
+
+
+def _matches(has: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(has.get(name) == value for name, value in wanted.items())

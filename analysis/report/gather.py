@@ -1,0 +1,204 @@
+"""Gathering a report: which analyses the lake has data for, what they say, and which records they point at.
+
+What takes seconds is computed, and kept in the lake. All else is taken from the lake where it is kept and fresh, and
+named among the questions that can be asked where it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from ...store.errors import InvalidOption, NotEnoughData
+from ...store.lake import Lake
+from ..charts.roc import curve
+from ..scoring.run import FPRS
+from ..source import Source
+from ..statistics.roc import evaluate, split, threshold_at_fpr
+from .asks import asks
+from .data import Attack, Headline, Report, Said, Scored
+from .desk import Desk
+from .findings import findings
+from .names import label_of
+from .records import TraceTable, describe, most_exposed, read_traces
+
+COMPUTED = (
+    "lira",
+    "lira[mode=offline]",
+    "rmia",
+    "loss",
+    "attack-p",
+    "attack-r",
+    "attack-s",
+    "calibrated",
+)
+"""Attacks that a report computes where they are missing, the leading one first. Others are shown where they are kept."""
+
+STRONG = ("lira", "lira[mode=offline]", "rmia")
+"""Attacks that a verdict may rest on. That a weaker one, such as the loss attack, finds nothing would reassure wrongly."""
+
+SHARP = (*STRONG, "lt-iqr")
+"""Scores that name exposed records well; the others, the loss for one, mostly name easy ones."""
+
+LOSSES = ("trace[aggregate=final]", "trace[aggregate=mean]")
+"""Final loss and mean loss, which LT-IQR is compared with."""
+
+MOST_ATTACKS = 14
+"""More curves than this cannot be told apart in one chart."""
+
+OTHERS = ("influence", "hellinger", "ood", "subpopulation", "vulnerability")
+"""Scores that are no attacks and are shown where they are kept."""
+
+
+def gather(
+    lake: Lake,
+    experiment: str,
+    *,
+    target: str | None = None,
+    pictures: bool = True,
+    fprs: tuple[float, ...] = FPRS,
+    defended: str | None = None,
+) -> Report:
+    """Compute what the lake has data for, keep the scores there, and collect it all.
+
+    ``defended`` is another experiment of the same records, trained with a defence, to set beside this one.
+
+    Raises NotFound for an unknown experiment or run, NotEnoughData when nothing can be said at all.
+    """
+    fprs = tuple(sorted(set(fprs)))
+    if not fprs or not all(0 < fpr < 1 for fpr in fprs):
+        raise InvalidOption(
+            f"false-positive rates lie between 0 and 1, not {', '.join(map(str, fprs)) or 'none'}"
+        )
+    with Source.open(lake, experiment, target) as source:
+        if not source.runs:
+            source.need_target()
+        desk = Desk(source)
+        attacks = _attacks(desk, fprs)
+        headline = _headline(tuple(one for one in attacks if one.scored.name in STRONG), fprs)
+        lt_iqr = desk.score("lt-iqr")
+        memorization, privacy = desk.score("memorization"), desk.score("privacy-score")
+        if headline is None and lt_iqr is None and memorization is None and privacy is None:
+            raise NotEnoughData(
+                f"experiment {experiment!r} has nothing to report on: "
+                + "; ".join(dict.fromkeys(why for _, why in desk.absent))
+            )
+        traces, grad_norms = read_traces(source, "loss"), read_traces(source, "grad_norm")
+        _note_source(desk, traces if lt_iqr else None)
+        ranking = [one for one in (lt_iqr, memorization, privacy) if one is not None]
+        scored = [attack.scored for attack in attacks]
+        # Those that name exposed records come first on each record's card.
+        shown = [
+            *(one for one in scored if one.name in STRONG and one.name != "lira[mode=offline]"),
+            *ranking,
+            *(one for one in scored if one.name not in STRONG or one.name == "lira[mode=offline]"),
+        ]
+        ranked = next((one for one in shown if one.name in SHARP), ranking[0] if ranking else shown[0])
+        comparison = _compare(desk, headline, lt_iqr)
+        pairing = (
+            desk.evaluate("spearman", ("memorization", "privacy-score")) if memorization and privacy else None
+        )
+        said = findings(desk, attacks, headline, lt_iqr, fprs, defended)
+        others = _others(desk)
+        return Report(
+            experiment=lake.experiment(experiment),
+            lake=Path(lake.path).name,
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+            version=version("losslake"),
+            target=source.target,
+            runs=source.runs,
+            fprs=fprs,
+            attacks=attacks,
+            headline=headline,
+            lt_iqr=lt_iqr,
+            memorization=memorization,
+            privacy_score=privacy,
+            comparison=comparison.finding if comparison else None,
+            pairing=pairing.finding if pairing else None,
+            findings=said,
+            others=others,
+            traces=traces.summary if traces else None,
+            grad_norms=grad_norms.summary if grad_norms else None,
+            ranked_by=ranked.label,
+            exposed=most_exposed(source, ranked, shown, headline, traces, grad_norms, pictures=pictures),
+            about=describe(source),
+            asks=asks(source, [*shown, *others], said),
+            notes=_gathered(desk.notes),
+            absent=_gathered(desk.absent),
+        )
+
+
+def _attacks(desk: Desk, fprs: tuple[float, ...]) -> tuple[Attack, ...]:
+    """The attacks that are computed, then those that are kept in the lake."""
+    computed = [desk.score(name) for name in COMPUTED]
+    names = tuple(one.name for one in computed if one)
+    found = _judge(filter(None, computed), fprs)
+    kept = [(name, result) for name, result in desk.kept(attack=True) if name not in names]
+    room = MOST_ATTACKS - len(found)
+    found += _judge((desk.read(name, result) for name, result in kept[:room]), fprs)
+    if kept[room:]:
+        left = ", ".join(name for name, _ in kept[room:])
+        desk.notes.append(("attacks", f"kept in the lake and not shown, for lack of room: {left}"))
+    return tuple(found)
+
+
+def _judge(scored: Iterable[Scored], fprs: tuple[float, ...]) -> list[Attack]:
+    attacks = []
+    for one in scored:
+        score, member = one.scores.arrays()
+        steps = curve(one.label, score, member)
+        if steps is not None:
+            attacks.append(Attack(one, tuple(evaluate(score, member, fprs)), steps))
+    return attacks
+
+
+def _others(desk: Desk) -> tuple[Scored, ...]:
+    """The kept scores that a section of their own shows; of each analysis the one with its default options, or the first."""
+    found: dict[str, Scored] = {}
+    for name, result in desk.kept(attack=False):
+        if result.analysis in OTHERS and result.analysis not in found:
+            found[result.analysis] = desk.read(name, result)
+    return tuple(found.values())
+
+
+def _note_source(desk: Desk, traces: TraceTable | None) -> None:
+    if traces is not None and traces.summary.source == "train":
+        desk.notes.append(("lt-iqr", "the trace was recorded inside the training steps: members only"))
+
+
+def _gathered(notes: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Notes of the same words in one, under the labels of all that they are of."""
+    of: dict[str, list[str]] = {}
+    for name, note in notes:
+        of.setdefault(note, []).append(label_of(name))
+    return tuple((", ".join(dict.fromkeys(names)), note) for note, names in of.items())
+
+
+def _headline(attacks: tuple[Attack, ...], fprs: tuple[float, ...]) -> Headline | None:
+    if not attacks:
+        return None
+    attack = attacks[0]
+    tpr = next((metric for metric in attack.tprs if metric.value is not None), None)
+    if tpr is None:
+        return Headline(attack, fprs[0], None, None)
+    fpr = float(tpr.parameters["fpr"])
+    score, member = attack.scored.scores.arrays()
+    threshold = threshold_at_fpr(split(score, member)[1], fpr)
+    known = attack.scored.scores.frame.filter(attack.scored.scores.frame["member"].is_not_null())
+    above = np.nan_to_num(score, nan=-np.inf) > threshold
+    found = known["sample_id"].to_numpy()[above & member]
+    return Headline(attack, fprs[0], fpr, tpr, frozenset(found.tolist()), int((above & ~member).sum()))
+
+
+def _compare(desk: Desk, headline: Headline | None, lt_iqr: Scored | None) -> Said | None:
+    """How well LT-IQR, the final and the mean loss find what the leading attack finds."""
+    if headline is None or headline.fpr is None or lt_iqr is None:
+        return None
+    for name in LOSSES:
+        desk.score(name)
+    against = headline.attack.scored.name
+    return desk.evaluate("compare", (lt_iqr.name, *LOSSES), against=against, fpr=headline.fpr)

@@ -1,0 +1,178 @@
+"""The most exposed records of a report, and the loss traces they are shown beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ..charts.axes import number
+from ..charts.traces import band_of
+from ..exposed import by_exposure
+from ..source import Source
+from .data import Headline, Record, Scored, Traces
+
+Floats = npt.NDArray[np.float64]
+SHOWN = 24
+MOST_FACTS = 8
+LONGEST_FACT = 60
+FIXED = frozenset({"sample_id", "label", "pool", "split", "group", "key"})
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class TraceTable:
+    """Traces of the target's samples, ``values`` (samples, epochs); NaN where an epoch is missing."""
+
+    sample_id: npt.NDArray[np.int64]
+    values: Floats
+    summary: Traces
+
+    def of(self, sample_id: int) -> Floats | None:
+        """The trace of one sample, None where it has none."""
+        place = int(np.searchsorted(self.sample_id, sample_id))
+        found = place < len(self.sample_id) and self.sample_id[place] == sample_id
+        return self.values[place] if found else None
+
+
+def read_traces(source: Source, signal: Literal["loss", "grad_norm"]) -> TraceTable | None:
+    """The target's traces of a signal: those of the eval passes where there are any, else those from inside the steps."""
+    target = source.target
+    if target is None or "traces" not in target.tables():
+        return None
+    frame = (
+        source.rows(target, "traces", ["sample_id", "member", "source", signal])
+        .filter(pl.col(signal).is_not_null() & (pl.col(signal).list.len() > 0))
+        .sort("sample_id")
+    )
+    kinds = set(frame["source"].unique())
+    if not kinds:
+        return None
+    kind = "eval" if "eval" in kinds else "train"
+    frame = frame.filter(pl.col("source") == kind)
+    lengths = frame[signal].list.len()
+    width = int(lengths.to_numpy().max())
+    # A run writes all its traces in one length; any other would not line up with them.
+    flat = frame.filter(lengths == width)
+    values = (
+        flat[signal].explode().cast(pl.Float64).fill_null(float("nan")).to_numpy().reshape(len(flat), width)
+    )
+    if not np.isfinite(values).any():
+        return None
+    return TraceTable(
+        flat["sample_id"].to_numpy().astype(np.int64),
+        values,
+        Traces(kind, band_of(values[flat["member"].to_numpy()])),
+    )
+
+
+def most_exposed(
+    source: Source,
+    ranked: Scored,
+    shown: Sequence[Scored],
+    headline: Headline | None,
+    traces: TraceTable | None,
+    grad_norms: TraceTable | None,
+    *,
+    pictures: bool,
+) -> tuple[Record, ...]:
+    """The records with the highest scores: members of the target where membership is known, else of all samples.
+
+    Without ``pictures`` neither pictures nor the samples' own columns come along.
+    """
+    order = by_exposure(ranked.scores)["sample_id"].to_list()
+    top, among = order[:SHOWN], set(order)
+    ranks = {one.label: _ranks(one, among) for one in shown}
+    samples = source.lake.samples(source.experiment)
+    rows = pl.from_arrow(samples.take(top)) if top else pl.DataFrame()
+    assert isinstance(rows, pl.DataFrame)
+    images = source.lake.pictures(source.experiment, top) if pictures else {}
+    names = source.lake.experiment(source.experiment).dataset.get("classes")
+    found = []
+    for row in rows.iter_rows(named=True):
+        sample = int(row["sample_id"])
+        image = images.get(sample)
+        picture = image if image is not None and image.startswith(PNG) else None
+        judged = headline is not None and headline.fpr is not None
+        found.append(
+            Record(
+                sample_id=sample,
+                key=row["key"] if row["key"] != str(sample) else None,
+                label=row["label"],
+                class_name=class_name(names, row["label"]),
+                called=named_class(names, row["label"]),
+                group=row["group"],
+                found=sample in headline.found if headline is not None and judged else None,
+                scores=tuple(
+                    (name, *by_sample[sample]) for name, by_sample in ranks.items() if sample in by_sample
+                ),
+                picture=picture,
+                facts=_facts(row) if pictures and picture is None else (),
+                trace=traces.of(sample) if traces else None,
+                grad_norms=grad_norms.of(sample) if grad_norms else None,
+            )
+        )
+    return tuple(found)
+
+
+def describe(source: Source) -> tuple[str, ...]:
+    """The class and the group of every sample, by its id, in a few words; empty where no sample has either."""
+    samples = pl.DataFrame(
+        source.lake.samples(source.experiment).select(["sample_id", "label", "group"])
+    ).sort("sample_id")
+    if samples["label"].null_count() == len(samples) == samples["group"].null_count():
+        return ()
+    names = source.lake.experiment(source.experiment).dataset.get("classes")
+    classes = {label: named_class(names, label) for label in samples["label"].unique()}
+    groups = {group: _short(group) for group in samples["group"].drop_nulls().unique()}
+    return tuple(
+        ", ".join(filter(None, (classes[label], groups.get(group))))
+        for label, group in zip(samples["label"], samples["group"], strict=True)
+    )
+
+
+def named_class(names: Any, label: int | None) -> str:
+    """A label for readers: ``cat``, ``class 3`` where the class is called 3, ``label 3`` where no name is known."""
+    if label is None:
+        return "unlabelled"
+    name = class_name(names, label)
+    if name is None:
+        return f"label {label}"
+    return f"class {name}" if name.isdecimal() else _short(name)
+
+
+def class_name(names: Any, label: int | None) -> str | None:
+    """The name of a class from the experiment's list or mapping of names; None where there is none."""
+    if label is None:
+        return None
+    if isinstance(names, Mapping):
+        found = names.get(str(label), names.get(label))
+        return None if found is None else str(found)
+    if isinstance(names, Sequence) and not isinstance(names, str) and 0 <= label < len(names):
+        return str(names[label])
+    return None
+
+
+def _ranks(scored: Scored, among: set[int]) -> dict[int, tuple[float, int]]:
+    """Score and rank by sample; rank 1 is the highest score, and equal scores share the better rank."""
+    by_sample = {sample: score for sample, score in scored.by_sample().items() if sample in among}
+    ids, values = np.array(list(by_sample), dtype=np.int64), np.array(list(by_sample.values()))
+    rank = len(values) - np.searchsorted(np.sort(values), values, "right") + 1
+    return {int(i): (float(v), int(r)) for i, v, r in zip(ids, values, rank, strict=True)}
+
+
+def _facts(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    facts = [(name, _short(value)) for name, value in row.items() if name not in FIXED and value is not None]
+    if len(facts) > MOST_FACTS:
+        left = len(facts) - MOST_FACTS
+        return (*facts[:MOST_FACTS], ("…", f"{left} more column{'s' if left > 1 else ''}"))
+    return tuple(facts)
+
+
+def _short(value: Any) -> str:
+    text = number(value, 4) if isinstance(value, float) else str(value)
+    return text if len(text) <= LONGEST_FACT else text[: LONGEST_FACT - 1] + "…"

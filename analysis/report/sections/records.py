@@ -1,0 +1,146 @@
+"""Sections on single records: the most exposed, LT-IQR beside the attack, memorization beside the privacy score."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from ...charts import pairs as charts_pairs
+from ...charts import scores as charts
+from ...charts.axes import axis_for, number, percent
+from ...charts.style import BLUE, VERMILION
+from ...statistics.metric import Metric
+from ..data import Report, Scored, correlation
+from ..parts import Figure, Figures, Gallery, Part, Section, brush_of
+from ..tables import precision_table
+
+
+def exposed(report: Report) -> Section | None:
+    """The records with the highest scores, themselves."""
+    if not report.exposed:
+        return None
+    what = "training records" if report.exposed[0].found is not None or report.target else "samples"
+    typical = tuple(report.traces.band.median.tolist()) if report.traces else ()
+    spark = (
+        " The small curve is the record's loss over training; grey, the median member's." if typical else ""
+    )
+    return Section(
+        "exposed",
+        "Exposed records",
+        "The most exposed records",
+        f"The {len(report.exposed)} {what} with the highest {report.ranked_by}, the highest first; ranks (#) are among all of them.{spark}",
+        (Gallery(report.exposed, typical),),
+    )
+
+
+def lt_iqr(report: Report) -> Section | None:
+    """LT-IQR of the records that the attack finds and of the others, and one against the other."""
+    if report.lt_iqr is None:
+        return None
+    drawn = [_spread(report, report.lt_iqr)]
+    if report.headline is not None:
+        attack = report.headline.attack
+        rho = correlation(report.comparison, report.lt_iqr.name, attack.scored.name)
+        title = f"LT-IQR against {attack.label}"
+        drawn.append(_linked(report, "lt-iqr-attack", report.lt_iqr, attack.scored, title, rho, members=True))
+    parts: list[Part] = [Figures(tuple(drawn))]
+    table = precision_table(report)
+    if table is not None:
+        parts.append(table)
+    return Section(
+        "lt-iqr",
+        "LT-IQR",
+        "LT-IQR: exposure without shadow models",
+        "LT-IQR, the interquartile range of a record's loss over training, comes free with training the model. "
+        + (
+            "The more of the records that the attack finds have a high LT-IQR, the better it stands in for the attack."
+            if report.headline is not None
+            else "Higher means learnt later and on its own account: more exposed."
+        ),
+        tuple(parts),
+    )
+
+
+def memorization(report: Report) -> Section | None:
+    """Memorization, and the privacy score against it."""
+    if report.memorization is None:
+        return None
+    drawn = [Figure("memorization", charts.memorization_histogram(report.memorization.scores))]
+    if report.privacy_score is not None:
+        rho = correlation(report.pairing, "memorization", "privacy-score")
+        title = "Memorization against privacy score"
+        drawn.append(
+            _linked(report, "privacy", report.memorization, report.privacy_score, title, rho, members=False)
+        )
+    return Section(
+        "memorization",
+        "Memorization",
+        "Memorization and privacy score",
+        "Both come from the shadow models alone, whatever the target trained on: memorization is how much the label "
+        "depends on having seen the record (how often models get it right with it, less how often without); the privacy "
+        "score is how far apart models with and without it lie.",
+        (Figures(tuple(drawn)),),
+    )
+
+
+def _spread(report: Report, scored: Scored) -> Figure:
+    """Histogram of LT-IQR: of the members that the attack finds and of the others, or of all members."""
+    frame = scored.scores.frame
+    values = frame["score"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    member = frame["member"].fill_null(value=False).to_numpy()
+    head = report.headline
+    if head is not None and head.fpr is not None and head.found:
+        found = np.isin(frame["sample_id"].to_numpy(), list(head.found))
+        groups = [
+            charts.Group(f"other members ({int((member & ~found).sum()):,})", values[member & ~found], BLUE),
+            charts.Group(f"{head.found_name} ({len(head.found):,})", values[found], VERMILION),
+        ]
+        name = f"{head.found_name[:1].upper()}{head.found_name[1:]}"
+        subtitle = [f"{name}: {head.attack.label} at FPR {percent(head.fpr)}."]
+        title = f"LT-IQR of records {head.found_name}, and of the others"
+    else:
+        groups, subtitle = [charts.Group("members", values[member], BLUE)], []
+        title = "LT-IQR of the members"
+    axis = axis_for(np.concatenate([group.values for group in groups]))
+    return Figure(
+        "lt-iqr", charts.grouped_histogram(groups, title, "LT-IQR, nats", subtitle=subtitle, axis=axis)
+    )
+
+
+def _linked(
+    report: Report, name: str, first: Scored, second: Scored, title: str, rho: Metric | None, *, members: bool
+) -> Figure:
+    """Two scores against each other; a selection in the chart narrows the records that the page shows."""
+    pairs = _pair(report, first, second, members_only=members)
+    said = _say_correlation(rho, "members" if members else "samples")
+    chart = charts_pairs.pairs_chart(pairs, title, said, brush=brush_of(name))
+    return Figure(name, chart, (first.label, second.label))
+
+
+def _pair(report: Report, first: Scored, second: Scored, *, members_only: bool) -> charts_pairs.Pairs:
+    head = report.headline
+    found = head.found if head else frozenset()
+    one = first.scores.frame.select("sample_id", "member", pl.col("score").alias("x"))
+    both = one.join(second.scores.frame.select("sample_id", pl.col("score").alias("y")), on="sample_id")
+    if members_only:
+        both = both.filter(pl.col("member"))
+    both = both.drop_nulls(["x", "y"]).sort("sample_id")
+    ids = both["sample_id"].to_numpy().astype(np.int64)
+    return charts_pairs.Pairs(
+        ids,
+        both["x"].cast(pl.Float64).to_numpy(),
+        both["y"].cast(pl.Float64).to_numpy(),
+        np.isin(ids, list(found)) if found else np.zeros(len(ids), dtype=bool),
+        first.label,
+        second.label,
+        head.found_name if head else "",
+        "members" if members_only else "samples",
+        tuple(report.about[sample] for sample in ids.tolist()) if report.about else (),
+    )
+
+
+def _say_correlation(rho: Metric | None, what: str) -> str:
+    if rho is None or rho.value is None:
+        return ""
+    spread = f"{number(rho.ci_low, 2)} to {number(rho.ci_high, 2)}"
+    return f"Spearman's ρ {number(rho.value, 2)} (95%: {spread}) over {rho.n:,} {what}: {rho.parameters['strength']}."

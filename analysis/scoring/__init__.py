@@ -1,0 +1,1 @@
+"""From an analysis's name to scores that are kept in the lake."""

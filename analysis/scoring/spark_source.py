@@ -1,0 +1,109 @@
+"""Analyses on Spark: those that SQL computes, for lakes that outgrow one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import polars as pl
+import pyarrow as pa
+
+from ...store.errors import InvalidOption
+from ...store.format.records import Run
+from ...store.lake import Lake
+from ...store.spark.connection import SparkConnection, connect_spark, frame_of
+from ...store.spark.session import spark_session
+from ..source import Source
+
+ON_SPARK = (
+    "lt-iqr",
+    "trace",
+    "lira",
+    "rmia",
+    "ramia",
+    "loss",
+    "attack-p",
+    "attack-r",
+    "attack-s",
+    "attack-d",
+    "attack-l",
+    "calibrated",
+    "memorization",
+    "privacy-score",
+    "hellinger",
+)
+"""Analyses whose queries do the reading; the others read what many models say into the memory of one machine."""
+
+NOT_ON_SPARK = ("per-model", "shadow-curve")
+"""Evaluations that read so themselves; the others look at scores, and at the target's own traces."""
+
+
+@dataclass
+class SparkSource(Source):
+    """An experiment opened for analysis, whose queries Spark answers. What is read beside them is the target's own."""
+
+    engine: ClassVar[str] = "spark"
+    _spark: SparkConnection = field(init=False, repr=False)
+
+    @classmethod
+    def open(
+        cls, lake: Lake, experiment: str, target: str | None = None, *, master: str | None = None
+    ) -> Self:
+        """As `Source.open`; ``master`` is Spark's master URL, None that of Spark's own configuration."""
+
+        spark_session(master)  # a process has one: that of whoever comes first
+        return super().open(lake, experiment, target)
+
+    def __post_init__(self) -> None:
+        self._spark = connect_spark(self.lake, self.experiment, runs=self.runs)
+
+    def sql(self, text: str, parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
+        """The answer to one query in DuckDB's SQL with its ``$parameters`` bound."""
+        return self.again(lambda: frame_of(self._spark.query(text, parameters)))
+
+    def provide(self, name: str, table: pa.Table) -> None:
+        """Let queries read ``table`` under ``name``; one of that name provided before is replaced."""
+        super().provide(name, table)
+        self._spark.register(name, table)
+
+    def rows_of_each(self, runs: Sequence[Run], table: str, columns: list[str]) -> list[pl.DataFrame]:
+        """As `Source.rows_of_each`, of the target alone. Raises InvalidOption for other runs."""
+        if self.target is None or any(run.run != self.target.run for run in runs):
+            raise InvalidOption(
+                "with these options the analysis reads what many models say into memory, which Spark is there to avoid; "
+                "leave them out, or take --engine duckdb"
+            )
+        return super().rows_of_each(runs, table, columns)
+
+    def _reconnect(self) -> None:
+        super()._reconnect()
+        self._spark.close()
+        self._spark = connect_spark(self.lake, self.experiment, runs=self.runs)
+        for name, table in self._provided.items():
+            self._spark.register(name, table)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._spark.close()
+
+
+def check_on_spark(name: str) -> None:
+    """Raises InvalidOption for an analysis that Spark does not compute."""
+    if name not in ON_SPARK:
+        raise InvalidOption(
+            f"{name} is not computed in SQL; on Spark there are {', '.join(ON_SPARK)}. Compute it without --engine spark: "
+            "evaluations on Spark take scores that the lake keeps"
+        )
+
+
+def check_evaluation_on_spark(name: str) -> None:
+    """Raises InvalidOption for an evaluation that needs more than scores."""
+    if name in NOT_ON_SPARK:
+        raise InvalidOption(
+            f"{name} reads what every model says into the memory of one machine, which Spark is there to avoid; leave "
+            "--engine spark out"
+        )

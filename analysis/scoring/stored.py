@@ -1,0 +1,90 @@
+"""Scores by name: the kept ones where they are fresh, else computed and kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import dropwhile
+from typing import Any
+
+import polars as pl
+
+from ...store.errors import InvalidOption
+from ...store.read.looking_again import read_result
+from ...store.write.results import NO_TARGET, Result, fingerprint, results
+from ..declare import Analysis, parse_options, variant_of
+from ..scores import Scores
+from ..source import Source
+from ..statistics.metric import Metric
+from .catalogue import find
+from .run import run_analysis
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Scores that are in the lake, under this analysis and variant."""
+
+    analysis: str
+    variant: str
+    scores: Scores
+
+
+def parse_score(text: str) -> tuple[Analysis, dict[str, Any]]:
+    """Read a score's name, ``lira`` or ``lira[mode=offline,variance=sample]``.
+
+    Raises InvalidOption for an unknown analysis, option or value.
+    """
+    match = re.fullmatch(r"([a-z0-9-]+)(?:\[(.*)\])?", text.strip())
+    if match is None:
+        raise InvalidOption(f"{text!r} is no score; write NAME or NAME[option=value,...]")
+    analysis = find(match.group(1))
+    given = {}
+    for part in filter(None, (match.group(2) or "").split(",")):
+        name, sign, value = part.partition("=")
+        if not sign:
+            raise InvalidOption(f"{part!r} in {text!r} is no option; write option=value")
+        given[name.strip()] = value.strip()
+    return analysis, parse_options(analysis.options, given, analysis.name)
+
+
+def fresh_results(source: Source) -> Mapping[tuple[str, str], Result]:
+    """What the lake keeps of the source's target and is up to date, by analysis and variant.
+
+    A result is fresh while the samples and runs of the source are the ones it was computed from.
+    """
+    where = source.target.run if source.target else NO_TARGET
+    now = fingerprint(source.lake, source.experiment, source.runs)
+    return {
+        (result.analysis, result.variant): result
+        for result in results(source.lake, source.experiment)
+        if result.target == where and result.fingerprint == now
+    }
+
+
+def read_scores(source: Source, result: Result) -> Scores:
+    """The scores of a kept result, with the metrics the analysis itself measured. It must have scores."""
+    now, rows = read_result(source.lake, result)
+    frame = pl.from_arrow(rows)
+    assert isinstance(frame, pl.DataFrame)
+    # The common evaluation comes first; it is made anew, at the rates that are asked for then.
+    own = dropwhile(lambda told: told["metric"] in ("auc", "tpr_at_fpr"), now.metrics)
+    return Scores(
+        frame.drop("variant").sort("sample_id"), now.notes, tuple(Metric.from_json(told) for told in own)
+    )
+
+
+def keep_scores(source: Source, names: Iterable[str]) -> dict[str, Kept]:
+    """The scores of each name, computed and kept unless the lake holds fresh ones."""
+    asked = {name: parse_score(name) for name in names}
+    fresh = fresh_results(source)
+    kept = {}
+    for name, (analysis, options) in asked.items():
+        variant = variant_of(analysis.options, options)
+        found = fresh.get((analysis.name, variant))
+        if found is not None and found.file is not None:
+            scores = read_scores(source, found)
+        else:
+            scores = run_analysis(source, analysis, options).scores
+        kept[name] = Kept(analysis.name, variant, scores)
+    return kept

@@ -1,0 +1,1 @@
+"""Rates, intervals, correlations and densities of plain arrays; nothing here knows the lake."""

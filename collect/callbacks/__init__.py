@@ -1,0 +1,1 @@
+"""Recording under the trainers of Lightning and Hugging Face."""

@@ -1,0 +1,191 @@
+"""Recording a run of the Hugging Face Trainer: a callback, and nothing else to change.
+
+with losslake.open("lake").start_run("texts", samples=topics, members=ids) as run:
+    callback = losslake.huggingface_callback(run, ids=ids, data=every_text, eval_trace=True)
+    Trainer(model, args, train_dataset=texts_trained_on, callbacks=[callback]).train()
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ...store.errors import InvalidInput, InvalidOption, MissingExtra
+from ..hook.start import RecordedRun
+from ..signals.queries import AS_IT_IS, Query
+from ..signals.signals import Answers
+from .huggingface_answers import (
+    Asking,
+    Task,
+    batch_loss_and_margin,
+    check_classes,
+    logits_of,
+    task_of,
+)
+from .huggingface_batches import ID_COLUMN, CollateWithIds, NumberedRecords, first_record, own_ids
+
+try:
+    from transformers import TrainerCallback
+except ImportError as missing:
+    raise MissingExtra(
+        "the Hugging Face callback needs transformers and accelerate; install them: pip install 'losslake[huggingface]'"
+    ) from missing
+
+
+class HuggingFaceCallback(TrainerCallback):
+    """What `huggingface_callback` returns; the Trainer calls its methods."""
+
+    def __init__(self, run: RecordedRun, *, ids: Any, data: Any, eval_trace: bool, task: Task | None) -> None:
+        if eval_trace and data is None:
+            raise InvalidOption(
+                "eval_trace needs data=, the records of all samples in the order of sample ids"
+            )
+        self._run, self._ids, self._data, self._eval_trace, self._named = run, ids, data, eval_trace, task
+        # A key of its own: an older callback's hooks, left by a training that failed, take nothing from this one.
+        self._key = f"losslake_{secrets.token_hex(4)}"
+        self._task: Task = "classification"
+        self._asking: Asking | None = None
+        self._arrived: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._hooks: list[Any] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Follow the loader and the model; the point before training of the eval trace."""
+        model, loader = given["model"], given["train_dataloader"]
+        _check_supported(args, state)
+        self._task = task_of(model, self._named)
+        # accelerate wraps the loader that it iterates.
+        inner: DataLoader[Any] = getattr(loader, "base_dataloader", loader)
+        if self._data is not None:
+            self._asking = Asking(
+                self._task,
+                self._data,
+                inner.collate_fn,
+                _columns(inner.dataset),
+                args.per_device_eval_batch_size,
+                self._run.labels,
+            )
+        self._number(inner, columns_removed=args.remove_unused_columns)
+        # Outermost, around peft's adapters too: these are called with what the collator made, and return the logits.
+        # Under torch.compile both stay outside the graph.
+        self._hooks = [
+            model.register_forward_pre_hook(torch.compiler.disable(self._before), with_kwargs=True),
+            model.register_forward_hook(torch.compiler.disable(self._after)),
+        ]
+        self._trace(model)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """The epoch's train trace, and a point of the eval trace."""
+        if not self._run.recording:
+            raise InvalidInput(
+                f"no batch of this epoch of run {self._run.name!r} reached the model with its sample ids; a compute_loss "
+                "of one's own must call model(**inputs) with all that is in inputs"
+            )
+        self._run.end_epoch()
+        self._trace(given["model"])
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """The signals of the finished model: of the best one with load_best_model_at_end."""
+        for hook in self._hooks:
+            hook.remove()
+        self._run.end_epoch()
+        asking = self._asking
+        if asking is not None:
+
+            def ask(ids: np.ndarray, query: Query) -> Answers:
+                if query != AS_IT_IS:
+                    raise InvalidOption(
+                        f"query {query.kind!r} is of pictures; start the run without queries="
+                    )
+                return asking.answers(given["model"], ids, where=f"the model of run {self._run.name!r}")
+
+            self._run.evaluate_by(ask)
+
+    def _number(self, loader: DataLoader[Any], *, columns_removed: bool) -> None:
+        """Let the loader's batches carry the ids and labels of their samples."""
+        data = loader.dataset
+        own = self._ids is None and own_ids(data, columns_removed=columns_removed)
+        ids = None if own else self._run.positions(len(data), self._ids)  # type: ignore[arg-type]
+        # The constructor is past, and a new loader would draw other random numbers: only what it reads is exchanged.
+        loader.__dict__["dataset"] = NumberedRecords(data, ids)
+        loader.collate_fn = CollateWithIds(loader.collate_fn, self._key, len(self._run.labels))
+
+    def _before(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        ids, labels = kwargs.pop(f"{self._key}_ids", None), kwargs.pop(f"{self._key}_labels", None)
+        self._arrived = None if ids is None or labels is None else (ids, labels)
+        return args, kwargs
+
+    def _after(self, model: nn.Module, args: Any, output: Any) -> None:
+        arrived, self._arrived = self._arrived, None
+        if arrived is None:
+            return
+        ids, labels = arrived
+        logits = logits_of(output)
+        self._run.batch(ids)
+        if self._task == "classification":
+            check_classes(labels)
+            self._run.record_logits(logits, labels)
+        else:
+            self._run.record(*batch_loss_and_margin(self._task, logits, labels))
+
+    def _trace(self, model: nn.Module) -> None:
+        asking = self._asking
+        if asking is not None and self._eval_trace:
+            self._run.trace_eval_by(lambda ids: (*asking.loss_and_margin(model, ids), None))
+
+
+def huggingface_callback(
+    run: RecordedRun,
+    *,
+    ids: Any = None,
+    data: Any = None,
+    eval_trace: bool = False,
+    task: Task | None = None,
+) -> HuggingFaceCallback:
+    """A callback for a transformers Trainer that records the training as ``run``; leaving the run's block commits it.
+
+    In every training step it records each sample's clean loss and margin (neither label smoothing nor accumulation is
+    in them), for the train trace. Training itself is bitwise what it was. It works with mixed precision, gradient
+    accumulation, every sampler of the Trainer, padding, DDP (torchrun), torch.compile and peft's adapters.
+
+    ids         (len(train_dataset),) the sample id of each record of train_dataset; by default its column sample_id,
+                or else the members, in the order given to `start_run`. With a data set of the library datasets give
+                ids, or set remove_unused_columns=False: the Trainer drops columns that the model does not take
+    data        all samples in the order of sample ids, records like those of train_dataset: with it the finished
+                model's signals are recorded
+    eval_trace  record the loss and margin of every audit sample before training and after each epoch too
+    task        "classification": cross-entropy, phi and logits of logits (batch, classes). "causal-lm": one number a
+                sequence, means over its target tokens (labels other than -100): the loss is the mean negative
+                log-likelihood, phi = log(p / (1 - p)) with p = exp(-loss); see `sequence_signals`. By default as the
+                model's class says
+
+    Raises InvalidOption and InvalidInput, most of them when training begins: for a resumed training, DataParallel,
+    FSDP and DeepSpeed, and for ids and data that do not fit.
+    """
+    return HuggingFaceCallback(run, ids=ids, data=data, eval_trace=eval_trace, task=task)
+
+
+def _columns(data: Any) -> frozenset[str] | None:
+    """The fields of the records trained on: what the Trainer removed from them, ``data`` may still have."""
+    record = first_record(data)
+    return frozenset(record) - {ID_COLUMN} if isinstance(record, Mapping) else None
+
+
+def _check_supported(args: Any, state: Any) -> None:
+    if state.global_step > 0:
+        raise InvalidInput(
+            f"training resumes at step {state.global_step}, and what the steps before recorded is lost; train from the start"
+        )
+    if args.n_gpu > 1:
+        raise InvalidInput(
+            "the Trainer splits batches over GPUs in one process; start it with torchrun, or show it one GPU"
+        )
+    if args.deepspeed or args.fsdp:
+        raise InvalidInput(
+            "the callback does not follow models that are sharded by FSDP or DeepSpeed; use DDP"
+        )

@@ -1,0 +1,160 @@
+"""What a transformers model says of records, one number a record: in a training step and in a pass over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...store.errors import InvalidInput, InvalidOption
+from ..choices import unknown_choice
+from ..losses.classes import as_logits, loss_and_margin, two_class_logits
+from ..losses.sequences import sequence_loss_and_margin
+from ..signals.evaluation import device_of, eval_mode, undisturbed_randomness
+from ..signals.signals import Answers, answers_from_logits, phi_from_loss
+
+Task = Literal["classification", "causal-lm"]
+_CLASSIFIERS = (
+    "ForSequenceClassification",
+    "ForImageClassification",
+    "ForAudioClassification",
+    "ForMultipleChoice",
+)
+
+
+def task_of(model: nn.Module, named: Task | None) -> Task:
+    """What the model is trained for: as ``named``, else as its class's name says. Raises InvalidOption."""
+    if named is not None:
+        if named not in ("classification", "causal-lm"):
+            raise unknown_choice("task", named, ("classification", "causal-lm"))
+        return named
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    # Adapters of peft keep the model that they change inside.
+    base: Any = getattr(model, "get_base_model", None)
+    inner = base() if base is not None else model
+    name = type(inner).__name__
+    if name.endswith(_CLASSIFIERS):
+        return "classification"
+    encodes = getattr(getattr(inner, "config", None), "is_encoder_decoder", False)
+    if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and not encodes:
+        return "causal-lm"
+    raise InvalidOption(
+        f"{name} is not known to classify or to be a causal language model; name the callback's task= "
+        "'classification' or 'causal-lm' if it is one of these"
+    )
+
+
+def logits_of(output: Any) -> torch.Tensor:
+    """The logits in a model's output, detached. Raises InvalidInput where there are none."""
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if not isinstance(logits, torch.Tensor):
+        raise InvalidInput(
+            f"the model's {type(output).__name__} has no logits; switch off fused losses (use_liger_kernel) and return_dict=False"
+        )
+    return logits.detach()
+
+
+def check_classes(labels: torch.Tensor) -> None:
+    """Raises InvalidInput for targets that are no class numbers, as regression and several labels a record have them."""
+    if labels.is_floating_point():
+        raise InvalidInput(
+            f"labels are {labels.dtype}; regression and multi-label models have no cross-entropy"
+        )
+
+
+def batch_loss_and_margin(
+    task: Task, logits: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clean loss and margin (B,) of a batch; of a text see `sequence_signals`. The host does not wait for the device."""
+    with torch.no_grad(), torch.autocast(device_type=logits.device.type, enabled=False):
+        labels = labels.to(logits.device, non_blocking=True)
+        check_classes(labels)
+        if task == "causal-lm":
+            return sequence_loss_and_margin(logits, labels.long())
+        return loss_and_margin(two_class_logits(as_logits(logits)), labels.reshape(-1).long())
+
+
+@dataclass(frozen=True, eq=False)
+class Asking:
+    """How to ask a model: its task, the data of all samples in the order of their ids, and how they make a batch.
+
+    columns  the names of a record's fields that the collate function takes; None: all
+    labels   (samples,) of the samples table, -1 where it has none
+    """
+
+    task: Task
+    data: Any
+    collate: Callable[[list[Any]], Any]
+    columns: frozenset[str] | None
+    batch: int
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        if len(self.data) != len(self.labels):
+            raise InvalidInput(
+                f"data holds {len(self.data)} records, the experiment {len(self.labels)} samples; it must hold all of "
+                "them, in the order of sample ids"
+            )
+
+    def loss_and_margin(self, model: nn.Module, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and margin (len(ids),) of the samples ``ids``, the model in eval mode."""
+        found = [batch_loss_and_margin(self.task, logits, y) for logits, y in self._outputs(model, ids)]
+        losses, margins = zip(*found, strict=True)
+        return torch.cat(losses), torch.cat(margins)
+
+    def answers(self, model: nn.Module, ids: np.ndarray, *, where: str) -> Answers:
+        """What the finished model says of the samples ``ids``; of texts loss and phi only, without logits."""
+        if self.task == "causal-lm":
+            loss = self.loss_and_margin(model, ids)[0].cpu().numpy().astype(np.float64)
+            empty = np.isnan(loss)
+            if empty.any():
+                raise InvalidInput(
+                    f"{where} gives no loss for {int(empty.sum())} samples, the first of them {ids[empty.argmax()]}: "
+                    "a text of fewer than two tokens has nothing to predict, or the model has diverged"
+                )
+            # Not what is predicted, but what a text is about: attacks that go by class go by that.
+            labels = self.labels[ids]
+            return Answers(loss, phi_from_loss(loss), labels if (labels >= 0).all() else None)
+        outputs = [
+            (two_class_logits(as_logits(z)).float().cpu().numpy(), y.cpu().numpy().reshape(-1))
+            for z, y in self._outputs(model, ids)
+        ]
+        logits, labels = (np.concatenate(each) for each in zip(*outputs, strict=True))
+        return answers_from_logits(logits, labels, where=where)
+
+    def _outputs(self, model: nn.Module, ids: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        device = device_of(model)
+        with undisturbed_randomness(device), eval_mode(model):
+            for start in range(0, len(ids), self.batch):
+                part = ids[start : start + self.batch]
+                inputs = self.collate([self._record(int(number)) for number in part])
+                labels = inputs["labels"]
+                self._check_labels(part, labels)
+                given = {
+                    name: value.to(device) if isinstance(value, torch.Tensor) else value
+                    for name, value in inputs.items()
+                    if name != "labels"
+                }
+                yield logits_of(model(**given)), labels
+
+    def _record(self, number: int) -> Any:
+        record = self.data[number]
+        if self.columns is None:
+            return record
+        return {name: value for name, value in record.items() if name in self.columns}
+
+    def _check_labels(self, ids: np.ndarray, labels: torch.Tensor) -> None:
+        if self.task != "classification":
+            return
+        known = torch.from_numpy(self.labels[ids])
+        differs = (known >= 0) & (known != labels.reshape(-1).cpu())
+        if differs.any():
+            row = int(ids[int(differs.int().argmax())])
+            raise InvalidInput(
+                f"record {row} of data has another label than sample {row}; data must be in the order of sample ids"
+            )

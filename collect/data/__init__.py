@@ -1,0 +1,1 @@
+"""Data sets from files, tables, arrays and torchvision, on the device."""

@@ -1,0 +1,190 @@
+"""Data sets that are arrays already: .npz files, scikit-learn's digits, and what a user's function returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ...store.errors import InvalidInput
+from ..callables import load_callable
+from ..choices import unknown_choice
+from .labels import encode_labels
+from .npz import NpzArrays
+from .record import Dataset, row_keys
+
+_MAPPING_KEYS = ("x", "y", "classes", "split", "key", "group", "columns")
+
+
+def normalise_x(x: np.ndarray, *, where: str) -> np.ndarray:
+    """`x` as a Dataset has it: uint8 (N, C, H, W) or float32 (N, F).
+
+    uint8 (N, H, W), (N, H, W, C) and (N, C, H, W) with C = 1 or 3 are pictures; any 2-D array of numbers is
+    tabular and is used as it is (not standardised). Raises InvalidInput for anything else, and for NaN or
+    infinite features with row and column.
+    """
+    if x.ndim == 2 and x.dtype.kind in "biuf":
+        with np.errstate(over="ignore"):  # beyond float32: caught as infinite below
+            features = np.ascontiguousarray(x, dtype=np.float32)
+        wrong = ~np.isfinite(features)
+        if wrong.any():
+            row, column = (int(i) for i in np.argwhere(wrong)[0])
+            raise InvalidInput(
+                f"{where}: x is {x[row, column]} in row {row}, column {column}; it must be finite"
+            )
+        return features
+    if x.dtype != np.uint8 or x.ndim not in (3, 4):
+        raise InvalidInput(
+            f"{where}: x is {x.dtype} {x.shape}; give pictures as uint8 (N,H,W), (N,H,W,C) or (N,C,H,W), "
+            "and tabular features as numbers (N,F)"
+        )
+    if x.ndim == 3:
+        return np.ascontiguousarray(x[:, None])
+    first, last = x.shape[1] in (1, 3), x.shape[3] in (1, 3)
+    if first == last:
+        why = (
+            "either axis 1 or axis 3 could be the channels"
+            if first
+            else "neither axis 1 nor axis 3 has 1 or 3 channels"
+        )
+        raise InvalidInput(f"{where}: x has shape {x.shape}: {why}; give (N,C,H,W)")
+    return np.ascontiguousarray(x if first else x.transpose(0, 3, 1, 2))
+
+
+def load_npz(spec: str, path: Path, *, label: str | None, group: str | None) -> Dataset:
+    """The data set in an .npz file with `x` and `y`, and optionally `x_test`, `y_test` and `groups`.
+
+    `groups` has a string for each row of x, or of x and x_test together. label and group name other arrays
+    than `y` and `groups`. Pickled arrays are refused. Raises InvalidInput or InvalidOption.
+    """
+    arrays = _read_npz(path)
+    label_key = label or "y"
+    for what, key in (("label array", label), ("group array", group)):
+        if key is not None and key not in arrays:
+            raise unknown_choice(f"{what} of {path.name}", key, arrays)
+    missing = [key for key in ("x", label_key) if key not in arrays]
+    if missing:
+        raise InvalidInput(f"{path}: no array {missing[0]!r}; it holds: {', '.join(arrays) or 'nothing'}")
+    parts = [(arrays["x"], arrays[label_key])]
+    if ("x_test" in arrays) != (f"{label_key}_test" in arrays):
+        raise InvalidInput(f"{path}: x_test and {label_key}_test must be given together")
+    if "x_test" in arrays:
+        parts.append((arrays["x_test"], arrays[f"{label_key}_test"]))
+    for (x, y), names in zip(parts, (("x", label_key), ("x_test", f"{label_key}_test"))):
+        if x.ndim == 0 or y.shape != x.shape[:1]:
+            raise InvalidInput(
+                f"{path}: {names[0]} has shape {x.shape}, {names[1]} has {y.shape}: rows differ"
+            )
+    first = parts[0][0]
+    for x, _ in parts[1:]:
+        if x.shape[1:] != first.shape[1:] or (x.dtype == np.uint8) != (first.dtype == np.uint8):
+            raise InvalidInput(f"{path}: x is {first.dtype} {first.shape}, x_test is {x.dtype} {x.shape}")
+    x = normalise_x(np.concatenate([x for x, _ in parts]), where=str(path))
+    if len({y.dtype.kind in "US" for _, y in parts}) > 1:
+        raise InvalidInput(f"{path}: {label_key} and {label_key}_test are of different kinds")
+    y, classes = encode_labels(np.concatenate([y for _, y in parts]), where=str(path))
+    lengths = [len(part) for part, _ in parts]
+    splits = ["train", "test"][: len(parts)]
+    groups = arrays.get(group or "groups")
+    return Dataset(
+        name=spec,
+        x=x,
+        y=y,
+        classes=classes,
+        split=np.repeat(splits, lengths),
+        key=np.concatenate([row_keys(split, length) for split, length in zip(splits, lengths)]),
+        group=None if groups is None else _groups(groups, lengths, path),
+    )
+
+
+def load_digits(spec: str) -> Dataset:
+    """scikit-learn's handwritten digits: 1,797 grey pictures of 8 x 8, all in the train split."""
+    from sklearn.datasets import load_digits as bundled
+
+    data = bundled()
+    y = np.asarray(data.target, dtype=np.int64)
+    return Dataset(
+        name=spec,
+        x=np.rint(data.images[:, None] * (255 / 16)).astype(np.uint8),
+        y=y,
+        classes=tuple(str(digit) for digit in range(10)),
+        split=np.full(len(y), "train"),
+        key=row_keys("train", len(y)),
+    )
+
+
+def load_function(spec: str) -> Dataset:
+    """What `package.module:function`, called without arguments, returns: a Dataset, or a mapping of its fields.
+
+    A mapping needs x and y (as in an .npz) and may have classes, split, key, group and columns; without split
+    all records are in the train split. Raises InvalidInput or InvalidOption.
+    """
+    made = load_callable(spec)()
+    if isinstance(made, Mapping):
+        made = _from_mapping(spec, made)
+    if not isinstance(made, Dataset):
+        raise InvalidInput(
+            f"{spec} returned {type(made).__name__}; expected a Dataset or a mapping with x and y"
+        )
+    if len(set(made.key.tolist())) != len(made.key):
+        raise InvalidInput(f"{spec}: keys are not unique; each record needs its own")
+    return made
+
+
+def _from_mapping(spec: str, fields: Mapping[str, object]) -> Dataset:
+    for name in fields:
+        if name not in _MAPPING_KEYS:
+            raise unknown_choice(f"key of {spec}", name, _MAPPING_KEYS)
+    if "x" not in fields or "y" not in fields:
+        raise InvalidInput(f"{spec}: the mapping must have x and y; it has: {', '.join(fields) or 'nothing'}")
+    x = normalise_x(np.asarray(fields["x"]), where=spec)
+    declared = fields.get("classes")
+    names = None if declared is None else [str(name) for name in np.asarray(declared).tolist()]
+    y, classes = encode_labels(np.asarray(fields["y"]), where=spec, names=names)
+    split = np.full(len(y), "train") if fields.get("split") is None else _strings(fields["split"])
+    columns = fields.get("columns")
+    if columns is not None and not isinstance(columns, pa.Table):
+        if not isinstance(columns, Mapping):
+            raise InvalidInput(
+                f"{spec}: columns is {type(columns).__name__}; give a pyarrow Table or a mapping"
+            )
+        columns = pa.table(dict(columns))
+    return Dataset(
+        name=spec,
+        x=x,
+        y=y,
+        classes=classes,
+        split=split,
+        key=_split_keys(split) if fields.get("key") is None else _strings(fields["key"]),
+        group=None if fields.get("group") is None else _strings(fields["group"]),
+        columns=columns,
+    )
+
+
+def _strings(values: object) -> np.ndarray:
+    return np.asarray(values).astype(np.str_)
+
+
+def _split_keys(split: np.ndarray) -> np.ndarray:
+    """`split/row`, counted within each split in row order."""
+    seen: dict[str, int] = {}
+    keys = []
+    for name in split.tolist():
+        keys.append(f"{name}/{seen.get(name, 0)}")
+        seen[name] = seen.get(name, 0) + 1
+    return np.array(keys, dtype=np.str_)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with NpzArrays(path) as arrays:
+        return {name: arrays.whole(name) for name in arrays.shapes}
+
+
+def _groups(groups: np.ndarray, lengths: list[int], path: Path) -> np.ndarray:
+    if groups.shape == (sum(lengths),):
+        return groups.astype(np.str_)
+    if groups.shape == (lengths[0],):
+        return np.concatenate([groups.astype(np.str_), np.full(sum(lengths[1:]), "", dtype="<U1")])
+    raise InvalidInput(f"{path}: groups has shape {groups.shape}, x has {lengths[0]} rows")

@@ -1,0 +1,109 @@
+"""Pictures decoded once: arrays kept as .npy files that every process maps instead of decoding again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...store.errors import InvalidInput
+
+_ABANDONED_SECONDS = 24 * 3600
+
+
+def data_directory(data_dir: Path | None = None) -> Path:
+    """Where downloads and decoded pictures are kept: `data_dir`, $LOSSLAKE_DATA or ~/.cache/losslake."""
+    if data_dir is not None:
+        return Path(data_dir).expanduser()
+    return Path(os.environ.get("LOSSLAKE_DATA") or Path.home() / ".cache" / "losslake").expanduser()
+
+
+def source_digest(files: Sequence[Path], options: object) -> str:
+    """A name for what `files` hold now: sha256 hex over their absolute paths, sizes and mtimes, and `options`."""
+    facts = []
+    for file in files:
+        status = file.stat()
+        facts.append([str(file.resolve()), status.st_size, status.st_mtime_ns])
+    return hashlib.sha256(json.dumps([facts, options], sort_keys=True).encode()).hexdigest()
+
+
+def cached_array(
+    folder: Path, digest: str, shape: tuple[int, ...], fill: Callable[[np.ndarray], None]
+) -> np.ndarray:
+    """The uint8 array of `shape` kept in `folder` under `digest`; made by `fill(out)` where it is not there yet.
+
+    The result maps the file privately: pages are shared between processes, and writes stay in the process. An
+    entry that is damaged or of another shape is made again. Entries appear whole (temporary name, then rename),
+    so two processes may make the same one at a time. Where the folder cannot be written, the array is made in
+    memory, with a warning.
+
+    Raises InvalidInput where the disk has no room for the array, and whatever `fill` raises.
+    """
+    path = folder / f"{digest}.npy"
+    found = _map(path, shape)
+    if found is not None:
+        return found
+    need = int(np.prod(shape, dtype=np.float64))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=digest[:16] + "-", suffix=".tmp")
+        os.close(handle)
+    except OSError as error:
+        warnings.warn(f"decoded pictures are not kept: {folder}: {error.strerror}", stacklevel=2)
+        out = np.empty(shape, dtype=np.uint8)
+        fill(out)
+        return out
+    temporary = Path(name)
+    try:
+        free = shutil.disk_usage(folder).free
+        if need > free:
+            raise InvalidInput(
+                f"{folder}: {need / 1e9:.1f} GB are needed for decoded pictures, {free / 1e9:.1f} GB are free; "
+                "set LOSSLAKE_DATA to a larger disk"
+            )
+        mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        fill(mapped)
+        mapped.flush()
+        del mapped
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())  # a crash after the rename must not leave a hollow entry
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sweep(folder)
+    made = _map(path, shape)
+    if made is None:
+        raise InvalidInput(f"{path}: cannot be read back after writing; is the disk full?")
+    return made
+
+
+def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        mapped = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if not isinstance(mapped, np.memmap) or mapped.shape != shape or mapped.dtype != np.uint8:
+        return None
+    # Fortran order or a longer file: not what this module writes.
+    if not mapped.flags.c_contiguous or path.stat().st_size != mapped.offset + mapped.nbytes:
+        return None
+    return np.asarray(mapped)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed long ago."""
+    for left in folder.glob("*.tmp"):
+        try:
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                left.unlink()
+        except OSError:
+            continue

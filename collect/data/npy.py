@@ -1,0 +1,118 @@
+"""Single .npy files of strangers: the header checked first, the values memory-mapped, nothing unpickled."""
+
+from __future__ import annotations
+
+import math
+import tokenize
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ...store.errors import InvalidInput
+
+HEADER_ERRORS = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
+"""What NumPy raises on a header that is broken, or made to break its reader."""
+
+_AXES = 64
+_BYTES = (1 << 63) - 1
+
+_PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
+_PICKLE_START = b"\x80"
+
+
+@dataclass(frozen=True)
+class NpyFile:
+    """An .npy file whose header was read: shape and type. `open` maps the values into memory."""
+
+    path: Path
+    shape: tuple[int, ...]
+    kind: np.dtype[Any]
+
+    def open(self) -> np.ndarray:
+        """The values, memory-mapped and read-only. Raises InvalidInput where the file cannot be read any more."""
+        try:
+            return np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, *HEADER_ERRORS) as error:
+            raise InvalidInput(f"{self.path}: cannot be read: {brief(error)}") from error
+
+
+def npy_file(path: Path) -> NpyFile:
+    """The .npy file at ``path``, by its header alone.
+
+    Raises InvalidInput for a file that is missing, pickled, damaged, of another size than its header says, or that
+    holds anything but numbers or booleans.
+    """
+    refuse_pickle(path)
+    try:
+        with path.open("rb") as stream:
+            if stream.peek(1)[:1] == _PICKLE_START:
+                raise _pickled(path)
+            shape, _, kind = read_header(stream, str(path))
+            promised, there = stream.tell() + math.prod(shape) * kind.itemsize, path.stat().st_size
+    except FileNotFoundError as error:
+        raise InvalidInput(f"{path}: no such file") from error
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read: {brief(error)}") from error
+    if kind.kind not in "biuf":
+        raise InvalidInput(f"{path}: holds {cut(kind)}; it must hold numbers or booleans")
+    if 0 in shape:
+        raise InvalidInput(f"{path}: has shape {cut(shape)}: it holds no values")
+    if promised != there:
+        raise InvalidInput(
+            f"{path}: is {there} bytes long, its header promises {promised}; is the file complete? Copy it again"
+        )
+    return NpyFile(path, shape, kind)
+
+
+def read_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, Fortran order, dtype) of an .npy stream, which is left at its first value.
+
+    ``where`` names it in errors. Raises InvalidInput for a broken header and for Python objects.
+    """
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, kind = read(stream)
+    except HEADER_ERRORS as error:
+        raise InvalidInput(
+            f"{where}: cannot be read: not the header of an .npy file ({brief(error)})"
+        ) from error
+    if kind.hasobject:
+        raise InvalidInput(
+            f"{where}: holds Python objects, which could run code when read; convert it where you trust it, for example "
+            "with .astype(float) or .astype(str), and save it again"
+        )
+    # True is a whole number to Python and no length; NumPy makes no array of more axes or bytes.
+    plain = all(type(length) is int and length >= 0 for length in shape) and len(shape) <= _AXES
+    if not plain or not kind.itemsize or math.prod(shape) * kind.itemsize > _BYTES:
+        raise InvalidInput(f"{where}: cannot be read: its header gives the shape {cut(shape)} of {cut(kind)}")
+    return shape, fortran, kind
+
+
+def brief(error: Exception) -> str:
+    """What a library says of a broken file, cut to one line: it may quote the file at length."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return cut(lines[0])
+
+
+def cut(value: object) -> str:
+    """A value as text of at most 200 characters, for an error."""
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raises InvalidInput for a file that only unpickling could read, by its name."""
+    if path.suffix.casefold() in _PICKLES:
+        raise _pickled(path)
+
+
+def _pickled(path: Path) -> InvalidInput:
+    return InvalidInput(
+        f"{path}: is pickled, and could run code when read; where you trust it, load it and save the array with "
+        "numpy.save('FILE.npy', numpy.asarray(values))"
+    )

@@ -1,0 +1,1 @@
+"""What an experiment is made of: samples, memberships, canaries, pictures."""

@@ -1,0 +1,1 @@
+"""The same fleets on a Ray cluster."""

@@ -1,0 +1,250 @@
+"""What the runs of a fleet have in common: data, recipe, what is recorded, and the target that they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+
+from ...store.errors import InvalidInput, InvalidOption, LosslakeError, NotFound
+from ...store.format.records import Run
+from ...store.lake import Lake
+from ..callables import refuse_unnamed
+from ..experiment.prepare import Prepared, prepare_experiment
+from ..progress import Progress, Silent
+from ..recipe import Recipe, from_json
+from ..run_facts import choose_device
+from ..signals.ask import Logits, Norms, Recording
+from ..signals.queries import parse_queries
+from ..train.checkpoint import Checkpointing
+from ..train.plan import RunPlan
+from .many_runs import train_fleet
+from .ray.cluster import OnRay
+from .shard import Shard
+from .work import RecordsOf
+
+
+class Running(TypedDict, total=False):
+    """How a fleet runs and what it keeps; what is left out, or None, has a default.
+
+    prepared            the experiment with its data in memory; saves loading it again
+    seed                of the fleet (default: the experiment's)
+    traces              the eval trace of every audit sample (epoch 0 = before training) and the free train trace of
+                        the members
+    queries             see `parse_queries` (default: those of the target that the fleet is about)
+    logits, features, grad_norms  see `Recording` (default: float16, no features, no norms)
+    device              see `choose_device` (default: auto)
+    jobs                processes that train side by side (default: one a CPU; 1 on a GPU; on Ray as many as it has room for)
+    engine              the Ray cluster that trains (default: this machine does)
+    compiled            see `compiles` (default: where it pays)
+    stack               plain mlps trained as one (default: on a GPU; see `train_fleet`)
+    shard               train, and return, this part of the runs alone; other calls train the others (default: all). The parts
+                        may run at the same time anywhere: who is in which run is laid down in the lake by the first of them
+    data_dir            where downloads are kept
+    progress            is told how far it is
+    """
+
+    prepared: Prepared | None
+    seed: int | None
+    traces: bool
+    queries: str | Sequence[str] | None
+    logits: Logits
+    features: bool
+    grad_norms: Norms
+    device: str
+    jobs: int | None
+    compiled: bool | None
+    stack: int | None
+    engine: OnRay | None
+    shard: Shard | None
+    data_dir: Path | None
+    progress: Progress | None
+
+
+@dataclass(frozen=True, eq=False)
+class Fleet:
+    """A fleet that is ready to train. ``seed`` is the one all seeds of its runs are derived from."""
+
+    prepared: Prepared
+    recipe: Recipe
+    recording: Recording
+    seed: int
+    device: torch.device
+    jobs: int | None
+    compiled: bool | None
+    stack: int | None
+    engine: OnRay | None
+    shard: Shard
+    progress: Progress
+
+    def train(
+        self, plans: Sequence[RunPlan], records: RecordsOf, *, checkpointing: Checkpointing | None = None
+    ) -> list[Run]:
+        """See `train_fleet`; of the shard's plans alone. Records that the experiment has forgotten are left out of every run."""
+        own = self.shard.of(len(plans))
+        return train_fleet(
+            self.prepared,
+            self.recipe,
+            [plans[number] for number in own],
+            lambda number: records(own[number]) & ~self.prepared.data.forgotten,
+            recording=self.recording,
+            device=self.device,
+            jobs=self.jobs,
+            compiled=self.compiled,
+            stack=self.stack,
+            engine=self.engine,
+            progress=self.progress,
+            checkpointing=checkpointing,
+        )
+
+
+def open_fleet(
+    lake: Lake,
+    experiment: str,
+    recipe: Recipe,
+    running: Running,
+    *,
+    about: Sequence[Run] = (),
+    traces: bool = False,
+) -> Fleet:
+    """A fleet with the defaults filled in: queries from the targets it is ``about``; ``traces`` is that of the switch.
+
+    Raises InvalidOption where the targets have different queries and none are given.
+    """
+    prepared = running.get("prepared") or prepare_experiment(
+        lake, experiment, data_dir=running.get("data_dir")
+    )
+    seed = running.get("seed")
+    queries = running.get("queries")
+    engine, device = running.get("engine"), running.get("device", "auto")
+    recording = Recording(
+        queries=parse_queries(
+            _queries_of(about) if queries is None else queries, pictures=prepared.data.pictures
+        ),
+        traces=running.get("traces", traces),
+        logits=running.get("logits", "float16"),
+        features=running.get("features", False),
+        grad_norms=running.get("grad_norms", "none"),
+    )
+    return Fleet(
+        prepared,
+        recipe,
+        recording,
+        prepared.options["seed"] if seed is None else seed,
+        choose_device(device) if engine is None else engine.device(device),
+        running.get("jobs"),
+        running.get("compiled"),
+        running.get("stack"),
+        engine,
+        running.get("shard") or Shard(1, 1),
+        running.get("progress") or Silent(),
+    )
+
+
+def derived(seed: int, purpose: int, *numbers: int) -> int:
+    """A seed for each of many runs; the same for the same numbers, different otherwise."""
+    return int(np.random.SeedSequence([seed, purpose, *numbers]).generate_state(1)[0] >> np.uint32(1))
+
+
+def choose_target(lake: Lake, experiment: str, name: str | None) -> Run:
+    """The run that a fleet is about: the one named, else the only target.
+
+    Raises NotFound where there is none, InvalidOption where several leave the choice open.
+    """
+    if name is not None:
+        return lake.run(experiment, name)
+    targets = targets_of(lake, experiment)
+    if not targets:
+        raise NotFound(
+            f"experiment {experiment!r} has no target yet; train one with 'losslake collect target'"
+        )
+    if len(targets) > 1:
+        raise InvalidOption(
+            f"experiment {experiment!r} has several targets ({', '.join(run.run for run in targets[:8])}); name one "
+            "with --target"
+        )
+    return targets[0]
+
+
+def members_of(lake: Lake, run: Run) -> np.ndarray:
+    """Who is in a run's training set, bool (N,). Raises InvalidInput where its rows do not tell of all members."""
+    members = np.zeros(lake.experiment(run.experiment).samples, dtype=np.bool_)
+    for rows in lake.run_rows(run, columns=["sample_id", "member"]):
+        members[rows["sample_id"].to_numpy()[rows["member"].to_numpy()]] = True
+    if np.count_nonzero(members) != run.members:
+        raise InvalidInput(
+            f"run {run.run!r} of experiment {run.experiment!r} has {run.members} members, but rows of only "
+            f"{np.count_nonzero(members)} of them, so it is not known who they all are"
+        )
+    return members
+
+
+def _queries_of(targets: Sequence[Run]) -> tuple[str, ...] | None:
+    """The queries that the targets were asked; None where none of them tells."""
+    told = {
+        run.run: run.info.extra["recording"]["queries"] for run in targets if "recording" in run.info.extra
+    }
+    if len({tuple(queries) for queries in told.values()}) > 1:
+        raise InvalidOption(
+            f"targets {', '.join(sorted(told)[:8])} have different queries; give those to ask for with --queries"
+        )
+    return next((tuple(queries) for queries in told.values()), None)
+
+
+def recipe_of_run(run: Run) -> Recipe:
+    """The recipe that a run was trained by, to train by it again.
+
+    Raises InvalidOption for one that losslake did not train, and for one whose model is a function (see
+    `refuse_unnamed`).
+    """
+    recipe = stored_recipe(run)
+    refuse_unnamed(recipe.model, f"the model of {run.run!r}", "--model")
+    return recipe
+
+
+def target_recipe(lake: Lake, experiment: str) -> Recipe:
+    """The recipe of the experiment's targets, to train by it again. Raises as `stored_target_recipe`, `recipe_of_run`."""
+    stored_target_recipe(lake, experiment)
+    return recipe_of_run(targets_of(lake, experiment)[0])
+
+
+def stored_recipe(run: Run) -> Recipe:
+    """The recipe that a run was trained by, to read. Raises InvalidOption for one that losslake did not train."""
+    return _read_recipe(run.info.recipe, run.run)
+
+
+def stored_target_recipe(lake: Lake, experiment: str) -> Recipe:
+    """The recipe of the experiment's targets, to read.
+
+    Raises NotFound without one, InvalidOption where it cannot be told.
+    """
+    targets = targets_of(lake, experiment)
+    if not targets:
+        raise NotFound(
+            f"experiment {experiment!r} has no target whose recipe to use; train it first, or give a recipe"
+        )
+    if any(run.info.recipe != targets[0].info.recipe for run in targets):
+        raise InvalidOption(
+            f"the {len(targets)} targets of experiment {experiment!r} have different recipes; give one"
+        )
+    return stored_recipe(targets[0])
+
+
+def targets_of(lake: Lake, experiment: str) -> list[Run]:
+    """Runs of role target, without the duals, which have the target they repeat as their parent."""
+    return [run for run in lake.runs(experiment, role="target") if run.info.parent is None]
+
+
+def _read_recipe(values: Mapping[str, Any], target: str) -> Recipe:
+    try:
+        if not values:
+            raise InvalidOption("it has none")
+        return from_json(values)
+    except (LosslakeError, TypeError) as error:
+        raise InvalidOption(
+            f"target {target!r} was not trained by losslake's own trainer, so its recipe cannot be used; give one"
+        ) from error

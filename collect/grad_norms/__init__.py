@@ -1,0 +1,1 @@
+"""The norm of each sample's gradient, without the gradients of single samples."""

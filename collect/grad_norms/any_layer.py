@@ -1,0 +1,120 @@
+"""Per-sample gradients of layers that have no formula here: the layer run again, sample by sample, under vmap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from .route import parts
+from .use import Dense, Use, wide
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that this layer itself uses, by their names in it.
+
+    They are its own, those in its lists of parameters, and all within attention, which never calls its parts.
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        return dict(module.named_parameters())
+    found = {name: value for name, value in module._parameters.items() if value is not None}
+    for name, child in module.named_children():
+        if isinstance(child, (nn.ParameterList, nn.ParameterDict)):
+            found |= {f"{name}.{inner}": value for inner, value in child.named_parameters()}
+    return found
+
+
+def any_layer(
+    module: nn.Module,
+    names: Sequence[str],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    grads: Sequence[torch.Tensor | None],
+    rows: int,
+) -> dict[str, Use]:
+    """Uses of the parameters ``names`` of any layer that treats samples independently.
+
+    ``args`` and ``kwargs`` are what it was called with: tensors of ``rows`` rows hold one a sample, all else
+    is the same for all. ``grads`` are the gradients (B, ...) of the tensors in its output, in order, None for
+    one that the loss does not depend on. Raises what PyTorch raises where the layer cannot be run so:
+    random numbers, conditions on values, operations without a batched version.
+    """
+    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+    own = own_parameters(module)
+    values = {name: wide(own[name]) for name in names}
+    # What the layer changes in its buffers when it is run again must not last.
+    kept = {name: wide_like(value) for name, value in module.named_buffers()}
+    batched = [isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and len(leaf) == rows for leaf in leaves]
+    used = [at for at, grad in enumerate(grads) if grad is not None]
+
+    def weighted(
+        parameters: dict[str, torch.Tensor],
+        buffers: dict[str, torch.Tensor],
+        rows_of: list[torch.Tensor],
+        grads_of: list[torch.Tensor],
+    ) -> torch.Tensor:
+        """The outputs of one sample times their gradients: its gradient is the sample's."""
+        mine = iter(rows_of)
+        again: dict[int, torch.Tensor] = {}
+        made = []
+        for leaf, varies in zip(leaves, batched, strict=True):
+            if not varies:
+                made.append(wide_like(leaf) if isinstance(leaf, torch.Tensor) else leaf)
+                continue
+            row = next(mine).unsqueeze(0)
+            # Attention tells self-attention by its inputs being one object.
+            made.append(again.setdefault(id(leaf), row))
+        inner_args, inner_kwargs = pytree.tree_unflatten(made, spec)
+        output = torch.func.functional_call(module, {**buffers, **parameters}, inner_args, inner_kwargs)
+        tensors = output_tensors(output)
+        return torch.stack(
+            [(tensors[at][0] * grad).sum() for at, grad in zip(used, grads_of, strict=True)]
+        ).sum()
+
+    inputs = [wide_like(leaf) for leaf, varies in zip(leaves, batched, strict=True) if varies]
+    wanted = [wide(grad) for at in used if (grad := grads[at]) is not None]
+    numbers = sum(value.numel() for value in values.values()) + sum(
+        tensor[:1].numel() for tensor in (*inputs, *wanted)
+    )
+    each = torch.func.vmap(torch.func.grad(weighted), in_dims=(None, None, 0, 0))
+    gathered: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    for at in parts(rows, numbers, wanted[0].device):
+        copies = {name: value.clone() for name, value in kept.items()}
+        gradients = each(values, copies, [tensor[at] for tensor in inputs], [tensor[at] for tensor in wanted])
+        for name in names:
+            gathered[name].append(gradients[name])
+    return {name: Dense(wide(torch.cat(pieces))) for name, pieces in gathered.items()}
+
+
+def output_tensors(output: Any) -> list[torch.Tensor]:
+    """The floating-point tensors in what a layer returned, in order."""
+    if isinstance(output, torch.Tensor):
+        return [output] if output.is_floating_point() else []
+    return [
+        leaf
+        for leaf in pytree.tree_leaves(output)
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+    ]
+
+
+def wide_like(values: torch.Tensor) -> torch.Tensor:
+    """Floats in float32 at least, since the layer is run again outside autocast; others as they are."""
+    return wide(values) if values.is_floating_point() else values.detach()
+
+
+def refusal(module: nn.Module) -> str | None:
+    """Why no layer of this kind can have per-sample gradients and what to do, or None."""
+    if isinstance(module, nn.utils.parametrize.ParametrizationList):
+        return "its weights are computed from others by a parametrization; remove it or freeze them"
+    if getattr(module, "batch_first", None) is False:
+        return "it takes the batch as the second dimension; build it with batch_first=True, or freeze it"
+    if isinstance(module, nn.EmbeddingBag):
+        return "its samples have different lengths in one tensor; use nn.Embedding and a sum, or freeze it"
+    if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+        return "scale_grad_by_freq makes a sample's gradient depend on the others; build it without, or freeze it"
+    if any(isinstance(value, nn.UninitializedParameter) for value in module._parameters.values()):
+        return "its weights are not made yet; run one batch through the model first"
+    return None

@@ -1,0 +1,1 @@
+"""Recording a training loop of the user's own."""

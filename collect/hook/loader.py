@@ -1,0 +1,133 @@
+"""A data loader that tells which samples are in each batch, whatever shuffles, collates or loads them."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset
+
+from ...store.errors import InvalidInput
+
+_BY_HAND = (
+    "call run.batch(ids) before each call of the criterion instead, and run.end_epoch() after each epoch"
+)
+
+
+class WatchedLoader:
+    """What `watch` returns: yields the loader's batches as they are; anything else is the loader's own."""
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        ids: np.ndarray,
+        on_pass: Callable[[], None],
+        on_batch: Callable[[np.ndarray], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._loader = loader
+        self._ids = ids
+        self._on_pass, self._on_batch, self._on_end = on_pass, on_batch, on_end
+        self._sampler = _TellingSampler(
+            loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
+        )
+        # A copy of the loader with one attribute exchanged keeps its class, workers, generator and collation,
+        # so that it draws the same random numbers. The constructor would lose what it does not know of.
+        self._twin = copy.copy(loader)
+        self._twin.__dict__["batch_sampler" if loader.batch_sampler is not None else "sampler"] = (
+            self._sampler
+        )
+        self._twin.__dict__["_iterator"] = None
+
+    def __iter__(self) -> Iterator[Any]:
+        self._on_pass()
+        told = self._sampler.begin()
+        return self._walk(iter(self._twin), told)
+
+    def _walk(self, batches: Iterator[Any], told: deque[Any]) -> Iterator[Any]:
+        for batch in batches:
+            # Loaders hand batches out in the order in which they asked the sampler for them.
+            positions = np.atleast_1d(np.asarray(told.popleft()))
+            self._on_batch(self._ids_of(positions))
+            yield batch
+        self._on_end()
+
+    def _ids_of(self, positions: np.ndarray) -> np.ndarray:
+        if not np.issubdtype(positions.dtype, np.integer):
+            raise InvalidInput(
+                f"the sampler yields {positions.dtype} indices, not positions in the data set; {_BY_HAND}"
+            )
+        if len(positions) and (positions.min() < 0 or positions.max() >= len(self._ids)):
+            raise InvalidInput(
+                f"the sampler yields index {positions.max()} of a data set of {len(self._ids)}"
+            )
+        return self._ids[positions]
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_loader" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self._loader, name)
+
+
+class _TellingSampler:
+    """A sampler or batch sampler that notes what it yields in the queue of the pass under way."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._told: deque[Any] = deque()
+
+    def begin(self) -> deque[Any]:
+        self._told = deque()
+        return self._told
+
+    def __iter__(self) -> Iterator[Any]:
+        # The inner iterator is made at once: some samplers draw their random numbers there. A loader with
+        # workers asks for two iterators and uses one; the other one never runs, so it notes nothing.
+        return self._tell(iter(self._inner), self._told)
+
+    @staticmethod
+    def _tell(indices: Iterator[Any], told: deque[Any]) -> Iterator[Any]:
+        for index in indices:
+            told.append(list(index) if isinstance(index, (list, tuple)) else index)
+            yield index
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+
+def watch(
+    loader: DataLoader[Any],
+    ids: np.ndarray,
+    *,
+    on_pass: Callable[[], None],
+    on_batch: Callable[[np.ndarray], None],
+    on_end: Callable[[], None],
+) -> WatchedLoader:
+    """The loader, calling ``on_pass`` before a pass, ``on_batch(sample ids)`` before each batch, ``on_end`` after.
+
+    ``ids`` (len(dataset),) is the sample id at each position of the loader's data set. A pass that is left
+    by ``break`` has no ``on_end``. Raises InvalidInput for a loader whose batches cannot be followed.
+    """
+    check_followable(loader)
+    return WatchedLoader(loader, ids, on_pass, on_batch, on_end)
+
+
+def check_followable(loader: object) -> None:
+    """Raises InvalidInput for a loader whose batches cannot be told apart from outside."""
+    if not isinstance(loader, DataLoader):
+        raise InvalidInput(f"watch_loader takes a torch DataLoader, not {type(loader).__name__}; {_BY_HAND}")
+    if isinstance(loader.dataset, IterableDataset):
+        raise InvalidInput(
+            f"{type(loader.dataset).__name__} is an IterableDataset, whose records have no position that says which "
+            f"sample they are; {_BY_HAND}"
+        )
+    if not getattr(loader, "in_order", True):
+        raise InvalidInput(
+            f"a loader with in_order=False gives batches in any order; leave it out, or {_BY_HAND}"
+        )

@@ -1,0 +1,347 @@
+"""One training run on its way to the lake: what its loop is given, its evaluations, and its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ...store.errors import InvalidInput, InvalidOption
+from ...store.format.records import Run, RunInfo
+from ...store.write.run_writer import RunWriter
+from .. import ranks
+from ..choices import unknown_choice
+from ..grad_norms.eval_pass import check_layers_in_eval_mode
+from ..losses.each_sample import LossOf
+from ..run_facts import device_name, versions
+from ..signals.queries import Query, expand_queries
+from ..signals.signals import Answers
+from .asked_model import TracePoint, asked_model
+from .criterion import Reduction, WatchedCriterion
+from .exposed_so_far import as_frame, most_exposed
+from .inputs import read_batch_ids, read_positions
+from .loader import WatchedLoader, check_followable, watch
+from .recorder import TraceRecorder
+from .steps import RecordedSteps
+
+
+class RecordedRun:
+    """One run being recorded. Make it with `hook.start_run`; leaving its block commits it."""
+
+    def __init__(
+        self,
+        writer: RunWriter,
+        labels: np.ndarray,
+        population: np.ndarray,
+        order: np.ndarray,
+        info: RunInfo,
+        queries: tuple[str, ...],
+    ) -> None:
+        self.name = writer.run
+        self.experiment = writer.experiment
+        self.members = writer.members
+        self.committed: Run | None = None
+        self._writer = writer
+        self._forgets = bool(writer.forgotten.any())
+        self._recorder = TraceRecorder(writer)
+        self._labels, self._population, self._order = labels, population, order
+        self._steps = RecordedSteps(writer.run, self._recorder, labels)
+        self._losses: LossOf | None = None
+        self._info, self._queries = info, queries
+        self._eval_norms = False
+        self._eval_points = 0
+        self._evaluated = False
+        self._started = time.perf_counter()
+        self._trained = 0.0
+
+    # --- what the loop is given -----------------------------------------------------------------------------
+
+    def watch_loader(self, loader: DataLoader[Any], ids: Any = None) -> WatchedLoader:
+        """The loader, noting which samples are in each batch. One pass over it is one epoch.
+
+        ``ids`` (len(dataset),) says which sample stands at each position of the loader's data set. By default
+        these are the members, in the order given to `start_run` (ascending for a mask), where the data set
+        is as long as they are many, or all samples where it is as long as the experiment.
+        """
+        check_followable(loader)
+        positions = self.positions(len(loader.dataset), ids)  # type: ignore[arg-type]
+        return watch(
+            loader, positions, on_pass=self.end_epoch, on_batch=self._on_batch, on_end=self.end_epoch
+        )
+
+    def positions(self, length: int, ids: Any = None) -> np.ndarray:
+        """The sample id at each of the ``length`` positions of a data set trained on, int64; ``ids`` as in `watch_loader`."""
+        return read_positions(ids, length, self._order, len(self._labels))
+
+    def watch_criterion(
+        self, criterion: Callable[..., Any], *, reduction: Reduction | None = None
+    ) -> WatchedCriterion:
+        """The criterion, a module or a function, recording each sample's own loss and margin; its result is untouched.
+
+        Called with logits (B, C) and a target: class numbers, or class probabilities (mixup), in which case
+        the label is that of the samples table; recorded is the clean cross-entropy, whatever smoothing, weights or
+        sharpening is trained with. Other losses, binary, regression, of tokens, or your own: see
+        `sample_losses.LossOf`. Without gradients, or without a batch noted before, it
+        records nothing, so it may serve for validation too. ``reduction``, mean, sum or none, matters to
+        `watch_model` alone, and only for a criterion that has no attribute or argument of that name: one number is
+        taken to be a mean.
+        """
+        watched = WatchedCriterion(
+            criterion, self._steps.criterion_called, reduction, lambda: self._steps.watching
+        )
+        self._losses = watched.losses
+        return watched
+
+    def watch_model(
+        self, model: nn.Module, *, mode: Literal["train", "eval"] = "train", check: bool = True
+    ) -> None:
+        """Record the norm of each sample's gradient too: |gradient of the sample's own loss|_2, trainable parameters.
+
+        mode="train" finds it in each training step, exactly, by hooks that read what the backward pass computes
+        anyway; it goes into the train trace. The loss is the one trained on, by the watched criterion, with its label
+        smoothing, mixup and class weights; the mean over the batch, accumulation and loss scale are undone,
+        whatever the loop does, and a criterion called more than once a batch counts as the weighted mean of its
+        calls. mode="eval" leaves training alone: `trace_eval` finds the norm of the clean cross-entropy with the model
+        in eval mode, for the eval trace. A model with BatchNorm in train mode has norms in eval mode only.
+
+        Call it before torch.compile runs the model first, and on the model that is trained: DDP's or torch.compile's
+        wrapper or what is in it. The batch must be the first dimension of every trainable layer. ``check`` compares, in
+        the first step of each epoch, the gradients found with those that training uses.
+
+        Raises InvalidOption for a layer that has no per-sample gradients, naming it and what to do; in training
+        InvalidInput.
+        """
+        if mode not in ("train", "eval"):
+            raise unknown_choice("mode", mode, ("train", "eval"))
+        if self._steps.watching or self._eval_norms:
+            raise InvalidInput(
+                f"run {self.name!r} watches a model already; put models that are trained together into one ModuleList"
+            )
+        if mode == "eval":
+            check_layers_in_eval_mode(model)
+            self._eval_norms = True
+        else:
+            self._steps.watch(model, check=check)
+
+    def batch(self, ids: Any) -> None:
+        """Say which samples the next call of the watched criterion sees: ids (B,), on any device.
+
+        With `watch_model` say it before the forward pass.
+        """
+        if self._forgets:
+            given = ids.detach().cpu() if isinstance(ids, torch.Tensor) else ids
+            self._refuse_forgotten(read_batch_ids(given, len(self._labels)))
+        self._steps.batch(ids)
+
+    def record(self, loss: torch.Tensor, margin: torch.Tensor | None = None) -> None:
+        """Record loss and margin (B,) of the samples in the batch, where no criterion gives them, as for texts.
+
+        The batch is the watched loader's, or that which `batch` named; no margin where the loss has none.
+        """
+        self._steps.record(loss, margin)
+
+    def record_logits(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Record what a model that has its criterion inside says of the samples in the batch: the clean cross-entropy.
+
+        Logits and labels are as a watched criterion would be called with; see `record` for what is recorded when.
+        """
+        self._steps.record_logits(logits, labels)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels of all samples, int64 (samples,), -1 where the samples table has none."""
+        return self._labels
+
+    @property
+    def recording(self) -> bool:
+        """Whether the epoch under way holds at least one batch."""
+        return self._recorder.recording
+
+    def end_epoch(self) -> None:
+        """End the epoch, for loops that use `batch`; nothing happens when no batch was recorded in it."""
+        self._steps.end()
+        if self._recorder.recording:
+            self._recorder.end_epoch()
+            self._trained = time.perf_counter() - self._started
+
+    def exposed(self, k: int = 10) -> pl.DataFrame:
+        """The ``k`` members that look most exposed so far: columns sample_id and score, highest first. Training goes on.
+
+        The score is the LT-IQR of the loss over the epochs that have ended, of the eval trace where `trace_eval` is called,
+        else of the train trace; higher = more exposed. It is what ``losslake analyze lt-iqr`` would say of a run
+        that stopped here. Call it between epochs: it waits until they are written, and reads them back.
+
+        In training by several processes the first has the scores, of all their batches, and the others an empty frame.
+        Raises NotEnoughData before two epochs, InvalidOption for a k below 1.
+        """
+        if k < 1:
+            raise InvalidOption(f"k is {k}; it must be 1 or more")
+        if not ranks.writes():
+            return as_frame(np.empty(0, dtype=np.int64), np.empty(0))
+        self._recorder.wait()
+        traces = self._writer.staged_traces("eval" if self._eval_points else "train", "loss")
+        return most_exposed(traces, self.members & ~self._population, k, self.name)
+
+    def trace_eval(
+        self,
+        model: nn.Module,
+        data: Any,
+        *,
+        grad_norm: bool | None = None,
+        criterion: Callable[..., Any] | None = None,
+    ) -> None:
+        """Add a point to the eval trace: loss and margin of every audit sample, the model in eval mode.
+
+        The loss is the clean cross-entropy, or where the watched criterion, or ``criterion``, is of another kind, that of
+        each record's target; see `sample_losses.LossOf`.
+
+        With ``grad_norm`` also the norm of each sample's gradient of its clean cross-entropy, at the price of a
+        backward pass; by default where `watch_model` asked for it.
+
+        Call it once before training (epoch 0) and after each epoch. ``data`` holds all samples in the order of
+        sample ids: a map-style data set of (x, y) or a pair of tensors, without augmentation. The model's
+        modes and all random streams are left as they were.
+        """
+        wanted = self._eval_norms if grad_norm is None else grad_norm
+        asked = asked_model(model, data, self._labels, watched=self._losses, criterion=criterion)
+        if wanted:
+            asked.check_norms()
+        self.trace_eval_by(lambda ids: asked.trace_point(ids, norms=wanted, unwatched=self._steps.paused()))
+
+    def trace_eval_by(self, ask: Callable[[np.ndarray], TracePoint]) -> None:
+        """`trace_eval` for a model that is asked in another way: ask(ids) gives loss, margin or None, gradient norm or None,
+        (len(ids),) each. Of several processes only the one that writes asks.
+        """
+        self.end_epoch()
+        epoch = self._eval_points
+        if self._recorder.epochs and epoch != self._recorder.epochs:
+            raise InvalidInput(
+                f"trace_eval of run {self.name!r} is due before training and after each epoch; epoch {epoch} was left out"
+            )
+        self._eval_points += 1
+        if not ranks.writes():
+            return
+        ids = np.flatnonzero(~self._population)
+        self._recorder.write_pass("eval", epoch, ids, *ask(ids))
+
+    def evaluate(self, model: nn.Module, data: Any, *, criterion: Callable[..., Any] | None = None) -> None:
+        """Record the signals of the finished model for all samples and queries; arguments as in `trace_eval`.
+
+        Of a loss that is no cross-entropy there is the loss alone, without phi and logits.
+        """
+        asked = asked_model(model, data, self._labels, watched=self._losses, criterion=criterion)
+        where = f"logits of run {self.name!r}"
+        self._evaluate(lambda ids, query: asked.answers(ids, query, where=where))
+
+    def evaluate_by(self, ask: Callable[[np.ndarray, Query], Answers]) -> None:
+        """`evaluate` for a model that is asked in another way: ask(ids, query) gives what it says of the samples ``ids``.
+
+        Of several processes only the one that writes asks.
+        """
+        self._evaluate(lambda ids, query: [(ids, ask(ids, query))])
+
+    def _evaluate(self, ask: Callable[[np.ndarray, Query], Iterable[tuple[np.ndarray, Answers]]]) -> None:
+        """`evaluate_by` with answers that come some samples at a time, each piece with its ids."""
+        self.end_epoch()
+        self._evaluated = True
+        if not ranks.writes():
+            return
+        ids = np.flatnonzero(~self._writer.forgotten)
+        for query in expand_queries(self._queries):
+            right = []
+            for part, said in ask(ids, query):
+                self._writer.append_signals(
+                    part,
+                    np.full(len(part), query.number),
+                    said.label,
+                    loss=said.loss,
+                    phi=said.phi,
+                    correct=said.correct,
+                    logits=said.logits,
+                )
+                right.append(said.correct)
+            known = [each for each in right if each is not None]
+            if query.kind == self._queries[0] and known:
+                self._note_accuracy(ids, np.concatenate(known))
+        self._info = dataclasses.replace(
+            self._info, extra={**self._info.extra, "recording": {"queries": list(self._queries)}}
+        )
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def commit(self) -> Run | None:
+        """Write what is left and make the run visible; leaving the block does this.
+
+        In training by several processes only the first commits; the others return None.
+        """
+        self.end_epoch()
+        self._steps.unwatch()
+        self._recorder.finish()
+        if not (self._recorder.epochs or self._eval_points or self._evaluated):
+            raise InvalidInput(
+                f"run {self.name!r} recorded nothing: watch the loader and the criterion of the loop, or call evaluate"
+            )
+        if not ranks.writes():
+            return None
+        elapsed = self._trained or time.perf_counter() - self._started
+        epochs = self._recorder.epochs or max(self._eval_points - 1, 0) or None
+        info = dataclasses.replace(
+            self._info,
+            epochs=epochs,
+            seconds=elapsed,
+            versions=versions(),
+            device=self._info.device or device_name(None),
+        )
+        self.committed = self._writer.commit(info)
+        return self.committed
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self._steps.unwatch()
+        self._recorder.stop()
+        self._writer.discard()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self.committed is None:
+                self.commit()
+        finally:
+            self.discard()
+
+    def _on_batch(self, ids: np.ndarray) -> None:
+        self.batch(ids)
+        self._steps.begin()
+
+    def _refuse_forgotten(self, ids: np.ndarray) -> None:
+        seen = ids[self._writer.forgotten[ids]]
+        if len(seen):
+            raise InvalidInput(
+                f"a batch of run {self.name!r} holds sample {seen[0]}, which experiment {self.experiment!r} has forgotten; "
+                "leave it out of the training set"
+            )
+
+    def _note_accuracy(self, ids: np.ndarray, right: np.ndarray) -> None:
+        correct = np.zeros(len(self._labels), dtype=bool)
+        correct[ids] = right
+        outside = ~self.members & ~self._population
+        self._info = dataclasses.replace(
+            self._info,
+            train_accuracy=float(correct[self.members].mean()) if self.members.any() else None,
+            test_accuracy=float(correct[outside].mean()) if outside.any() else None,
+            extra={**self._info.extra, "tested_on": "audit samples that are no members"}
+            if outside.any()
+            else self._info.extra,
+        )

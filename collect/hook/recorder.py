@@ -1,0 +1,220 @@
+"""Traces of a run: values scattered on the device during an epoch, copied once, written in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ...store.errors import InvalidInput
+from ...store.write.run_writer import RunWriter
+from .. import ranks
+from ..grad_norms.step import StepNorms
+from .background import Background
+
+
+class TraceRecorder:
+    """Per-sample loss, margin and gradient norm of training steps and evaluation passes, on their way to a `RunWriter`.
+
+    Nothing here makes the host wait for the device inside a step. The writer thread is the only one that
+    calls ``writer.append_epoch``.
+    """
+
+    def __init__(self, writer: RunWriter) -> None:
+        self._writer = writer
+        self._samples = len(writer.members)
+        self._background = Background(f"losslake-{writer.run}")
+        self._epoch: _EpochValues | None = None
+        self._side: torch.cuda.Stream | None = None
+        self._names: tuple[str, ...] = ()
+        self.epochs = 0
+        """Training epochs ended so far."""
+
+    @property
+    def recording(self) -> bool:
+        """Whether the epoch under way holds at least one batch."""
+        return self._epoch is not None
+
+    def record(
+        self,
+        ids: torch.Tensor,
+        loss: torch.Tensor,
+        margin: torch.Tensor | None = None,
+        wrong: torch.Tensor | None = None,
+    ) -> None:
+        """Take one batch of the epoch under way: all (B,), on one device, ids int64; no margin where there is none.
+
+        ``wrong`` (B,) bool marks samples whose label is not that of the samples table; `end_epoch` raises
+        where there was one. A sample that comes twice keeps one of its values.
+        """
+        if self._epoch is None:
+            self._epoch = _EpochValues(self._samples, loss.device)
+        self._epoch.put(ids, loss, margin, wrong)
+
+    def record_grad_norm(self, found: StepNorms, names: tuple[str, ...]) -> None:
+        """Take the gradient norms of a batch of the epoch under way, after its loss; on the same device.
+
+        ``names`` are the model's parameters; `end_epoch` raises, naming them, where the gradients found of some
+        are not those that autograd computed. A sample of the epoch without a norm has NaN.
+        """
+        if self._epoch is None:
+            self._epoch = _EpochValues(self._samples, found.norms.device)
+        self._names = names
+        self._epoch.put_norms(found)
+
+    def end_epoch(self) -> None:
+        """End the epoch under way and hand its values to the writer thread; nothing happens without a batch."""
+        values, self._epoch = self._epoch, None
+        if values is None:
+            return
+        self.epochs += 1
+        epoch = self.epochs
+        with_margin = values.with_margin
+        of_epoch = values.all()
+        if ranks.several():
+            of_epoch = ranks.merge_epoch(*of_epoch)
+        if not ranks.writes():
+            return
+        loss, margin, seen, counts, *norm = self._to_host(*of_epoch)
+        names = self._names
+
+        def write() -> None:
+            mismatches, *faults = counts().tolist()
+            if mismatches:
+                raise InvalidInput(
+                    f"epoch {epoch} of run {self._writer.run!r}: {mismatches} targets are not the labels of their "
+                    "samples, so batches and sample ids do not belong together; a loop that fetches batches ahead, or "
+                    "reorders them, says which samples are next with run.batch(ids)"
+                )
+            if any(faults):
+                raise InvalidInput(_not_adding_up(self._writer.run, epoch, faults, names))
+            ids = np.flatnonzero(seen())
+            grad_norm = norm[0]()[ids] if norm else None
+            self._writer.append_epoch(
+                "train",
+                epoch,
+                ids,
+                loss=loss()[ids],
+                margin=margin()[ids] if with_margin else None,
+                grad_norm=grad_norm,
+            )
+
+        self._background.submit(write)
+
+    def write_pass(
+        self,
+        source: Literal["train", "eval"],
+        epoch: int,
+        ids: np.ndarray,
+        loss: torch.Tensor,
+        margin: torch.Tensor | None,
+        grad_norm: torch.Tensor | None = None,
+    ) -> None:
+        """Write one epoch of a trace that was made in one piece: loss, margin, norm (len(ids),), on any device."""
+        values = {"loss": loss, "margin": margin, "grad_norm": grad_norm}
+        given = {name: value for name, value in values.items() if value is not None}
+        on_host = dict(zip(given, self._to_host(*given.values()), strict=True))
+        self._background.submit(
+            lambda: self._writer.append_epoch(
+                source, epoch, ids, **{name: value() for name, value in on_host.items()}
+            )
+        )
+
+    def wait(self) -> None:
+        """Wait until the epochs that have ended are written. Raises what the writer thread raised."""
+        self._background.wait()
+
+    def finish(self) -> None:
+        """End the epoch under way and wait until all is written. Raises what the writer thread raised."""
+        self.end_epoch()
+        self._background.finish()
+
+    def stop(self) -> None:
+        """Stop the writer thread without raising; the run is being discarded."""
+        self._epoch = None
+        self._background.stop()
+
+    def _to_host(self, *values: torch.Tensor) -> list[Callable[[], np.ndarray]]:
+        """Start copying; each function returned waits for its copy, and is called by the writer thread."""
+        if values[0].device.type != "cuda":
+            return [_held(value.detach().cpu().numpy()) for value in values]
+        if self._side is None:
+            self._side = torch.cuda.Stream(values[0].device)
+        self._side.wait_stream(torch.cuda.current_stream(values[0].device))
+        done = torch.cuda.Event()
+        copies = []
+        with torch.cuda.stream(self._side):
+            for value in values:
+                copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+                copy.copy_(value.detach(), non_blocking=True)
+                # The allocator must not hand the memory out again before this stream has read it.
+                value.record_stream(self._side)
+                copies.append(copy)
+            done.record(self._side)
+        return [_awaited(copy, done) for copy in copies]
+
+
+class _EpochValues:
+    """The values of one epoch, one slot a sample, on the device that computes them."""
+
+    def __init__(self, samples: int, device: torch.device) -> None:
+        self.loss = torch.zeros(samples, device=device, dtype=torch.float32)
+        # NaN for a batch without one among batches with one.
+        self.margin = torch.full_like(self.loss, torch.nan)
+        self.with_margin = False
+        self.seen = torch.zeros(samples, dtype=torch.bool, device=device)
+        self.wrong = torch.zeros(1, dtype=torch.int64, device=device)
+        self.grad_norm: torch.Tensor | None = None
+        self.faults = self.wrong[:0]
+
+    def put(
+        self,
+        ids: torch.Tensor,
+        loss: torch.Tensor,
+        margin: torch.Tensor | None,
+        wrong: torch.Tensor | None,
+    ) -> None:
+        self.loss.index_copy_(0, ids, loss)
+        if margin is not None:
+            self.margin.index_copy_(0, ids, margin)
+            self.with_margin = True
+        self.seen.index_fill_(0, ids, True)
+        if wrong is not None:
+            self.wrong += wrong.sum()
+
+    def put_norms(self, found: StepNorms) -> None:
+        if self.grad_norm is None:
+            self.grad_norm = torch.full_like(self.loss, torch.nan)
+        self.grad_norm.index_copy_(0, found.ids, found.norms)
+        if found.faults is not None:
+            faults = found.faults.long()
+            self.faults = self.faults + faults if len(self.faults) else faults
+
+    def all(self) -> tuple[torch.Tensor, ...]:
+        """loss, margin, seen, counts (wrong labels, then faults of each parameter), and the norms where there are any."""
+        values = (self.loss, self.margin, self.seen, torch.cat([self.wrong, self.faults]))
+        return values if self.grad_norm is None else (*values, self.grad_norm)
+
+
+def _not_adding_up(run: str, epoch: int, faults: list[int], names: tuple[str, ...]) -> str:
+    wrong = [name for name, fault in zip(names, faults, strict=True) if fault]
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return (
+        f"epoch {epoch} of run {run!r}: the per-sample gradients of {', '.join(wrong[:3])}{more} do not add up to the gradients "
+        "that training used, so the norms would be wrong; either these weights are used past their layer (freeze them, or "
+        "call the layer), or the loss has a term past the criterion (then watch_model(model, check=False) leaves it out)"
+    )
+
+
+def _held(value: np.ndarray) -> Callable[[], np.ndarray]:
+    return lambda: value
+
+
+def _awaited(copy: torch.Tensor, done: torch.cuda.Event) -> Callable[[], np.ndarray]:
+    def wait() -> np.ndarray:
+        done.synchronize()
+        return copy.numpy()
+
+    return wait

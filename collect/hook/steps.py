@@ -1,0 +1,163 @@
+"""What a training loop tells of its steps: which samples are in a batch, what the criterion says of them, their norms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ...store.errors import InvalidInput
+from ..grad_norms.hooks import GradNormWatcher
+from ..losses.each_sample import LossOf, SampleLosses
+from .criterion import CriterionCall
+from .evaluated_losses import highest_label
+from .inputs import read_batch_ids
+from .recorder import TraceRecorder
+
+
+class RecordedSteps:
+    """The steps of one run, on their way to its recorder; public methods are those that `RecordedRun` has, and raise as these do.
+
+    Batch and criterion take turns: ids that come are those of the next values, and no later ones.
+    """
+
+    def __init__(self, run: str, recorder: TraceRecorder, labels: np.ndarray) -> None:
+        self._run, self._recorder, self._labels = run, recorder, labels
+        self._highest_label = highest_label(labels)
+        self._labels_on: torch.Tensor | None = None
+        self._clean = LossOf(functional.cross_entropy)
+        self._pending: torch.Tensor | None = None
+        self._watcher: GradNormWatcher | None = None
+
+    @property
+    def watching(self) -> bool:
+        """Whether gradient norms are found in each step."""
+        return self._watcher is not None
+
+    def watch(self, model: nn.Module, *, check: bool) -> None:
+        """Find gradient norms of the model in each step."""
+        self._watcher = GradNormWatcher(model, check=check)
+
+    def unwatch(self) -> None:
+        """Leave the model as it was."""
+        if self._watcher is not None:
+            self._watcher.remove()
+            self._watcher = None
+
+    def paused(self) -> AbstractContextManager[None]:
+        """In the block the model runs without being watched."""
+        return nullcontext() if self._watcher is None else self._watcher.paused()
+
+    def begin(self) -> None:
+        """A loader hands out the batch just named: the forward pass is to come."""
+        if self._watcher is not None:
+            self._watcher.begin()
+
+    def batch(self, ids: Any) -> None:
+        """The samples (B,) that the next values are of."""
+        self._record_norms()
+        if isinstance(ids, torch.Tensor):
+            self._pending = ids.detach().long()
+            return
+        self._pending = torch.from_numpy(read_batch_ids(ids, len(self._labels)))
+
+    def end(self) -> None:
+        """No batch of the epoch comes any more."""
+        self._pending = None
+        self._record_norms(last=True)
+        if self._watcher is not None:
+            self._watcher.check_next()
+
+    def record(self, loss: torch.Tensor, margin: torch.Tensor | None) -> None:
+        """Record values (B,) that are there already."""
+        ids = self._named_without_norms()
+        if ids is None:
+            return
+        for value in (loss, margin):
+            if value is not None and tuple(value.shape) != (len(ids),):
+                raise InvalidInput(
+                    f"run {self._run!r} was given losses or margins {tuple(value.shape)} of a batch of {len(ids)} samples"
+                )
+        margin = None if margin is None else margin.detach().float()
+        self._recorder.record(_to_device(ids, loss.device), loss.detach().float(), margin)
+
+    def record_logits(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Record the clean cross-entropy of logits (B, C)."""
+        ids = self._named_without_norms()
+        if ids is not None:
+            self._record_values(
+                ids, logits, lambda known: self._clean(logits, labels, known, self._highest_label)
+            )
+
+    def criterion_called(self, call: CriterionCall) -> None:
+        """Record the losses behind a call of the watched criterion; further calls for a batch matter to norms alone."""
+        output, target = call.output, call.target
+        ids, self._pending = self._pending, None
+        if ids is None:
+            if self._watcher is not None:
+                self._watcher.further_loss(call.result, call.divisor)
+            return
+        at = self._record_values(
+            ids,
+            output,
+            lambda known: call.losses(output, target, known, self._highest_label, call.more, call.options),
+        )
+        if self._watcher is not None:
+            self._watcher.loss(call.result, at, call.divisor(len(at)))
+
+    def _named_without_norms(self) -> torch.Tensor | None:
+        if self._watcher is not None:
+            raise InvalidInput(
+                f"run {self._run!r} watches a model, whose gradient norms need a watched criterion"
+            )
+        ids, self._pending = self._pending, None
+        return ids
+
+    def _record_norms(self, *, last: bool = False) -> None:
+        """Record the norms of the batches whose backward pass is over; ``last``: of the epoch no more will come."""
+        if self._watcher is not None:
+            for found in self._watcher.take(last=last):
+                self._recorder.record_grad_norm(found, self._watcher.names)
+
+    def _record_values(
+        self, ids: torch.Tensor, output: Any, values: Callable[[torch.Tensor], SampleLosses]
+    ) -> torch.Tensor:
+        """Record ``values(labels in the samples table)`` of the batch; the ids, on the device of its output."""
+        if not isinstance(output, torch.Tensor) or not output.ndim:
+            what = type(output).__name__ if not isinstance(output, torch.Tensor) else "a single number"
+            raise InvalidInput(
+                f"logits are {what}; a model's output, the first argument of the criterion, must be a tensor with a row a sample"
+            )
+        if len(output) != len(ids):
+            tokens = len(ids) > 0 and len(output) > len(ids) and len(output) % len(ids) == 0
+            raise InvalidInput(
+                f"the criterion of run {self._run!r} saw {len(output)} rows, but the batch holds {len(ids)} samples; "
+                + (
+                    "tokens are told apart by sample where it is called with logits (batch, classes, positions) and targets "
+                    "(batch, positions)"
+                    if tokens
+                    else "for batches that are split up, call run.batch(ids) before each call"
+                )
+            )
+        with torch.no_grad(), torch.autocast(device_type=output.device.type, enabled=False):
+            at = _to_device(ids, output.device)
+            found = values(self._known_labels(output.device)[at])
+            self._recorder.record(at, found.loss, found.margin, found.wrong)
+        return at
+
+    def _known_labels(self, device: torch.device) -> torch.Tensor:
+        if self._labels_on is None or self._labels_on.device != device:
+            self._labels_on = torch.from_numpy(self._labels).to(device)
+        return self._labels_on
+
+
+def _to_device(ids: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if device.type == "cuda" and ids.device.type == "cpu":
+        # From pinned memory the copy does not wait for what the device is doing.
+        return ids.pin_memory().to(device, non_blocking=True)
+    return ids.to(device)

@@ -1,0 +1,1 @@
+"""Runs trained elsewhere: arrays, and the folders that other tools leave."""

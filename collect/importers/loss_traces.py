@@ -1,0 +1,195 @@
+"""Importing what loss_traces leaves: a Parquet file of losses a model, a column an epoch, and its LiRA scores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ...store.errors import InvalidInput
+from ...store.format.records import Run
+from ...store.lake import Lake
+from ..choices import unknown_choice
+from ..progress import Progress, Silent
+from .epoch_table import EpochTable, epoch_table
+from .files import check_labels, in_order, read_keep, read_labels, refuse_pickle
+from .peer_scores import PeerScores, find_scores
+from .runs import GivenRun, Universe, import_runs, run_names
+
+_FOLDERS = {"losses": "traces", "grad_norms": "grad_norms", "confidences": "margins"}
+_SHADOW = re.compile(r"_shadow_[0-9]+")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One model: its name, and what it has traces of: traces, grad_norms, margins."""
+
+    name: str
+    tables: dict[str, EpochTable]
+
+
+def import_loss_traces(
+    lake: Lake,
+    experiment: str,
+    path: Path,
+    *,
+    labels: Path | None = None,
+    keep: Path | None = None,
+    target: str | None = None,
+    progress: Progress | None = None,
+) -> list[Run]:
+    """Import the models of one of the experiments (exp) in the storage folder ``path``.
+
+    ``losses/{exp}.pq`` is of the target, ``{exp}_dual_X.pq`` of its duals (same members, parent = the target) and
+    ``{exp}_shadow_i.pq`` of shadows: a row a sample in the order of the data set, a column an epoch, 0 before
+    training. ``grad_norms/`` alike, and ``confidences/``, which are margins (logit of the label - the next highest).
+    They become eval traces: the peer's pass over all samples after each epoch. The loss of the last epoch becomes the
+    signal of query 0 as well, so that attacks run; the peer's older code took it in train mode, where BatchNorm
+    differs from a finished model's. Samples without a last loss get no signal.
+
+    ``lira_scores/{exp}_target`` (CSV: og_idx, lira_score, target_trained_on) tells the target's members; its scores
+    become the samples' column peer_lira_score (higher = more likely a member). Who is in the shadows' training sets,
+    and in the target's where there is no CSV, stands only in pickled checkpoints: ``keep`` names an .npy file of bool
+    (K, N), a row each for the target, unless the CSV has it, and for the shadows by number. ``target`` names exp where
+    the folder holds several. ``labels`` as in `import_lira`; NULL without. See `import_runs` for the errors.
+    """
+    refuse_pickle(path)
+    exp = _choose(path, target)
+    models, notes = _find(path, exp)
+    samples = models[0].tables["traces"].rows
+    scores, unused = find_scores(path / "lira_scores", exp, samples)
+    members = _members(models, exp, scores, keep, samples, path)
+    known = None if labels is None else check_labels(read_labels(labels), str(labels))
+    if known is not None and len(known) != samples:
+        raise InvalidInput(f"{labels}: has {len(known)} labels, losses/ has {samples} samples")
+    columns = {}
+    if scores is not None and scores.score is not None:
+        columns["peer_lira_score"] = pa.array(scores.score, from_pandas=True)
+    names = run_names([model.name for model in models])
+    return import_runs(
+        lake,
+        experiment,
+        Universe(known, np.zeros(samples, dtype=bool), columns),
+        lambda: _runs(models, names, exp, members),
+        names,
+        layout="loss-traces",
+        source=path.resolve().name,
+        target=names[0],
+        progress=progress or Silent(),
+        notes=[*notes, *unused],
+    )
+
+
+def _runs(
+    models: list[_Model], names: list[str], exp: str, members: dict[str, np.ndarray]
+) -> Iterator[GivenRun]:
+    for model, name in zip(models, names, strict=True):
+        values = {kind: table.read() for kind, table in model.tables.items()}
+        last = values["traces"][:, -1]
+        known = ~np.isnan(last)
+        ids = None if known.all() else np.flatnonzero(known)
+        if known.any():
+            values["loss"] = last[known]
+        shadow = _is_shadow(model.name, exp)
+        yield GivenRun(
+            name=name,
+            origin=f"losses/{model.tables['traces'].path.name}",
+            members=members[model.name if shadow else exp],
+            values=values,
+            ids=ids,
+            role="shadow" if shadow else "target",
+            parent=None if shadow or model.name == exp else names[0],
+        )
+
+
+def _is_shadow(name: str, exp: str) -> bool:
+    return _SHADOW.fullmatch(name.removeprefix(exp)) is not None
+
+
+def _parquet_files(folder: Path) -> dict[str, Path]:
+    """Files by their names without the extension."""
+    if not folder.is_dir():
+        return {}
+    return {file.stem: file for file in in_order(folder.iterdir()) if file.suffix in (".pq", ".parquet")}
+
+
+def _choose(path: Path, target: str | None) -> str:
+    """The experiment that is meant: a file of losses that is of no dual and no shadow."""
+    found = _parquet_files(path / "losses")
+    if not found:
+        raise InvalidInput(
+            f"{path}: holds no losses/*.pq; give the storage folder of loss_traces, with losses/ and lira_scores/ in it"
+        )
+    targets = [name for name in found if "_dual_" not in name and not re.search(r"_shadow_[0-9]+$", name)]
+    if not targets:
+        raise InvalidInput(
+            f"{path / 'losses'}: holds duals or shadows alone ({', '.join(list(found)[:4])}); the target's EXP.pq is needed"
+        )
+    if target is None and len(targets) > 1:
+        raise InvalidInput(
+            f"{path / 'losses'}: holds several experiments ({', '.join(targets[:8])}); choose one with --target NAME"
+        )
+    if target is not None and target not in targets:
+        raise unknown_choice(f"experiment in {path / 'losses'}", target, targets)
+    return target or targets[0]
+
+
+def _find(path: Path, exp: str) -> tuple[list[_Model], list[str]]:
+    """The target, its duals and its shadows, in this order, with their headers checked against each other."""
+    found = {folder: _parquet_files(path / folder) for folder in _FOLDERS}
+    losses = found["losses"]
+    duals = [name for name in losses if name.startswith(f"{exp}_dual_")]
+    shadows = [name for name in losses if name.startswith(exp) and _is_shadow(name, exp)]
+    ordered = [exp, *duals, *shadows]
+    models = []
+    for name in ordered:
+        tables = {
+            kind: epoch_table(found[folder][name])
+            for folder, kind in _FOLDERS.items()
+            if name in found[folder]
+        }
+        models.append(_Model(name, tables))
+        first = models[0].tables["traces"]
+        for table in tables.values():
+            if table.rows != first.rows:
+                raise InvalidInput(
+                    f"{table.path}: has {table.rows} rows, {first.path} has {first.rows}; one a sample each"
+                )
+            if table.epochs != tables["traces"].epochs:
+                raise InvalidInput(
+                    f"{table.path}: has {table.epochs} epochs, {tables['traces'].path} has {tables['traces'].epochs}"
+                )
+    unused = [
+        f"{folder}/{file.name}"
+        for folder, files in found.items()
+        for name, file in files.items()
+        if name not in ordered
+    ]
+    return models, [f"files not used: {', '.join(unused[:8])}"] if unused else []
+
+
+def _members(
+    models: list[_Model], exp: str, scores: PeerScores | None, keep: Path | None, samples: int, path: Path
+) -> dict[str, np.ndarray]:
+    """Who is in the training set, (N,), by the name of the model; that of the duals is the target's."""
+    asked = [exp] if scores is None else []
+    asked += [model.name for model in models if _is_shadow(model.name, exp)]
+    members = {} if scores is None else {exp: scores.members}
+    if keep is None:
+        if asked:
+            shown = ", ".join(asked) if len(asked) < 4 else f"{asked[0]}, {asked[1]}, ..., {asked[-1]}"
+            raise InvalidInput(
+                f"{path}: nothing says who was in the training set of {shown}; give it with --keep FILE.npy, bool of shape "
+                f"({len(asked)}, {samples}) with a row for each, made from the checkpoints' trained_on_indices"
+            )
+        return members
+    if not asked:
+        raise InvalidInput(f"{keep}: is not needed: lira_scores/ says who was in the training set of {exp}")
+    rows = read_keep(
+        keep, (len(asked), samples), f"bool with a row for each of {', '.join(asked[:8])}, of shape"
+    )
+    return members | dict(zip(asked, rows, strict=True))

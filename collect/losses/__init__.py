@@ -1,0 +1,1 @@
+"""Loss and margin of each sample of a batch, whatever the criterion."""

@@ -1,0 +1,183 @@
+"""Loss and margin of each sample of a batch, whatever the criterion: classes, binary, labels, numbers or tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from ...store.errors import InvalidInput
+from .classes import as_logits, loss_and_margin, two_class_logits
+from .criterion_kind import Kind, kind_of, option, tells_samples_apart, unreduced
+from .sequences import IGNORED, position_loss_and_margin
+
+_LEAST_LOGIT = -100.0
+"""BCELoss takes no logarithm of a probability to be lower."""
+
+
+@dataclass(frozen=True, eq=False)
+class SampleLosses:
+    """Loss (B,) float32; margin (B,), or None where there is none; which samples have another label than the table's."""
+
+    loss: torch.Tensor
+    margin: torch.Tensor | None = None
+    wrong: torch.Tensor | None = None
+
+
+@dataclass(eq=False)
+class LossOf:
+    """How the samples' losses come from a criterion.
+
+    Classes: the clean cross-entropy of logits (B, C), whatever smoothing, weights or mixup the criterion has, at the
+    target's class numbers, or at the samples table's labels where the target holds probabilities; likewise for a
+    criterion of the user's own that is given such a target. Tokens or pixels, logits (B, C, ...) with a target
+    (B, ...), or as a criterion of one's own may take them (B, ..., C): the mean over a sample's targets that are not
+    ignored. Binary, (B,) or (B, 1): cross-entropy of two classes. Several labels a sample, (B, L): the mean of their
+    binary cross-entropies, no margin. Regression and what else has a reduction: the criterion's own value of each
+    sample, the mean over its outputs, no margin.
+    """
+
+    criterion: Callable[..., Any]
+    kind: Kind = field(init=False)
+    _holds_probabilities: bool | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.kind = kind_of(self.criterion)
+
+    @property
+    def loss_only(self) -> bool:
+        """Whether a target is a number, not a class, or may be one."""
+        return self.kind == "regression" or (self.kind == "other" and tells_samples_apart(self.criterion))
+
+    def __call__(
+        self,
+        output: Any,
+        target: Any,
+        known: torch.Tensor,
+        highest: int | None,
+        more: Sequence[Any] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> SampleLosses:
+        """The values of one batch; ``output`` and ``target`` are the criterion's first arguments, then come ``more``.
+
+        ``known`` (B,) int64 are the samples table's labels on the output's device, -1 where there is none; ``highest``
+        is the table's highest label, None where some are missing. The host does not wait for the device, but once
+        in a run for a criterion of the user's own with a target that is not of integers.
+        """
+        options = options or {}
+        if self.kind == "regression":
+            return SampleLosses(unreduced(self.criterion, output, target, more, options))
+        tensor = isinstance(target, torch.Tensor)
+        whole = tensor and not target.is_floating_point() and target.dtype != torch.bool
+        if tensor and self.kind in ("binary", "probabilities"):
+            return self._binary(output, target, known, highest)
+        if whole and isinstance(output, torch.Tensor):
+            ignored = int(option(self.criterion, options, "ignore_index", IGNORED))
+            if output.ndim > 2 and (target.ndim > 1 or self.kind == "classes"):
+                return self._positions(output, target, ignored)
+            lone = output.numel() == len(output)
+            # Whole numbers that a lone output is to hit may be counts, where the criterion can say so itself.
+            if target.numel() == len(output) and not (lone and self.loss_only):
+                return _classes(output, target, known, highest, ignored)
+        if self.kind == "classes":
+            return _at_known(output, known, highest)
+        if self._class_probabilities(output, target, highest):
+            return _at_known(output, known, highest)
+        return SampleLosses(unreduced(self.criterion, output, target, more, options))
+
+    def _positions(self, output: torch.Tensor, target: torch.Tensor, ignored: int) -> SampleLosses:
+        """Of logits (B, C, ...) or (B, ..., C) and class numbers (B, ...): means over a sample's positions."""
+        second = output.shape[:1] + output.shape[2:] == target.shape
+        last = output.shape[:-1] == target.shape
+        if self.kind == "classes":
+            last = False
+        if second == last:
+            raise InvalidInput(
+                f"logits are {tuple(output.shape)} and targets {tuple(target.shape)}; with targets (batch, positions) logits "
+                + (
+                    "must be (batch, classes, positions)"
+                    if not last
+                    else "of as many classes as positions cannot be told which is which; use torch's cross_entropy"
+                )
+            )
+        z = output.flatten(2).transpose(1, 2) if second else output.flatten(1, -2)
+        labels = target.flatten(1).to(z.device, non_blocking=True).long()
+        return SampleLosses(*position_loss_and_margin(z, labels, ignored))
+
+    def _binary(
+        self, output: torch.Tensor, target: torch.Tensor, known: torch.Tensor, highest: int | None
+    ) -> SampleLosses:
+        z = output.float()
+        if self.kind == "probabilities":
+            z = torch.logit(z).clamp(_LEAST_LOGIT, -_LEAST_LOGIT)
+        t = target.detach().to(z.device, non_blocking=True).float()
+        if t.shape != z.shape:
+            raise InvalidInput(f"binary logits are {tuple(z.shape)}, their targets {tuple(t.shape)}")
+        if z.numel() != len(z):
+            return SampleLosses(_binary_loss(z, t).flatten(1).mean(1))
+        z, t = z.reshape(-1), t.reshape(-1)
+        wrong = None
+        if highest is not None and highest <= 1:
+            # Of the table's labels, so that label smoothing and mixup are not in it. Only a batch without these can
+            # be told to be another one.
+            own = known.float()
+            wrong = ((t == 0) | (t == 1)).all() & (t != own)
+            t = own
+        hard = (t == 0) | (t == 1)
+        margin = torch.where(hard, torch.where(t == 1, z, -z), torch.nan)
+        return SampleLosses(_binary_loss(z, t), margin, wrong)
+
+    def _class_probabilities(self, output: Any, target: Any, highest: int | None) -> bool:
+        """Whether a criterion of the user's own is given logits and class probabilities, as mixup makes them."""
+        if self._holds_probabilities is None:
+            self._holds_probabilities = _looks_like_probabilities(output, target, highest)
+        return self._holds_probabilities
+
+
+def _classes(
+    output: torch.Tensor, target: torch.Tensor, known: torch.Tensor, highest: int | None, ignored: int
+) -> SampleLosses:
+    logits = two_class_logits(as_logits(output))
+    labels = target.detach().reshape(-1).to(logits.device, non_blocking=True).long()
+    # What the criterion leaves out has its label in the table, or else no loss.
+    labels = torch.where(labels == ignored, known, labels)
+    wrong = known != labels
+    if highest is not None:
+        return SampleLosses(*loss_and_margin(logits, labels), wrong)
+    missing = labels < 0
+    loss, margin = loss_and_margin(logits, labels.clamp(min=0))
+    return SampleLosses(
+        loss.masked_fill_(missing, torch.nan),
+        margin.masked_fill_(missing, torch.nan),
+        wrong & (known >= 0),
+    )
+
+
+def _at_known(output: Any, known: torch.Tensor, highest: int | None) -> SampleLosses:
+    if highest is None:
+        raise InvalidInput(
+            "the target of the criterion is no class number a sample, and the samples table has no labels to take "
+            "instead; give start_run samples with labels"
+        )
+    return SampleLosses(*loss_and_margin(two_class_logits(as_logits(output)), known))
+
+
+def _binary_loss(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    # softplus keeps what 1 - p rounds away; an infinite logit of the other class must not count 0 times infinity.
+    yes, no = functional.softplus(-z), functional.softplus(z)
+    return torch.where(t == 1, yes, torch.where(t == 0, no, t * yes + (1 - t) * no))
+
+
+def _looks_like_probabilities(output: Any, target: Any, highest: int | None) -> bool:
+    if highest is None or not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor):
+        return False
+    if output.ndim not in (1, 2) or target.numel() != output.numel() or not target.is_floating_point():
+        return False
+    t = target.detach().float().reshape(len(output), -1)
+    if highest >= max(2, t.shape[1]):
+        return False
+    sums = t.shape[1] == 1 or bool(((t.sum(1) - 1).abs() < 1e-2).all())
+    return sums and bool(((t >= 0) & (t <= 1)).all())

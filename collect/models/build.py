@@ -1,0 +1,127 @@
+"""Building a model by its name."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from ...store.errors import InvalidInput, InvalidOption
+from ..callables import is_callable_spec, load_callable
+from ..choices import unknown_choice
+from .fast import fast
+from .residual import resnet9, resnet18, resnet20, wide_resnet
+from .small import alexnet, cnn, lenet5, mlp, vgg
+
+MIN_SIDE = 8
+
+_NORMS_OPTIONAL = ("batch", "group", "none")
+_NORMS = ("batch", "group")
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """How a named model is built: `build(shape, classes, **options)`, its options' defaults, the norms it takes."""
+
+    build: Callable[..., nn.Module]
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    norms: tuple[str, ...] = ()
+    pictures_only: bool = True
+
+
+_MODELS: Mapping[str, ModelKind] = {
+    "mlp": ModelKind(mlp, {"widths": (512, 256), "dropout": 0.0}, pictures_only=False),
+    "lenet5": ModelKind(lenet5, {"dropout": 0.0}),
+    "cnn": ModelKind(cnn, {"dropout": 0.0, "norm": "none"}, _NORMS_OPTIONAL),
+    "resnet9": ModelKind(resnet9, {"norm": "batch"}, _NORMS),
+    "resnet20": ModelKind(resnet20, {"norm": "batch"}, _NORMS),
+    "wrn28-2": ModelKind(wide_resnet(28, 2), {"dropout": 0.0, "norm": "batch"}, _NORMS),
+    "wrn40-4": ModelKind(wide_resnet(40, 4), {"dropout": 0.0, "norm": "batch"}, _NORMS),
+    "resnet18": ModelKind(resnet18, {"norm": "batch"}, _NORMS),
+    "alexnet": ModelKind(alexnet, {"dropout": 0.5, "norm": "none"}, _NORMS_OPTIONAL),
+    "vgg": ModelKind(vgg, {"dropout": 0.0, "norm": "batch"}, _NORMS_OPTIONAL),
+    "fast": ModelKind(fast, {"widths": (64, 256, 256)}),
+}
+
+MODEL_NAMES = tuple(_MODELS)
+
+
+def build_model(
+    name: str, *, input_shape: tuple[int, ...], classes: int, options: Mapping[str, object]
+) -> nn.Module:
+    """The model `name`, with weights drawn from torch's global generator.
+
+    name         one of MODEL_NAMES, or package.module:function, which is called as
+                 function(input_shape=..., classes=..., **options) and returns a module
+    input_shape  of one record: (C, H, W) with sides of 8 or more, or (F,). Only mlp takes (F,)
+    classes      width of the output; the model maps (B, *input_shape) floats to logits (B, classes)
+    options      widths (mlp, fast): those of the hidden layers or blocks; dropout: a probability; norm: batch, group or none.
+                 Which of them a model has, an error for another one says
+
+    Every named model also has features(x), (B, D): what its last linear layer sees.
+
+    Raises InvalidOption for a name or option that does not exist or does not fit, InvalidInput for records
+    that the model cannot take.
+    """
+    if classes < 1:
+        raise InvalidInput(f"classes is {classes}; a model needs 1 or more")
+    if is_callable_spec(name):
+        return _build_by_function(name, input_shape, classes, options)
+    kind = _MODELS.get(name)
+    if kind is None:
+        raise unknown_choice("model", name, MODEL_NAMES, more=", or package.module:function")
+    chosen = dict(kind.defaults)
+    for option, value in options.items():
+        if option not in chosen:
+            raise unknown_choice(f"option of model {name}", option, chosen)
+        chosen[option] = _checked(name, kind, option, value)
+    if kind.pictures_only and len(input_shape) != 3:
+        raise InvalidInput(f"model {name} takes pictures, these records have shape {input_shape}; use mlp")
+    if kind.pictures_only and min(input_shape[1:]) < MIN_SIDE:
+        height, width = input_shape[1:]
+        raise InvalidInput(
+            f"model {name} takes pictures of {MIN_SIDE} x {MIN_SIDE} or more, these are {height} x {width}"
+        )
+    return kind.build(tuple(input_shape), classes, **chosen)
+
+
+def _checked(name: str, kind: ModelKind, option: str, value: object) -> object:
+    if option == "norm":
+        if value not in kind.norms:
+            raise unknown_choice(f"norm of model {name}", value, kind.norms)
+        return value
+    if option == "dropout":
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 <= float(value) < 1 or math.isnan(float(value)):  # type: ignore[arg-type]
+            raise InvalidOption(
+                f"dropout of model {name} is {value!r}; it must be a number from 0 to below 1"
+            )
+        return float(value)  # type: ignore[arg-type]
+    if not isinstance(value, (list, tuple)) or not all(
+        isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in value
+    ):
+        raise InvalidOption(
+            f"{option} of model {name} is {value!r}; it must be a list of whole numbers above 0"
+        )
+    return tuple(value)
+
+
+def _build_by_function(
+    spec: str, input_shape: tuple[int, ...], classes: int, options: Mapping[str, object]
+) -> nn.Module:
+    function = load_callable(spec)
+    try:
+        inspect.signature(function).bind(input_shape=input_shape, classes=classes, **options)
+    except TypeError as error:
+        raise InvalidOption(
+            f"{spec} cannot be called with input_shape, classes and options {list(options)}: {error}"
+        ) from error
+    except ValueError:  # a builtin that has no signature to look at
+        pass
+    model = function(input_shape=input_shape, classes=classes, **options)
+    if not isinstance(model, nn.Module):
+        raise InvalidInput(f"{spec} returned {type(model).__name__}; expected a torch.nn.Module")
+    return model

@@ -1,0 +1,1 @@
+"""What a finished model says of each sample, as it is and in other views."""

@@ -1,0 +1,157 @@
+"""One run's training, epoch by epoch: everything that the next epoch depends on, and the steps of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...store.errors import TrainingFailed
+from ..grad_norms.eval_pass import norms_of_batch
+from ..grad_norms.hooks import GradNormWatcher
+from ..hook.recorder import TraceRecorder
+from ..losses.classes import loss_and_margin
+from ..random_streams import augmentation_of, noise_of, order_of
+from ..signals.ask import Recording
+from ..signals.evaluation import eval_mode
+from .dp import PrivateSteps
+from .early_stopping import EarlyStopping, held_out
+from .epoch_batches import flips_of, split
+from .optimizers import set_rate
+from .plan import RunPlan
+from .schedule import learning_rate
+from .step import TrainStep, eval_batch
+
+
+class Training:
+    """A run between two epochs; ``step`` has its model, which has begun, and its optimizer.
+
+    epoch, steps   how many are over
+    order, augmentation, noise  its random streams, beside torch's global one (dropout)
+    stopping       where the recipe asks for it
+    chosen         the records that it trains on, (M,)
+    """
+
+    def __init__(self, step: TrainStep, plan: RunPlan, records: np.ndarray) -> None:
+        held, recipe = step.held, step.recipe
+        self.step, self.plan = step, plan
+        self.epoch = self.steps = 0
+        self.chosen = torch.from_numpy(np.flatnonzero(records))
+        self.order = order_of(plan.seed)
+        self.augmentation = augmentation_of(plan.seed, held.device)
+        self.noise = noise_of(plan.seed, held.device)
+        self._flips = flips_of(held, recipe, self.augmentation)
+        self._private: PrivateSteps | None = None
+        if recipe.private:
+            self._private = PrivateSteps(
+                step.model, step.optimizer, recipe, len(self.chosen), sampling=self.order, noise=self.noise
+            )
+        self.stopping: EarlyStopping | None = None
+        if recipe.early_stop is not None:
+            watched = held_out(held.population, records)
+            self.stopping = EarlyStopping(step.model, held, watched, recipe.early_stop)
+
+    def next_epoch(self, recorder: TraceRecorder | None, watcher: GradNormWatcher | None) -> float:
+        """Train one more epoch; its mean loss. ``recorder`` and ``watcher`` see each batch.
+
+        Raises TrainingFailed where the loss is not finite any more.
+        """
+        step, held, recipe = self.step, self.step.held, self.step.recipe
+        model, scaler = step.model, step.scaler
+        optimizer = step.optimizer if self._private is None else self._private.optimizer
+        epoch = self.epoch + 1
+        model.train()
+        total, seen = torch.zeros((), device=held.device), 0
+        batches, steps = self._batches()
+        for ids in batches:
+            set_rate(optimizer, learning_rate(recipe, self.steps, steps))
+            self.steps += 1
+            if self._private is not None and len(ids) == 0:
+                self._private.step_on_nothing()
+                continue
+            x, mirrored = held.augmented(
+                held.x[ids],
+                flip=self._flips(ids, epoch),
+                crop=recipe.crop,
+                border=recipe.crop_border,
+                generator=self.augmentation,
+            )
+            y = held.y[ids]
+            optimizer.zero_grad(set_to_none=True)
+            if watcher is not None:
+                watcher.begin()
+            logits = step.logits(x)
+            loss = step.loss(logits, ids, y, mirrored)
+            if watcher is not None:
+                watcher.loss(loss, ids, len(ids))
+            scaler.scale(loss).backward()
+            if recipe.clip_norm is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            total += loss.detach() * len(ids)
+            seen += len(ids)
+            if recorder is not None and held.soft is None:
+                with torch.no_grad():
+                    recorder.record(ids, *loss_and_margin(logits.detach(), y))
+                if watcher is not None:
+                    for found in watcher.take():
+                        recorder.record_grad_norm(found, watcher.names)
+        # The one place in an epoch where the host waits for the device.
+        mean = total.item() / max(seen, 1)
+        if not np.isfinite(mean):
+            raise TrainingFailed(
+                f"run {self.plan.run!r} diverged in epoch {epoch} of {recipe.epochs}: its loss is {mean}; lower lr "
+                f"({recipe.lr:g}) or set clip_norm or warmup_epochs"
+            )
+        self.epoch = epoch
+        return mean
+
+    def told(self) -> dict[str, Any]:
+        """What there is to tell of its defences. With early stopping the model gets its best weights."""
+        told = {}
+        if self._private is not None:
+            told["dp"] = self._private.report()
+        if self.stopping is not None:
+            self.stopping.restore()
+            told["early_stop"] = self.stopping.report()
+        return told
+
+    def _batches(self) -> tuple[Iterable[torch.Tensor], int]:
+        """The batches of an epoch, and how many."""
+        held, recipe = self.step.held, self.step.recipe
+        if self._private is not None:
+            return self._private.batches(self.chosen.to(held.device)), self._private.steps
+        shuffled = self.chosen[torch.randperm(len(self.chosen), generator=self.order)].to(held.device)
+        parts = split(shuffled, recipe.batch_size)
+        return parts, len(parts)
+
+
+def eval_point(
+    step: TrainStep, recording: Recording, recorder: TraceRecorder, epoch: int, audit: np.ndarray
+) -> None:
+    """Trace what the model says of the samples ``audit`` (A,) after an epoch, in eval mode."""
+    held, model = step.held, step.model
+    losses, margins, norms = [], [], []
+    with eval_mode(model), ExitStack() as stack:
+        watcher, size = None, eval_batch(held.device)
+        if recording.grad_norms == "eval":
+            watcher, size = stack.enter_context(GradNormWatcher(model)), size // 2
+        for ids in torch.from_numpy(audit).to(held.device).split(size):
+            x, y = held.x[ids], held.y[ids]
+            if watcher is None:
+                logits = step.logits(x)
+            else:
+                with step.autocast():
+                    logits, norm = norms_of_batch(watcher, model, held.inputs(x), y)
+                norms.append(norm)
+            loss, margin = loss_and_margin(logits, y)
+            losses.append(loss)
+            margins.append(margin)
+    traced = (torch.cat(each) for each in (losses, margins, norms) if each)
+    recorder.write_pass("eval", epoch, audit, *traced)

@@ -1,0 +1,77 @@
+"""The optimizer that a recipe asks for."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..recipe import Recipe
+
+# torch marks these methods for its compiler, which the first call imports for it: 2 s of a process that compiles nothing.
+# They are called as they are.
+_Optimizer = torch.optim.Optimizer
+
+
+class _SGD(torch.optim.SGD):
+    add_param_group = inspect.unwrap(_Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(_Optimizer.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
+class _Adam(torch.optim.Adam):
+    add_param_group = inspect.unwrap(_Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(_Optimizer.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+class _AdamW(torch.optim.AdamW):
+    add_param_group = inspect.unwrap(_Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(_Optimizer.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+    """The optimizer for a model's trainable parameters; `set_rate` gives it the rate of a step."""
+    # Fused steps on a GPU are faster, and with a GradScaler the only ones that do not wait for the device.
+    common: dict[str, Any] = {
+        "lr": recipe.lr,
+        "weight_decay": recipe.weight_decay,
+        "fused": True if device.type == "cuda" else None,
+    }
+    groups = _groups(model, recipe)
+    if recipe.optimizer == "sgd":
+        return _SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
+    return (_AdamW if recipe.optimizer == "adamw" else _Adam)(groups, **common)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Make the next step one with this learning rate, that of biases ``bias_lr`` times as high."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(_FACTOR, 1.0)
+
+
+_FACTOR = "lr_factor"
+
+
+def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    if recipe.bias_lr == 1.0:
+        return [{"params": list(trained.values())}]
+    biases = [value for name, value in trained.items() if name.rpartition(".")[2] == "bias"]
+    others = [value for name, value in trained.items() if name.rpartition(".")[2] != "bias"]
+    return [
+        group
+        for group in (
+            {"params": others},
+            # A step's decay is rate times weight decay: this leaves that of the biases as it is.
+            {
+                "params": biases,
+                "weight_decay": recipe.weight_decay / recipe.bias_lr,
+                _FACTOR: recipe.bias_lr,
+            },
+        )
+        if group["params"]
+    ]

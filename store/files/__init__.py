@@ -1,0 +1,1 @@
+"""Where a lake lies: a local disk or an object store."""

@@ -1,0 +1,111 @@
+"""The seam between the lake and where it lies: every byte of a lake is read and written through `Files`.
+
+Paths are relative to the lake's root, with forward slashes. A backend for an object store implements the
+same few calls; nothing here assumes rename, locks or a consistent listing beyond what the docstrings say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
+
+from ..errors import InvalidOption
+from .local import LocalFiles
+
+if TYPE_CHECKING:
+    import duckdb
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Files(Protocol):
+    """Where a lake lies."""
+
+    @property
+    def root(self) -> str:
+        """What a person calls this place: a folder or a URL."""
+
+    def location(self, path: str) -> str:
+        """What a query engine opens to read ``path``."""
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file, or what is none in its place, which cannot be read then."""
+
+    def size(self, path: str) -> int:
+        """Bytes of a file; CorruptLake when it is missing."""
+
+    def modified(self, path: str) -> float:
+        """When a file was last written, in seconds since 1970; CorruptLake when it is missing."""
+
+    def read(self, path: str) -> bytes: ...
+
+    def open_input(self, path: str) -> BinaryIO:
+        """A file to read from any position."""
+
+    def create(self, path: str, *, durable: bool = True) -> contextlib.AbstractContextManager[BinaryIO]:
+        """A new file, on stable storage when the block ends, removed when the block raises.
+
+        Not ``durable``: a power failure may lose it, for what is thrown away then anyhow.
+        """
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write or replace a small file in one atomic step."""
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        """Write a small file in one atomic step unless it exists; say whether this call wrote it."""
+
+    def list(self, folder: str, suffix: str = "") -> list[str]:
+        """Files below ``folder``, sorted, temporary ones left out; empty when there is no such folder."""
+
+    def holds_anything(self) -> bool:
+        """Whether something lies in this place already. What a killed attempt to make a lake left does not count."""
+
+    def temporaries(self) -> Sequence[str]:
+        """Files of atomic steps that are going on, or never ended because their process was killed."""
+
+    def delete(self, path: str) -> None:
+        """Remove a file; no error when it is gone already."""
+
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
+        """What ``work``, which reads, gives for each item, in order; many at once where every answer takes its time."""
+
+    def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Enable DuckDB to open what `location` says, to read it."""
+
+    @property
+    def storage_options(self) -> dict[str, str]:
+        """What Polars has to be told to open what `location` says."""
+
+
+def files_at(path: str | Path) -> Files:
+    """The backend for a lake at ``path``: a folder, or a URL s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX.
+
+    Raises InvalidOption for a place it cannot be, MissingExtra where what an object store needs is not installed.
+    """
+    text = str(path)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        from .object_store import ObjectFiles
+
+        return ObjectFiles(text)
+    if re.match(r"(s3|gs|az):/", text):
+        raise InvalidOption(
+            f"{text}: give a URL with two slashes, as text and not as a Path, which drops one"
+        )
+    if not text or "\0" in text:
+        raise InvalidOption(f"{text!r} is not the name of a folder")
+    try:
+        root = Path(text).expanduser().resolve()
+    except (OSError, RuntimeError) as error:
+        raise InvalidOption(f"{text[:200]!r} is not the name of a folder: {error}") from error
+    # Query engines read partitions off the whole path, so a folder above the lake would be taken for one.
+    for part in root.parts:
+        if "=" in part.strip("="):
+            raise InvalidOption(
+                f"the folder {part!r} above or at the lake {root} looks like a partition (name=value) to query "
+                "engines; choose a path without '='"
+            )
+    return LocalFiles(root)

@@ -1,0 +1,305 @@
+"""A lake in a folder of a disk: files appear whole or not at all, nobody else may read them, errors say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+from ..errors import CorruptLake, InvalidInput, LosslakeError
+from .explained_io import FileToRead, NewFile, explained
+from .tokens import TEMPORARY, new_token
+
+if TYPE_CHECKING:
+    import duckdb
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_TRIES = 100
+"""How often to try again where others keep removing a folder or a temporary file, or changing a folder that is listed."""
+
+
+_SETTLED = 50_000_000
+"""Nanoseconds after which a folder's time tells a change: clocks of file systems tick every few milliseconds."""
+
+
+class LocalFiles:
+    """A lake in a folder of a local or network disk; what each call promises is said in `Files`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = str(root.expanduser().resolve())
+        self._own = {self._root}  # folders that are known to lie in the lake
+
+    @property
+    def root(self) -> str:
+        return self._root
+
+    def _path(self, path: str) -> str:
+        if "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
+            raise InvalidInput(f"{path[:300]!r} is not a path inside the lake")
+        return f"{self._root}/{path}"
+
+    def _readable(self, path: str) -> str:
+        """The same for a file to read. Raises CorruptLake for one that is a link out of the lake, a pipe or a device.
+
+        A lake that somebody gave one must not have its reader open files of the reader's own.
+        """
+        target = self._path(path)
+        self._refuse_foreign(os.path.dirname(target), path)
+        with explained(self.root, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            mode = os.lstat(target).st_mode
+            if stat.S_ISLNK(mode):
+                self._refuse_link(target, path)
+                mode = os.stat(target).st_mode
+            if not stat.S_ISREG(mode):
+                raise CorruptLake(f"{path} in the lake {self.root} is no file; run 'losslake lake verify'")
+        return target
+
+    @property
+    def storage_options(self) -> dict[str, str]:
+        return {}
+
+    def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
+        pass  # DuckDB opens local files by itself
+
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
+        return [work(item) for item in items]
+
+    def _refuse_foreign(self, folder: str, path: str) -> None:
+        """Raises CorruptLake where a folder of the lake, or one above it there, is a link that leads out."""
+        while folder not in self._own and folder.startswith(self._root):
+            if os.path.islink(folder):
+                self._refuse_link(folder, path)
+            self._own.add(folder)
+            folder = os.path.dirname(folder)
+
+    def _refuse_link(self, link: str, path: str) -> None:
+        if not os.path.realpath(link).startswith(f"{self._root}/"):
+            raise CorruptLake(
+                f"{path} in the lake {self.root} is, or lies behind, a link that leads out of the lake; put there what it "
+                "points to if you trust it"
+            )
+
+    def location(self, path: str) -> str:
+        return self._readable(path)
+
+    def exists(self, path: str) -> bool:
+        with explained(self.root, path):
+            try:
+                os.stat(self._path(path))
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
+
+    def size(self, path: str) -> int:
+        with explained(self.root, path):
+            return os.stat(self._readable(path)).st_size
+
+    def modified(self, path: str) -> float:
+        with explained(self.root, path):
+            return os.stat(self._path(path)).st_mtime
+
+    def read(self, path: str) -> bytes:
+        with self.open_input(path) as file:
+            return file.read()
+
+    def open_input(self, path: str) -> BinaryIO:
+        with explained(self.root, path):
+            return io.BufferedReader(FileToRead(self._readable(path), self.root, path))
+
+    @contextlib.contextmanager
+    def create(self, path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
+        file = self._new(self._path(path), path, durable)
+        try:
+            yield file
+            with explained(self.root, path):
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+                file.close()
+                if durable:
+                    _sync_folder(os.path.dirname(self._path(path)))
+        except BaseException:
+            with contextlib.suppress(
+                OSError, LosslakeError
+            ):  # what could not be written is not wanted any more
+                file.close()
+            with contextlib.suppress(LosslakeError):
+                self.delete(path)
+            raise
+
+    def put(self, path: str, data: bytes) -> None:
+        self._in_one_step(path, data, lambda temporary: os.replace(temporary, self._path(path)))
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        def claim(temporary: str) -> bool:
+            try:
+                # A hard link appears whole or not at all, and fails where the name is taken; NFS keeps both promises.
+                os.link(temporary, self._path(path))
+            except FileExistsError:
+                # NFS may answer so to the repetition of a request that it has carried out before.
+                return os.stat(temporary).st_nlink > 1
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                    raise LosslakeError(
+                        f"the file system of the lake {self.root} has no hard links, which claim a run's name "
+                        "safely; put the lake on another disk"
+                    ) from error
+                raise
+            return True
+
+        return not self.exists(path) and self._in_one_step(path, data, claim)
+
+    def _in_one_step(self, path: str, data: bytes, step: Callable[[str], T]) -> T:
+        """Do a step with a file of ``data`` beside ``path``. Where somebody removes that file first, once more."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(_Vanished), self._temporary(path, data) as temporary:
+                try:
+                    return step(temporary)
+                except FileNotFoundError as error:
+                    if os.path.exists(temporary):
+                        raise
+                    raise _Vanished from error
+        raise LosslakeError(f"{path} in the lake {self.root}: others remove it again and again half-written")
+
+    @contextlib.contextmanager
+    def _temporary(self, path: str, data: bytes) -> Iterator[str]:
+        """A file with ``data`` beside where ``path`` is to be; the step done in the block outlasts a power failure."""
+        folder = os.path.dirname(self._path(path))
+        temporary = f"{folder}/{TEMPORARY}{new_token(self._root)}"
+        with explained(self.root, path):
+            try:
+                with self._new(temporary, path, durable=True) as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                yield temporary
+                _sync_folder(folder)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+    def _new(self, target: str, path: str, durable: bool) -> BinaryIO:
+        self._refuse_foreign(os.path.dirname(target), path)
+        with explained(self.root, path):
+            for _ in range(_TRIES):
+                with contextlib.suppress(
+                    FileNotFoundError
+                ):  # another writer removed the folder while it was empty
+                    self._make_folder(os.path.dirname(target), durable)
+                    return io.BufferedWriter(NewFile(target, self.root, path))
+        raise LosslakeError(
+            f"{path} in the lake {self.root}: its folder is removed again and again by others"
+        )
+
+    def _make_folder(self, folder: str, durable: bool) -> None:
+        missing = []
+        while not os.path.isdir(folder):
+            missing.append(folder)
+            folder = os.path.dirname(folder)
+        for new in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                # The lake says which records a model exposes: nobody but its owner may look.
+                os.mkdir(new, 0o700 if f"{new}/".startswith(f"{self._root}/") else 0o777)
+            if durable:
+                _sync_folder(os.path.dirname(new))
+
+    def list(self, folder: str, suffix: str = "") -> list[str]:
+        names = self._walk(self._path(folder))
+        return sorted(
+            f"{where}/{name}" for where, name in names if name.endswith(suffix) and not _is_temporary(name)
+        )
+
+    def holds_anything(self) -> bool:
+        try:
+            with os.scandir(self._root) as entries:
+                return any(not _is_temporary(entry.name) for entry in entries)
+        except FileNotFoundError:
+            return False
+        except NotADirectoryError:
+            return True
+        except OSError as error:
+            raise InvalidInput(
+                f"{self.root} cannot be looked at: {error.strerror}; choose another folder"
+            ) from error
+
+    def temporaries(self) -> Sequence[str]:
+        return sorted(
+            f"{where}/{name}".lstrip("/") for where, name in self._walk(self._root) if _is_temporary(name)
+        )
+
+    def _walk(self, base: str) -> Iterator[tuple[str, str]]:
+        with explained(self.root, os.path.relpath(base, self._root)):
+            waiting = [base]
+            while waiting:
+                where = waiting.pop()
+                inside = where[len(self._root) + 1 :]
+                for name, is_folder in _entries(where).items():
+                    # A folder in the place of a manifest: were it left out, a run would be gone without a word.
+                    if not is_folder or (name.endswith(".json") and "=" not in name):
+                        yield inside, name
+                    if is_folder and not os.path.islink(f"{where}/{name}"):
+                        waiting.append(f"{where}/{name}")
+
+    def delete(self, path: str) -> None:
+        target = self._path(path)
+        self._refuse_foreign(os.path.dirname(target), path)
+        with explained(self.root, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(target)
+        folder = os.path.dirname(target)
+        with contextlib.suppress(OSError):  # a folder goes with its last file, never before
+            while folder != self._root:
+                os.rmdir(folder)
+                folder = os.path.dirname(folder)
+
+
+class _Vanished(Exception):
+    """Somebody removed a temporary file before it was put in its place."""
+
+
+def _entries(folder: str) -> dict[str, bool]:
+    """What lies in a folder, and whether it is one itself; nothing where it is gone.
+
+    A file system may pass over a file that is replaced while it lists: tmpfs does in folders of some thousand files. Such
+    a file is found the next time, so what changed meanwhile, or a moment ago, is listed until that finds nothing new.
+    """
+    found: dict[str, bool] = {}
+    for tried in range(_TRIES):
+        try:
+            before = os.stat(folder).st_mtime_ns
+            with os.scandir(folder) as entries:
+                listed = {entry.name: entry.is_dir() for entry in entries}
+            changed = os.stat(folder).st_mtime_ns
+        except FileNotFoundError:  # gone since its parent was listed, or never there
+            return {}
+        nothing_new = tried > 0 and listed.keys() <= found.keys()
+        gone = [name for name in found if name not in listed and not os.path.lexists(f"{folder}/{name}")]
+        found = {name: kind for name, kind in {**found, **listed}.items() if name not in gone}
+        if nothing_new or (changed == before and abs(time.time_ns() - changed) > _SETTLED):
+            break
+    return found
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(TEMPORARY)
+
+
+def _sync_folder(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # some network file systems sync folders by themselves
+            raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,89 @@
+"""What an object store answers, turned into losslake's errors."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+from ..errors import CorruptLake, LosslakeError, NotFound
+
+_ADVICE = {
+    "InvalidAccessKeyId": "it does not know the access key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "SignatureDoesNotMatch": "the secret key is not that of the access key; set AWS_SECRET_ACCESS_KEY",
+    "AccessDenied": "the credentials may not do this there",
+    "ExpiredToken": "the credentials have expired; renew them",
+    "PermanentRedirect": "the bucket is in another region; set AWS_REGION",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_REGION",
+    "AuthenticationFailed": "the key or token is not the account's, or has expired; set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+    "AuthorizationFailure": "the credentials may not do this there",
+    "AuthorizationPermissionMismatch": "the credentials may not do this there (it takes the role Storage Blob Data Contributor)",
+}
+"""What the codes of S3's and Azure's answers mean for who asked."""
+
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+
+_CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, or AZURE_STORAGE_ACCOUNT_NAME and "
+    "AZURE_STORAGE_ACCOUNT_KEY, to ones that may read and write there"
+)
+
+_NO_CONDITION = ("NotImplemented", "501 Not Implemented")
+
+
+class NoCondition(LosslakeError):
+    """The store does not know how to do what it was asked to do."""
+
+
+class NoAnswer(LosslakeError):
+    """The store could not be reached, or was not there for a while."""
+
+
+@contextlib.contextmanager
+def explained(root: str, path: str) -> Iterator[None]:
+    """Turn what obstore raises in the block into losslake's errors.
+
+    CorruptLake for an object that is missing, NotFound for a bucket that is, LosslakeError for all else: no answer, refused
+    credentials.
+    """
+    import obstore
+
+    try:
+        yield
+    except (FileNotFoundError, obstore.exceptions.BaseError) as error:
+        raise _meaning(root, path, error) from error
+
+
+def _meaning(root: str, path: str, error: Exception) -> LosslakeError:
+    text = str(error).partition("\n\nDebug source")[0]
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    message = re.search(r"<Message>([^<]*)</Message>", text)
+    if code and code[1] in _NO_BUCKET:
+        return NotFound(
+            f"there is no bucket or container for {root}{_endpoint(text)}; make it first, losslake makes none"
+        )
+    if isinstance(error, FileNotFoundError):
+        return CorruptLake(f"{path} is missing from the lake {root}; run 'losslake lake verify'")
+    if any(word in text for word in _NO_CONDITION):
+        return NoCondition(f"{root}: the store cannot do this: {_short(text)}")
+    if code:
+        said = _ADVICE.get(code[1]) or f"{code[1]}: {_short(message[1] if message else '')}"
+        return LosslakeError(f"{path} in the lake {root}: the store refuses: {said}")
+    if "169.254." in text or "metadata" in text:
+        return LosslakeError(
+            f"{root}: no credentials are set, and this machine has none of its own; {_CREDENTIALS}"
+        )
+    if "403 Forbidden" in text or "401 Unauthorized" in text:
+        return LosslakeError(f"{path} in the lake {root}: the store refuses the credentials; {_CREDENTIALS}")
+    return NoAnswer(f"{path} in the lake {root}: the store{_endpoint(text)} gives no answer: {_short(text)}")
+
+
+def _endpoint(text: str) -> str:
+    found = re.search(r"https?://[^/\s?]+", text)
+    return f" at {found[0]}" if found else ""
+
+
+def _short(text: str) -> str:
+    """The last of a chain of reasons, on one line."""
+    line = " ".join(text.split())
+    return line.rpartition(" - ")[2].rstrip(": ")[:200]

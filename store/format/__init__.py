@@ -1,0 +1,1 @@
+"""What lies in a lake: paths, manifests, schemas."""

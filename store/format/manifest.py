@@ -1,0 +1,203 @@
+"""Manifests: small JSON files that make data visible. What no manifest lists does not exist for a reader."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, BinaryIO
+
+from ..errors import CorruptLake, NewerFormat, OlderFormat
+from ..files.filesystem import Files
+from . import paths
+from .formats import upgraded
+from .schema import FORMAT
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A file with the rows of several runs, and where in it those of one run lie.
+
+    ``rows``, ``bytes`` and ``sha256`` are of the whole file. A run's rows begin at ``first_row`` and fill ``groups`` row
+    groups, the first of which is ``first_group``.
+    """
+
+    rows: int
+    bytes: int
+    sha256: str
+    first_row: int
+    first_group: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """Rows that a manifest lists: which table they are part of, in which Parquet file, how many, bytes and SHA-256.
+
+    Where the file is ``shared``, ``bytes`` are those of the row groups, and ``sha256`` stays that of the file in which
+    the rows were written first: it stands for the rows, wherever they lie.
+    """
+
+    table: str
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+    shared: Shared | None = None
+
+
+class HashingFile:
+    """A write-only file that hashes what passes through, so that a checksum costs no second read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.bytes = 0
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self._hash.update(view)
+        self.bytes += len(view)
+        return self._file.write(view)
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self.closed = True
+
+    def readable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+
+def sha256_of(files: Files, path: str) -> str:
+    """The SHA-256 of a stored file, read in pieces."""
+    with files.open_input(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def dump(content: Mapping[str, Any]) -> bytes:
+    """A manifest's bytes: its content with the format version and a checksum of everything else.
+
+    What JSON does not know is kept as its nearest likeness: NumPy numbers as numbers, the rest as text.
+    """
+    body = json.loads(json.dumps({"format": FORMAT, **content}, default=_likeness))
+    return json.dumps({**body, "checksum": _checksum(body)}, indent=1, sort_keys=True).encode()
+
+
+def now() -> str:
+    """This moment as manifests say it, by the clock of this machine."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def load(files: Files, path: str) -> dict[str, Any]:
+    """Read and check a manifest; one of an older format says what it would say in today's.
+
+    Raises NewerFormat for a newer layout and CorruptLake for anything that `dump` did not write.
+    """
+    return upgraded(load_as_written(files, path))
+
+
+def load_as_written(files: Files, path: str) -> dict[str, Any]:
+    """The same in the format that it was written in."""
+    return parsed(files.read(path), path, files.root)
+
+
+def parsed(data: bytes, path: str, root: str) -> dict[str, Any]:
+    """What the bytes of the manifest ``path`` in the lake at ``root`` say, checked as by `load_as_written`."""
+    try:
+        content = json.loads(data)
+        version = content["format"]
+        checksum = content.pop("checksum", None)
+        if type(version) is not int or version < 1:
+            raise ValueError(f"format {version!r} is no number")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise CorruptLake(f"{path} in {root} is damaged: {reason}; run 'losslake lake verify'") from error
+    if version > FORMAT:
+        raise NewerFormat(
+            f"{path} in {root} has format {version}, this losslake reads up to {FORMAT}: upgrade losslake"
+        )
+    if checksum != _checksum(content):
+        raise CorruptLake(f"{path} in {root} was changed after it was written (checksum differs)")
+    return content
+
+
+def check_current(files: Files) -> None:
+    """Raises OlderFormat where the lake is not of today's format: nothing may be written into it."""
+    version = load_as_written(files, paths.LAKE)["format"]
+    if version < FORMAT:
+        raise OlderFormat(
+            f"the lake {files.root} has format {version} and can only be read; "
+            f"'losslake lake migrate' turns it into format {FORMAT}"
+        )
+
+
+def check_names(content: Mapping[str, Any], path: str, **expected: str) -> None:
+    """Raises CorruptLake where a manifest does not speak of what its place says: it was copied or renamed."""
+    for name, value in expected.items():
+        if content.get(name) != value:
+            raise CorruptLake(
+                f"{path} speaks of {name} {str(content.get(name))[:100]!r}: it was moved or renamed"
+            )
+
+
+def files_to_json(data: tuple[DataFile, ...]) -> list[dict[str, Any]]:
+    return [_file_to_json(file) for file in data]
+
+
+def _file_to_json(file: DataFile) -> dict[str, Any]:
+    return {name: value for name, value in asdict(file).items() if value is not None}
+
+
+def files_from_json(
+    listed: list[dict[str, Any]], *folders: str, shared: str | None = None
+) -> tuple[DataFile, ...]:
+    """The data files that a manifest lists, which lie below ``folders`` of the lake, the shared ones below ``shared``.
+
+    Raises KeyError, TypeError or ValueError for anything that `files_to_json` did not write.
+    """
+    return tuple(_file_from_json(entry, folders, shared) for entry in listed)
+
+
+def _file_from_json(entry: dict[str, Any], folders: tuple[str, ...], shared: str | None) -> DataFile:
+    place = Shared(**entry["shared"]) if "shared" in entry else None
+    file = DataFile(**{**entry, "shared": place})
+    _check_types(file, {"table": str, "path": str, "rows": int, "bytes": int, "sha256": str})
+    if place is not None:
+        _check_types(place, dict.fromkeys(asdict(place), int) | {"sha256": str})
+        folders = () if shared is None else (shared,)
+    inside = "\0" not in file.path and not {"", ".", ".."} & set(file.path.split("/"))
+    if not inside or not file.path.startswith(tuple(f"{folder}/" for folder in folders)):
+        raise ValueError(f"it lists a file elsewhere, {file.path[:200]!r}")
+    return file
+
+
+def _check_types(value: DataFile | Shared, types: Mapping[str, type]) -> None:
+    for name, kind in types.items():
+        given = getattr(value, name)
+        if type(given) is not kind or (isinstance(given, int) and given < 0):
+            raise TypeError(f"{name} of a listed file is {given!r}")
+
+
+def _likeness(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

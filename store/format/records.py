@@ -1,0 +1,163 @@
+"""What the lake knows about an experiment and about a run, apart from their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from ..errors import CorruptLake
+from ..write.forgotten import Forgetting, forgettings_from_json, samples_of
+from . import paths
+from .manifest import DataFile, files_from_json, files_to_json
+
+Role = Literal["target", "shadow", "reference", "distilled", "leave_one_out"]
+ROLES: tuple[str, ...] = get_args(Role)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One sample universe. ``samples`` is its size; ``dataset`` says how to load it again; ``digest`` pins it.
+
+    ``forgettings`` say which samples were forgotten since, and when; size and digest stay what they were.
+    """
+
+    name: str
+    samples: int
+    created: str
+    digest: str
+    dataset: Mapping[str, Any]
+    files: tuple[DataFile, ...]
+    forgettings: tuple[Forgetting, ...] = ()
+
+    @property
+    def forgotten(self) -> tuple[int, ...]:
+        """The samples that were forgotten, ascending."""
+        return samples_of(self.forgettings)
+
+
+def experiment_from_json(content: dict[str, Any], path: str) -> Experiment:
+    """An experiment from its manifest's content. Raises CorruptLake for anything that is not one."""
+    try:
+        name = content["experiment"]
+        if type(content["samples"]) is not int or content["samples"] < 1:
+            raise ValueError(f"it has {content['samples']!r} samples")
+        files = files_from_json(content["files"], paths.samples_folder(name), paths.pictures_folder(name))
+        if not any(file.table == "samples" for file in files):
+            raise ValueError("it lists no file of samples")
+        return Experiment(
+            name=name,
+            samples=content["samples"],
+            created=content["created"],
+            digest=content["digest"],
+            dataset=dict(content["dataset"]),
+            files=files,
+            forgettings=forgettings_from_json(content),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptLake(f"{path} is not the manifest of an experiment: {error}") from error
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a collector says of a run when it commits.
+
+    ``recipe`` and ``versions`` are JSON-able mappings, ``seconds`` is training time, accuracies are shares
+    in 0..1, ``parent`` is the run this one derives from (the target of a distilled model, the first of
+    a set of duals), ``extra`` is free for the collector (membership design, warnings).
+    """
+
+    role: Role
+    seed: int | None = None
+    dataset: str = ""
+    model: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int | None = None
+    train_accuracy: float | None = None
+    test_accuracy: float | None = None
+    seconds: float | None = None
+    device: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    parent: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+_INFO_TYPES: Mapping[str, tuple[type, ...]] = {
+    "role": (str,),
+    "seed": (int, type(None)),
+    "dataset": (str,),
+    "model": (str,),
+    "recipe": (dict,),
+    "epochs": (int, type(None)),
+    "train_accuracy": (int, float, type(None)),
+    "test_accuracy": (int, float, type(None)),
+    "seconds": (int, float, type(None)),
+    "device": (str,),
+    "versions": (dict,),
+    "parent": (str, type(None)),
+    "extra": (dict,),
+}
+
+
+def info_from_json(content: Mapping[str, Any]) -> RunInfo:
+    """What a manifest says of a run. Raises TypeError for anything but what a collector says."""
+    if not isinstance(content, dict):
+        raise TypeError("it says nothing of how the run was made")
+    for name, value in content.items():
+        if name in _INFO_TYPES and type(value) not in _INFO_TYPES[name]:
+            raise TypeError(f"{name} of the run is {str(value)[:100]!r}")
+    return RunInfo(**content)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A committed run. ``members`` counts its training members."""
+
+    experiment: str
+    run: str
+    members: int
+    created: str
+    info: RunInfo
+    files: tuple[DataFile, ...]
+
+    def tables(self) -> frozenset[str]:
+        """Which tables the run has rows in: ``signals``, ``traces``."""
+        return frozenset(file.table for file in self.files)
+
+    def trace_sources(self) -> frozenset[str]:
+        """Which sources it has traces of: ``eval``, ``train``."""
+        return frozenset(paths.trace_source(file.path) for file in self.files if file.table == "traces")
+
+
+def run_to_json(run: Run) -> dict[str, Any]:
+    """The content of a run's manifest."""
+    return {
+        "kind": "run",
+        "experiment": run.experiment,
+        "run": run.run,
+        "members": run.members,
+        "created": run.created,
+        "info": asdict(run.info),
+        "files": files_to_json(run.files),
+    }
+
+
+def run_from_json(content: dict[str, Any], path: str) -> Run:
+    """A run from its manifest's content. Raises CorruptLake for anything that is not one."""
+    try:
+        experiment, run = content["experiment"], content["run"]
+        return Run(
+            experiment=experiment,
+            run=run,
+            members=content["members"],
+            created=content["created"],
+            info=info_from_json(content["info"]),
+            files=files_from_json(
+                content["files"],
+                paths.signals_folder(experiment, run),
+                paths.traces_folder(experiment, run),
+                shared=paths.packed_folder(experiment),
+            ),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptLake(f"{path} is not the manifest of a run: {error}") from error

@@ -1,0 +1,1 @@
+"""What the manifests of a lake list, and reading it while others write."""

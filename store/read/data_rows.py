@@ -1,0 +1,81 @@
+"""Reading the rows of one listed data file, which may be one run's part of a file that several runs share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from ..errors import CorruptLake
+from ..files.filesystem import Files
+from ..format.manifest import DataFile
+
+
+@contextmanager
+def open_rows(files: Files, file: DataFile) -> Iterator[tuple[pq.ParquetFile, list[int]]]:
+    """The Parquet file behind a listed one, and the numbers of the row groups that are its owner's.
+
+    Raises CorruptLake for one that cannot be read, also for what the block meets while it reads.
+    """
+    with _corrupt(files, file), files.open_input(file.path) as source:
+        _check_size(file, source)
+        parquet = pq.ParquetFile(source, page_checksum_verification=True)
+        yield parquet, _groups(file, parquet.num_row_groups)
+
+
+def read_rows(
+    files: Files, file: DataFile, columns: list[str] | None, filters: list[tuple[Any, ...]] | None
+) -> pa.Table:
+    """The rows of a listed file; of some columns or rows where asked for. Raises CorruptLake as `open_rows`."""
+    with _corrupt(files, file), files.open_input(file.path) as source:
+        _check_size(file, source)
+        if file.shared is None:
+            return pq.read_table(
+                source, columns=columns, filters=filters, partitioning=None, page_checksum_verification=True
+            )
+        footer = pq.read_metadata(source)
+        source.seek(0)
+        whole = _CHECKED.make_fragment(source, row_groups=_groups(file, footer.num_row_groups))
+        names = [name for name in whole.physical_schema.names if name != "run"]
+        rows: pa.Table = whole.to_table(
+            columns=names if columns is None else columns,
+            filter=None if filters is None else pq.filters_to_expression(filters),
+        )
+        return rows
+
+
+_CHECKED = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
+
+
+def _check_size(file: DataFile, source: BinaryIO) -> None:
+    """Raises ValueError for a file that is another one, or a part of one."""
+    size = source.seek(0, os.SEEK_END)
+    source.seek(0)
+    if size != (file.shared or file).bytes:
+        raise ValueError(f"it has {size} bytes, its manifest says {(file.shared or file).bytes}")
+
+
+def _groups(file: DataFile, there: int) -> list[int]:
+    if file.shared is None:
+        return list(range(there))
+    end = file.shared.first_group + file.shared.groups
+    if end > there:
+        raise ValueError(f"it has {there} row groups, a manifest lists {end}")
+    return list(range(file.shared.first_group, end))
+
+
+@contextmanager
+def _corrupt(files: Files, file: DataFile) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptLake(
+            f"{file.path} in {files.root} cannot be read: {error}; run 'losslake lake verify'"
+        ) from error

@@ -1,0 +1,214 @@
+"""The SQL shell: queries over several lines, ended by a semicolon, and commands that begin with a dot."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+import duckdb
+
+from ..errors import InvalidOption, LosslakeError
+from ..query.engine_errors import engine_errors
+from ..query.patience import StillRunning
+from ..query.views import VIEWS
+from .answers import NO_LIMITS, SHELL_FORMATS, Limits, ShellFormat, print_answer
+from .input import is_command, piped
+from .named_queries import find_query, parse_parameters, query_names, ready
+
+
+@dataclass
+class _Shell:
+    connection: duckdb.DuckDBPyConnection
+    form: ShellFormat
+    talking: bool
+    limits: Limits
+    timer: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.timer = self.talking
+
+
+def run_shell(
+    connection: duckdb.DuckDBPyConnection, form: ShellFormat = "table", limits: Limits = NO_LIMITS
+) -> None:
+    """Read queries from the terminal, or from a pipe, and print their answers until the input ends.
+
+    Errors are told and the shell goes on, StillRunning alone ends it; through a pipe the exit code is 1 in the end.
+    """
+    shell = _Shell(connection, form, sys.stdin.isatty(), limits)
+    failed = False
+    for text in _inputs(shell):
+        if is_command(text) and text.split()[0] in (".quit", ".exit"):
+            break
+        failed |= not _done(shell, text)
+    if failed and not shell.talking:
+        raise SystemExit(1)
+
+
+def _inputs(shell: _Shell) -> Iterable[str]:
+    if not shell.talking:
+        return piped()
+    from .prompt import prompted
+
+    click.echo("losslake SQL. '.help' for help, a query ends with ';', Tab completes", err=True)
+    return prompted(shell.connection, (*_COMMANDS, ".quit"), _arguments)
+
+
+def _done(shell: _Shell, text: str) -> bool:
+    """Whether a query or command could be carried out; what went wrong is printed."""
+    try:
+        if is_command(text):
+            _obey(shell, text)
+        else:
+            for query in _statements(shell.connection, text):
+                _answer(shell, query, {})
+    except StillRunning:
+        raise
+    except LosslakeError as error:
+        click.echo(f"error: {error}", err=True)
+        return False
+    except KeyboardInterrupt:
+        if not shell.talking:
+            raise
+        click.echo("cancelled", err=True)
+        return False
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # a person's session must not end by what one query met
+        if not shell.talking:
+            raise
+        click.echo(f"error: unexpected {type(error).__name__}: {error}", err=True)
+        return False
+    return True
+
+
+def _statements(connection: duckdb.DuckDBPyConnection, text: str) -> list[str]:
+    """The statements of a line that holds several; a text that cannot be read is left for the query to complain of."""
+    try:
+        found = [statement.query for statement in connection.extract_statements(text)]
+    except (duckdb.Error, UnicodeError, ValueError):
+        found = []
+    return found if len(found) > 1 else [text]
+
+
+def _answer(shell: _Shell, query: str, parameters: Mapping[str, Any]) -> None:
+    started = time.perf_counter()
+    print_answer(shell.connection, query, parameters, shell.form, shell.limits)
+    if shell.timer:
+        click.echo(f"{time.perf_counter() - started:.2f} s", err=True)
+
+
+# --- commands ---------------------------------------------------------------------------------------------
+
+
+def _obey(shell: _Shell, text: str) -> None:
+    try:
+        name, *words = shlex.split(text)
+    except ValueError as error:
+        raise InvalidOption(f"{text.strip()!r} cannot be read: {error}") from error
+    if name not in _COMMANDS:
+        raise InvalidOption(f"unknown command {name!r}\n{_help_text()}")
+    usage, _, most, obey = _COMMANDS[name]
+    if len(words) > most:
+        raise InvalidOption(f"{name} takes {usage or 'nothing'}, not {' '.join(words)!r}")
+    obey(shell, words)
+
+
+def _help_text() -> str:
+    rows = [(f"{name} {usage}".strip(), text) for name, (usage, text, *_) in _COMMANDS.items()]
+    rows.append((".quit", "leave (also Ctrl-D)"))
+    width = max(len(left) for left, _ in rows) + 3
+    lines = [f"{left:<{width}}{right}" for left, right in rows]
+    return "\n".join([*lines, "A query ends with a semicolon and may span lines."])
+
+
+def _views(shell: _Shell, words: list[str]) -> None:
+    click.echo("\n".join(VIEWS))
+
+
+def _schema(shell: _Shell, words: list[str]) -> None:
+    for view in words or VIEWS:
+        if view not in VIEWS:
+            raise InvalidOption(f"there is no view {view!r} (views: {', '.join(VIEWS)})")
+        with engine_errors(shell.connection):
+            relation = shell.connection.view(view)
+            pairs = zip(relation.columns, relation.types, strict=True)
+            click.echo(f"{view}({', '.join(f'{name} {kind}' for name, kind in pairs)})")
+
+
+def _queries(shell: _Shell, words: list[str]) -> None:
+    if words:
+        click.echo(find_query(words[0]).text.rstrip())
+        return
+    for name in query_names():
+        query = find_query(name)
+        click.echo(" ".join([name, *(f"{parameter}=..." for parameter in query.parameters)]))
+        needed = f" (needs {', '.join(query.reads)})" if query.reads else ""
+        click.echo(f"    {query.purpose}{needed}")
+
+
+def _run_named(shell: _Shell, words: list[str]) -> None:
+    if not words:
+        raise InvalidOption("name the query to run: .run NAME name=value ...; '.queries' lists them")
+    query, parameters = find_query(words[0]), parse_parameters(words[1:])
+    with ready(shell.connection, query, parameters):
+        _answer(shell, query.text, parameters)
+
+
+def _format(shell: _Shell, words: list[str]) -> None:
+    if not words:
+        click.echo(shell.form)
+        return
+    for known in SHELL_FORMATS:
+        if words[0] == known:
+            shell.form = known
+            return
+    raise InvalidOption(f"there is no format {words[0]!r} (formats: {', '.join(SHELL_FORMATS)})")
+
+
+def _timer(shell: _Shell, words: list[str]) -> None:
+    if not words:
+        click.echo("on" if shell.timer else "off")
+    elif words[0] in ("on", "off"):
+        shell.timer = words[0] == "on"
+    else:
+        raise InvalidOption(f"the timer is on or off, not {words[0]!r}")
+
+
+def _help(shell: _Shell, words: list[str]) -> None:
+    click.echo(_help_text())
+
+
+_Command = tuple[str, str, int, Callable[[_Shell, list[str]], None]]
+_COMMANDS: dict[str, _Command] = {
+    ".views": ("", "the views of the lake", 0, _views),
+    ".schema": ("[VIEW]", "columns of a view, or of all", len(VIEWS), _schema),
+    ".queries": ("[NAME]", "the named queries with their parameters, or the text of one", 1, _queries),
+    ".run": ("NAME name=value ...", "run a named query, as in: .run loss target=target", 99, _run_named),
+    ".format": (f"[{'|'.join(SHELL_FORMATS)}]", "how answers are printed", 1, _format),
+    ".timer": ("[on|off]", "say after each query how long it took", 1, _timer),
+    ".help": ("", "this", 0, _help),
+}
+"""Usage, what it does, how many words it takes at most, and the function."""
+
+
+def _arguments(command: str, words: list[str]) -> Iterable[str]:
+    """What may follow a command and the words behind it."""
+    if command == ".run" and words:
+        given = {word.partition("=")[0] for word in words[1:]}
+        if words[0] not in query_names():
+            return ()
+        return [f"{name}=" for name in find_query(words[0]).parameters if name not in given]
+    first = {
+        ".schema": VIEWS,
+        ".queries": query_names(),
+        ".run": query_names(),
+        ".format": SHELL_FORMATS,
+        ".timer": ("on", "off"),
+    }
+    return () if words else first.get(command, ())

@@ -1,0 +1,167 @@
+"""The prompt of the SQL shell: editing over several lines, history, completion."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import duckdb
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import Output, create_output
+
+from ..query.views import VIEWS
+from .input import ended, is_command
+
+Arguments = Callable[[str, list[str]], Iterable[str]]
+"""From a command and the words behind it to what may follow."""
+
+
+def prompted(
+    connection: duckdb.DuckDBPyConnection,
+    commands: tuple[str, ...],
+    arguments: Arguments,
+    *,
+    given: Input | None = None,
+    output: Output | None = None,
+) -> Iterator[str]:
+    """The queries and commands that a person types. Enter ends a complete one, Alt-Enter any; Ctrl-C empties the line."""
+    session: PromptSession[str] = PromptSession(
+        history=_history(),
+        completer=_Words(connection, commands, arguments),
+        complete_while_typing=False,
+        multiline=True,
+        prompt_continuation="     ...> ",
+        key_bindings=_keys(),
+        input=given,
+        # What the queries answer may be piped on: the prompt is for the terminal alone.
+        output=output or create_output(always_prefer_tty=True),
+    )
+    while True:
+        try:
+            text = session.prompt("losslake> ")
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return
+        if text.strip():
+            yield text
+
+
+def _keys() -> KeyBindings:
+    bindings = KeyBindings()
+
+    @Condition
+    def whole() -> bool:
+        text = get_app().current_buffer.text
+        return not text.strip() or is_command(text) or ended(text)
+
+    @bindings.add("enter", filter=whole)
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    return bindings
+
+
+def history_file() -> Path:
+    """Where what was typed is kept: the user's state folder (XDG_STATE_HOME), and not the lake."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    folder = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    return folder / "losslake" / "sql_history"
+
+
+def _history() -> History:
+    """The history file, which its owner alone may read: queries name records. In memory where there can be none."""
+    try:
+        path = history_file()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.fchmod(handle, 0o600)
+        finally:
+            os.close(handle)
+    except (OSError, RuntimeError):  # a RuntimeError: this user has no home
+        return InMemoryHistory()
+    return _Kept(str(path))
+
+
+class _Kept(FileHistory):
+    def store_string(self, string: str) -> None:
+        with contextlib.suppress(OSError, UnicodeError):  # a full disk must not end the shell
+            super().store_string(string)
+
+
+class _Words(Completer):
+    """Views, columns, macros and keywords; behind a dot at the start commands and what they take."""
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, commands: tuple[str, ...], arguments: Arguments
+    ) -> None:
+        self._commands, self._arguments = commands, arguments
+        self._columns = _columns(connection)
+        self._macros = _macros(connection)
+        self._keywords = _keywords(connection)
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        before = document.text_before_cursor
+        if is_command(before):
+            yield from self._of_command(before.lstrip())
+            return
+        found = re.search(r"(?:(\w+)\.)?(\w*)$", before)
+        assert found is not None
+        view, begun = found[1], found[2]
+        if not begun and not view:
+            return
+        for word, kind in self._words(view):
+            if word.casefold().startswith(begun.casefold()) and word != begun:
+                yield Completion(word, -len(begun), display_meta=kind)
+
+    def _words(self, view: str | None) -> Iterator[tuple[str, str]]:
+        if view in self._columns:
+            yield from ((name, kind.lower()) for name, kind in self._columns[view])
+            return
+        columns = dict.fromkeys(name for of_view in self._columns.values() for name, _ in of_view)
+        if view is None:
+            yield from ((name, "view") for name in VIEWS)
+        yield from ((name, "column") for name in columns)
+        if view is None:
+            yield from ((name, f"macro ({', '.join(taken)})") for name, taken in self._macros)
+            yield from ((name, "keyword") for name in self._keywords)
+
+    def _of_command(self, text: str) -> Iterator[Completion]:
+        words = text.split()
+        begun = "" if text[-1:].isspace() else words.pop()
+        choices = self._arguments(words[0], words[1:]) if words else self._commands
+        for word in choices:
+            if word.startswith(begun) and word != begun:
+                yield Completion(word, -len(begun))
+
+
+def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[str, str]]]:
+    rows = connection.execute(
+        "select table_name, column_name, data_type from duckdb_columns() where not internal order by all"
+    ).fetchall()
+    return {view: [(name, kind) for of, name, kind in rows if of == view] for view in VIEWS}
+
+
+def _macros(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, list[str]]]:
+    return connection.execute(
+        "select function_name, parameters from duckdb_functions() "
+        "where function_type = 'macro' and not internal order by function_name"
+    ).fetchall()
+
+
+def _keywords(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    rows = connection.execute(
+        "select keyword_name from duckdb_keywords() where keyword_category = 'reserved' order by 1"
+    ).fetchall()
+    return [name for (name,) in rows]

@@ -1,0 +1,1 @@
+"""The lake's views and queries on Spark."""

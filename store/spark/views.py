@@ -1,0 +1,184 @@
+"""The lake's views as temporary views of a Spark session, over exactly the files that manifests list."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql.functions import expr, lit
+
+from ...sql import read_sql
+from ..errors import InvalidOption
+from ..format.manifest import DataFile
+from ..format.records import Run
+from ..format.schema import SAMPLES, SIGNALS, TRACES
+from ..query.listed_files import table_files
+from ..query.views import metrics_table, runs_table
+from ..write.results import SCORES, results
+from .transpile import written_out
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from ..lake import Lake
+
+_TYPES = {
+    pa.string(): "string",
+    pa.bool_(): "boolean",
+    pa.int16(): "smallint",
+    pa.int32(): "int",
+    pa.int64(): "bigint",
+    pa.float32(): "float",
+    pa.float64(): "double",
+    pa.list_(pa.float32()): "array<float>",
+    pa.list_(pa.float16()): "array<binary>",  # Spark has no such type and reads the two bytes as they are
+}
+_SCHEMAS = {"signals": SIGNALS, "traces": TRACES, "samples": SAMPLES, "scores": SCORES}
+_HALVES = pa.list_(pa.float16())
+_LISTS = ("logits", "features")
+_OF_EXPERIMENT = ("experiment",)
+_OF_RUN = ("experiment", "run")
+_OF_RESULT = ("experiment", "analysis", "target")
+
+
+def define_views(session: SparkSession, lake: Lake, experiments: Sequence[str], runs: Sequence[Run]) -> None:
+    """Make the lake's seven views in ``session``: of these runs, and of the samples and results of these experiments."""
+    found = [result for name in experiments for result in results(lake, name)]
+    samples = [
+        file for name in experiments for file in lake.experiment(name).files if file.table == "samples"
+    ]
+    scores = [result.file for result in found if result.file is not None]
+    session.createDataFrame(runs_table(runs)).createOrReplaceTempView("runs")
+    session.createDataFrame(metrics_table(found)).createOrReplaceTempView("metrics")
+    _with_own_columns(session, lake, "samples", samples, _OF_EXPERIMENT).createOrReplaceTempView("samples")
+    _with_own_columns(session, lake, "scores", scores, _OF_RESULT).createOrReplaceTempView("scores")
+    for table in ("signals", "traces"):
+        _of_runs(session, lake, table, runs, _SCHEMAS[table]).createOrReplaceTempView(table)
+    session.sql(read_sql("views_spark")).createOrReplaceTempView("trace_points")
+
+
+def define_lists(session: SparkSession, lake: Lake, runs: Sequence[Run]) -> None:
+    """Make the view ``signals`` anew so that its lists can be read, of which a file holds half or single precision.
+
+    Every file's schema is read for that, which other queries need not wait for.
+    """
+    files = {file.path: file for run in runs for file in run.files if file.table == "signals"}
+
+    def kinds(path: str) -> tuple[bool, ...]:
+        with lake.files.open_input(path) as source:
+            schema = pq.read_schema(source)
+        return tuple(schema.field(name).type.value_type == pa.float16() for name in _LISTS)
+
+    halves: dict[str, tuple[bool, ...]] = dict(zip(files, lake.files.each(kinds, files), strict=True))
+    parts = []
+    for kind in sorted(set(halves.values())):
+        alike = [
+            replace(run, files=tuple(f for f in run.files if halves.get(f.path) == kind)) for run in runs
+        ]
+        half = {name for name, is_half in zip(_LISTS, kind, strict=True) if is_half}
+        columns = pa.schema([(f.name, _HALVES if f.name in half else f.type) for f in SIGNALS])
+        rows = _of_runs(session, lake, "signals", alike, columns)
+        for name in half:
+            rows = rows.withColumn(name, expr(written_out(f"transform({name}, half_ -> half_float(half_))")))
+        parts.append(rows)
+    if parts:
+        _together(parts).createOrReplaceTempView("signals")
+
+
+def _of_runs(
+    session: SparkSession, lake: Lake, table: str, runs: Iterable[Run], columns: pa.Schema
+) -> DataFrame:
+    """The rows of a table of runs: of files of their own, and of those that they share."""
+    files = table_files(runs, table)
+    parts = []
+    if files.own:
+        parts.append(_read(session, lake, [file.path for file in files.own], _OF_RUN, columns))
+    if files.whole:
+        parts.append(_read(session, lake, files.whole, _OF_RUN, columns))
+    counted: dict[tuple[str, ...], list[str]] = {}
+    for path, names in files.part.items():
+        counted.setdefault(tuple(sorted(names)), []).append(path)
+    for of, paths in counted.items():
+        rows = _read(session, lake, paths, _OF_RUN, columns)
+        parts.append(rows.filter(rows["run"].isin(*of)))
+    return _together(parts) if parts else _empty(session, _OF_RUN, columns)
+
+
+def _with_own_columns(
+    session: SparkSession, lake: Lake, table: str, files: Sequence[DataFile], partitions: tuple[str, ...]
+) -> DataFrame:
+    """The rows of files that may differ in columns beyond the table's own: a file without one has NULL there."""
+    alike: dict[str, list[str]] = {}
+
+    def columns_of(file: DataFile) -> str:
+        with lake.files.open_input(file.path) as source:
+            return str(pq.read_schema(source).remove_metadata())
+
+    held = lake.files.each(columns_of, files)
+    for file, columns in zip(files, held, strict=True):
+        alike.setdefault(columns, []).append(file.path)
+    if not alike:
+        return _empty(session, partitions, _SCHEMAS[table])
+    return _together([_read(session, lake, paths, partitions) for paths in alike.values()])
+
+
+def _read(
+    session: SparkSession,
+    lake: Lake,
+    paths: Sequence[str],
+    partitions: Sequence[str],
+    columns: pa.Schema | None = None,
+) -> DataFrame:
+    """The rows of Parquet files of one folder of the lake, partitions before ``columns``, which default to the files' own."""
+    places = [location(lake, path) for path in paths]
+    inside = paths[0].index("/") - len(paths[0])
+    reader = session.read.option("basePath", places[0][:inside])
+    reader = reader.option("parquet.page.verify-checksum.enabled", "true")
+    if columns is not None:
+        reader = reader.schema(_ddl(partitions, columns))
+    rows = reader.parquet(*places)
+    own = [name for name in rows.columns if name not in partitions]
+    return rows.select(*partitions, *(f"`{name.replace('`', '``')}`" for name in own))
+
+
+def location(lake: Lake, path: str) -> str:
+    """What Spark opens for a path of the lake. Raises InvalidOption where it opens none, or reads the name as a pattern."""
+    place = lake.files.location(path)
+    if re.search(r"[*?\[\]{}\\]", place):
+        raise InvalidOption(
+            f"Spark takes the lake's folder {lake.path} for a pattern (*, ?, [, ], {{, }} or \\); move it to another"
+        )
+    if place.startswith("az://"):
+        raise InvalidOption(
+            f"Spark does not read lakes at az://, as {lake.path} is; leave --engine spark out"
+        )
+    if place.startswith("s3://"):
+        return f"s3a://{place[5:]}"  # the name that Hadoop's reader of S3 goes by
+    return place if "://" in place else f"file://{place}"
+
+
+def _together(parts: Sequence[DataFrame]) -> DataFrame:
+    """The rows of all, with NULL in the columns that a part lacks."""
+    return functools.reduce(lambda whole, part: whole.unionByName(part, allowMissingColumns=True), parts)
+
+
+def _empty(session: SparkSession, partitions: Sequence[str], columns: pa.Schema) -> DataFrame:
+    typed = [
+        *((name, "string") for name in partitions),
+        *((each.name, _TYPES[each.type]) for each in columns),
+    ]
+    return session.range(0).select(*(lit(None).cast(kind).alias(name) for name, kind in typed))
+
+
+def _ddl(partitions: Sequence[str], columns: pa.Schema) -> str:
+    """A schema as Spark writes it."""
+    named = [
+        *((name, "string") for name in partitions),
+        *((field.name, _TYPES[field.type]) for field in columns),
+    ]
+    return ", ".join(f"`{name}` {kind}" for name, kind in named)

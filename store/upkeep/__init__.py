@@ -1,0 +1,1 @@
+"""Looking after a lake: verify, compact, collect garbage, forget, migrate, export."""

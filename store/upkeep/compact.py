@@ -1,0 +1,269 @@
+"""Compaction: the small files of many committed runs become few that they share.
+
+A query over thousands of runs spends its time on opening files. Nothing that a query sees changes: a run's rows and
+their order stay, and its manifest, replaced in one atomic step, lists the shared file in place of its own. The old files
+stay for readers that are in the middle of them, until garbage collection.
+
+It may be killed at any instant, and runs beside readers and writers; a claim keeps a second compaction out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import CorruptLake, LosslakeError
+from ..format import manifest, paths
+from ..format.manifest import DataFile, HashingFile, Shared, files_to_json, sha256_of
+from ..format.paths import trace_source
+from ..format.schema import parquet_writer
+from ..lake import Lake
+from ..read.data_rows import open_rows
+from ..write import leases
+from ..write.claims import claim
+from ..write.row_removal import rows_without, sha_without
+
+SMALL = 16 << 20
+"""Bytes of a file from which on it stays as it is: opening one costs little of the time of reading it."""
+
+LEAST = 16
+"""Small files of one kind from which on compaction is worth it."""
+
+MOST_RUNS = 256
+"""Runs that share a file. Who wants one run's rows reads the file's footer, which grows with their number."""
+
+MOST_BYTES = 128 << 20
+"""Bytes of a shared file, about."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file that a run lists."""
+
+    run: str
+    file: DataFile
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What was done in an experiment: ``runs`` that share files now, and files and bytes before and after.
+
+    ``left_out`` are sentences about files that are damaged, which stay as they are.
+    """
+
+    experiment: str
+    runs: int
+    files_before: int
+    files_after: int
+    bytes_before: int
+    bytes_after: int
+    left_out: tuple[str, ...]
+
+
+def compact(
+    lake: Lake,
+    experiment: str,
+    *,
+    small: int = SMALL,
+    least: int = LEAST,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> Compacted:
+    """Let runs share files where at least ``least`` files below ``small`` bytes hold the same kind of rows.
+
+    Rows are copied a row group at a time. ``told(done, total)`` says after each new file how many small ones are done.
+    Doing it again does nothing. Raises OlderFormat for a lake that has to be migrated first, LosslakeError where another
+    process compacts the experiment.
+    """
+    lake.experiment(experiment)
+    runs: set[str] = set()
+    before: dict[str, int] = {}
+    after: dict[str, int] = {}
+    left_out: dict[str, str] = {}
+    with claim(lake.files, f"experiment={experiment}") as renew:
+        batches = list(_plan(lake, experiment, small, least, left_out))
+        total = sum(map(_count_files, (parts for _, _, parts in batches)))
+        done = 0
+        for kind, schema, parts in batches:
+            whole = _whole(lake, parts, left_out)
+            if _count_files(whole) > 1:
+                packed = pack(lake, experiment, kind, schema, whole)
+                renew()
+                moved = _replace(lake, experiment, packed)
+                runs |= moved
+                if moved:
+                    before |= {part.file.path: _size(part.file) for part in whole}
+                    after |= {new.path: _size(new) for _, new in packed}
+                else:  # others replaced all of them in the meantime
+                    lake.files.delete(packed[0][1].path)
+            done += _count_files(parts)
+            told(done, total)
+    return Compacted(
+        experiment,
+        len(runs),
+        len(before),
+        len(after),
+        sum(before.values()),
+        sum(after.values()),
+        tuple(left_out.values()),
+    )
+
+
+# --- what to pack --------------------------------------------------------------------------------------------
+
+
+def _plan(
+    lake: Lake, experiment: str, small: int, least: int, left_out: dict[str, str]
+) -> Iterator[tuple[str, pa.Schema, list[Part]]]:
+    """What becomes one file each: the kind of rows, their columns, and whose. Damaged files go to ``left_out``."""
+    parts = [Part(run.run, file) for run in lake.runs(experiment) for file in run.files]
+    sharing: dict[str, list[Part]] = {}
+    for part in parts:
+        sharing.setdefault(part.file.path, []).append(part)
+    kinds: dict[str, list[Part]] = {}
+    for part in parts:
+        runs, size = len(sharing[part.file.path]), sum(other.file.bytes for other in sharing[part.file.path])
+        # Shared files with many runs are left, else their rows would be copied again and again.
+        if size < small and runs <= MOST_RUNS // 2:
+            kinds.setdefault(kind_of(part.file), []).append(part)
+    for kind, of_kind in sorted(kinds.items()):
+        if _count_files(of_kind) < least:
+            continue
+        alike: dict[pa.Schema, list[Part]] = {}  # runs keep their logits in half or in single precision
+        for part in of_kind:
+            try:
+                alike.setdefault(schema_of(lake, part.file), []).append(part)
+            except CorruptLake as error:
+                left_out[part.file.path] = str(error)
+        for schema, same in alike.items():
+            if _count_files(same) >= least:
+                for batch in _batches(same):
+                    yield kind, schema, batch
+
+
+def kind_of(file: DataFile) -> str:
+    """signals, eval or train."""
+    return trace_source(file.path) if file.table == "traces" else file.table
+
+
+def _count_files(parts: Sequence[Part]) -> int:
+    return len({part.file.path for part in parts})
+
+
+def _size(file: DataFile) -> int:
+    return file.bytes if file.shared is None else file.shared.bytes
+
+
+def _batches(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    batch: list[Part] = []
+    size = 0
+    for part in parts:
+        if batch and (len(batch) == MOST_RUNS or size + part.file.bytes > MOST_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(part)
+        size += part.file.bytes
+    yield batch
+
+
+def schema_of(lake: Lake, file: DataFile) -> pa.Schema:
+    """The columns of a run's rows."""
+    with open_rows(lake.files, file) as (parquet, _):
+        return pa.schema([field for field in parquet.schema_arrow if field.name != "run"])
+
+
+# --- packing -------------------------------------------------------------------------------------------------
+
+
+def _whole(lake: Lake, parts: Sequence[Part], left_out: dict[str, str]) -> list[Part]:
+    """The parts whose files are as they were written: a copy of a damaged file would have a checksum that is right."""
+    for path, part in {part.file.path: part for part in parts}.items():
+        expected = part.file.sha256 if part.file.shared is None else part.file.shared.sha256
+        try:
+            if sha256_of(lake.files, path) != expected:
+                left_out[path] = f"{path} was changed after it was written (SHA-256 differs)"
+        except LosslakeError as error:
+            left_out[path] = str(error)
+    return [part for part in parts if part.file.path not in left_out]
+
+
+def pack(
+    lake: Lake,
+    experiment: str,
+    kind: str,
+    schema: pa.Schema,
+    parts: Sequence[Part],
+    *,
+    without: Collection[int] = (),
+) -> list[tuple[Part, DataFile]]:
+    """Write one file with the rows of all parts, each in row groups of its own; what a manifest lists for each part.
+
+    Rows of the samples ``without`` are left out.
+    """
+    token = leases.token(lake.files)
+    path = (
+        paths.packed_signals(experiment, token)
+        if kind == "signals"
+        else paths.packed_traces(experiment, token, kind)
+    )
+    counts: list[list[int]] = []
+    with lake.files.create(path) as raw:
+        file = HashingFile(raw)
+        with parquet_writer(file, pa.schema([("run", pa.string()), *schema])) as writer:
+            for part in parts:
+                counts.append([])
+                there = 0
+                for rows in _row_groups(lake, part.file, schema):
+                    there += len(rows)
+                    kept = rows_without(rows, without) if without else rows
+                    if len(kept):
+                        named = kept.add_column(0, "run", pa.repeat(part.run, len(kept)))
+                        writer.write_table(named, row_group_size=len(named))
+                        counts[-1].append(len(named))
+                if there != part.file.rows:
+                    raise CorruptLake(
+                        f"{part.file.path} has {there} rows, its manifest says {part.file.rows}"
+                    )
+    with lake.files.open_input(path) as written:
+        sizes = _group_sizes(pq.read_metadata(written))
+    rows, group = 0, 0
+    packed = []
+    for part, count in zip(parts, counts, strict=True):
+        shared = Shared(sum(map(sum, counts)), file.bytes, file.sha256(), rows, group, len(count))
+        size = sum(sizes[group : group + len(count)])
+        # What stands for the rows stays as long as the rows do.
+        stands = part.file.sha256 if sum(count) == part.file.rows else sha_without(part.file, without)
+        listed = replace(part.file, path=path, rows=sum(count), bytes=size, sha256=stands, shared=shared)
+        packed.append((part, listed))
+        rows, group = rows + sum(count), group + len(count)
+    return packed
+
+
+def _row_groups(lake: Lake, file: DataFile, schema: pa.Schema) -> Iterator[pa.Table]:
+    with open_rows(lake.files, file) as (parquet, groups):
+        for group in groups:
+            rows = parquet.read_row_group(group, columns=schema.names)
+            if len(rows):
+                yield rows
+
+
+def _group_sizes(footer: pq.FileMetaData) -> list[int]:
+    """Bytes of each row group on disk."""
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    return [sum(group.column(i).total_compressed_size for i in range(group.num_columns)) for group in groups]
+
+
+def _replace(lake: Lake, experiment: str, packed: Sequence[tuple[Part, DataFile]]) -> set[str]:
+    """Let the runs' manifests list the new file in place of the old ones; the runs whose did list those still."""
+    moved = set()
+    for part, new in packed:
+        path = paths.run_manifest(experiment, part.run)
+        old, entry = files_to_json((part.file, new))
+        content = manifest.load(lake.files, path)
+        if old in content["files"]:
+            listed = [entry if file == old else file for file in content["files"]]
+            lake.files.put(path, manifest.dump({**content, "files": listed}))
+            moved.add(part.run)
+    return moved

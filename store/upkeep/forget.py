@@ -1,0 +1,310 @@
+"""Forgetting: removing what a lake holds of some samples, for good and everywhere.
+
+The experiment's manifest says first that the samples are forgotten: from then on no writer brings rows of them, and one
+that is at work looks there before and after it commits. Then every file with rows of them is replaced by a copy without,
+as compaction replaces files, and the old one is deleted at once; readers in the middle of it look again. It may be
+killed at any instant, and the same call completes it. One process at a time forgets in, or compacts, an experiment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import CorruptLake, InvalidOption, LosslakeError, NotFound
+from ..files.filesystem import Files
+from ..format import manifest, paths
+from ..format.manifest import DataFile
+from ..format.records import Experiment, Run
+from ..format.sample_set import pack_samples, unpack_samples
+from ..lake import Lake
+from ..write import leases
+from ..write.claims import claim
+from ..write.forgotten import FORGOTTEN, Forgetting, forgettings_to_json
+from ..write.results import results_with
+from ..write.row_removal import Holdings, copy_without
+from ..write.table_file import write_table
+from .compact import Part, kind_of, pack, schema_of
+from .forget_leftovers import remove_leftovers
+
+_PATIENCE = 600.0
+"""Seconds that a run committed meanwhile waits for the one who forgets or compacts."""
+
+
+@dataclass(frozen=True)
+class Forgot:
+    """What was removed, or would be. ``samples`` are those asked for; ``rows`` counts theirs by table.
+
+    ``rows`` also counts ``results``, the stored results that were computed with them and went whole, and ``files``,
+    leftovers and checkpoints of writers that are gone. ``pending`` are files of writers at work that may hold rows: they
+    leave them out when they commit. ``completed``: an earlier call that was stopped has been completed.
+    """
+
+    experiment: str
+    samples: tuple[int, ...]
+    rows: Mapping[str, int]
+    pending: tuple[str, ...]
+    completed: bool
+
+
+def forget(
+    lake: Lake,
+    experiment: str,
+    samples: Collection[int] = (),
+    *,
+    keys: Collection[str] = (),
+    dry_run: bool = False,
+) -> Forgot:
+    """Remove every row of samples, named by id or key, from an experiment; it can be done again, and then removes nothing.
+
+    A call that was stopped is completed by any later one, also one without samples. Raises NotFound for an unknown
+    sample, InvalidOption where none is named and nothing is left to complete, OlderFormat for a lake that has to be
+    migrated, LosslakeError where another process compacts the experiment or forgets in it.
+    """
+    known = lake.experiment(experiment)
+    if dry_run:
+        chosen = _chosen(lake, known, samples, keys)
+        return Forgot(experiment, chosen, _count(lake, known, chosen), (), False)
+    with claim(lake.files, f"experiment={experiment}") as renew:
+        known = lake.experiment(experiment)
+        completed = any(each.finished is None for each in known.forgettings)
+        chosen = _chosen(lake, known, samples, keys)
+        counted = _count(lake, known, chosen)
+        if set(chosen) - set(known.forgotten) or counted:
+            known = _mark(lake, known, chosen, counted)
+        ids = known.forgotten
+        holdings = Holdings(lake.files, ids)
+        again = True
+        while again:  # for what was committed meanwhile by a writer that did not know yet
+            again = False
+            for runs in _together(lake, known, ids, holdings):
+                renew()
+                _forget_in_runs(lake, known, runs, ids, holdings)
+                again = True
+            again |= _forget_results(lake, experiment, ids)
+        renew()
+        removed, pending = remove_leftovers(lake, known, ids)
+        _finish(lake, experiment)
+    rows = {**counted, "files": len(removed)} if removed else counted
+    return Forgot(experiment, chosen, rows, tuple(pending), completed)
+
+
+def forget_in_run(files: Files, experiment: str, run: str) -> Run:
+    """Remove what a committed run holds of forgotten samples; the run as it then is.
+
+    For a writer that committed at the moment when somebody forgot: it waits until nobody else rewrites manifests.
+    """
+    lake = Lake(files)
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            with claim(files, f"experiment={experiment}"):
+                known = lake.experiment(experiment)
+                holdings = Holdings(files, known.forgotten)
+                for runs in _together(lake, known, known.forgotten, holdings):
+                    if run in {each.run for each in runs}:
+                        _forget_in_runs(lake, known, runs, known.forgotten, holdings)
+            return lake.run(experiment, run)
+        except CorruptLake:
+            raise
+        except LosslakeError as error:
+            if time.monotonic() > until:
+                raise LosslakeError(
+                    f"run {run!r} is committed, and holds rows of samples forgotten meanwhile: run 'losslake lake forget "
+                    f"--experiment {experiment}' ({error})"
+                ) from error
+            time.sleep(0.2)
+
+
+# --- which --------------------------------------------------------------------------------------------------
+
+
+def _chosen(
+    lake: Lake, known: Experiment, samples: Collection[int], keys: Collection[str]
+) -> tuple[int, ...]:
+    stopped = any(each.finished is None for each in known.forgettings)
+    if not samples and not keys and not known.forgettings:
+        raise InvalidOption("no sample named; give --sample ID or --key KEY")
+    for sample in samples:
+        if not 0 <= sample < known.samples:
+            raise NotFound(
+                f"there is no sample {sample} in experiment {known.name!r} (0 to {known.samples - 1})"
+            )
+    chosen = set(map(int, samples))
+    if keys:
+        table = lake.samples(known.name)
+        for key in keys:
+            found = table.filter(pc.equal(table["key"], key))["sample_id"].to_pylist()
+            # The key of a sample went first: a call that was stopped cannot be repeated by its key.
+            if not found and not stopped:
+                raise NotFound(
+                    f"no sample of experiment {known.name!r} has the key {key!r}; forgotten ones have none any more"
+                )
+            chosen.update(found)
+    return tuple(sorted(chosen))
+
+
+def _count(lake: Lake, known: Experiment, ids: Sequence[int]) -> dict[str, int]:
+    """What a lake holds of samples, by table."""
+    counted: Counter[str] = Counter(samples=len(set(ids) - set(known.forgotten)))
+    if ids:
+        holdings = Holdings(lake.files, ids)
+        owners: list[Experiment | Run] = [known, *lake.runs(known.name)]
+        for file in (file for owner in owners for file in owner.files if file.table != "samples"):
+            counted[file.table] += holdings.of(file).rows
+        for _, result in results_with(lake, known.name, ids):
+            counted["results"] += 1
+            if result.file is not None:
+                counted["scores"] += holdings.of(result.file).rows
+    return {name: count for name, count in counted.items() if count}
+
+
+# --- the experiment's manifest ------------------------------------------------------------------------------
+
+
+def _mark(lake: Lake, known: Experiment, chosen: Sequence[int], counted: Mapping[str, int]) -> Experiment:
+    """Say that samples are forgotten, and take what identifies them out of the samples in the same step."""
+    begun = Forgetting(manifest.now(), tuple(chosen), dict(counted), None)
+    return _replace_experiment(lake, replace(known, forgettings=(*known.forgettings, begun)))
+
+
+def _replace_experiment(lake: Lake, known: Experiment) -> Experiment:
+    """Write the manifest with the forgettings of ``known``, over files without the forgotten samples; delete the old ones."""
+    path = paths.experiment_manifest(known.name)
+    ids = known.forgotten
+    written = []
+    for file in known.files:
+        new = f"{file.path.rpartition('/')[0]}/{leases.token(lake.files)}.parquet"
+        if file.table == "samples":
+            written.append(write_table(lake.files, "samples", new, _emptied(lake.read_file(file), ids)))
+        else:
+            written.append(copy_without(lake.files, file, ids, new))
+    content = {
+        **manifest.load(lake.files, path),
+        "files": manifest.files_to_json(tuple(written)),
+        "forgotten": forgettings_to_json(known.forgettings),
+    }
+    lake.files.put(path, manifest.dump(content))
+    for file in known.files:
+        lake.files.delete(file.path)
+    return lake.experiment(known.name)
+
+
+def _emptied(samples: pa.Table, ids: Sequence[int]) -> pa.Table:
+    """The samples with nothing but its number in the rows of ``ids``, and their pool `FORGOTTEN`."""
+    gone = np.isin(samples["sample_id"].to_numpy(), list(ids))
+    # A row taken from nowhere is NULL in every column, of whatever type.
+    emptied = samples.take(pa.array(np.arange(len(samples)), mask=gone))
+    pool = pc.if_else(pa.array(gone), FORGOTTEN, samples["pool"])
+    for name, column in (("sample_id", samples["sample_id"]), ("pool", pool)):
+        at = emptied.schema.get_field_index(name)
+        emptied = emptied.set_column(at, emptied.schema.field(at), column)
+    return emptied
+
+
+def _finish(lake: Lake, experiment: str) -> None:
+    known = lake.experiment(experiment)
+    if all(each.finished for each in known.forgettings):
+        return
+    now = manifest.now()
+    done = tuple(replace(each, finished=each.finished or now) for each in known.forgettings)
+    path = paths.experiment_manifest(experiment)
+    content = {**manifest.load(lake.files, path), "forgotten": forgettings_to_json(done)}
+    lake.files.put(path, manifest.dump(content))
+
+
+# --- runs and results ---------------------------------------------------------------------------------------
+
+
+def _together(lake: Lake, known: Experiment, ids: Sequence[int], holdings: Holdings) -> Iterator[list[Run]]:
+    """The runs that hold rows of ``ids``, or a note of them, with those that share a file with such a run."""
+    sharing: dict[str, list[Run]] = {}
+    concerned: dict[str, Run] = {}
+    for run in lake.runs(known.name):
+        for file in run.files:
+            if file.shared is not None:
+                sharing.setdefault(file.path, []).append(run)
+        told = _extra_without(run.info.extra, ids, known.samples) != run.info.extra
+        if told or any(holdings.of(file).rows for file in run.files):
+            concerned[run.run] = run
+    while concerned:
+        group: dict[str, Run] = {}
+        waiting = [concerned.popitem()[1]]
+        while waiting:
+            run = waiting.pop()
+            group[run.run] = run
+            concerned.pop(run.run, None)
+            for file in run.files:
+                waiting += [other for other in sharing.get(file.path, ()) if other.run not in group]
+        yield list(group.values())
+
+
+def _forget_in_runs(
+    lake: Lake, known: Experiment, runs: Sequence[Run], ids: Sequence[int], holdings: Holdings
+) -> None:
+    """Replace the manifests of runs that share files by ones that list copies without ``ids``; delete the old files."""
+    new: dict[tuple[str, DataFile], DataFile] = {}
+    shared: dict[str, list[Part]] = {}
+    members: dict[str, set[int]] = {}
+    for run in runs:
+        for file in run.files:
+            if file.shared is not None:
+                shared.setdefault(file.path, []).append(Part(run.run, file))
+            held = holdings.of(file)
+            members.setdefault(run.run, set()).update(held.members)
+            if held.rows and file.shared is None:
+                new[run.run, file] = copy_without(lake.files, file, ids, _beside(lake, known.name, run, file))
+    for parts in shared.values():
+        if any(holdings.of(part.file).rows for part in parts):
+            first = parts[0].file
+            schema, kind = schema_of(lake, first), kind_of(first)
+            for part, file in pack(lake, known.name, kind, schema, parts, without=ids):
+                new[part.run, part.file] = file
+    for run in runs:
+        path = paths.run_manifest(known.name, run.run)
+        content = manifest.load(lake.files, path)
+        listed = tuple(new.get((run.run, file), file) for file in run.files)
+        extra = _extra_without(run.info.extra, ids, known.samples)
+        content = {
+            **content,
+            "files": manifest.files_to_json(listed),
+            "members": run.members - len(members.get(run.run, ())),
+            "info": {**content["info"], "extra": extra},
+        }
+        lake.files.put(path, manifest.dump(content))
+    for old in {file.path for _, file in new}:
+        lake.files.delete(old)
+
+
+def _beside(lake: Lake, experiment: str, run: Run, file: DataFile) -> str:
+    token = leases.token(lake.files)
+    if file.table == "traces":
+        return paths.trace_file(experiment, run.run, token, paths.trace_source(file.path))
+    return f"{paths.signals_folder(experiment, run.run)}/{token}.parquet"
+
+
+def _extra_without(extra: Mapping[str, Any], ids: Sequence[int], samples: int) -> Mapping[str, Any]:
+    """What a run tells of itself, without samples in the set that it was distilled on."""
+    told = extra.get("distilled_on")
+    if not isinstance(told, dict) or not isinstance(told.get("samples"), str):
+        return extra
+    taught = unpack_samples(told["samples"], samples)
+    taught[list(ids)] = False
+    return {**extra, "distilled_on": {**told, "samples": pack_samples(taught)}}
+
+
+def _forget_results(lake: Lake, experiment: str, ids: Sequence[int]) -> bool:
+    """Delete the results that were computed with one of ``ids``: their metrics know it too."""
+    found = results_with(lake, experiment, ids)
+    for path, result in found:
+        lake.files.delete(path)
+        if result.file is not None:
+            lake.files.delete(result.file.path)
+    return bool(found)

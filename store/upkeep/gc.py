@@ -1,0 +1,154 @@
+"""Garbage collection: removing what no manifest names and no writer will ever finish.
+
+It runs beside writers and readers. A writer at work keeps its files by its lease, whatever their age and whatever the
+clock says. A reader that misses a file which has just been replaced looks again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from ..ages import age
+from ..errors import CorruptLake
+from ..files import tokens
+from ..files.filesystem import Files
+from ..format import paths
+from ..lake import Lake
+from ..write import leases
+from .leftovers import Inventory, take_inventory
+
+OLDER_THAN = timedelta(days=1)
+
+GRACE = timedelta(minutes=10)
+"""A file without a lease stays for so long: another machine may show the lease, written before, a little later."""
+
+_LISTED_BY = (
+    (re.compile(r"(?:signals|traces)/experiment=([^/]+)/run=([^/]+)/.+"), r"runs/experiment=\1/\2.json"),
+    (re.compile(r"packed/experiment=([^/]+)/.+"), r"packed/experiment=\1/"),
+    (re.compile(r"(?:samples|pictures)/experiment=([^/]+)/.+"), r"experiments/\1.json"),
+    (
+        re.compile(r"scores/experiment=([^/]+)/analysis=([^/]+)/target=([^/]+)/.+"),
+        r"results/experiment=\1/analysis=\2/\3",
+    ),
+)
+"""Where a file lies, and its place: what tells the manifests that may have listed it."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was removed, or would be, with its ``bytes``; ``kept`` counts the leftovers that stay by the reason why.
+
+    ``damaged`` are sentences about manifests that cannot be trusted, beside which nothing was removed.
+    """
+
+    removed: tuple[str, ...]
+    bytes: int
+    kept: Mapping[str, int]
+    damaged: tuple[str, ...]
+
+
+def collect_garbage(
+    lake: Lake, *, older_than: timedelta = OLDER_THAN, dry_run: bool = False, checkpoints: bool = False
+) -> Collected:
+    """Remove the leftovers of a lake whose writers are gone, and what was replaced ``older_than`` ago.
+
+    Whether a writer on this machine is gone is known. One on another machine counts as gone when its last write is
+    older than ``older_than``, as does one from before there were leases. What may have been listed by a manifest that
+    was written since then stays: a reader may be in the middle of it. Checkpoints that a run which was stopped could be
+    gone on with stay, unless ``checkpoints``.
+    """
+    found = take_inventory(lake, checkpoints=checkpoints)
+    now = time.time()
+    last = _last_writes(lake.files, found)
+    replaced = _replaced(lake.files, found)
+    kept: Counter[str] = Counter()
+    removed = []
+    size = 0
+    # Leases go last: should this process be killed, the next one still knows whose the files are.
+    for path in sorted(found.leftovers, key=lambda path: path.startswith(f"{paths.LEASES}/")):
+        reason = _why_keep(found, path, last, replaced, now, older_than)
+        if reason is not None:
+            kept[reason] += 1
+            continue
+        try:
+            size += lake.files.size(path)
+        except CorruptLake:
+            continue  # another collection was faster
+        if not dry_run:
+            lake.files.delete(path)
+        removed.append(path)
+    if found.withheld:
+        kept["beside a damaged manifest"] = len(found.withheld)
+    return Collected(tuple(removed), size, kept, tuple(found.damaged.values()))
+
+
+def _why_keep(
+    found: Inventory,
+    path: str,
+    last: Mapping[str, float],
+    replaced: Mapping[str, float],
+    now: float,
+    older_than: timedelta,
+) -> str | None:
+    """Why a leftover has to stay; None where it may go."""
+    state, writer = found.leftovers[path], _owner(path)
+    if writer is None:
+        return "not named as losslake names its files"
+    if state == "at work":
+        return "of writers at work"
+    since = timedelta(seconds=max(0.0, now - last[writer]))
+    if state == "ended" and since < GRACE:
+        return f"written less than {age(GRACE)} ago"
+    if state in ("elsewhere", "unknown") and since < older_than:
+        whose = "on other machines" if state == "elsewhere" else "nothing is known of"
+        return f"of writers {whose}, written less than {age(older_than)} ago"
+    if max(0.0, now - replaced.get(_place(path) or "", 0.0)) < older_than.total_seconds():
+        return f"replaced less than {age(older_than)} ago, as far as one can tell"
+    return None
+
+
+def _owner(path: str) -> str | None:
+    return leases.writer_of_lease(path) if path.startswith(f"{paths.LEASES}/") else tokens.writer_of(path)
+
+
+def _last_writes(files: Files, found: Inventory) -> dict[str, float]:
+    """When each writer wrote last, as far as its leftovers and its lease tell, in seconds since 1970."""
+    by_writer: dict[str, list[str]] = {}
+    for path in found.leftovers:
+        by_writer.setdefault(_owner(path) or "", []).append(path)
+    return {writer: _newest(files, own) for writer, own in by_writer.items()}
+
+
+def _newest(files: Files, group: Iterable[str]) -> float:
+    newest = 0.0
+    for path in group:
+        with contextlib.suppress(CorruptLake):  # it has gone since
+            newest = max(newest, files.modified(path))
+    return newest
+
+
+def _replaced(files: Files, found: Inventory) -> dict[str, float]:
+    """When the latest manifest was written that lists, or may have listed before it was replaced, files of a `_place`.
+
+    Of the places where there are leftovers.
+    """
+    listing: dict[str, list[str]] = {place: [] for path in found.leftovers if (place := _place(path))}
+    for path, own in found.listed.items():
+        for place in {path.rpartition("~")[0] or path, *(_place(file.path) for file in own)}:
+            if place in listing:
+                listing[place].append(path)
+    return {place: _newest(files, manifests) for place, manifests in listing.items()}
+
+
+def _place(path: str) -> str | None:
+    """What the manifests that may list a data file have in common; None for a file that none ever does."""
+    for pattern, place in _LISTED_BY:
+        if match := pattern.fullmatch(path):
+            return match.expand(place)
+    return None

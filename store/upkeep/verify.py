@@ -1,0 +1,125 @@
+"""Is everything that manifests promise really there, and what lies around that no manifest names."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import LosslakeError
+from ..format import manifest
+from ..format.manifest import DataFile
+from ..lake import Lake
+from .forget_leftovers import whats_left
+from .leftovers import Writer, files_listed_by, take_inventory
+
+
+@dataclass(frozen=True)
+class Verification:
+    """``damage`` are sentences about what is wrong; ``leftovers`` are files that no manifest names.
+
+    Leftovers are what killed writers and replaced results left, and the files of writers at work right now; their
+    ``writers`` say which. What belongs to a damaged manifest is not called a leftover. ``remembered`` are sentences about
+    samples that were forgotten and of which something is left.
+    """
+
+    manifests: int
+    files: int
+    bytes: int
+    damage: tuple[str, ...]
+    leftovers: tuple[str, ...]
+    writers: Mapping[str, Writer]
+    remembered: tuple[str, ...]
+
+
+def verify(lake: Lake) -> Verification:
+    """Check every manifest, and every listed file's size, SHA-256 and number of rows; of a shared one each run's part."""
+    found = take_inventory(lake)
+    listed: dict[_Promise, list[tuple[str, DataFile]]] = {}
+    for path, own in found.listed.items():
+        for file in own:
+            listed.setdefault(_promise_of(file), []).append((path, file))
+    damage = list(found.damaged.values())
+    for promise, parts in listed.items():
+        wrong = list(_damage_of(lake, promise, [file for _, file in parts]))
+        if wrong and any(_still_listed(lake, path, file) for path, file in parts):
+            damage += wrong
+    present = {promise.path: promise for promise in listed}
+    return Verification(
+        manifests=len(found.manifests),
+        files=len(present),
+        bytes=sum(promise.bytes for promise in present.values()),
+        damage=tuple(damage),
+        leftovers=tuple(found.leftovers),
+        writers=found.leftovers,
+        remembered=tuple(_remembered(lake)),
+    )
+
+
+def _remembered(lake: Lake) -> Iterator[str]:
+    for name in lake.experiments():
+        with contextlib.suppress(LosslakeError):  # its manifest is damaged, which is told already
+            known = lake.experiment(name)
+            if known.forgettings:
+                yield from whats_left(lake, known)
+
+
+def _still_listed(lake: Lake, path: str, file: DataFile) -> bool:
+    """False for what was replaced since it was listed; what took its place was not looked at."""
+    try:
+        return file in files_listed_by(lake.files, path)
+    except LosslakeError:
+        return True
+
+
+class _Promise(NamedTuple):
+    """What a manifest says of a whole file."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def _promise_of(file: DataFile) -> _Promise:
+    whole = file.shared or file
+    return _Promise(file.path, whole.rows, whole.bytes, whole.sha256)
+
+
+def _damage_of(lake: Lake, promise: _Promise, parts: Sequence[DataFile]) -> Iterator[str]:
+    path = promise.path
+    try:
+        size = lake.files.size(path)
+        if size != promise.bytes:
+            yield f"{path} has {size} bytes, its manifest says {promise.bytes}"
+        elif manifest.sha256_of(lake.files, path) != promise.sha256:
+            yield f"{path} was changed after it was written (SHA-256 differs)"
+        else:
+            with lake.files.open_input(path) as source:
+                footer = pq.read_metadata(source)
+            if footer.num_rows != promise.rows:
+                yield f"{path} has {footer.num_rows} rows, its manifest says {promise.rows}"
+            elif parts[0].shared is not None:
+                starts = np.cumsum([0, *(footer.row_group(i).num_rows for i in range(footer.num_row_groups))])
+                yield from _wrong_parts(parts, starts)
+    except (LosslakeError, pa.ArrowException, OSError) as error:
+        yield f"{path}: {error}" if path not in str(error) else str(error)
+
+
+def _wrong_parts(parts: Sequence[DataFile], starts: npt.NDArray[np.int64]) -> Iterator[str]:
+    """``starts`` (row groups + 1,) are the first rows of the row groups of a shared file, and its end."""
+    for file in parts:
+        if file.shared is not None:
+            first, end = file.shared.first_group, file.shared.first_group + file.shared.groups
+            said = (file.shared.first_row, file.shared.first_row + file.rows)
+            if end >= len(starts) or (starts[first], starts[end]) != said:
+                yield (
+                    f"{file.path} has no row groups {first} to {end - 1} with the rows {said[0]} to {said[1] - 1}, "
+                    "which a manifest lists"
+                )

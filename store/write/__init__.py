@@ -1,0 +1,1 @@
+"""Writing to a lake: experiments, runs, results, checkpoints, and who is at it."""

@@ -1,0 +1,356 @@
+"""Bounds on epsilon: the theorem against a transcription, coverage without and with a known epsilon, the evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from losslake.analysis.charts.dp_audit import epsilon_bounds
+from losslake.analysis.evaluations.dp_audit import dp_audit
+from losslake.analysis.evaluations.epsilon_gaussian import epsilon_of_mu, log_delta
+from losslake.analysis.evaluations.epsilon_one_run import (
+    Guessing,
+    audit_one_run,
+    epsilon_lower,
+    p_value,
+)
+from losslake.analysis.evaluations.epsilon_rates import Law, dp_law, gaussian_law, held_out
+from losslake.analysis.scores import Finding
+from losslake.analysis.source import Source
+from losslake.analysis.statistics.metric import Metric
+from losslake.store.errors import InvalidOption, NotEnoughData
+from losslake.store.format.records import RunInfo
+from losslake.store.lake import Lake
+from scipy.integrate import quad
+from scipy.stats import binom, norm
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+MakeLake = Callable[..., Lake]
+
+TRIALS = 200
+MISSES = int(binom.ppf(0.999, TRIALS, 0.05))
+"""What a bound at 95% may miss in so many trials, all but once in a thousand such tests."""
+
+
+def transcribed(records: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
+    """The theorem word by word."""
+    right = math.exp(epsilon) / (1 + math.exp(epsilon))
+    pmf = [binom.pmf(k, guesses, right) for k in range(guesses + 1)]
+    beta = sum(pmf[correct:])
+    alpha = max(sum(pmf[max(correct - i, 0) : correct]) / i for i in range(1, records + 1))
+    return float(min(1.0, beta + 2 * records * delta * alpha))
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-5, 0.01, 0.2])
+@pytest.mark.parametrize(
+    ("records", "guesses", "correct"),
+    [(1, 1, 1), (20, 10, 8), (30, 30, 25), (15, 7, 7), (12, 5, 0), (60, 40, 21)],
+)
+def test_p_value_is_the_theorem(records: int, guesses: int, correct: int, delta: float) -> None:
+    for epsilon in (0.0, 0.3, 1.0, 4.0):
+        assert p_value(records, guesses, correct, epsilon, delta) == pytest.approx(
+            transcribed(records, guesses, correct, epsilon, delta), abs=1e-12
+        )
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-4, 0.004])
+@pytest.mark.parametrize(("records", "guesses", "correct"), [(300, 40, 38), (300, 40, 40), (300, 300, 190)])
+def test_the_bound_is_where_the_p_value_reaches_the_level(
+    records: int, guesses: int, correct: int, delta: float
+) -> None:
+    bound = epsilon_lower(records, guesses, correct, delta=delta, confidence=0.9)
+    grid = np.linspace(0, 8, 400)
+    refuted = np.array([p_value(records, guesses, correct, epsilon, delta) for epsilon in grid]) < 0.1
+    assert (refuted == (grid < bound)).all()
+    if bound > 0:
+        assert p_value(records, guesses, correct, bound, delta) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_bounds_at_the_edges() -> None:
+    assert epsilon_lower(50, 20, 0, delta=0, confidence=0.95) == 0
+    assert epsilon_lower(50, 20, 10, delta=1e-5, confidence=0.95) == 0
+    assert epsilon_lower(50, 0, 0, delta=1e-5, confidence=0.95) == 0
+    # All of 20 right: q^20 = 0.05.
+    share = 0.05 ** (1 / 20)
+    assert epsilon_lower(50, 20, 20, delta=0, confidence=0.95) == pytest.approx(math.log(share / (1 - share)))
+    bounds = [epsilon_lower(1000, 100, 95, delta=delta, confidence=0.95) for delta in (0, 1e-6, 1e-4, 1e-2)]
+    assert bounds == sorted(bounds, reverse=True)
+    assert bounds[0] > bounds[2] > bounds[3]
+
+
+def guessing(score: Floats, member: Flags, **options: Any) -> Guessing:
+    chosen = {"guesses": [20], "sides": ["both"], "delta": 0.0, "confidence": 0.95, "seed": 0, **options}
+    return audit_one_run(score, member, **chosen)
+
+
+def test_guesses_are_the_ends_of_the_scores() -> None:
+    rng = np.random.default_rng(0)
+    score, member = rng.normal(size=101), rng.random(101) < 0.5
+    score[::10] = np.nan  # never guessed at, but counted
+    order = sorted(np.flatnonzero(~np.isnan(score)), key=lambda i: -score[i])
+    for number in (1, 7, 30, 90):
+        low = number // 2
+        right = sum(member[order[: number - low]]) + sum(~member[order[len(order) - low :]])
+        found = guessing(score, member, guesses=[number])
+        assert (found.records, found.guesses, found.correct) == (101, number, right)
+        one_sided = guessing(score, member, guesses=[number], sides=["members"])
+        assert one_sided.guesses == min(number, 45)
+        assert one_sided.correct == sum(member[order[: one_sided.guesses]])
+    assert guessing(score, member, guesses=[400]).guesses == 90
+    assert guessing(np.full(5, np.nan), np.arange(5) < 2).guesses == 0
+
+
+def test_choosing_among_ways_is_paid_for() -> None:
+    member = np.arange(200) % 2 == 0
+    score = member.astype(float)
+    alone = guessing(score, member, guesses=[100])
+    chosen = guessing(score, member, guesses=[10, 50, 100])
+    assert (alone.tried, chosen.tried, chosen.guesses) == (1, 3, 100)
+    share = (0.05 / 3) ** (1 / 100)
+    assert chosen.epsilon == pytest.approx(math.log(share / (1 - share)))
+    assert chosen.epsilon < alone.epsilon
+    assert chosen.estimate is None, "all guesses right: nothing bounds epsilon from above"
+    assert guessing(score, member, guesses=[50, 50, 50.0]).tried == 1
+    assert guessing(score, ~member, guesses=[100]).estimate == 0
+
+
+def bounds_of(score: Floats, member: Flags, seed: int, delta: float) -> dict[str, float]:
+    """Every method's bound on epsilon, or mu, at 95%."""
+    several = [len(score) // 4, len(score)]
+    epsilon: Law = dp_law(delta)
+    return {
+        "one-run": guessing(
+            score, member, guesses=several, sides=["both", "members"], delta=delta, seed=seed
+        ).epsilon,
+        "clopper-pearson": held_out(score, member, epsilon, confidence=0.95, seed=seed)[1],
+        "mu": held_out(score, member, gaussian_law, confidence=0.95, seed=seed)[1],
+    }
+
+
+def trials(draw: Callable[[np.random.Generator, Flags], Floats], delta: float) -> dict[str, Floats]:
+    found = []
+    for seed in range(TRIALS):
+        rng = np.random.default_rng([7, seed])
+        member = rng.random(200) < 0.5
+        found.append(bounds_of(draw(rng, member), member, seed, delta))
+    return {name: np.array([one[name] for one in found]) for name in found[0]}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_scores_without_signal_bound_nothing(tied: bool) -> None:
+    def draw(rng: np.random.Generator, member: Flags) -> Floats:
+        score = rng.normal(size=len(member))
+        return np.round(score) if tied else score
+
+    for name, found in trials(draw, 1e-5).items():
+        assert (found > 0).sum() <= MISSES, name
+
+
+def test_randomised_response() -> None:
+    """Each bit is kept with probability e / (1 + e): epsilon is 1."""
+
+    def draw(rng: np.random.Generator, member: Flags) -> Floats:
+        return np.where(rng.random(len(member)) < math.e / (1 + math.e), member, ~member).astype(float)
+
+    found = trials(draw, 0.0)
+    for name in ("one-run", "clopper-pearson"):
+        assert (found[name] > 1).sum() <= MISSES, name
+        assert np.median(found[name]) > 0.3, name
+
+
+def test_gaussian_mechanism() -> None:
+    """Members are shifted by two of the noise's standard deviations: mu is 2, epsilon at 1e-5 about 10."""
+    found = trials(lambda rng, member: rng.normal(size=len(member)) + 2 * member, 1e-5)
+    assert (found["mu"] > 2).sum() <= MISSES
+    assert np.median(found["mu"]) > 0.9
+    assert np.median([epsilon_of_mu(mu, 1e-5) for mu in found["mu"]]) > 3.5
+    for name in ("one-run", "clopper-pearson"):
+        assert (found[name] > epsilon_of_mu(2, 1e-5)).sum() <= MISSES
+        assert np.median(found[name]) > 0.8, name
+
+
+@pytest.mark.parametrize(("mu", "epsilon"), [(0.3, 0.01), (1, 0), (1, 1), (2, 3), (0.5, 2.5)])
+def test_delta_of_a_gaussian_mechanism(mu: float, epsilon: float) -> None:
+    # The least delta is the mass by which the one density exceeds e^epsilon times the other.
+    crossing = epsilon / mu + mu / 2
+    mass = quad(lambda x: norm.pdf(x, mu) - math.exp(epsilon) * norm.pdf(x), crossing, np.inf, epsabs=1e-14)[
+        0
+    ]
+    assert math.exp(log_delta(epsilon, mu)) == pytest.approx(mass, rel=1e-6)
+    assert epsilon_of_mu(mu, mass) == pytest.approx(epsilon, abs=1e-6)
+
+
+def test_epsilon_of_mu_at_the_edges() -> None:
+    assert epsilon_of_mu(1, 1e-5) == pytest.approx(4.3771781, abs=1e-6)
+    assert epsilon_of_mu(0, 1e-5) == epsilon_of_mu(-1, 0) == 0
+    assert epsilon_of_mu(0.1, 0.5) == 0
+    assert epsilon_of_mu(1, 0) == math.inf
+    assert epsilon_of_mu(20, 1e-300) > epsilon_of_mu(20, 1e-5) > 200
+
+
+def test_laws() -> None:
+    assert dp_law(0.01)(0.5, 0.1) == pytest.approx(math.log(4.9))
+    assert dp_law(0.01)(0.01, 0.1) == -math.inf
+    assert dp_law(0)(0.5, 0) == math.inf
+    assert gaussian_law(norm.cdf(1), norm.cdf(-1)) == pytest.approx(2)
+    assert gaussian_law(0, 0.1) == gaussian_law(1, 1) == -math.inf
+
+
+def test_the_side_that_shows_more_is_named() -> None:
+    rng = np.random.default_rng(1)
+    member = np.arange(2000) % 2 == 0
+    # A fifth of the non-members stands out low; no threshold sets members apart so well.
+    score = rng.normal(size=2000) - 50 * (~member & (rng.random(2000) < 0.2))
+    for sign, truth, named in ((1, member, "non-members"), (-1, ~member, "members")):
+        rates, bound = held_out(sign * score, truth, dp_law(1e-5), confidence=0.95, seed=0)
+        assert rates.named == named
+        assert 0.1 < rates.hits / rates.of < 0.3
+        assert (rates.of, rates.among) == (500, 500)
+        assert bound > 2
+
+
+SAMPLES, CANARIES = 160, 80
+
+
+def write(path: Path, *, design: dict[str, Any] | None, planted: bool = True, shadows: int = 8) -> Lake:
+    """An experiment whose last samples are canaries, leaking much, and its runs."""
+    rng = np.random.default_rng(0)
+    lake = Lake.open(path, create=True)
+    canary = np.arange(SAMPLES) >= SAMPLES - CANARIES
+    labels = np.zeros(SAMPLES, np.int32)
+    lake.create_experiment(
+        "tests",
+        pa.table({"label": labels, "group": pa.array(np.where(canary & planted, "canary", None).tolist())}),
+        dataset={"canaries": f"noise:{CANARIES}"} if planted else {},
+    )
+    for number in range(shadows + 1):
+        member = rng.random(SAMPLES) < 0.5
+        phi = rng.normal(0, 1, SAMPLES) + np.where(canary, 6, 0.2) * member
+        role = "shadow" if number else "target"
+        with lake.write_run("tests", f"run-{number}", members=member) as writer:
+            loss = np.logaddexp(0, -phi)
+            writer.append_signals(
+                np.arange(SAMPLES), np.zeros(SAMPLES, np.int16), labels, loss=loss, phi=phi, correct=phi > 0
+            )
+            for epoch in (1, 2):
+                writer.append_epoch("train", epoch, np.flatnonzero(member), loss=loss[member] / epoch)
+            writer.commit(RunInfo(role=role, extra={"design": design} if design else {}))  # type: ignore[arg-type]
+    return lake
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
+    lake = write(tmp_path_factory.mktemp("audit") / "lake", design={"design": "target", "seed": 0})
+    with Source.open(lake, "tests") as opened:
+        yield opened
+
+
+def pick(finding: Finding, method: str, metric: str = "epsilon_lower", **about: object) -> Metric:
+    (found,) = [
+        one
+        for one in finding.metrics
+        if one.metric == metric
+        and one.parameters["method"] == method
+        and all(one.parameters[key] == value for key, value in about.items())
+    ]
+    return found
+
+
+def test_canaries_are_audited_where_there_are_some(source: Source) -> None:
+    finding = dp_audit(source, ("lira",))
+    one_run = pick(
+        finding, "one-run", coins=True, records="canaries", score="lira", delta=1e-5, confidence=0.95
+    )
+    assert one_run.n == CANARIES
+    assert one_run.ci_low is not None
+    assert one_run.ci_low > 1.5
+    assert one_run.ci_high == math.inf
+    assert one_run.to_json()["ci_high"] is None
+    assert not any("coins" in note for note in finding.notes)
+    for method in ("clopper-pearson", "gaussian"):
+        assert (pick(finding, method).ci_low or 0) > 0.5
+    mu = pick(finding, "gaussian", "mu_lower")
+    assert epsilon_of_mu(mu.ci_low or 0, 1e-5) == pytest.approx(pick(finding, "gaussian").ci_low)
+    spec = epsilon_bounds(finding).to_dict()
+    assert "one-run with lira: at least" in spec["description"]
+
+
+def test_natural_records_leak_little_and_have_no_coins(source: Source) -> None:
+    for records, count in (("natural", SAMPLES - CANARIES), ("all", SAMPLES)):
+        finding = dp_audit(source, ("loss",), records=records)  # type: ignore[arg-type]
+        assert pick(finding, "one-run", coins=False, records=records).n == count
+        assert "not known to have been drawn by independent fair coins" in finding.notes[0]
+    natural = dp_audit(source, ("loss",), records="natural")
+    assert all((metric.ci_low or 0) < 0.5 for metric in natural.metrics)
+
+
+@pytest.mark.parametrize(
+    ("design", "coins"),
+    [
+        (None, False),
+        ({"design": "bernoulli", "probability": 0.5}, True),
+        ({"design": "bernoulli", "probability": 0.3}, False),
+        ({"design": "balanced", "probability": 0.5}, False),
+        ({"design": "target"}, False),
+    ],
+)
+def test_which_designs_are_coins(tmp_path: Path, design: dict[str, Any] | None, coins: bool) -> None:
+    lake = write(tmp_path / "lake", design=design, planted=False, shadows=0)
+    with Source.open(lake, "tests") as opened:
+        finding = dp_audit(opened, ("loss",))
+        with pytest.raises(NotEnoughData, match="no record of group"):
+            dp_audit(opened, ("loss",), records="canaries")
+    assert pick(finding, "one-run", records="all").parameters["coins"] is coins
+    assert any("coins" in note for note in finding.notes) is not coins
+
+
+def test_guesses_are_shares_or_counts(source: Source) -> None:
+    half = pick(dp_audit(source, ("loss",), guesses=(0.5,), sides="both"), "one-run")
+    same = pick(dp_audit(source, ("loss",), guesses=(40,), sides="both"), "one-run")
+    assert half == same
+    assert half.parameters["guesses"] == 40
+    assert half.parameters["tried"] == 1
+
+
+def test_without_delta(source: Source) -> None:
+    finding = dp_audit(source, ("lira", "loss"), delta=0.0)
+    methods = [(one.metric, one.parameters["method"]) for one in finding.metrics]
+    assert methods == 2 * [
+        ("epsilon_lower", "one-run"),
+        ("epsilon_lower", "clopper-pearson"),
+        ("mu_lower", "gaussian"),
+    ]
+    assert any("delta 0" in note for note in finding.notes)
+    assert any("several scores" in note for note in finding.notes)
+    assert epsilon_bounds(finding).to_dict()
+
+
+def test_a_score_of_members_alone_is_refused(source: Source) -> None:
+    with pytest.raises(
+        NotEnoughData, match=r"two non-members at least, and trace.* has 0 among the canaries"
+    ):
+        dp_audit(source, ("trace[source=train]",))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confidence": 0.3}, "confidence"),
+        ({"confidence": 1.0}, "confidence"),
+        ({"delta": -0.1}, "delta"),
+        ({"delta": 1.0}, "delta"),
+        ({"guesses": (0.0,)}, "guesses"),
+        ({"guesses": (2.5,)}, "guesses"),
+        ({"guesses": ()}, "at least one"),
+    ],
+)
+def test_options_that_make_no_sense(source: Source, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidOption, match=message):
+        dp_audit(source, ("loss",), **options)

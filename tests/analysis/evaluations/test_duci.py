@@ -1,0 +1,238 @@
+"""Shares of a data set that was used: the formula, coverage of the interval, the evaluation on a lake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from losslake.analysis.charts.duci import usage_shares
+from losslake.analysis.evaluations.duci import best_threshold, duci, usage
+from losslake.analysis.source import Source
+from losslake.store.errors import InvalidOption, NotEnoughData
+from losslake.store.format.records import RunInfo
+from losslake.store.lake import Lake
+from scipy.stats import binom
+
+MakeLake = Callable[..., Lake]
+Flags = npt.NDArray[np.bool_]
+
+
+def named(share: float, n: int = 1000) -> Flags:
+    return np.arange(n) < round(share * n)
+
+
+def rates(*of_each: tuple[float, float], n: int = 500) -> npt.NDArray[np.float64]:
+    return np.array([(tpr, fpr, n, n) for tpr, fpr in of_each], dtype=np.float64)
+
+
+def test_the_formula() -> None:
+    stand_ins = rates((0.8, 0.1), (0.84, 0.14), (0.76, 0.06))
+    found = usage(named(0.45), stand_ins)
+    decisions = named(0.45).astype(float)
+    assert found.value == pytest.approx(((decisions - 0.1) / (0.8 - 0.1)).mean(), abs=1e-12)
+    assert (found.tpr, found.fpr) == (pytest.approx(0.8), pytest.approx(0.1))
+    # By hand: p = 1/2, the rates of each stand-in mix to 0.45, 0.49, 0.41; t with 2 degrees of freedom is 4.3027.
+    between = np.var([0.45, 0.49, 0.41], ddof=1)
+    single = (0.8 * 0.2 + 0.1 * 0.9) / 4 / 500
+    variance = (0.8 * 0.2 + 0.1 * 0.9) / 2 / 1000 + between - single + between / 3
+    assert found.low == pytest.approx(0.5 - 4.302652729911275 * variance**0.5 / 0.7)
+    assert found.high == pytest.approx(0.5 + 4.302652729911275 * variance**0.5 / 0.7)
+
+
+def test_shares_beyond_0_and_1_are_clipped() -> None:
+    stand_ins = rates((0.8, 0.2), (0.8, 0.2))
+    assert usage(named(0.05), stand_ins).value == 0
+    assert usage(named(0.05), stand_ins).low == 0
+    assert usage(named(0.95), stand_ins).value == 1
+    assert usage(named(0.95), stand_ins).high == 1
+
+
+def test_what_cannot_be_said() -> None:
+    for stand_ins in (
+        rates((0.3, 0.3), (0.4, 0.4)),
+        rates((0.2, 0.5)),
+        rates((0.32, 0.3), (0.3, 0.31)),
+        rates(),
+    ):
+        found = usage(named(0.4), stand_ins.reshape(-1, 4))
+        assert (found.value, found.low, found.high) == (None, 0.0, 1.0)
+    one = usage(named(0.5), rates((0.8, 0.2)))
+    assert one.value == pytest.approx(0.5)
+    assert (one.low, one.high) == (None, None)
+    assert usage(named(0.5)[:0], rates((0.8, 0.2))).value is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("spread", [0.0, 0.05])
+def test_the_interval_covers(share: float, spread: float) -> None:
+    """Models whose rates differ by ``spread`` from one to the next; the true share is in the interval 95% of the time."""
+    trials, covered, values = 300, 0, []
+    for seed in range(trials):
+        rng = np.random.default_rng([seed, 3])
+        shifts = rng.normal(0, spread, (7, 2))
+        models = [np.clip((0.6 + shift[0], 0.3 + shift[1]), 0, 1) for shift in shifts]
+        stand_ins = np.array(
+            [
+                (rng.binomial(200, tpr) / 200, rng.binomial(200, fpr) / 200, 200, 200)
+                for tpr, fpr in models[1:]
+            ]
+        )
+        members = round(400 * share)
+        decisions = rng.random(400) < np.where(np.arange(400) < members, *models[0])
+        found = usage(decisions, stand_ins)
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= share <= found.high
+        values.append(found.value)
+    assert covered >= binom.ppf(0.001, trials, 0.95)
+    if 0 < share < 1:
+        assert np.median(np.array(values, dtype=float)) == pytest.approx(share, abs=0.05)
+
+
+def test_the_threshold_sets_members_apart_best() -> None:
+    rng = np.random.default_rng(0)
+    member = rng.random(300) < 0.5
+    score = np.round(rng.normal(size=300) + member, 1)
+    threshold = best_threshold(score, member)
+    gaps = [(score[member] > t).mean() - (score[~member] > t).mean() for t in np.unique(score) - 1e-6]
+    assert (score[member] > threshold).mean() - (score[~member] > threshold).mean() == pytest.approx(
+        max(gaps)
+    )
+    assert not (np.ones(4) > best_threshold(-np.arange(4.0), np.arange(4) > 1)).any() or max(gaps) > 0
+
+
+SAMPLES = 240
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A target on 3/4 of group a and 1/4 of group b (1/2 of the labels), shadows on halves of everything."""
+    rng = np.random.default_rng(0)
+    lake = Lake.open(tmp_path_factory.mktemp("duci") / "lake", create=True)
+    group = np.repeat(["a", "b", ""], [120, 100, 20])
+    labels = (np.arange(SAMPLES) % 2).astype(np.int32)
+    lake.create_experiment(
+        "tests", pa.table({"label": labels, "group": pa.array([name or None for name in group.tolist()])})
+    )
+    chance = np.array([{"a": 0.75, "b": 0.25, "": 0.5}[name] for name in group.tolist()])
+    for number in range(9):
+        member = rng.random(SAMPLES) < (0.5 if number else chance)
+        if number == 8:
+            member[:] = True  # no stand-in: without non-members
+        phi = rng.normal(0, 1, SAMPLES) + 3 * member
+        with lake.write_run("tests", f"run-{number}", members=member) as writer:
+            writer.append_signals(
+                np.arange(SAMPLES),
+                np.zeros(SAMPLES, np.int16),
+                labels,
+                loss=np.logaddexp(0, -phi),
+                phi=phi,
+                correct=phi > 0,
+            )
+            writer.commit(RunInfo(role="shadow" if number else "target"))
+    return lake
+
+
+@pytest.fixture
+def source(lake: Lake) -> Iterator[Source]:
+    with Source.open(lake, "tests") as opened:
+        yield opened
+
+
+def test_shares_of_all_and_of_each_group(source: Source, lake: Lake) -> None:
+    finding = duci(source, ("loss", "lira"), stand_ins=3, by="group")
+    assert [(one.parameters["score"], one.parameters.get("group")) for one in finding.metrics] == [
+        (score, group) for score in ("loss", "lira") for group in (None, "a", "b")
+    ]
+    member = np.array(lake.sql("select member from signals where run = 'run-0' order by sample_id")["member"])
+    for metric in finding.metrics:
+        group = metric.parameters.get("group")
+        own = {None: slice(None), "a": slice(0, 120), "b": slice(120, 220)}[group]
+        # Two records were never in, or never out of, a shadow run: lira has no score of them.
+        missing = 0 if metric.parameters["score"] == "loss" else 2
+        assert metric.parameters["true_share"] == pytest.approx(member[own].mean(), abs=1e-9 + missing / 80)
+        assert len(member[own]) - missing <= (metric.n or 0) <= len(member[own])
+        assert metric.value is not None
+        assert metric.ci_low is not None
+        assert metric.ci_high is not None
+        assert metric.ci_low <= metric.parameters["true_share"] <= metric.ci_high
+        assert abs(metric.value - metric.parameters["true_share"]) < 0.1
+        assert metric.parameters["stand_ins"] == 3
+    assert finding.notes == (
+        "lira: 2 of 240 samples have no score: no shadow run trained on them, or none did without them",
+    )
+    text = usage_shares(finding).to_dict()["description"]
+    assert "all records by loss" in text
+    assert "group b by lira" in text
+    by_label = duci(source, ("loss",), by="label")
+    assert [one.parameters.get("label") for one in by_label.metrics] == [None, "0", "1"]
+    assert by_label.metrics[0].parameters["stand_ins"] == 7, "all that have members and non-members"
+
+
+def test_a_score_by_hand(source: Source) -> None:
+    """Threshold, rates and share of the loss attack from the arrays."""
+    rows = [
+        source.rows(run, "signals", ["member", "loss"])
+        for run in source.runs
+        if run.run in ("run-0", "run-1", "run-4")
+    ]
+    (target, *others) = [
+        (-frame["loss"].to_numpy().astype(float), frame["member"].to_numpy()) for frame in rows
+    ]
+    (metric,) = duci(source, ("loss",), stand_ins=2).metrics
+    threshold = float(metric.parameters["threshold"])
+    tpr = np.mean([(score[member] > threshold).mean() for score, member in others])
+    fpr = np.mean([(score[~member] > threshold).mean() for score, member in others])
+    assert metric.parameters["tpr"] == pytest.approx(tpr)
+    assert metric.parameters["fpr"] == pytest.approx(fpr)
+    assert metric.value == pytest.approx(np.mean(((target[0] > threshold) - fpr) / (tpr - fpr)))
+
+
+def test_one_stand_in_has_no_interval(source: Source) -> None:
+    finding = duci(source, ("loss",), stand_ins=1)
+    assert (finding.metrics[0].ci_low, finding.metrics[0].ci_high) == (None, None)
+    assert finding.metrics[0].value is not None
+    assert any("one stand-in" in note for note in finding.notes)
+    assert usage_shares(finding).to_dict()
+
+
+def test_a_score_that_stand_ins_lack(source: Source, lake_of: MakeLake) -> None:
+    rng = np.random.default_rng(0)
+    keep = rng.random((4, 50)) < 0.5
+    phi = rng.normal(size=keep.shape) + 4 * keep
+    lake = lake_of(keep, phi, traces={"loss": rng.random((50, 4))})
+    with Source.open(lake, "tests") as opened:
+        finding = duci(opened, ("lt-iqr", "loss"))
+        assert [one.value is None for one in finding.metrics] == [True, False]
+        assert "lt-iqr: no estimate" in finding.notes[0]
+        with pytest.raises(NotEnoughData, match="no share can be estimated"):
+            duci(opened, ("lt-iqr",))
+
+
+def test_a_score_without_signal_is_refused(lake_of: MakeLake) -> None:
+    rng = np.random.default_rng(1)
+    keep = rng.random((6, 60)) < 0.5
+    lake = lake_of(keep, np.ones(keep.shape))
+    with (
+        Source.open(lake, "tests") as opened,
+        pytest.raises(NotEnoughData, match="as many non-members as members"),
+    ):
+        duci(opened, ("loss",))
+
+
+def test_what_there_must_be(source: Source, lake_of: MakeLake, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match="stand-ins is 0"):
+        duci(source, ("loss",), stand_ins=0)
+    keep = np.ones((3, 10), bool)
+    keep[0, :5] = False
+    lake = lake_of(keep, np.ones(keep.shape))
+    with Source.open(lake, "tests") as opened, pytest.raises(NotEnoughData, match="left out others"):
+        duci(opened, ("loss",))
+    keep[1:, ::2] = False
+    lake = lake_of(keep, np.ones(keep.shape))
+    with Source.open(lake, "tests") as opened, pytest.raises(NotEnoughData, match="have no group"):
+        duci(opened, ("loss",), by="group")

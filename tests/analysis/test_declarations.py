@@ -1,0 +1,188 @@
+"""Every declared analysis and evaluation has help, SQL whose parameters are the ones bound, a chart and a command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from typing import Any
+
+import click
+import losslake.sql
+import polars as pl
+import pytest
+from losslake.analysis.commands import analyze_group
+from losslake.analysis.declare import Analysis, Evaluation, parse_options, variant_of
+from losslake.analysis.evaluations.catalogue import EVALUATIONS, run_evaluation
+from losslake.analysis.scoring.catalogue import ANALYSES, find
+from losslake.analysis.scoring.run import run_analysis
+from losslake.analysis.source import Source
+from losslake.sql import read_sql
+from losslake.store.errors import InvalidOption
+from losslake.store.lake import Lake
+
+ENTRIES: tuple[Analysis | Evaluation, ...] = (*ANALYSES, *EVALUATIONS)
+NO_QUERY = {"views", "views_spark", "macros_duckdb", "macros_spark"}
+
+each = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+each_analysis = pytest.mark.parametrize("entry", ANALYSES, ids=lambda entry: entry.name)
+each_evaluation = pytest.mark.parametrize("entry", EVALUATIONS, ids=lambda entry: entry.name)
+
+
+@pytest.fixture
+def lake(everything: Lake) -> Lake:
+    return everything
+
+
+@pytest.fixture
+def source(lake: Lake) -> Iterator[Source]:
+    with Source.open(lake, "tests") as opened:
+        yield opened
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, set[str]]]:
+    """The name of every SQL text that is run, with the parameters bound to it."""
+    seen = []
+    query = Source.query
+
+    def recording(self: Source, name: str, parameters: Mapping[str, Any]) -> pl.DataFrame:
+        seen.append((name, set(parameters)))
+        return query(self, name, parameters)
+
+    monkeypatch.setattr(Source, "query", recording)
+    return seen
+
+
+def statement(name: str) -> str:
+    """An SQL text without its comments."""
+    return re.sub(r"--.*", "", read_sql(name))
+
+
+def header(name: str) -> str:
+    return "\n".join(line for line in read_sql(name).splitlines() if line.startswith("--"))
+
+
+def parameters_of(text: str) -> set[str]:
+    return set(re.findall(r"\$(\w+)", text))
+
+
+def test_names_are_distinct() -> None:
+    names = [entry.name for entry in ENTRIES]
+    assert len(set(names)) == len(names)
+    assert [find(analysis.name) for analysis in ANALYSES] == list(ANALYSES)
+
+
+@each
+def test_help(entry: Analysis | Evaluation) -> None:
+    summary = entry.description.splitlines()[0]
+    assert 20 < len(summary) < 110
+    assert summary.endswith(".")
+    if isinstance(entry, Analysis):
+        assert "Higher = " in entry.description or "higher = " in entry.description
+        assert "Source:" in entry.description
+    for option in entry.options:
+        assert option.help
+        assert option.help[0].islower() or not option.help[0].isalpha()
+        assert not option.help.endswith(".")
+        assert isinstance(option.default, (option.kind, tuple, type(None)))
+        assert not option.choices or option.default in option.choices
+
+
+@each_analysis
+def test_sql_and_what_is_bound_agree(
+    entry: Analysis, source: Source, asked: list[tuple[str, set[str]]]
+) -> None:
+    run_analysis(source, entry)
+    check_sql(entry, asked)
+
+
+@each_evaluation
+def test_sql_and_what_is_bound_agree_in_evaluations(
+    entry: Evaluation, source: Source, asked: list[tuple[str, set[str]]]
+) -> None:
+    run_analysis(source, find("lt-iqr"))
+    run_analysis(source, find("lira"))
+    asked.clear()
+    run_evaluation(source, entry, entry.default_scores or ("lt-iqr", "lira"))
+    check_sql(entry, asked)
+
+
+def check_sql(entry: Analysis | Evaluation, asked: list[tuple[str, set[str]]]) -> None:
+    assert {name for name, _ in asked} == set(entry.sql)
+    for name, bound in asked:
+        assert parameters_of(statement(name)) == bound
+
+
+@pytest.mark.parametrize("name", sorted({name for entry in ENTRIES for name in entry.sql}))
+def test_sql_headers_name_every_parameter_and_the_grain(name: str) -> None:
+    assert parameters_of(header(name)) == parameters_of(statement(name))
+    assert "-- Grain: one row" in header(name)
+    assert statement(name).count(";") <= 1
+
+
+def test_no_sql_text_is_left_over() -> None:
+    there = {
+        file.name.removesuffix(".sql") for file in files(losslake.sql).iterdir() if file.name.endswith(".sql")
+    }
+    assert there - NO_QUERY == {name for entry in ENTRIES for name in entry.sql}
+
+
+@each_analysis
+def test_scores_and_chart(entry: Analysis, source: Source) -> None:
+    outcome = run_analysis(source, entry)
+    frame = outcome.scores.frame
+    assert frame.columns[:2] == ["sample_id", "member"]
+    assert frame.schema["score"] == pl.Float64
+    assert frame["sample_id"].to_list() == sorted(set(frame["sample_id"]))
+    assert frame["score"].drop_nulls().is_finite().all()
+    assert [metric.metric for metric in outcome.metrics][:2] == ["auc", "tpr_at_fpr"]
+    # Metrics of its own are named in the docstring, and so in the help and in docs/.
+    assert [own.metric for own in outcome.scores.metrics if own.metric not in entry.description] == []
+    assert entry.chart(outcome.scores).to_dict()
+
+
+@each_evaluation
+def test_evaluations_and_chart(entry: Evaluation, source: Source) -> None:
+    finding = run_evaluation(source, entry, entry.default_scores or ("lt-iqr", "lira"))
+    assert finding.metrics
+    named = f"{entry.name} auc tpr_at_fpr {entry.description}"
+    assert [metric.metric for metric in finding.metrics if metric.metric not in named] == []
+    assert entry.chart(finding).to_dict()
+
+
+@each
+def test_command(entry: Analysis | Evaluation) -> None:
+    command = analyze_group.commands[entry.name]
+    assert command.help is not None
+    assert entry.description in command.help
+    assert f"Example:\n  losslake analyze {entry.name} " in command.help
+    assert command.short_help == entry.description.splitlines()[0]
+    flags = {flag for param in command.params if isinstance(param, click.Option) for flag in param.opts}
+    assert {f"--{option.name}" for option in entry.options} <= flags
+    assert {"--lake", "--experiment", "--target", "--metrics"} <= flags
+    assert all(param.help for param in command.params if isinstance(param, click.Option))
+
+
+@each
+def test_the_documented_defaults_are_the_default_variant(entry: Analysis | Evaluation) -> None:
+    defaults = {option.name: option.default for option in entry.options}
+    parsed = parse_options(entry.options, defaults, entry.name)
+    assert parsed == {option.keyword: option.default for option in entry.options}
+    assert variant_of(entry.options, parsed) == ""
+
+
+@each
+def test_unknown_options_are_refused(entry: Analysis | Evaluation) -> None:
+    with pytest.raises(InvalidOption, match=f"{entry.name} has no option 'colour'"):
+        parse_options(entry.options, {"colour": "red"}, entry.name)
+    for option in entry.options:
+        if option.choices:
+            with pytest.raises(InvalidOption, match="must be one of"):
+                parse_options(entry.options, {option.name: "sideways"}, entry.name)
+        elif option.kind in (int, float):
+            given = ("many",) if option.many else "many"
+            with pytest.raises(
+                InvalidOption, match=f"{option.name} of {entry.name} must be {option.kind.__name__}"
+            ):
+                parse_options(entry.options, {option.name: given}, entry.name)

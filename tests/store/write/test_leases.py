@@ -1,0 +1,270 @@
+"""Leases tell a writer at work from one that was killed, through forks, zombies and numbers given out again."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from losslake.store.files import tokens
+from losslake.store.files.local import LocalFiles
+from losslake.store.format import manifest, paths
+from losslake.store.lake import Lake
+from losslake.store.write import leases, processes
+
+N = 8
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    lake = Lake.open(tmp_path / "lake", create=True)
+    lake.create_experiment("e", pa.table({"label": np.zeros(N, np.int32)}))
+    return lake
+
+
+def own_lease(lake: Lake) -> str:
+    return paths.lease(tokens.process_part(lake.files.root))
+
+
+def lay_down(lake: Lake, writer: str, **changed: object) -> None:
+    """A lease as this process writes it, with some of it changed."""
+    content = leases.read_lease(lake.files, own_lease(lake)) | {"writer": writer} | changed
+    lake.files.put(paths.lease(writer), manifest.dump(content))
+
+
+def test_tokens_differ_and_name_their_writer() -> None:
+    made = [tokens.new_token("/a") for _ in range(1000)]
+    assert len(set(made)) == 1000
+    assert {tokens.writer_of(f"signals/experiment=e/run=r/{token}.parquet") for token in made} == {
+        tokens.process_part("/a")
+    }
+    assert tokens.process_part("/a") != tokens.process_part("/b")
+
+
+@pytest.mark.parametrize(
+    ("path", "writer", "leased"),
+    [
+        ("signals/experiment=e/run=r/0123456789abcdef00000001.parquet", "0123456789abcdef", True),
+        ("traces/experiment=e/run=r/0123456789abcdef00000001-eval.parquet", "0123456789abcdef", True),
+        ("packed/experiment=e/0123456789abcdef00000001-signals.parquet", "0123456789abcdef", True),
+        ("staging/experiment=e/run=r/0123456789abcdef00000001/eval-000001.arrow", "0123456789abcdef", True),
+        ("runs/experiment=e/.tmp-0123456789abcdef00000001", "0123456789abcdef", True),
+        (".tmp-0123456789abcdef00000001", "0123456789abcdef", True),
+        (".tmp-0123456789abcdef", "0123456789abcdef", False),
+        ("signals/experiment=e/run=r/0123456789abcdef.parquet", "0123456789abcdef", False),
+        ("signals/experiment=e/run=0123456789abcdef00000001/notes.txt", None, False),
+        ("signals/experiment=0123456789abcdef00000001/run=r/notes.parquet", None, False),
+        ("signals/experiment=e/run=r/0123456789abcdef0.parquet", None, False),
+        ("staging/experiment=e/stray", None, False),
+    ],
+)
+def test_writers_are_read_off_paths(path: str, writer: str | None, leased: bool) -> None:
+    assert tokens.writer_of(path) == writer
+    assert tokens.may_have_lease(path) == leased
+
+
+def test_this_process_is_at_work_from_its_first_file_on(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path / "lake", create=True)
+    assert leases.states(lake.files) == {}
+    lake.create_experiment("e", pa.table({"label": [0, 1]}))
+    assert leases.states(lake.files) == {tokens.process_part(lake.path): "at work"}
+    made = os.stat(f"{lake.path}/{own_lease(lake)}").st_mtime_ns
+    lake.write_run("e", "r", members=np.ones(2, bool)).discard()
+    assert os.stat(f"{lake.path}/{own_lease(lake)}").st_mtime_ns == made
+
+
+def test_a_lake_made_again_in_its_old_place_has_a_lease_again(lake: Lake) -> None:
+    lake.files.delete(own_lease(lake))
+    lake.write_run("e", "r", members=np.ones(N, bool)).discard()
+    assert list(leases.states(lake.files).values()) == ["at work"]
+
+
+def test_threads_that_begin_together_share_one_lease(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path / "lake", create=True)
+    start = threading.Barrier(8)
+    found = []
+
+    def work() -> None:
+        start.wait()
+        found.append(leases.token(lake.files))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 8
+    assert len({token[:16] for token in found}) == 1
+    assert list(leases.states(lake.files).values()) == ["at work"]
+
+
+def test_a_number_given_out_again_is_not_the_writer(lake: Lake) -> None:
+    started = processes.start_time(os.getpid())
+    assert started is not None
+    lay_down(lake, "a" * 16, started=started - 1)
+    lay_down(lake, "b" * 16, started=None)
+    lay_down(lake, "c" * 16, pid=-1)
+    found = leases.states(lake.files)
+    assert [found[letter * 16] for letter in "abc"] == ["killed", "at work", "killed"]
+
+
+def test_of_another_machine_nothing_is_known(lake: Lake) -> None:
+    lay_down(lake, "a" * 16, host="elsewhere", pid=os.getpid())
+    (Path(lake.path) / "writers" / f"{'b' * 16}.json").write_text("{")
+    (Path(lake.path) / "writers" / f"{'c' * 16}.json").write_text(
+        json.dumps(json.loads(lake.files.read(own_lease(lake))))
+    )
+    lay_down(lake, "d" * 16, pid="1")
+    found = leases.states(lake.files)
+    assert [found[letter * 16] for letter in "abcd"] == ["elsewhere"] * 4
+
+
+def test_a_killed_process_counts_as_gone_before_its_parent_takes_notice() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    started = processes.start_time(child.pid)
+    assert processes.runs(child.pid, started)
+    child.send_signal(signal.SIGSTOP)
+    assert processes.runs(child.pid, started)  # stopped is not killed
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie: it is not taken notice of
+    assert not processes.runs(child.pid, started)
+    child.wait()
+    assert not processes.runs(child.pid, started)
+
+
+def test_another_user_s_process_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(processes.os, "kill", refuse)
+    assert processes.runs(12345, 1)
+
+
+def test_without_proc_the_number_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_stat", lambda pid: [])
+    assert processes.start_time(os.getpid()) is None
+    assert processes.runs(os.getpid(), 5)
+
+
+# --- processes --------------------------------------------------------------------------------------------
+
+WRITES = """
+import os, sys
+import numpy as np
+from losslake.store.lake import Lake
+lake = Lake.open(sys.argv[1])
+writer = lake.write_run("e", sys.argv[2], members=np.ones(8, bool))
+writer.append_epoch("eval", 0, np.arange(8), loss=np.zeros(8))
+"""
+
+
+def run_code(lake: Lake, code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WRITES + code, lake.path, "r"], capture_output=True, text=True, check=False
+    )
+
+
+def others(lake: Lake) -> list[str]:
+    """States of the writers that are not this process."""
+    own = tokens.process_part(lake.files.root)
+    return [state for writer, state in leases.states(lake.files).items() if writer != own]
+
+
+@pytest.mark.parametrize(
+    ("code", "left"),
+    [
+        ("", []),
+        ("sys.exit(3)", []),
+        ("raise ValueError", []),
+        ("os._exit(0)", ["killed"]),
+        ("os.kill(os.getpid(), 9)", ["killed"]),
+        ("os.kill(os.getpid(), 15)", ["killed"]),
+        # A fork that writes nothing does not take its parent's lease away.
+        ("child = os.fork()\nif child: os.waitpid(child, 0); os._exit(0)\nsys.exit()", ["killed"]),
+    ],
+)
+def test_a_lease_goes_with_its_process(lake: Lake, code: str, left: list[str]) -> None:
+    run_code(lake, code)
+    assert others(lake) == left
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_have_leases_of_their_own_and_return_them(lake: Lake, method: str) -> None:
+    context = multiprocessing.get_context(method)
+    # `exec`, because a spawned process cannot import this file.
+    code = f"import sys; sys.argv = ['', {lake.path!r}, 'r']" + WRITES + "writer.discard()"
+    workers = [context.Process(target=exec, args=(code,)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert others(lake) == []
+    assert list(leases.states(lake.files).values()) == ["at work"]
+
+
+def test_a_fork_has_another_token(lake: Lake) -> None:
+    out, into = os.pipe()
+    parent = leases.token(lake.files)
+    child = os.fork()
+    if child == 0:
+        os.write(into, leases.token(lake.files).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    of_child = os.read(out, 100).decode()
+    os.close(out)
+    os.close(into)
+    assert of_child[:16] != parent[:16]
+    assert others(lake) == ["killed"]
+    assert leases.token(lake.files)[:16] == parent[:16]
+
+
+def test_a_step_outlasts_the_loss_of_its_temporary_file(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    link, replace = os.link, os.replace
+    lost = itertools.count()
+
+    def lose_first(source: str) -> None:
+        if next(lost) % 3 < 2:
+            os.unlink(source)
+            for folder in list(Path(source).parents)[:2]:
+                if not any(folder.iterdir()):
+                    folder.rmdir()
+
+    def late_link(source: str, target: str) -> None:
+        lose_first(source)
+        link(source, target)
+
+    def late_replace(source: str, target: str) -> None:
+        lose_first(source)
+        replace(source, target)
+
+    monkeypatch.setattr("losslake.store.files.local.os.link", late_link)
+    monkeypatch.setattr("losslake.store.files.local.os.replace", late_replace)
+    files = LocalFiles(Path(lake.path))
+    assert files.put_if_absent("runs/experiment=new/a.json", b"1")
+    assert files.read("runs/experiment=new/a.json") == b"1"
+    assert not files.put_if_absent("runs/experiment=new/a.json", b"2")
+    files.put("results/experiment=new/b.json", b"3")
+    assert files.read("results/experiment=new/b.json") == b"3"
+    assert files.temporaries() == []
+
+
+def test_looking_while_processes_come_and_go(lake: Lake) -> None:
+    children = [
+        subprocess.Popen([sys.executable, "-c", WRITES + "writer.discard()", lake.path, f"r{i}"])
+        for i in range(2)
+    ]
+    end = time.monotonic() + 60
+    while any(child.poll() is None for child in children) and time.monotonic() < end:
+        assert set(leases.states(lake.files).values()) <= {"at work"}
+    assert [child.returncode for child in children] == [0, 0]
