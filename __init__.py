@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from .collect.grad_norms.eval_pass import GradNorms
     from .collect.hook.start import RecordedRun
 
-__version__ = "0.1.0"
 __all__ = [
     "Lake",
     "LosslakeError",

@@ -32,11 +32,10 @@ class Lake(StoredLake):
         Returns an Outcome: ``.scores.frame`` (sample_id, member, score, ...) and ``.metrics``; both are kept in the lake.
         Raises InvalidOption for an unknown analysis or option, NotEnoughData where the lake holds too little.
         """
-        from .analysis.scoring.catalogue import find
+        from .analysis.scoring.catalogue import find, open_source
         from .analysis.scoring.run import run_analysis
-        from .analysis.source import Source
 
-        with Source.open(self, experiment, target) as source:
+        with open_source(self, experiment, target) as source:
             return run_analysis(source, find(analysis), options)
 
     @overload
@@ -63,18 +62,18 @@ class Lake(StoredLake):
         the lake keeps is read where it is fresh, else computed and kept. Without ``experiment`` the only one is meant.
         Raises as `analyze`.
         """
+        from .analysis.scoring.catalogue import open_source
         from .analysis.scoring.stored import keep_scores
-        from .analysis.source import Source
         from .store.command_options import choose_experiment
 
-        with Source.open(self, choose_experiment(self, experiment), target) as source:
+        with open_source(self, choose_experiment(self, experiment), target) as source:
             frame = keep_scores(source, (score,))[score].scores.frame
         return frame.to_arrow() if arrow else frame
 
     def compare(self, *scores: str, experiment: str, target: str | None = None, **options: Any) -> Finding:
         """How scores agree with an attack and with each other; see ``losslake analyze compare --help``."""
         from .analysis.evaluations.catalogue import find_evaluation, run_evaluation
-        from .analysis.source import Source
+        from .analysis.scoring.catalogue import open_source
 
-        with Source.open(self, experiment, target) as source:
+        with open_source(self, experiment, target) as source:
             return run_evaluation(source, find_evaluation("compare"), scores, options)

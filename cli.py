@@ -12,8 +12,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from . import __version__
 from .store.errors import LosslakeError
+from .version import __version__
 
 _COMMANDS = {
     "demo": ("losslake.demo:demo", "Everything, end to end, on data that ships with the install."),

@@ -50,14 +50,13 @@ def demo(lake: str, shadows: int) -> None:
     Example:
       losslake demo --lake demo-lake
     """
-    from .analysis.evaluations.catalogue import find_evaluation, run_evaluation
-    from .analysis.evaluations.run_all import run_all
+    from .analysis.evaluations.catalogue import find_evaluation, run_all, run_evaluation
     from .analysis.report.write import write_report
+    from .analysis.scoring.catalogue import open_source
     from .analysis.scoring.run import FPRS
-    from .analysis.source import Source
     from .collect.experiment.prepare import prepare_experiment
     from .collect.fleet.target_and_shadows import collect_shadows, collect_target
-    from .collect.progress_lines import ProgressLines
+    from .collect.progress import ProgressLines
     from .collect.recipe import Recipe
     from .store.lake import Lake
 
@@ -81,7 +80,7 @@ def demo(lake: str, shadows: int) -> None:
         queries="original",
         progress=ProgressLines("shadows"),
     )
-    with Source.open(opened, EXPERIMENT) as source:
+    with open_source(opened, EXPERIMENT) as source:
         scored = {told.title: told.metrics for told in run_all(source, FPRS)}
         finding = run_evaluation(
             source,

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import click
+import polars as pl
 
 from ..store.command_options import choose_experiment, engine_options, experiment_option, lake_option
 from ..store.lake import Lake
 from ..store.shell.output import format_of, write_frame
 from .declare import Analysis, Declaration, Evaluation, Option
 from .evaluations.catalogue import EVALUATIONS, run_evaluation
-from .exposed import most_exposed
 from .gate.command import gate
-from .metric_table import aligned, metric_lines
-from .scoring.catalogue import ANALYSES
+from .output import aligned, metric_lines, write_text
+from .scores import Scores, by_exposure
+from .scoring.catalogue import ANALYSES, find, open_source
 from .scoring.run import FPRS, run_analysis
 from .scoring.spark_source import SparkSource, check_evaluation_on_spark, check_on_spark
 from .source import Source
 from .statistics.metric import Metric
-from .text_file import write_text
 
 SHOWN = 10
 """How many of the most exposed records a command prints."""
@@ -64,10 +64,10 @@ def analyze_all(lake: str, experiment: str | None, target: str | None, fpr: tupl
     Example:
       losslake analyze all --lake my-lake --experiment digits
     """
-    from .evaluations.run_all import run_all
+    from .evaluations.catalogue import run_all
 
     opened = Lake.open(lake)
-    with Source.open(opened, choose_experiment(opened, experiment), target) as source:
+    with open_source(opened, choose_experiment(opened, experiment), target) as source:
         for told in run_all(source, fpr):
             if told.missing:
                 click.echo(f"{told.title}: left out, {told.missing}", err=True)
@@ -101,8 +101,8 @@ def _opened(
     opened = Lake.open(lake)
     chosen = choose_experiment(opened, experiment)
     if engine == "spark":
-        return SparkSource.open(opened, chosen, target, master=spark_master)
-    return Source.open(opened, chosen, target)
+        return SparkSource.open(opened, chosen, target, find=find, master=spark_master)
+    return open_source(opened, chosen, target)
 
 
 def _analysis_command(analysis: Analysis) -> click.Command:
@@ -122,7 +122,7 @@ def _analysis_command(analysis: Analysis) -> click.Command:
             check_on_spark(analysis.name)
         with _opened(lake, experiment, target, engine, spark_master) as source:
             outcome = run_analysis(source, analysis, options, fprs=fpr)
-            exposed = most_exposed(source, outcome.scores, SHOWN)
+            exposed = _most_exposed(source, outcome.scores, SHOWN)
         if out is not None and wanted is not None:
             write_frame(outcome.scores.frame, out, wanted)
         if not _write_metrics(metrics, outcome.metrics):
@@ -264,3 +264,14 @@ def report(
     chosen = choose_experiment(opened, experiment)
     write_report(opened, chosen, out, target=target, pictures=pictures, defended=defended)
     click.echo(str(out))
+
+
+def _most_exposed(source: Source, scores: Scores, count: int) -> pl.DataFrame:
+    """The first ``count`` of `by_exposure`: sample_id, key, label, group (where there are any), score."""
+    top = by_exposure(scores).head(count).select("sample_id", "score")
+    samples = pl.DataFrame(
+        source.lake.samples(source.experiment).select(["sample_id", "key", "label", "group"])
+    )
+    known = top.join(samples, on="sample_id", how="left", maintain_order="left")
+    columns = [name for name in ("key", "label", "group") if known[name].null_count() < len(known)]
+    return known.select("sample_id", *columns, "score")

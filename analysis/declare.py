@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -160,6 +161,24 @@ def _parse_one(option: Option, value: Any, what: str) -> Any:
         raise InvalidOption(
             f"{option.name} of {what} must be {option.kind.__name__}, not {value!r}"
         ) from error
+
+
+def parse_score(text: str, find: Callable[[str], Analysis]) -> tuple[Analysis, dict[str, Any]]:
+    """Read a score's name, ``lira`` or ``lira[mode=offline,variance=sample]``; ``find`` knows the analyses by name.
+
+    Raises InvalidOption for an unknown analysis, option or value.
+    """
+    match = re.fullmatch(r"([a-z0-9-]+)(?:\[(.*)\])?", text.strip())
+    if match is None:
+        raise InvalidOption(f"{text!r} is no score; write NAME or NAME[option=value,...]")
+    analysis = find(match.group(1))
+    given: dict[str, str] = {}
+    for part in filter(None, (match.group(2) or "").split(",")):
+        name, sign, value = part.partition("=")
+        if not sign:
+            raise InvalidOption(f"{part!r} in {text!r} is no option; write option=value")
+        given[name.strip()] = value.strip()
+    return analysis, parse_options(analysis.options, given, analysis.name)
 
 
 def variant_of(options: tuple[Option, ...], chosen: Mapping[str, Any]) -> str:

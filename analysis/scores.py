@@ -42,3 +42,14 @@ def count_unscored(frame: pl.DataFrame, why: str) -> tuple[str, ...]:
     """A note with the number of samples without a score, none where all have one."""
     missing = frame["score"].null_count()
     return (f"{missing} of {len(frame)} samples have no score: {why}",) if missing else ()
+
+
+def by_exposure(scores: Scores) -> pl.DataFrame:
+    """The scored samples from the most exposed down, ties in the order of sample ids.
+
+    Members of the target where membership is known, else all samples.
+    """
+    frame = scores.frame.filter(pl.col("score").is_not_null())
+    if frame["member"].any():
+        frame = frame.filter(pl.col("member"))
+    return frame.sort("score", "sample_id", descending=[True, False])

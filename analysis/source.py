@@ -19,6 +19,7 @@ from ..store.query.engine_errors import engine_errors
 from ..store.query.scan import rows_of_each
 from ..store.query.views import connect
 from ..store.read.looking_again import listed_files, read_again
+from .declare import Analysis, parse_score
 
 T = TypeVar("T")
 
@@ -38,13 +39,22 @@ class Source:
     target: Run | None
     runs: tuple[Run, ...]
     connection: duckdb.DuckDBPyConnection = field(repr=False)
+    find: Callable[[str], Analysis] = field(repr=False)
     _provided: dict[str, pa.Table] = field(default_factory=dict, repr=False)
     _moved: bool = field(default=False, repr=False)
 
     @classmethod
-    def open(cls, lake: Lake, experiment: str, target: str | None = None) -> Self:
+    def open(
+        cls,
+        lake: Lake,
+        experiment: str,
+        target: str | None = None,
+        *,
+        find: Callable[[str], Analysis],
+    ) -> Self:
         """Open an experiment. Without ``target`` the only run of role target is meant, if there is one.
 
+        ``find`` gives the analysis of a name to those that ask for another one's scores; `open_source` knows them all.
         Raises NotFound for an unknown run, and when several targets leave the choice open.
         """
 
@@ -53,7 +63,7 @@ class Source:
             chosen = lake.run(experiment, target) if target is not None else _only_target(experiment, runs)
             return chosen, runs, connect(lake, experiment, runs=runs)
 
-        return cls(lake, experiment, *read_again(connected, lambda: listed_files(lake, experiment)))
+        return cls(lake, experiment, *read_again(connected, lambda: listed_files(lake, experiment)), find)
 
     @property
     def target_name(self) -> str:
@@ -165,7 +175,15 @@ class Source:
 
     def reopened(self) -> Self:
         """The same experiment and target as of now, with what was kept since."""
-        return type(self).open(self.lake, self.experiment, self.target.run if self.target else None)
+        return self.beside(self.target.run if self.target else None)
+
+    def beside(self, target: str | None, *, experiment: str | None = None, lake: Lake | None = None) -> Self:
+        """Another target, of this experiment or another one, in this lake or another one."""
+        return type(self).open(lake or self.lake, experiment or self.experiment, target, find=self.find)
+
+    def analysis(self, score: str) -> tuple[Analysis, dict[str, Any]]:
+        """The analysis that a score's name means, and its options; see `parse_score`."""
+        return parse_score(score, self.find)
 
     def __enter__(self) -> Self:
         return self
@@ -187,3 +205,17 @@ def _only_target(experiment: str, runs: tuple[Run, ...]) -> Run | None:
             "choose one with --target"
         )
     return first[0] if first else None
+
+
+def with_membership(source: Source, frame: pl.DataFrame) -> pl.DataFrame:
+    """Add the column member after sample_id: membership in the target, NULL where there is no target."""
+    if source.target is None or not source.target.tables():
+        return frame.select("sample_id", pl.lit(None, pl.Boolean).alias("member"), pl.exclude("sample_id"))
+    table = "signals" if "signals" in source.target.tables() else "traces"
+    known = (
+        source.rows(source.target, table, ["sample_id", "member"])
+        .group_by("sample_id")
+        .agg(pl.col("member").any())
+    )
+    joined = frame.join(known, on="sample_id", how="left", maintain_order="left")
+    return joined.select("sample_id", "member", pl.exclude("sample_id", "member"))

@@ -15,9 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from losslake.analysis.evaluations.run_all import run_all
+from losslake.analysis.evaluations.catalogue import run_all
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.analysis.scoring.run import FPRS
-from losslake.analysis.source import Source
 from losslake.store.lake import Lake
 from synthetic_lake import EXPERIMENT, command_line, make
 
@@ -32,7 +32,7 @@ def main() -> None:
         )
     command("report", "--lake", str(path), "--out", str(path.with_name("report.html")))
     print("\n| analysis | seconds |\n| --- | --- |")
-    with Source.open(Lake.open(path), EXPERIMENT) as source:
+    with open_source(Lake.open(path), EXPERIMENT) as source:
         began = time.perf_counter()
         for told in run_all(source, FPRS):
             ended = time.perf_counter()

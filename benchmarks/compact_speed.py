@@ -22,8 +22,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from fresh_process import machine, timed
-from losslake.analysis.scoring.catalogue import find
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from losslake.store.upkeep.compact import Compacted, compact
@@ -57,11 +56,11 @@ def jobs(lake: Lake) -> dict[str, Callable[[], object]]:
     run = f"shadow-{len(lake.runs(EXPERIMENT)) // 2:04d}"
 
     def lira() -> None:
-        with Source.open(lake, EXPERIMENT) as source:
+        with open_source(lake, EXPERIMENT) as source:
             find("lira").compute(source)
 
     def one_run() -> None:
-        with Source.open(lake, EXPERIMENT, run) as source:
+        with open_source(lake, EXPERIMENT, run) as source:
             source.rows(source.need_target(), "signals", ["sample_id", "phi"])
 
     return {

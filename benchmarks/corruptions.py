@@ -13,10 +13,10 @@ from typing import Any
 
 import polars as pl
 from fault_lake import IDS, E, make
-from losslake.analysis.scoring.catalogue import find
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.store.errors import LosslakeError
 from losslake.store.lake import Lake
+from losslake.store.read.results import results
 from losslake.store.upkeep.verify import verify
 from losslake.store.write.checkpoints import (
     CheckpointWriter,
@@ -24,7 +24,6 @@ from losslake.store.write.checkpoints import (
     find_checkpoints,
     read_checked,
 )
-from losslake.store.write.results import results
 
 
 def whole_lake(root: Path) -> None:
@@ -134,7 +133,7 @@ def readers(lake: Lake) -> dict[str, Callable[[], Any]]:
         return [repr(pl.from_arrow(table).rows()) for table in tables]
 
     def analysis() -> Any:
-        with Source.open(lake, E, "target") as source:
+        with open_source(lake, E, "target") as source:
             loss, lira = find("loss").compute(source), find("lira").compute(source)
             # Engines add up in any order.
             return [

@@ -16,11 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from losslake.analysis.evaluations.epsilon_gaussian import epsilon_of_mu
 from losslake.analysis.evaluations.epsilon_one_run import audit_one_run
-from losslake.analysis.evaluations.epsilon_rates import dp_law, gaussian_law, held_out
-from losslake.analysis.scoring.catalogue import find
-from losslake.analysis.source import Source
+from losslake.analysis.evaluations.epsilon_rates import dp_law, epsilon_of_mu, gaussian_law, held_out
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.statistics.intervals import spearman_interval
 from losslake.analysis.statistics.roc import auc, tpr_at_fpr
 from losslake.store.format.records import RunInfo
@@ -182,7 +180,7 @@ def memorization(trials: int, seed: int) -> Iterator[tuple[str, str, float, floa
                             correct=right,
                         )
                         writer.commit(RunInfo(role="shadow"))
-                with Source.open(lake, "e") as source:
+                with open_source(lake, "e") as source:
                     frame = find("memorization").compute(source).frame
             truth = right_in - right_out
             held = (frame["ci_low"].to_numpy() <= truth + 1e-12) & (

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from losslake.analysis.evaluations.catalogue import find_evaluation, run_evaluation
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
 from losslake.analysis.statistics.metric import Metric
@@ -66,7 +66,7 @@ def main() -> None:
             "\n| defence | epsilon | train | test | " + " | ".join(heads) + f" | lira TPR at {FPR:.0%} FPR |"
         )
         print("| --- " * (len(heads) + 5) + "|")
-        with Source.open(lake, "undefended") as source:
+        with open_source(lake, "undefended") as source:
             for name in list(TRAINED)[1:]:
                 comparison = find_evaluation("defences")
                 found = run_evaluation(source, comparison, ATTACKS, {"with": name, "fpr": (FPR,)}).metrics

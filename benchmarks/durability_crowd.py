@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 from durability_lake import Broken, collect, rows_for_polars
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.source import Source
 from losslake.store.errors import AlreadyExists, LosslakeError
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
@@ -156,7 +155,7 @@ def analyse_on(path: str, number: int, target: str, end: float) -> None:
         if gone := seen - set(shown["run"]):
             raise Broken(f"{gone} were there and are not any more")
         seen = set(shown["run"])
-        with Source.open(lake, EXPERIMENT, target) as source:
+        with open_source(lake, EXPERIMENT, target) as source:
             for name in ("loss", "privacy-score") if number % 2 else ("lira", "calibrated"):
                 run_analysis(source, find(name))
         if gone := {("signals", EXPERIMENT, run) for run in seen} - rows_for_polars(lake).keys():

@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from losslake.analysis.scoring.catalogue import find
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from losslake.store.read.looking_again import TRIES
@@ -222,7 +221,7 @@ def read_on(path: str, promised: str, analysed: str, stop: str) -> None:
         promise.check(digests(lake))
         count += 1
         if analysed:
-            with Source.open(lake, analysed, "run-0000") as source:
+            with open_source(lake, analysed, "run-0000") as source:
                 found.add(float(find("lira").compute(source).frame["score"].sum()))
         if len(found) > 1:
             raise Broken(f"lira finds {found}")

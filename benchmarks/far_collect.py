@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from losslake.collect.hook.start import start_run
+from losslake.collect.signals.from_logits import Answers
 from losslake.collect.signals.queries import Query
-from losslake.collect.signals.signals import Answers
 from losslake.store.lake import Lake
 from synthetic_lake import CLASSES, EXPERIMENT
 

@@ -18,7 +18,8 @@ from unittest.mock import patch
 import numpy as np
 import pyarrow as pa
 from losslake.store.files import tokens
-from losslake.store.format import formats, manifest, paths
+from losslake.store.format import manifest, paths
+from losslake.store.format import manifest as formats
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from losslake.store.upkeep import gc

@@ -15,8 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from losslake.analysis.scoring.catalogue import find
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.store.lake import Lake
 from synthetic_lake import EXPERIMENT, command_line
 
@@ -43,7 +42,7 @@ def arguments(jobs: Jobs, **sizes: int) -> argparse.Namespace:
 def in_process(lake: str, analysis: str, options: Mapping[str, Any]) -> None:
     """Run an analysis here and print its seconds, from opening the lake to all scores, and this process's peak memory."""
     began = time.perf_counter()
-    with Source.open(Lake.open(lake), EXPERIMENT) as source:
+    with open_source(Lake.open(lake), EXPERIMENT) as source:
         find(analysis).compute(source, **options)
     seconds = time.perf_counter() - began
     print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))

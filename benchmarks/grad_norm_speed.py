@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 from losslake.collect.grad_norms.hooks import GradNormWatcher
+from losslake.collect.models.build import mlp
 from losslake.collect.models.residual import wide_resnet
-from losslake.collect.models.small import mlp
 from torch import nn
 from torch.nn import functional
 

@@ -22,7 +22,7 @@ from fleet_speed import made
 from losslake.collect.experiment.prepare import Prepared
 from losslake.collect.fleet.ray.cluster import OnRay
 from losslake.collect.fleet.target_and_shadows import collect_shadows
-from losslake.collect.progress_lines import ProgressLines
+from losslake.collect.progress import ProgressLines
 from losslake.collect.recipe import Recipe
 from losslake.store.lake import Lake
 

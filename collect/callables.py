@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
 from ..store.errors import InvalidInput, InvalidOption
-from .choices import unknown_choice
 
 _SPEC = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -76,3 +76,16 @@ def _import(module_name: str) -> ModuleType:
         if appended:
             sys.path.remove(here)
         raise InvalidInput(f"importing {module_name} failed: {type(error).__name__}: {error}") from error
+
+
+def unknown_choice(what: str, given: object, valid: Iterable[str], *, more: str = "") -> InvalidOption:
+    """The error for `given` where one of `valid` was expected; returned, so that callers `raise` it.
+
+    `what` names the thing ("model", "recipe field"); `more` is appended, for forms that no list can name.
+    """
+    names = list(valid)
+    by_folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(str(given).casefold(), by_folded, n=1)
+    hint = f" Did you mean {by_folded[near[0]]!r}?" if near else ""
+    listed = f"valid: {', '.join(names)}" if names else "it takes none"
+    return InvalidOption(f"unknown {what} {given!r};{hint} {listed}{more}".replace("; Did", ". Did"))

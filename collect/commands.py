@@ -12,7 +12,7 @@ from ..store.errors import NotFound
 from ..store.lake import Lake
 from .command_options import DATA, EXPERIMENT, RECIPE, RUNNING, data_of, recipe_of
 from .fleet.commands import FLEETS
-from .progress_lines import ProgressLines
+from .progress import ProgressLines
 from .recipe import Recipe
 
 

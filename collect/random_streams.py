@@ -1,7 +1,8 @@
-"""The random streams of a run: one for each purpose, all from its seed."""
+"""Random streams: those of a run, one for each purpose and all from its seed, and the process's own left as they were."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,6 +33,19 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(_stream(seed, _WEIGHTS))
         yield
+
+
+@contextmanager
+def undisturbed_randomness(device: torch.device) -> Iterator[None]:
+    """Whatever the block draws, the random streams of Python, NumPy and torch go on as if it had not."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def _stream(seed: int, purpose: int) -> int:

@@ -11,8 +11,7 @@ from typing import Any
 
 from ..store.errors import InvalidInput, InvalidOption, NotFound
 from ..store.toml_file import read_toml
-from .choices import unknown_choice
-from .presets import PRESETS
+from .callables import unknown_choice
 
 
 @dataclass(frozen=True)
@@ -309,3 +308,27 @@ _RULES: Mapping[str, _Rule] = {
     "dp_delta": _or_none(_number(0, 1, above=True, below=True)),
     "early_stop": _or_none(_whole(1)),
 }
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # Rate, momentum, decay and smoothing are the published ones for this kind of network (Jordan 2024), for the mean over
+    # a batch of 1024 instead of the sum.
+    "fast": {
+        "model": "fast",
+        "epochs": 10,
+        "batch_size": 1024,
+        "lr": 1.5,
+        "momentum": 0.85,
+        "nesterov": True,
+        "weight_decay": 1.3e-3,
+        "bias_lr": 64.0,
+        "schedule": "one-cycle",
+        "warmup_epochs": 2,
+        "label_smoothing": 0.2,
+        "flip": True,
+        "flip_order": "alternate",
+        "crop": 2,
+        "crop_border": "reflect",
+        "precision": "bf16",
+    }
+}
+"""Fields of `Recipe` by the name of a preset; the others have their defaults."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def versions(*, trained: bool = True) -> dict[str, str]:
     """Versions of what a result depends on; of PyTorch where the model was ``trained`` here, not for one that is imported."""
-    from .. import __version__
+    from ..version import __version__
 
     found = {
         "losslake": __version__,

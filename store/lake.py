@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
@@ -14,16 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import AlreadyExists, CorruptLake, InvalidInput, NotFound
-from .files.filesystem import Files, files_at
+from .files.filesystem import files_at
 from .format import manifest, paths
-from .format.manifest import DataFile
-from .format.names import check_distinct, check_name
-from .format.records import Experiment, Run, experiment_from_json, run_from_json
-from .read.looking_again import listed_files, read_again
+from .format.paths import check_distinct, check_name
+from .format.records import Experiment, Run
+from .read.catalogue import Catalogue
 from .write import leases
-from .write.new_experiment import write_experiment
+from .write.new_experiment import complete_samples, samples_digest, write_experiment
 from .write.run_writer import RunWriter
-from .write.sample_table import complete_samples, samples_digest
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,11 +29,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Lake:
+class Lake(Catalogue):
     """One lake. Make it with `Lake.open`; everything it returns is committed data."""
-
-    def __init__(self, files: Files) -> None:
-        self.files = files
 
     @classmethod
     def open(cls, path: str | Path, *, create: bool = False) -> Self:
@@ -63,26 +56,7 @@ class Lake:
             )
         return cls(files)
 
-    @property
-    def path(self) -> str:
-        return self.files.root
-
-    # --- experiments --------------------------------------------------------------------------------------
-
-    def experiments(self) -> list[str]:
-        """Names of the experiments, sorted."""
-        return self._names_in("experiments")
-
-    def experiment(self, name: str) -> Experiment:
-        """One experiment. Raises NotFound with the names there are."""
-        check_name("experiment", name)
-        path = paths.experiment_manifest(name)
-        if not self.files.exists(path):
-            known = ", ".join(self.experiments()) or "none yet"
-            raise NotFound(f"there is no experiment {name!r} in the lake {self.path} (experiments: {known})")
-        content = manifest.load(self.files, path)
-        manifest.check_names(content, path, experiment=name)
-        return experiment_from_json(content, path)
+    # --- writing ------------------------------------------------------------------------------------------
 
     def create_experiment(
         self,
@@ -116,55 +90,6 @@ class Lake:
             )
         return experiment
 
-    def samples(self, experiment: str) -> pa.Table:
-        """The samples of an experiment, one row each, in the order of sample ids, with the user's columns."""
-        return self._again(
-            experiment,
-            lambda: pa.concat_tables(
-                [self.read_file(file) for file in self._unchanged(self.experiment(experiment), "samples")]
-            ),
-        )
-
-    def pictures(self, experiment: str, sample_ids: list[int]) -> dict[int, bytes]:
-        """PNG bytes of the samples asked for; empty when the experiment holds no pictures."""
-
-        def read() -> dict[int, bytes]:
-            found: dict[int, bytes] = {}
-            known = self.experiment(experiment)
-            for file in self._unchanged(known, "pictures") if sample_ids else ():
-                wanted = [("sample_id", "in", sample_ids)]
-                rows = self.read_file(file, columns=["sample_id", "png"], filters=wanted)
-                found.update(zip(rows["sample_id"].to_pylist(), rows["png"].to_pylist(), strict=True))
-            return found
-
-        return self._again(experiment, read)
-
-    # --- runs ---------------------------------------------------------------------------------------------
-
-    def runs(self, experiment: str, role: str | None = None) -> list[Run]:
-        """The committed runs of an experiment, by name; of one role when given."""
-        self.experiment(experiment)
-        found = self._manifests(f"runs/experiment={experiment}")
-        loaded = self.files.each(lambda path: self._load_run(experiment, path), found)
-        return [run for run in loaded if role is None or run.info.role == role]
-
-    def run(self, experiment: str, run: str) -> Run:
-        """One committed run. Raises NotFound with the names there are."""
-        self.experiment(experiment)
-        check_name("run", run)
-        path = paths.run_manifest(experiment, run)
-        if not self.files.exists(path):
-            names = self._names_in(f"runs/experiment={experiment}")
-            known = ", ".join([*names[:8], "..."] if len(names) > 8 else names) or "none yet"
-            raise NotFound(f"there is no run {run!r} in experiment {experiment!r} (runs: {known})")
-        return self._load_run(experiment, path)
-
-    def has_run(self, experiment: str, run: str) -> bool:
-        """Whether that run is committed."""
-        return self.files.exists(
-            paths.run_manifest(check_name("experiment", experiment), check_name("run", run))
-        )
-
     def write_run(self, experiment: str, run: str, *, members: npt.NDArray[np.bool_]) -> RunWriter:
         """Start writing a run. ``members`` is boolean over all samples: who is in its training set.
 
@@ -178,7 +103,7 @@ class Lake:
             raise InvalidInput(
                 f"members of run {run!r} must be boolean of shape ({known.samples},), not {members.dtype}{members.shape}"
             )
-        writer = RunWriter(self.files, experiment, run, members)
+        writer = RunWriter(self.files, experiment, run, members, forget_late=self._forget_late)
         check_distinct("run", run, self._names_in(f"runs/experiment={experiment}"))
         listed = [self.read_file(file, columns=["pool"]) for file in known.files if file.table == "samples"]
         population = pc.equal(pa.concat_tables(listed)["pool"], "population").to_numpy()
@@ -195,23 +120,13 @@ class Lake:
             )
         return writer
 
-    # --- designs of fleets ----------------------------------------------------------------------------------
-
-    def designs(self, experiment: str, fleet: str) -> list[dict[str, Any]]:
-        """The membership designs laid down for a fleet of runs, in order."""
-        folder = f"designs/experiment={check_name('experiment', experiment)}"
-        pattern = re.compile(re.escape(check_name("fleet", fleet)) + "-([0-9]{4,})")
-        matches = (pattern.fullmatch(name) for name in self._names_in(folder))
-        found = sorted((int(match[1]), f"{folder}/{match[0]}.json") for match in matches if match)
-        return [_part(manifest.load(self.files, path), "design", path) for _, path in found]
-
     def add_design(self, experiment: str, fleet: str, number: int, design: Mapping[str, Any]) -> bool:
         """Lay down design ``number`` of a fleet for good; False when another process did so first."""
         path = paths.design_file(check_name("experiment", experiment), check_name("fleet", fleet), number)
         leases.hold(self.files)
         return self.files.put_if_absent(path, manifest.dump({"kind": "design", "design": dict(design)}))
 
-    # --- reading ------------------------------------------------------------------------------------------
+    # --- asking -------------------------------------------------------------------------------------------
 
     def connect(
         self,
@@ -291,68 +206,7 @@ class Lake:
 
         return self._again(experiment, lambda: read_view(self, view, experiment))
 
-    def read_file(
-        self,
-        file: DataFile,
-        *,
-        columns: list[str] | None = None,
-        filters: list[tuple[Any, ...]] | None = None,
-    ) -> pa.Table:
-        """The rows of one data file that a manifest lists, its owner's alone; of some columns or rows where asked for.
+    def _forget_late(self, experiment: str, run: str) -> Run:
+        from .upkeep.forget import forget_in_run
 
-        Raises CorruptLake when it cannot be read, also where its manifest has been replaced since: see `run_rows`.
-        """
-        from .read.data_rows import read_rows
-
-        return read_rows(self.files, file, columns, filters)
-
-    def run_rows(
-        self,
-        run: Run,
-        table: str | None = None,
-        *,
-        columns: list[str] | None = None,
-        filters: list[tuple[Any, ...]] | None = None,
-    ) -> list[pa.Table]:
-        """The rows of a run in ``signals`` or ``traces``, or in both, a table a file, wherever they lie by now.
-
-        Raises CorruptLake when one cannot be read.
-        """
-
-        def read() -> list[pa.Table]:
-            wanted = self._unchanged(self.run(run.experiment, run.run), table)
-            return [self.read_file(file, columns=columns, filters=filters) for file in wanted]
-
-        return self._again(run.experiment, read)
-
-    # --- inside -------------------------------------------------------------------------------------------
-
-    def _again(self, experiment: str | None, read: Callable[[], T]) -> T:
-        return read_again(read, lambda: listed_files(self, experiment))
-
-    def _unchanged(self, owner: Experiment | Run, table: str | None) -> list[DataFile]:
-        """The files that a manifest lists for a table, or for all, looked at as `check_unchanged` does."""
-        from .read.changed_files import check_unchanged
-
-        wanted = [file for file in owner.files if table is None or file.table == table]
-        check_unchanged(self.files, [replace(owner, files=tuple(wanted))])
-        return wanted
-
-    def _manifests(self, folder: str) -> list[str]:
-        return self.files.list(folder, ".json")
-
-    def _names_in(self, folder: str) -> list[str]:
-        return [path[len(folder) + 1 : -len(".json")] for path in self._manifests(folder)]
-
-    def _load_run(self, experiment: str, path: str) -> Run:
-        content = manifest.load(self.files, path)
-        manifest.check_names(
-            content, path, experiment=experiment, run=path.rpartition("/")[2].removesuffix(".json")
-        )
-        return run_from_json(content, path)
-
-
-def _part(content: dict[str, Any], name: str, path: str) -> Any:
-    if name not in content:
-        raise CorruptLake(f"{path} has no {name}; run 'losslake lake verify'")
-    return content[name]
+        return forget_in_run(self, experiment, run)

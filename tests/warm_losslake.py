@@ -25,7 +25,7 @@ EVERYTHING = (
     *MODULES,
     "losslake.demo",
     "losslake.analysis.report.write",
-    "losslake.analysis.evaluations.run_all",
+    "losslake.analysis.evaluations.catalogue",
 )
 OF_SQL = (
     "losslake.cli",

@@ -9,13 +9,19 @@ import numpy as np
 import pyarrow as pa
 
 from ...store.errors import NotEnoughData
-from ...store.format.records import Run
-from ...store.format.sample_set import unpack_samples
+from ...store.format.records import Run, unpack_samples
 from ..scores import Scores
 from ..source import Source
-from .alpha_thresholds import ALPHA_HELP, ALPHAS, levels_of
 from .attacked import NOT_FINITE, need_derived, run_table
-from .reference_share import INTERPOLATE_HELP, NONE_TAUGHT, share_among_runs, share_scores
+from .reference_share import (
+    ALPHA_HELP,
+    ALPHAS,
+    INTERPOLATE_HELP,
+    NONE_TAUGHT,
+    levels_of,
+    share_among_runs,
+    share_scores,
+)
 
 
 def attack_d(

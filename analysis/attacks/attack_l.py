@@ -7,9 +7,16 @@ from typing import Annotated
 from ...store.errors import NotEnoughData
 from ..scores import Scores
 from ..source import Source
-from .alpha_thresholds import ALPHA_HELP, ALPHAS, levels_of
 from .attacked import NOT_FINITE, need_derived, run_table
-from .reference_share import INTERPOLATE_HELP, NONE_TAUGHT, share_among_runs, share_scores
+from .reference_share import (
+    ALPHA_HELP,
+    ALPHAS,
+    INTERPOLATE_HELP,
+    NONE_TAUGHT,
+    levels_of,
+    share_among_runs,
+    share_scores,
+)
 
 _COMMAND = "losslake collect leave-one-out --sample ID"
 

@@ -7,9 +7,15 @@ from typing import Annotated
 from ...store.errors import NotEnoughData
 from ..scores import Scores
 from ..source import Source
-from .alpha_thresholds import ALPHA_HELP, ALPHAS, levels_of
 from .attacked import NOT_FINITE, attacked_losses
-from .reference_share import INTERPOLATE_HELP, share_among_losses, share_scores
+from .reference_share import (
+    ALPHA_HELP,
+    ALPHAS,
+    INTERPOLATE_HELP,
+    levels_of,
+    share_among_losses,
+    share_scores,
+)
 
 
 def attack_s(

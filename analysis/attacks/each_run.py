@@ -88,15 +88,6 @@ def in_turn(source: Source) -> tuple[Run, ...]:
     return (*targets, *shadows)
 
 
-def parse_attack(text: str) -> tuple[Analysis, dict[str, Any]]:
-    """Read an attack's name, ``lira`` or ``lira[mode=offline]``. Raises InvalidOption where it is none."""
-    from ..scoring.stored import (
-        parse_score,  # here, since the catalogue that it looks in lists a caller of this module
-    )
-
-    return parse_score(text)
-
-
 def _lira(source: Source, chosen: tuple[Run, ...], mode: str, variance: str) -> EachRun:
     """LiRA on all of them at once; auto is as in the analysis: pooled under 64 runs besides the one under attack."""
     shadows = [run for run in in_turn(source) if run.info.role == "shadow"]
@@ -147,7 +138,7 @@ def _one_by_one(
     member = np.zeros((len(chosen), len(sample_id)), dtype=bool)
     failed = []
     for row, run in enumerate(chosen):
-        with Source.open(source.lake, source.experiment, run.run) as turned:
+        with source.beside(run.run) as turned:
             try:
                 frame = analysis.compute(turned, **options).frame
             except NotEnoughData:

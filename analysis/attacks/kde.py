@@ -11,8 +11,8 @@ import polars as pl
 from ...store.errors import InvalidOption, NotEnoughData
 from ..scores import Scores
 from ..source import Source
-from ..statistics.confusion import confusion
 from ..statistics.density import densities
+from ..statistics.roc import confusion
 from .attacked import NOT_FINITE, attacked_losses
 from .logits import logits_of, need_lists
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from ...store.errors import NotEnoughData
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ...store.errors import InvalidOption, NotEnoughData
 from ..scores import Scores, count_unscored
 from ..source import Source
-from .lira_gaussian import gaussian_queries
-from .phi_matrix import NO_MEDIANS, phi_medians, queries_of
+from .phi_matrix import NO_MEDIANS, medians, phi_medians, queries_of, read_phi
 
 POOL_UNDER = 64
 """Under this many shadow runs a variance of one's own is too noisy (Carlini et al. 2022, section VI-B)."""
@@ -60,3 +63,78 @@ def lira(
         )
     notes = count_unscored(frame, "no shadow run trained on them, or none did without them")
     return Scores(frame, notes)
+
+
+VARIANCE_FLOOR = 1e-12
+Floats = npt.NDArray[np.float64]
+
+
+def gaussian_queries(source: Source, *, mode: str, variance: str, center: str) -> pl.DataFrame:
+    """Online LiRA scores with multivariate normals over the queries of a sample.
+
+    Returns sample_id, member, score, n_in, n_out of the samples the target has signals of. Covariances divide by
+    n; pooled ones are the mean outer product of the residuals from each sample's centre. Holds phi of all shadow
+    runs: runs x samples x queries float32.
+    """
+    if mode == "offline":
+        raise InvalidOption(
+            "a tail of several queries at once is not defined; offline LiRA takes --queries mean"
+        )
+    target = source.need_target()
+    queries = queries_of(source)
+    attacked = read_phi(source, [target], queries)
+    point = attacked.phi[0].astype(np.float64)
+    matrix = read_phi(source, source.need_shadows(), queries)
+    phi, trained = matrix.phi, matrix.member
+    seen = ~np.isnan(phi).any(axis=2)
+    inside = _fit(phi, seen & trained, variance, center)
+    outside = _fit(phi, seen & ~trained, variance, center)
+    score = _log_density(point, *inside[:2]) - _log_density(point, *outside[:2])
+    scored = (inside[2] > 0) & (outside[2] > 0) & ~np.isnan(point).any(axis=1)
+    return pl.DataFrame(
+        {
+            "sample_id": matrix.sample_id.astype(np.int32),
+            "member": attacked.member[0],
+            "score": pl.Series(np.where(scored, score, np.nan)).fill_nan(None),
+            "n_in": inside[2],
+            "n_out": outside[2],
+        }
+    ).filter(pl.Series(np.isfinite(point).any(axis=1)))
+
+
+def _fit(
+    phi: npt.NDArray[np.float32], used: npt.NDArray[np.bool_], variance: str, center: str
+) -> tuple[Floats, Floats, npt.NDArray[np.int64]]:
+    """Centre (N, Q), covariance (N, Q, Q) and number of runs (N,) a sample, from the runs that ``used`` marks."""
+    count = used.sum(axis=0)
+    known = np.maximum(count, 1)
+    total = np.zeros(phi.shape[1:])
+    for values, marked in zip(phi, used, strict=True):
+        total += np.where(marked[:, None], values, 0.0)  # not a product: what a run has no value of is NaN
+    mean = total / known[:, None]
+    middle = mean
+    if center == "median":
+        flat = used.repeat(phi.shape[2], axis=1)
+        middle = medians(phi.reshape(len(phi), -1), flat).reshape(phi.shape[1:])
+    about = middle if variance == "pooled" else mean
+    covariance = np.zeros((phi.shape[1], phi.shape[2], phi.shape[2]))
+    for values, marked in zip(phi, used, strict=True):
+        residual = np.where(marked[:, None], values - about, 0.0)
+        covariance += residual[:, :, None] * residual[:, None, :]
+    if variance == "pooled":
+        covariance = np.broadcast_to(covariance.sum(axis=0) / max(int(count.sum()), 1), covariance.shape)
+    else:
+        covariance = covariance / known[:, None, None]
+    return middle, covariance, count
+
+
+def _log_density(point: Floats, middle: Floats, covariance: Floats) -> Floats:
+    queries = covariance.shape[-1]
+    # Fewer runs than queries, or queries that always agree, leave a singular matrix; the floor, relative to the
+    # matrix's own size, keeps it invertible and the score finite.
+    size = np.trace(covariance, axis1=1, axis2=2) / queries
+    floor = np.maximum(VARIANCE_FLOOR, 1e-9 * size)
+    covariance = covariance + floor[:, None, None] * np.eye(queries)
+    residual = np.where(np.isnan(point), 0.0, point) - np.where(np.isnan(middle), 0.0, middle)
+    distance = np.einsum("nq,nq->n", residual, np.linalg.solve(covariance, residual[:, :, None])[:, :, 0])
+    return -0.5 * (queries * np.log(2 * np.pi) + np.linalg.slogdet(covariance)[1] + distance)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from ..scores import Scores, count_unscored
 from ..source import Source
 from ..statistics.metric import Metric
-from ..statistics.rates import rates
+from ..statistics.roc import rates
 from .attacked import NOT_FINITE, attacked_losses
 
 

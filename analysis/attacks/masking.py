@@ -100,7 +100,7 @@ def masked_source(source: Source, mask: Mask) -> Iterator[tuple[Source, tuple[st
             )
         try:
             target = source.target.run if source.target else None
-            with Source.open(lake, source.experiment, target) as hidden:
+            with source.beside(target, lake=lake) as hidden:
                 yield hidden, notes
         except NotEnoughData as error:
             raise NotEnoughData(

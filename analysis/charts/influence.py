@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from ..measures.influence import CHANCE
 from ..scores import Scores
+from ..statistics.intervals import CHANCE
 from .axes import number
 from .scores import Group, grouped_histogram
 from .style import BLUE, VERMILION, inline

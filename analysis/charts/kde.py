@@ -9,8 +9,8 @@ import numpy.typing as npt
 import polars as pl
 
 from ..scores import Scores
-from ..statistics.confusion import Confusion, confusion
 from ..statistics.density import Density, densities
+from ..statistics.roc import Confusion, confusion
 from .axes import Axis, percent
 from .style import BLUE, GREY, ORANGE, colours, dashes, finish, inline, layered
 

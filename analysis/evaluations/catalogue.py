@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ...store.errors import InvalidOption
-from ..charts import (
-    agreement as charts_agreement,
-)
-from ..charts import (
-    defences as charts_defences,
-)
-from ..charts import (
-    dp_audit as charts_dp_audit,
-)
-from ..charts import (
-    duci as charts_duci,
-)
-from ..charts import (
-    evolution as charts_evolution,
-)
-from ..charts import (
-    groups as charts_groups,
-)
-from ..charts import (
-    models as charts_models,
-)
-from ..charts import (
-    onion as charts_onion,
-)
-from ..charts import (
-    scores as charts,
-)
-from ..charts import (
-    shadows as charts_shadows,
-)
+from ...store.errors import InvalidOption, NotEnoughData
+from ..charts import defences as charts_defences
+from ..charts import dp_audit as charts_dp_audit
+from ..charts import dp_audit as charts_duci
+from ..charts import groups as charts_groups
+from ..charts import models as charts_models
+from ..charts import models as charts_shadows
+from ..charts import onion as charts_onion
+from ..charts import pairs as charts_agreement
+from ..charts import scores as charts
+from ..charts import traces as charts_evolution
 from ..declare import Evaluation, parse_options, variant_of
 from ..scores import Finding
-from ..scoring.keep import keep
+from ..scoring.catalogue import ANALYSES
+from ..scoring.run import keep, run_analysis
 from ..scoring.spark_source import check_evaluation_on_spark
 from ..source import Source
+from ..statistics.metric import Metric
 from .agreement import agreement
 from .by_group import by_group
 from .compare import compare
@@ -108,3 +90,49 @@ def run_evaluation(
     told = {**chosen, "scores": list(scores)}
     notes = keep(source, evaluation.name, variant, told, finding.notes, finding.metrics, None)
     return replace(finding, notes=notes)
+
+
+TRUTH = "lira"
+"""The attack whose findings the other scores are compared with."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one analysis or evaluation said; ``missing`` says why it could not say anything."""
+
+    title: str
+    metrics: tuple[Metric, ...] = ()
+    notes: tuple[str, ...] = ()
+    missing: str = ""
+
+
+def run_all(source: Source, fprs: tuple[float, ...]) -> Iterator[Told]:
+    """Run every analysis with its default options, compare the scores, then every evaluation of its default scores.
+
+    What is computed is kept in the lake. Raises NotEnoughData where nothing could be analysed.
+    """
+    scored = []
+    for analysis in ANALYSES:
+        try:
+            outcome = run_analysis(source, analysis, fprs=fprs)
+        except NotEnoughData as error:
+            yield Told(analysis.name, missing=str(error))
+            continue
+        scored.append(analysis.name)
+        yield Told(outcome.label, outcome.metrics, outcome.notes)
+    if not scored:
+        raise NotEnoughData(f"nothing in experiment {source.experiment!r} can be analysed yet")
+    others = tuple(name for name in scored if name != TRUTH)
+    if TRUTH in scored and others:
+        yield _evaluated(source, "compare", others)
+    for evaluation in EVALUATIONS:
+        if evaluation.default_scores:
+            yield _evaluated(source, evaluation.name, ())
+
+
+def _evaluated(source: Source, name: str, scores: tuple[str, ...]) -> Told:
+    try:
+        finding = run_evaluation(source, find_evaluation(name), scores)
+    except NotEnoughData as error:
+        return Told(name, missing=str(error))
+    return Told(name, finding.metrics, finding.notes)

@@ -51,7 +51,7 @@ def defences(
     source.need_target()
     names = tuple(dict.fromkeys(scores))
     other = _same_records(source) if with_ is None else _checked(source, with_)
-    with type(source).open(source.lake, other, with_target) as defended:
+    with source.beside(with_target, experiment=other) as defended:
         defended.need_target()
         sides = (source, defended)
         kept = [keep_scores(side, names) for side in sides]

@@ -14,9 +14,8 @@ from ..scores import Finding, Scores
 from ..scoring.stored import keep_scores
 from ..source import Source
 from ..statistics.metric import Metric
-from .epsilon_gaussian import epsilon_of_mu
 from .epsilon_one_run import Sides, audit_one_run
-from .epsilon_rates import Rates, dp_law, gaussian_law, held_out
+from .epsilon_rates import Rates, dp_law, epsilon_of_mu, gaussian_law, held_out
 
 Records = Literal["auto", "all", "canaries", "natural"]
 Flags = npt.NDArray[np.bool_]

@@ -108,7 +108,7 @@ def _stand_ins(source: Source, count: int) -> list[Run]:
 
 def _scored(source: Source, run: Run, name: str) -> pl.DataFrame:
     """sample_id, member and score of a shadow run in the target's place."""
-    with type(source).open(source.lake, source.experiment, run.run) as stand_in:
+    with source.beside(run.run) as stand_in:
         return _known(keep_scores(stand_in, (name,))[name].scores)
 
 

@@ -10,12 +10,12 @@ import numpy.typing as npt
 from scipy.special import bdtr, bdtrik, ndtri
 
 from ...store.errors import InvalidOption, NotEnoughData
-from ..measures.trace_quantiles import RangeScore, Traces, parse_range, read_traces, trace_quantiles
 from ..scores import Finding
 from ..source import Source
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
-from .found_by import FoundBy, check_at, check_k, found_by
+from .compare import FoundBy, check_at, check_k, found_by
+from .trace_quantiles import RangeScore, Traces, parse_range, read_traces, trace_quantiles
 
 STEPS = 10
 Floats = npt.NDArray[np.float64]
@@ -52,7 +52,7 @@ def evolution(
             raise InvalidOption(f"a quantile lies between 0 and 1, not {level}")
     check_at(fpr)
     check_k(k)
-    named = [parse_range(name, ("last",)) for name in dict.fromkeys(scores)]
+    named = [parse_range(source, name, ("last",)) for name in dict.fromkeys(scores)]
     traces = [(score, read_traces(source, score)) for score in named]
     notes: list[str] = []
     truth: FoundBy | None = None

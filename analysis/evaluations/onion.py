@@ -14,7 +14,7 @@ from scipy.special import ndtri
 from ...store.errors import InvalidInput, InvalidOption, NotEnoughData, NotFound
 from ..scores import Finding, Scores
 from ..scoring.run import FPRS
-from ..scoring.stored import keep_scores, parse_score
+from ..scoring.stored import keep_scores
 from ..source import Source
 from ..statistics.correlation import rank_correlation
 from ..statistics.intervals import CONFIDENCE, clopper_pearson
@@ -78,7 +78,7 @@ def onion(
             raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {rate}")
     names = tuple(dict.fromkeys(scores))
     for name in names:
-        analysis, _ = parse_score(name)
+        analysis, _ = source.analysis(name)
         if not threshold and not analysis.attack and analysis.name != "memorization":
             raise InvalidOption(
                 f"{name} is no attack: say with --threshold from which value on a record is exposed"
@@ -91,11 +91,11 @@ def onion(
     metrics: list[Metric] = []
     notes: list[str] = []
     now = keep_scores(source, names)
-    with type(source).open(source.lake, earlier, before_target) as first:
+    with source.beside(before_target, experiment=earlier) as first:
         then = keep_scores(first, names)
         keys = [_keys(one) for one in (first, source)]
     for name in names:
-        analysis, options = parse_score(name)
+        analysis, options = source.analysis(name)
         sides = [_with_key(one[name].scores, known) for one, known in ((then, keys[0]), (now, keys[1]))]
         notes += [
             f"{name}, {when}: {note}"

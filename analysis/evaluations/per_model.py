@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from ...store.errors import InvalidOption
-from ..attacks.each_run import attack_each, parse_attack
+from ..attacks.each_run import attack_each
 from ..scores import Finding
 from ..scoring.run import FPRS
 from ..source import Source
@@ -42,7 +42,7 @@ def per_model(
     singles: list[Metric] = []
     notes: list[str] = []
     for name in dict.fromkeys(scores):
-        analysis, options = parse_attack(name)
+        analysis, options = source.analysis(name)
         each = attack_each(source, analysis, options, targets)
         notes += [f"{name}: {note}" for note in each.notes]
         of_score: list[Metric] = []

@@ -8,11 +8,11 @@ from typing import Annotated
 import numpy as np
 
 from ...store.errors import InvalidOption
-from ..measures.trace_quantiles import parse_range, read_traces, trace_quantiles
 from ..scores import Finding
 from ..source import Source
 from ..statistics.metric import Metric
-from .found_by import check_k, found_by
+from .compare import check_k, found_by
+from .trace_quantiles import parse_range, read_traces, trace_quantiles
 
 LOW = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
 HIGH = (0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
@@ -47,7 +47,7 @@ def quantile_ablation(
     if not pairs:
         raise InvalidOption("no lower quantile lies below an upper one")
     check_k(k)
-    named = [parse_range(name, ("low", "high")) for name in dict.fromkeys(scores)]
+    named = [parse_range(source, name, ("low", "high")) for name in dict.fromkeys(scores)]
     traces = [(score, read_traces(source, score)) for score in named]
     truth = found_by(source, against, fpr)
     notes = list(truth.notes)

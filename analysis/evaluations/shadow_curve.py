@@ -10,11 +10,10 @@ import numpy.typing as npt
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ..attacks.lira import POOL_UNDER
-from ..attacks.lira_growing import growing, scores_of
+from ..attacks.lira_each import growing, scores_of
 from ..attacks.phi_matrix import queries_of, read_phi
 from ..measures.memorization import memorization
 from ..scores import Finding
-from ..scoring.stored import parse_score
 from ..source import Source
 from ..statistics.metric import Metric
 from ..statistics.roc import evaluate, whole_part
@@ -53,7 +52,7 @@ def shadow_curve(
     Source: "Why Train More? Effective and Efficient Membership Inference via Memorization", section 7.2 and figure 3.
     """
     _check(draws, top, fpr, reach)
-    ways = [(name, *_way(name)) for name in dict.fromkeys(scores)]
+    ways = [(name, *_way(source, name)) for name in dict.fromkeys(scores)]
     target = source.need_target_table("signals")
     shadows = source.need_shadows()
     numbers = _numbers(counts, len(shadows))
@@ -109,9 +108,9 @@ def _check(draws: int, top: float, fpr: Sequence[float], reach: Sequence[float])
             raise InvalidOption(f"an AUC to reach lies between 0 and 1, not {level}")
 
 
-def _way(name: str) -> tuple[str, str]:
+def _way(source: Source, name: str) -> tuple[str, str]:
     """Mode and variance of a LiRA score. Raises InvalidOption for one whose fits do not follow from sums."""
-    analysis, options = parse_score(name)
+    analysis, options = source.analysis(name)
     if analysis.name != "lira" or set(options) - {"mode", "variance"}:
         raise InvalidOption(
             f"shadow-curve draws shadow runs for lira, lira[mode=...] and lira[variance=...], not for {name}"

@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Annotated, Literal
 
 from ...store.errors import InvalidOption
-from ...store.format.names import NO_TARGET
+from ...store.format.paths import NO_TARGET
 from ..scores import Finding
 from ..scoring.stored import keep_scores
 from ..source import Source

@@ -19,8 +19,7 @@ from ...store.errors import InvalidOption, LosslakeError, NotEnoughData
 from ..evaluations.dp_audit import dp_audit
 from ..evaluations.epsilon_one_run import epsilon_lower
 from ..scores import Scores
-from ..scoring.catalogue import find
-from ..scoring.stored import keep_scores, parse_score
+from ..scoring.stored import keep_scores
 from ..source import Source
 from ..statistics.intervals import CONFIDENCE, clopper_pearson
 from ..statistics.metric import Metric
@@ -105,7 +104,7 @@ def _measured(source: Source, rule: Rule) -> tuple[Metric, tuple[str, ...]]:
         return _share(scores, rule)
     score, member = scores.arrays()
     notes = scores.notes
-    if not find(parse_score(rule.score)[0].name).attack:
+    if not source.analysis(rule.score)[0].attack:
         notes = (
             *notes,
             f"{rule.score} ranks records by exposure and claims no membership: its {rule.metric} says little",

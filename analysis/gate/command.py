@@ -10,8 +10,8 @@ import click
 from ...store.command_options import choose_experiment, experiment_option, lake_option
 from ...store.errors import InvalidOption
 from ...store.lake import Lake
-from ..source import Source
-from ..text_file import write_text
+from ..output import write_text
+from ..scoring.catalogue import open_source
 from .check import check_rules
 from .output import gate_json, gate_junit, gate_lines, passed
 from .rules import DELTA, Compare, Rule, load_rules
@@ -105,7 +105,7 @@ def gate(
     if not wanted:
         raise InvalidOption("there is no rule to hold; give a limit such as --max-auc 0.6, or --rules FILE")
     opened = Lake.open(lake)
-    with Source.open(opened, choose_experiment(opened, experiment), target) as source:
+    with open_source(opened, choose_experiment(opened, experiment), target) as source:
         verdicts = check_rules(source, wanted)
         about = (source.experiment, source.target_name)
     if junit is not None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from ... import __version__
-from ..metric_table import aligned
+from ...version import __version__
+from ..output import aligned
 from ..statistics.metric import Metric
 from .check import Verdict
 

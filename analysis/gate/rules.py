@@ -10,7 +10,8 @@ from typing import Any, Literal, cast, get_args
 
 from ...store.errors import InvalidOption
 from ...store.toml_file import read_toml
-from ..scoring.stored import parse_score
+from ..declare import parse_score
+from ..scoring.catalogue import find
 
 Measure = Literal["tpr", "auc", "epsilon", "share"]
 Compare = Literal["upper", "value"]
@@ -51,7 +52,7 @@ class Rule:
             raise InvalidOption(f"compare is {' or '.join(get_args(Compare))}, not {self.compare!r}")
         if not isinstance(self.score, str):
             raise InvalidOption(f"the score of a rule is a name such as lira, not {self.score!r}")
-        parse_score(self.score)
+        parse_score(self.score, find)
         needed, option = _NEEDED.get(self.metric, ("max", ""))
         if getattr(self, needed) is None:
             raise InvalidOption(f"a limit of {self.metric} needs {needed} ({option})")

@@ -9,13 +9,9 @@ import polars as pl
 
 from ...store.errors import NotEnoughData
 from ..scores import Scores, count_unscored
-from ..source import Source
-from ..statistics.intervals import clopper_pearson
+from ..source import Source, with_membership
+from ..statistics.intervals import CHANCE, clopper_pearson
 from ..statistics.metric import Metric
-from .membership import with_membership
-
-CHANCE = 0.05
-"""How often a sample that the models ignore still counts as resolved."""
 
 
 def hellinger(source: Source) -> Scores:

@@ -12,15 +12,10 @@ import pyarrow as pa
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ..scores import Scores, count_unscored
-from ..source import Source
-from ..statistics.intervals import clopper_pearson
+from ..source import Source, with_membership
+from ..statistics.intervals import CHANCE, clopper_pearson
 from ..statistics.metric import Metric
-from .influence_sums import TopPairs, largest_by_chance, top_pairs
-from .membership import with_membership
-from .outcome_matrix import IN, OUT, read_outcomes
-
-CHANCE = 0.05
-"""Share of the samples that would lie beyond the noise level if none had any influence."""
+from .influence_sums import IN, OUT, TopPairs, largest_by_chance, read_outcomes, top_pairs
 
 
 def influence(

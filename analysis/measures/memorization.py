@@ -9,10 +9,9 @@ import numpy.typing as npt
 
 from ...store.errors import NotEnoughData
 from ..scores import Scores, count_unscored
-from ..source import Source
+from ..source import Source, with_membership
 from ..statistics.intervals import clopper_pearson
 from ..statistics.metric import Metric
-from .membership import with_membership
 
 
 def memorization(

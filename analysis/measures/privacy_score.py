@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ...store.errors import NotEnoughData
 from ..scores import Scores, count_unscored
-from ..source import Source
-from .membership import with_membership
+from ..source import Source, with_membership
 
 
 def privacy_score(source: Source) -> Scores:

@@ -14,9 +14,8 @@ from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ..attacks.logits import lists_of, need_lists
 from ..scores import Scores, count_unscored
-from ..source import Source
+from ..source import Source, with_membership
 from ..statistics.metric import Metric
-from .membership import with_membership
 
 STARTS = 10
 SEED = 0

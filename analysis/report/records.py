@@ -12,7 +12,7 @@ import polars as pl
 
 from ..charts.axes import number
 from ..charts.traces import band_of
-from ..exposed import by_exposure
+from ..scores import by_exposure
 from ..source import Source
 from .data import Headline, Record, Scored, Traces
 

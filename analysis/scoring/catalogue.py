@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from ...store.errors import InvalidOption
+from ...store.lake import Lake
 from ..attacks.attack_d import attack_d
 from ..attacks.attack_l import attack_l
 from ..attacks.attack_p import attack_p
@@ -18,21 +19,11 @@ from ..attacks.loss import loss
 from ..attacks.ramia import ramia
 from ..attacks.rmia import rmia
 from ..attacks.shadow_nn import shadow_nn
-from ..charts import (
-    groups as charts_groups,
-)
-from ..charts import (
-    influence as charts_influence,
-)
-from ..charts import (
-    kde as charts_kde,
-)
-from ..charts import (
-    models as charts_models,
-)
-from ..charts import (
-    scores as charts,
-)
+from ..charts import groups as charts_groups
+from ..charts import influence as charts_influence
+from ..charts import kde as charts_kde
+from ..charts import models as charts_models
+from ..charts import scores as charts
 from ..declare import Analysis
 from ..measures.hellinger import hellinger
 from ..measures.influence import influence
@@ -42,6 +33,7 @@ from ..measures.privacy_score import privacy_score
 from ..measures.subpopulation import subpopulation
 from ..measures.trace import lt_iqr, trace
 from ..measures.vulnerability import vulnerability
+from ..source import Source
 
 ANALYSES: tuple[Analysis, ...] = (
     Analysis("lt-iqr", lt_iqr, ("trace",), charts.score_by_membership),
@@ -67,6 +59,11 @@ ANALYSES: tuple[Analysis, ...] = (
     Analysis("subpopulation", subpopulation, (), charts_groups.cluster_sizes),
     Analysis("vulnerability", vulnerability, (), charts_models.found_histogram),
 )
+
+
+def open_source(lake: Lake, experiment: str, target: str | None = None) -> Source:
+    """An experiment opened for any analysis; see `Source.open`."""
+    return Source.open(lake, experiment, target, find=find)
 
 
 def find(name: str) -> Analysis:

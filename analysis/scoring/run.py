@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...store.errors import InvalidOption
+import polars as pl
+import pyarrow as pa
+
+from ...store.errors import InvalidOption, NotEnoughData, OlderFormat
+from ...store.format.records import Run
+from ...store.read.results import fingerprint
+from ...store.write.results import save_result
 from ..attacks.masking import masked_source, parse_mask
 from ..declare import DUALS, MASK, SHARED, Analysis, parse_options, variant_of
-from ..scores import Scores
+from ..scores import Scores, count_unscored
 from ..source import Source
 from ..statistics.metric import Metric
 from ..statistics.roc import evaluate
-from .duals import mean_over_duals
-from .keep import keep
 from .spark_source import check_on_spark
 
 FPRS = (0.001, 0.01, 0.1)
@@ -93,3 +97,105 @@ def _unresolved(metrics: tuple[Metric, ...]) -> tuple[str, ...]:
     lowest = ", ".join(f"{metric.parameters['fpr']:g}" for metric in coarse)
     seen = coarse[0].parameters["non_members"]
     return (f"{seen} non-members cannot resolve an FPR of {lowest}: only the interval of its TPR is given",)
+
+
+def keep(
+    source: Source,
+    name: str,
+    variant: str,
+    options: Mapping[str, Any],
+    notes: Sequence[str],
+    metrics: Sequence[Metric],
+    scores: pa.Table | None,
+) -> tuple[str, ...]:
+    """Keep a result of the source's target, with what it was computed from, in place of an older one.
+
+    Gives the notes back, with one more where the lake's format is an older one, which takes no results.
+    """
+    try:
+        save_result(
+            source.lake,
+            source.experiment,
+            name,
+            source.target.run if source.target else None,
+            variant,
+            options=options,
+            notes=notes,
+            metrics=[metric.to_json() for metric in metrics],
+            scores=scores,
+            seen=fingerprint(source.lake, source.experiment, source.runs),
+        )
+    except OlderFormat as error:
+        return (*notes, f"not kept: {error}")
+    return tuple(notes)
+
+
+def duals_of(source: Source) -> tuple[Run, ...]:
+    """The runs that share the target's members by design: the first of them, then its duals.
+
+    Raises NotEnoughData where the target has none.
+    """
+    target = source.need_target()
+    first = target.info.parent or target.run
+    found = [
+        run
+        for run in source.runs
+        if run.info.role == "target" and (run.run == first or run.info.parent == first)
+    ]
+    if len(found) < 2:
+        raise NotEnoughData(
+            f"run {target.run!r} of experiment {source.experiment!r} has no duals to average over; train some with "
+            "'losslake collect target --duals K'"
+        )
+    return tuple(sorted(found, key=lambda run: run.run != first))
+
+
+def mean_over_duals(source: Source, compute: Callable[..., Scores], options: Mapping[str, Any]) -> Scores:
+    """The mean of a score over the target and its duals, each attacked alone; column sd is their spread (divided by n - 1).
+
+    A sample that one of them has no score for has none. Averaging takes out what the seed decided, and leaves what the
+    data did (Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods").
+    Raises NotEnoughData where there are no duals, or two of them have different members.
+    """
+    target, duals = source.need_target(), duals_of(source)
+    frames, notes = [], []
+    member = None
+    for run in duals:
+        with source.beside(run.run) as aimed:
+            scores = compute(aimed, **options)
+        frames.append(scores.frame.select("sample_id", "member", pl.col("score").cast(pl.Float64)))
+        notes += [note for note in scores.notes if note not in notes]
+        if run.run == target.run:
+            member = scores.frame.select("sample_id", "member")
+    assert member is not None  # the target is one of them
+    together = (
+        pl.concat(frames)
+        .group_by("sample_id")
+        .agg(
+            pl.col("member").n_unique().alias("kinds"),
+            pl.len().alias("runs"),
+            pl.col("score").null_count().alias("missing"),
+            pl.col("score").mean(),
+            pl.col("score").std().alias("sd"),
+        )
+    )
+    if (together["kinds"] > 1).any():
+        raise NotEnoughData(
+            f"the duals of run {target.run!r} of experiment {source.experiment!r} have different members, so a mean over "
+            "them says nothing; attack each alone with --target"
+        )
+    complete = (pl.col("missing") == 0) & (pl.col("runs") == len(duals))
+    frame = (
+        member.join(together, on="sample_id", how="left", maintain_order="left")
+        .with_columns(pl.when(complete).then(pl.col("score", "sd")))
+        .select("sample_id", "member", "score", "sd")
+    )
+    names = ", ".join(run.run for run in duals)
+    return Scores(
+        frame,
+        (
+            *notes,
+            *count_unscored(frame, "one of the runs has none for them"),
+            f"mean over {len(duals)} runs: {names}",
+        ),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -15,6 +15,7 @@ from ...store.format.records import Run
 from ...store.lake import Lake
 from ...store.spark.connection import SparkConnection, connect_spark, frame_of
 from ...store.spark.session import spark_session
+from ..declare import Analysis
 from ..source import Source
 
 ON_SPARK = (
@@ -49,12 +50,17 @@ class SparkSource(Source):
 
     @classmethod
     def open(
-        cls, lake: Lake, experiment: str, target: str | None = None, *, master: str | None = None
+        cls,
+        lake: Lake,
+        experiment: str,
+        target: str | None = None,
+        *,
+        find: Callable[[str], Analysis],
+        master: str | None = None,
     ) -> Self:
         """As `Source.open`; ``master`` is Spark's master URL, None that of Spark's own configuration."""
-
         spark_session(master)  # a process has one: that of whoever comes first
-        return super().open(lake, experiment, target)
+        return super().open(lake, experiment, target, find=find)
 
     def __post_init__(self) -> None:
         self._spark = connect_spark(self.lake, self.experiment, runs=self.runs)

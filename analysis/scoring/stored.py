@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import dropwhile
-from typing import Any
 
 import polars as pl
 
-from ...store.errors import InvalidOption
+from ...store.format.paths import NO_TARGET
 from ...store.read.looking_again import read_result
-from ...store.write.results import NO_TARGET, Result, fingerprint, results
-from ..declare import Analysis, parse_options, variant_of
+from ...store.read.results import Result, fingerprint, results
+from ..declare import variant_of
 from ..scores import Scores
 from ..source import Source
 from ..statistics.metric import Metric
-from .catalogue import find
 from .run import run_analysis
 
 
@@ -28,24 +25,6 @@ class Kept:
     analysis: str
     variant: str
     scores: Scores
-
-
-def parse_score(text: str) -> tuple[Analysis, dict[str, Any]]:
-    """Read a score's name, ``lira`` or ``lira[mode=offline,variance=sample]``.
-
-    Raises InvalidOption for an unknown analysis, option or value.
-    """
-    match = re.fullmatch(r"([a-z0-9-]+)(?:\[(.*)\])?", text.strip())
-    if match is None:
-        raise InvalidOption(f"{text!r} is no score; write NAME or NAME[option=value,...]")
-    analysis = find(match.group(1))
-    given = {}
-    for part in filter(None, (match.group(2) or "").split(",")):
-        name, sign, value = part.partition("=")
-        if not sign:
-            raise InvalidOption(f"{part!r} in {text!r} is no option; write option=value")
-        given[name.strip()] = value.strip()
-    return analysis, parse_options(analysis.options, given, analysis.name)
 
 
 def fresh_results(source: Source) -> Mapping[tuple[str, str], Result]:
@@ -76,7 +55,7 @@ def read_scores(source: Source, result: Result) -> Scores:
 
 def keep_scores(source: Source, names: Iterable[str]) -> dict[str, Kept]:
     """The scores of each name, computed and kept unless the lake holds fresh ones."""
-    asked = {name: parse_score(name) for name in names}
+    asked = {name: source.analysis(name) for name in names}
     fresh = fresh_results(source)
     kept = {}
     for name, (analysis, options) in asked.items():

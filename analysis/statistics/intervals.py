@@ -11,6 +11,9 @@ from scipy.special import bdtrik, betaincinv, ndtr, ndtri, stdtr
 
 CONFIDENCE = 0.95
 
+CHANCE = 0.05
+"""How often something that is not there still counts as seen: of 100 samples without an effect, five lie beyond the noise."""
+
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr, bdtrc
 
-from .intervals import area_interval, count_quantile, logit_interval, uncertain_share
+from .intervals import area_interval, clopper_pearson, count_quantile, logit_interval, uncertain_share
 from .metric import Metric
 
 Floats = npt.NDArray[np.float64]
@@ -115,3 +118,89 @@ def evaluate(score: Floats, member: npt.NDArray[np.bool_], fprs: tuple[float, ..
     if len(members) == 0 or len(others) == 0:
         return []
     return [auc(members, others), *(tpr_at_fpr(members, others, fpr) for fpr in fprs)]
+
+
+def rates(
+    named: npt.NDArray[np.bool_], member: npt.NDArray[np.bool_], where: str, parameters: Mapping[str, Any]
+) -> tuple[Metric, ...]:
+    """TPR, FPR and advantage = TPR - FPR of naming these records members, called ``tpr_WHERE`` and likewise.
+
+    Both rates with Clopper-Pearson intervals; that of the advantage is put together from theirs, as of independent
+    shares (Newcombe 1998, method 10). Empty when there are only members or only non-members.
+    """
+    n_members, n_others = int(member.sum()), int((~member).sum())
+    if n_members == 0 or n_others == 0:
+        return ()
+    hits, alarms = int((named & member).sum()), int((named & ~member).sum())
+    tpr, fpr = hits / n_members, alarms / n_others
+    tpr_low, tpr_high = clopper_pearson(hits, n_members)
+    fpr_low, fpr_high = clopper_pearson(alarms, n_others)
+    below = math.hypot(tpr - tpr_low, fpr_high - fpr)
+    above = math.hypot(tpr_high - tpr, fpr - fpr_low)
+    advantage = tpr - fpr
+    return (
+        Metric(f"tpr_{where}", tpr, tpr_low, tpr_high, n_members, parameters),
+        Metric(f"fpr_{where}", fpr, fpr_low, fpr_high, n_others, parameters),
+        Metric(
+            f"advantage_{where}",
+            advantage,
+            max(-1.0, advantage - below),
+            min(1.0, advantage + above),
+            n_members + n_others,
+            parameters,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of records by what they are and what the attack says."""
+
+    true_positives: int
+    false_negatives: int
+    false_positives: int
+    true_negatives: int
+
+    @property
+    def records(self) -> int:
+        return self.true_positives + self.false_negatives + self.false_positives + self.true_negatives
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """The four rates, accuracy and precision with Clopper-Pearson intervals; the counts as ``records``.
+
+        confusion is the share of the members (or of the non-members) that the attack says this of. Accuracy and
+        precision depend on how many members there are for each non-member. Nothing can be said without records.
+        """
+        members = self.true_positives + self.false_negatives
+        others = self.false_positives + self.true_negatives
+        named = self.true_positives + self.false_positives
+        right = self.true_positives + self.true_negatives
+        cells = (
+            ("member", "member", self.true_positives, members),
+            ("member", "non-member", self.false_negatives, members),
+            ("non-member", "member", self.false_positives, others),
+            ("non-member", "non-member", self.true_negatives, others),
+        )
+        return (
+            *(
+                _share("confusion", hits, of, {"is": truth, "said": said, "records": hits})
+                for truth, said, hits, of in cells
+            ),
+            _share("accuracy", right, self.records, {}),
+            _share("precision", self.true_positives, named, {}),
+        )
+
+
+def confusion(said: npt.NDArray[np.bool_], member: npt.NDArray[np.bool_]) -> Confusion:
+    """Count records that the attack says are members (``said``) against those that are."""
+    return Confusion(
+        int((said & member).sum()),
+        int((~said & member).sum()),
+        int((said & ~member).sum()),
+        int((~said & ~member).sum()),
+    )
+
+
+def _share(name: str, hits: int, of: int, parameters: dict[str, str | int]) -> Metric:
+    low, high = clopper_pearson(hits, of)
+    return Metric(name, hits / of if of else None, low, high, of, parameters)

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from ...store.errors import InvalidInput, InvalidOption
-from ..choices import unknown_choice
+from ..callables import unknown_choice
 from ..losses.classes import as_logits, loss_and_margin, two_class_logits
 from ..losses.sequences import sequence_loss_and_margin
-from ..signals.evaluation import device_of, eval_mode, undisturbed_randomness
-from ..signals.signals import Answers, answers_from_logits, phi_from_loss
+from ..random_streams import undisturbed_randomness
+from ..signals.evaluation import device_of, eval_mode
+from ..signals.from_logits import Answers, answers_from_logits, phi_from_loss
 
 Task = Literal["classification", "causal-lm"]
 _CLASSIFIERS = (

@@ -9,11 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from ...store.errors import InvalidInput
-from ..callables import load_callable
-from ..choices import unknown_choice
-from .labels import encode_labels
-from .npz import NpzArrays
-from .record import Dataset, row_keys
+from ..callables import load_callable, unknown_choice
+from .npy import NpzArrays
+from .record import Dataset, encode_labels, row_keys
 
 _MAPPING_KEYS = ("x", "y", "classes", "split", "key", "group", "columns")
 

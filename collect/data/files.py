@@ -14,11 +14,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ...store.errors import InvalidInput, InvalidOption
-from ..choices import unknown_choice
-from .labels import encode_labels, label_values
+from ..callables import unknown_choice
 from .npy import brief
 from .pictures import read_pictures
-from .record import Dataset, row_keys
+from .record import Dataset, encode_labels, label_values, row_keys
 from .tables import encode_features, encode_keys, is_category, is_number, refuse_identifiers
 
 # ArrowException and MemoryError both: a file may hold more than memory does.

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...store.errors import InvalidInput, InvalidOption
-from ..callables import is_callable_spec
-from ..choices import unknown_choice
+from ..callables import is_callable_spec, unknown_choice
 from .arrays import load_digits, load_function, load_npz
 from .files import load_files
 from .record import Dataset

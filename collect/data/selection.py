@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 
-from ...store.errors import InvalidOption, NotEnoughData
-from .balance import check_seed, equal_shares, proportional_shares, take_by_class
+from ...store.errors import InvalidInput, InvalidOption, NotEnoughData, NotFound
 from .record import Dataset
 
 _SAMPLES_STREAM, _POPULATION_STREAM = 201, 202
@@ -55,3 +56,100 @@ def select_samples(dataset: Dataset, *, samples: int | None, population: float, 
     if not (pool == "audit").any():
         raise InvalidOption(f"population is {population}: of {len(rows)} samples none is left to audit")
     return Selection(rows=rows.astype(np.int64), pool=pool)
+
+
+def equal_shares(available: np.ndarray, total: int) -> np.ndarray:
+    """How many to take of each class, int64 (C,), so that the shares are as equal as `available` (C,) allows.
+
+    A class with fewer than an equal share gives all it has and the others make up for it; of the classes
+    with room, the first ones take the remainder. Raises InvalidOption where total > available.sum().
+    """
+    if total > int(available.sum()):
+        raise InvalidOption(f"{total} samples asked for, but only {int(available.sum())} are there")
+    shares = np.zeros(len(available), dtype=np.int64)
+    left = total
+    while left > 0:
+        roomy = np.flatnonzero(available > shares)
+        # At least one each, to the first `left` classes, once an equal step is less than one.
+        step = max(left // len(roomy), 1)
+        roomy = roomy[:left]
+        given = np.minimum(step, available[roomy] - shares[roomy])
+        shares[roomy] += given
+        left -= int(given.sum())
+    return shares
+
+
+def proportional_shares(available: np.ndarray, fraction: float) -> np.ndarray:
+    """round(fraction * available.sum()) shared out in proportion to `available` (C,), int64 (C,).
+
+    Each share is fraction * available rounded down or up (largest remainders first; of equal ones the first).
+    """
+    exact = available * fraction
+    shares = np.floor(exact + 1e-9).astype(np.int64)
+    left = int(np.floor(float(available.sum()) * fraction + 0.5 + 1e-9)) - int(shares.sum())
+    order = np.argsort(-(exact - shares), kind="stable")
+    shares[order[:left]] += 1
+    return np.minimum(shares, available)
+
+
+def take_by_class(labels: np.ndarray, shares: np.ndarray, seed: list[int]) -> np.ndarray:
+    """A random choice of `shares[c]` rows of each class c of `labels` (N,): row numbers, int64, ascending.
+
+    Each class draws from a stream of its own, so that with one seed a smaller choice is part of a larger one.
+    """
+    chosen = []
+    by_class = np.argsort(labels, kind="stable")
+    ends = np.cumsum(np.bincount(labels, minlength=len(shares)))
+    for label in np.flatnonzero(shares):
+        rows = by_class[ends[label - 1] if label else 0 : ends[label]]
+        order = np.random.default_rng([*seed, int(label)]).permutation(len(rows))
+        chosen.append(rows[order[: shares[label]]])
+    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, dtype=np.int64)
+
+
+def check_seed(seed: int) -> None:
+    """Raises InvalidOption for a seed that NumPy's generators do not take."""
+    if seed < 0:
+        raise InvalidOption(f"seed is {seed}; it must be 0 or more")
+
+
+def read_column(path: Path, column: str) -> pl.Series:
+    """A column of a .csv or .parquet file in its order; a .txt file has a value a line, with or without the heading.
+
+    Parquet says what its values are; those of the others are text, so that 007 stays 007. Raises NotFound, InvalidOption
+    for another kind of file, InvalidInput for one without the column.
+    """
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}")
+    try:
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path, columns=[column])[column]
+        if path.suffix == ".csv":
+            return pl.read_csv(path, columns=[column], schema_overrides={column: pl.String})[column]
+        if path.suffix == ".txt":
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return pl.Series(column, lines[1:] if lines[:1] == [column] else lines, dtype=pl.String)
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidInput(f"{path}: there is no column {column} to be read: {reason}") from error
+    raise InvalidOption(f"{path}: a list is read from .csv, .parquet and .txt files")
+
+
+def read_sample_ids(path: Path) -> list[int]:
+    """The column sample_id of a .csv or .parquet file, as ``analyze --out`` writes it, in its order.
+
+    A .txt file has one id a line, under the heading sample_id or none. Raises NotFound, InvalidOption for another kind
+    of file, InvalidInput for one without such a column or with something else than whole numbers in it.
+    """
+    column = read_column(path, "sample_id")
+    try:
+        whole = column.str.strip_chars().cast(pl.Int64) if column.dtype == pl.String else column
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInput(f"{path}: no whole numbers in column sample_id: {reason}") from error
+    if not whole.dtype.is_integer() or whole.null_count():
+        raise InvalidInput(
+            f"{path}: column sample_id is {column.dtype} with {whole.null_count()} empty rows; it must hold a whole number "
+            "in each"
+        )
+    return whole.to_list()

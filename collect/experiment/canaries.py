@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...store.errors import InvalidInput, InvalidOption, NotEnoughData
-from ..choices import unknown_choice
-from ..data.balance import check_seed
+from ..callables import unknown_choice
+from ..data.selection import check_seed
 
 Kind = Literal["mislabelled", "blank", "noise"]
 KINDS: tuple[str, ...] = get_args(Kind)

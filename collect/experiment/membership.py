@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from ...store.errors import InvalidOption
-from ..choices import unknown_choice
-from ..data.balance import check_seed, proportional_shares, take_by_class
+from ..callables import unknown_choice
+from ..data.selection import check_seed, proportional_shares, take_by_class
 
 Design = Literal["balanced", "bernoulli", "paired"]
 

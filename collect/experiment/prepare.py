@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from ...store.errors import AlreadyExists, CorruptLake, InvalidOption, NotFound
 from ...store.format.manifest import check_current
-from ...store.format.names import check_name
-from ...store.format.paths import experiment_manifest
+from ...store.format.paths import check_name, experiment_manifest
 from ...store.format.records import Experiment
 from ...store.lake import Lake
 from ..callables import refuse_unnamed

@@ -10,9 +10,8 @@ import numpy as np
 import polars as pl
 
 from ...store.errors import InvalidInput, InvalidOption
-from ..data.listed_column import read_column
 from ..data.record import Dataset
-from ..data.selection import Selection
+from ..data.selection import Selection, read_column
 
 
 def read_keys(path: Path) -> tuple[str, ...]:

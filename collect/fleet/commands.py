@@ -12,7 +12,7 @@ from ...store.command_options import lake_option
 from ...store.errors import InvalidOption, NotFound
 from ...store.lake import Lake
 from ..command_options import DATA, EXPERIMENT, RECIPE, RUNNING, data_of, option_set, recipe_of
-from ..progress_lines import ProgressLines
+from ..progress import ProgressLines
 from .ray.options import ENGINE, engine_of
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def leave_one_out(
     Example:
       losslake collect leave-one-out --lake my-lake --experiment digits --sample 5 --sample 1658 --repeats 16
     """
-    from ..data.sample_list import read_sample_ids
+    from ..data.selection import read_sample_ids
     from .leave_one_out import collect_leave_one_out
 
     chosen = [*sample, *(read_sample_ids(samples_from) if samples_from is not None else ())]

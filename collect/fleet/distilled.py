@@ -8,10 +8,9 @@ from typing import Any, Literal, Unpack, get_args
 import numpy as np
 
 from ...store.errors import InvalidInput, InvalidOption, NotEnoughData
-from ...store.format.records import Run
-from ...store.format.sample_set import pack_samples
+from ...store.format.records import Run, pack_samples
 from ...store.lake import Lake
-from ..choices import unknown_choice
+from ..callables import unknown_choice
 from ..experiment.membership import random_subset
 from ..recipe import Recipe
 from ..signals.queries import PLAIN

@@ -20,7 +20,7 @@ from ..experiment.prepare import Prepared
 from ..grad_norms.layers import watched_layers
 from ..models.build import build_model
 from ..progress import Progress
-from ..recipe import Recipe
+from ..recipe import Recipe, to_json
 from ..run_facts import available_cpus
 from ..signals.ask import Recording
 from ..train.checkpoint import Checkpointing
@@ -31,10 +31,8 @@ from ..train.step import TrainStep, compiles
 from ..train.trainer import train_run
 from .ray.cluster import OnRay
 from .ray.runs import train_on_ray
-from .same_run import check_same
 from .stacked import stack_size, train_stacked
-from .work import FleetWork, RecordsOf, Watch
-from .workers import train_side_by_side
+from .work import FleetWork, RecordsOf, Watch, train_side_by_side
 
 
 def train_fleet(
@@ -182,3 +180,35 @@ def _terminated_by_exception() -> Iterator[None]:
     finally:
         with suppress(TypeError):  # a handler that was not set from Python cannot be put back
             signal.signal(signal.SIGTERM, before)
+
+
+def check_same(run: Run, plan: RunPlan, recipe: Recipe, recording: Recording) -> None:
+    """Raises AlreadyExists where a committed run was not made from this plan, recipe and recording."""
+    info = run.info
+    stored = {
+        # What a recipe does not tell of had its default when the run was made.
+        **(to_json(Recipe()) if info.recipe else {}),
+        **info.recipe,
+        "seed": info.seed,
+        "role": info.role,
+        "parent": info.parent,
+        **_choices(info.extra),
+    }
+    wanted = {**to_json(recipe), "seed": plan.seed, "role": plan.role, "parent": plan.parent}
+    wanted |= _choices({**plan.extra, "recording": recording.to_json()})
+    for name, value in wanted.items():
+        if stored.get(name) != value:
+            raise AlreadyExists(
+                f"run {run.run!r} of experiment {run.experiment!r} is in the lake, but was made with {name} = "
+                f"{stored.get(name)!r}, not {value!r}; give the same options, or choose another run or experiment name"
+            )
+
+
+def _choices(extra: object) -> dict[str, object]:
+    """What of a run's extra facts was chosen beforehand, rather than found; what it does not tell was the default."""
+    chosen: dict[str, object] = {"recording.grad_norms": "none"}
+    if isinstance(extra, dict):
+        for key in ("recording", "design"):
+            if isinstance(extra.get(key), dict):
+                chosen |= {f"{key}.{name}": value for name, value in extra[key].items()}
+    return chosen

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from .route import parts
-from .use import Dense, Use, wide
+from .use import Dense, Use, parts, wide
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-from .route import conv_route, parts
-from .use import Dense, Use, root, row_norms, wide
+from .use import Dense, Use, conv_route, parts, root, row_norms, wide
 
 _WEIGHT_GRADIENTS: Mapping[int, Any] = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
 

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from .linear import Outer, Product, sequence, with_positions
-from .route import parts
-from .use import Use, root
+from .use import Use, parts, root
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .route import matrix_route, parts
-from .use import Dense, Use, root, row_norms, wide
+from .use import Dense, Use, matrix_route, parts, root, row_norms, wide
 
 
 class Outer(NamedTuple):

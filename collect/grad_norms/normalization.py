@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .route import parts
-from .use import Dense, Use, wide
+from .use import Dense, Use, parts, wide
 
 _Statistics = tuple[torch.Tensor, torch.Tensor]
 """Mean and 1 / standard deviation of each sample's groups of channels, both (B, groups)."""

@@ -15,10 +15,18 @@ from ...store.errors import InvalidOption
 from ..grad_norms.eval_pass import ordered_norms
 from ..losses.classes import loss_and_margin
 from ..losses.each_sample import LossOf, SampleLosses
-from ..signals.evaluation import ordered_outputs
-from ..signals.queries import AS_IT_IS, Query
-from ..signals.signals import Answers, answers_from_logits
-from .evaluated_losses import highest_label, needs_targets, ordered_losses
+from ..random_streams import undisturbed_randomness
+from ..ranks import inner_model
+from ..signals.evaluation import (
+    check_fits,
+    check_holds_all,
+    device_of,
+    eval_mode,
+    ordered_outputs,
+    records,
+)
+from ..signals.from_logits import Answers, answers_from_logits
+from ..signals.queries import AS_IT_IS, Query, noisy, view
 
 TracePoint = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 """Loss, margin or None, gradient norm or None of S samples, (S,) each."""
@@ -135,3 +143,50 @@ def _joined(parts: Iterable[SampleLosses]) -> SampleLosses:
     margins = [part.margin for part in found if part.margin is not None]
     loss = torch.cat([part.loss for part in found])
     return SampleLosses(loss, torch.cat(margins) if len(margins) == len(found) else None)
+
+
+def needs_targets(losses: LossOf, data: Any, *, two_classes: bool) -> bool:
+    """Whether a record's loss comes from its target in ``data``, and not from a class number.
+
+    ``two_classes`` says that the samples table has the classes of a binary criterion.
+    """
+    if losses.kind == "classes" or not len(data):
+        return False
+    if losses.loss_only and losses.kind == "regression":
+        return True
+    device = torch.device("cpu")
+    with undisturbed_randomness(device):
+        _, y = next(records(data, [0]))
+    y = torch.as_tensor(y)
+    if losses.kind in ("binary", "probabilities"):
+        # Of probabilities a class's logit would have to be made first.
+        return y.numel() > 1 or not two_classes or losses.kind == "probabilities"
+    return losses.loss_only and (y.is_floating_point() or y.numel() > 1)
+
+
+def ordered_losses(
+    model: nn.Module, data: Any, ids: np.ndarray, labels: np.ndarray, losses: LossOf, query: Query
+) -> Iterator[SampleLosses]:
+    """The losses of the samples ``ids``, batch by batch, in eval mode; ``data`` holds all in the order of sample ids.
+
+    ``labels`` (N,) are those of the samples table, -1 where it has none. Raises as `evaluation.ordered_inputs` does.
+    """
+    check_holds_all(data, len(labels))
+    model = inner_model(model)
+    device = device_of(model)
+    highest = highest_label(labels)
+    done = 0
+    with undisturbed_randomness(device), eval_mode(model):
+        for x, y in records(data, ids):
+            check_fits(query, x)
+            asked = ids[done : done + len(x)]
+            done += len(x)
+            own = torch.from_numpy(asked).to(device)
+            output = model(noisy(view(x.to(device), query, own), query, own))
+            known = torch.from_numpy(labels[asked]).to(device)
+            yield losses(output, torch.as_tensor(y).to(device), known, highest)
+
+
+def highest_label(labels: np.ndarray) -> int | None:
+    """The highest label of a samples table; None where some are missing (-1), or there are none."""
+    return int(labels.max()) if len(labels) and labels.min() >= 0 else None

@@ -18,12 +18,12 @@ from ...store.errors import InvalidInput, InvalidOption
 from ...store.format.records import Run, RunInfo
 from ...store.write.run_writer import RunWriter
 from .. import ranks
-from ..choices import unknown_choice
+from ..callables import unknown_choice
 from ..grad_norms.eval_pass import check_layers_in_eval_mode
 from ..losses.each_sample import LossOf
 from ..run_facts import device_name, versions
+from ..signals.from_logits import Answers
 from ..signals.queries import Query, expand_queries
-from ..signals.signals import Answers
 from .asked_model import TracePoint, asked_model
 from .criterion import Reduction, WatchedCriterion
 from .exposed_so_far import as_frame, most_exposed

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...store.format.records import ROLES, Role, RunInfo
 from ...store.lake import Lake
-from ..choices import unknown_choice
+from ..callables import unknown_choice
 from ..signals.queries import parse_queries
 from .inputs import free_run_name, read_members, recipe_mapping, samples_table
 from .recorded_run import RecordedRun

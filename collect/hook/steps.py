@@ -14,8 +14,8 @@ from torch.nn import functional
 from ...store.errors import InvalidInput
 from ..grad_norms.hooks import GradNormWatcher
 from ..losses.each_sample import LossOf, SampleLosses
+from .asked_model import highest_label
 from .criterion import CriterionCall
-from .evaluated_losses import highest_label
 from .inputs import read_batch_ids
 from .recorder import TraceRecorder
 

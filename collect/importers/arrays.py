@@ -11,11 +11,10 @@ import pyarrow as pa
 from ...store.errors import InvalidInput
 from ...store.format.records import Role, Run
 from ...store.lake import Lake
-from ..data.npz import NpzArrays
+from ..data.npy import NpzArrays
 from ..progress import Progress, Silent
-from .files import as_bool, check_labels
+from .files import SIGNALS, as_bool, check_labels
 from .runs import GivenRun, Universe, check_role, import_runs
-from .values import SIGNALS
 
 PER_RUN = (*SIGNALS, "traces", "grad_norms")
 PER_SAMPLE = ("labels", "population", "groups")

@@ -10,7 +10,7 @@ from typing import Any
 from ...store.errors import InvalidOption
 from ...store.format.records import Run
 from ...store.lake import Lake
-from ..choices import unknown_choice
+from ..callables import unknown_choice
 from ..progress import Progress
 from .arrays import import_arrays
 from .lira import import_lira

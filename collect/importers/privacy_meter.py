@@ -11,7 +11,7 @@ import numpy as np
 from ...store.errors import InvalidInput
 from ...store.format.records import Run
 from ...store.lake import Lake
-from ..choices import unknown_choice
+from ..callables import unknown_choice
 from ..data.npy import NpyFile, npy_file, refuse_pickle
 from ..progress import Progress, Silent
 from .files import as_bool, check_labels, read_labels

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from ...store.errors import AlreadyExists, InvalidInput, InvalidOption
-from ...store.format.names import check_name
+from ...store.format.paths import check_name
 from ...store.format.records import ROLES, Role, Run, RunInfo
 from ...store.lake import Lake
-from ..choices import unknown_choice
+from ..callables import unknown_choice
 from ..progress import Progress
 from ..run_facts import versions
-from .values import check_values, of_query, queries_of, signals_of
+from .files import check_values, of_query, queries_of, signals_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from ...store.errors import InvalidInput
-from ..signals.evaluation import undisturbed_randomness
+from ..random_streams import undisturbed_randomness
 
 Kind = Literal["classes", "binary", "probabilities", "regression", "other"]
 """classes: cross-entropy of logits, or NLL of log-probabilities, which are logits too. binary: of lone logits;

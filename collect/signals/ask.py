@@ -12,10 +12,10 @@ from torch import nn
 
 from ...store.errors import InvalidOption
 from ...store.write.run_writer import RunWriter
-from ..choices import unknown_choice
+from ..callables import unknown_choice
 from ..data.device_data import DeviceData
+from .from_logits import SignalColumns, signals_from_logits
 from .queries import Query, expand_queries, model_inputs
-from .signals import SignalColumns, signals_from_logits
 
 Logits = Literal["float16", "float32", "none"]
 Norms = Literal["none", "train", "eval"]

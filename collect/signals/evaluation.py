@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from torch.utils.data import default_collate
 
 from ...store.errors import InvalidInput, InvalidOption
 from ..losses.classes import as_logits, two_class_logits
+from ..random_streams import undisturbed_randomness
 from ..ranks import inner_model
 from .queries import FOR_PICTURES, Query, noisy, view
 
@@ -31,19 +31,6 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-@contextmanager
-def undisturbed_randomness(device: torch.device) -> Iterator[None]:
-    """Whatever the block draws, the random streams of Python, NumPy and torch go on as if it had not."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -28,11 +29,12 @@ from ...store.write.checkpoints import (
     remove_idle,
 )
 from ...store.write.run_writer import RunWriter
+from ..data.load import content_digest
 from ..hook.recorder import TraceRecorder
+from ..recipe import to_json
 from ..run_facts import versions
 from .loop import Training
 from .plan import RunSetup
-from .same_state import difference, what_decides
 from .state import restore, state_of
 from .trace_pieces import Epoch, give_piece, new_pieces
 
@@ -216,3 +218,35 @@ class Checkpoints:
         before, now = checkpoint.facts["versions"], versions()
         changed = [f"{name} {before.get(name)}" for name in now if before.get(name) != now[name]]
         return f", begun with {', '.join(changed)}" if changed else ""
+
+
+_STATE = 1
+"""Version of what `state_of` answers."""
+
+
+def what_decides(setup: RunSetup) -> dict[str, Any]:
+    """As JSON values: recipe, seed, members, data, what is traced, and the kind of device. What is asked of the trained
+    model is no part of it.
+    """
+    data = setup.data
+    arrays = [(data.x, data.y), (data.mean, data.std)]
+    if data.soft is not None:
+        arrays.append((data.soft, np.array([data.temperature])))
+    return {
+        "losslake's checkpoints": _STATE,
+        **to_json(setup.recipe),
+        "seed": setup.plan.seed,
+        "traces": setup.recording.traces,
+        "grad_norms": setup.recording.grad_norms,
+        "device": setup.held.device.type,
+        "members": content_digest(setup.records, data.population),
+        "data": [content_digest(*pair) for pair in arrays],
+    }
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first thing that was another one, for a sentence: "lr 0.1, not 0.05" or "other members"."""
+    name = next((name for name in now if before.get(name) != now[name]), "options")
+    if name in ("members", "data", "options"):
+        return f"other {name}"
+    return f"{name} {before.get(name)!r}, not {now[name]!r}"

@@ -21,9 +21,8 @@ from ..signals.evaluation import eval_mode
 from .dp import PrivateSteps
 from .early_stopping import EarlyStopping, held_out
 from .epoch_batches import flips_of, split
-from .optimizers import set_rate
+from .optimizers import learning_rate, set_rate
 from .plan import RunPlan
-from .schedule import learning_rate
 from .step import TrainStep, eval_batch
 
 

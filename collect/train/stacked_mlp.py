@@ -20,8 +20,8 @@ from ..random_streams import order_of, seeded
 from ..recipe import Recipe
 from ..signals.ask import Recording
 from .epoch_batches import split
+from .optimizers import learning_rate
 from .plan import RunPlan
-from .schedule import learning_rate
 
 OnEpoch = Callable[[int, int], None]
 

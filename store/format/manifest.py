@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
@@ -12,7 +12,6 @@ from typing import Any, BinaryIO
 from ..errors import CorruptLake, NewerFormat, OlderFormat
 from ..files.filesystem import Files
 from . import paths
-from .formats import upgraded
 from .schema import FORMAT
 
 
@@ -201,3 +200,21 @@ def _likeness(value: Any) -> Any:
 
 def _checksum(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+Step = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _to_2(content: dict[str, Any]) -> dict[str, Any]:
+    return content
+
+
+STEPS: tuple[Step, ...] = (_to_2,)
+"""Step i turns a manifest's content of format i + 1 into that of format i + 2. It touches no file."""
+
+
+def upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """A manifest's content as today's format has it."""
+    for step in STEPS[content["format"] - 1 :]:
+        content = step(content)
+    return {**content, "format": FORMAT}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from ..errors import CorruptLake
-from ..write.forgotten import Forgetting, forgettings_from_json, samples_of
-from . import paths
+from ..files.filesystem import Files
+from . import manifest, paths
 from .manifest import DataFile, files_from_json, files_to_json
 
 Role = Literal["target", "shadow", "reference", "distilled", "leave_one_out"]
@@ -161,3 +166,68 @@ def run_from_json(content: dict[str, Any], path: str) -> Run:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptLake(f"{path} is not the manifest of a run: {error}") from error
+
+
+def pack_samples(chosen: npt.NDArray[np.bool_]) -> str:
+    """The set of samples that ``chosen``, bool (N,), marks. 50,000 samples take 8 KB of text."""
+    return base64.b64encode(np.packbits(chosen).tobytes()).decode("ascii")
+
+
+def unpack_samples(text: str, samples: int) -> npt.NDArray[np.bool_]:
+    """What `pack_samples` made of bool (samples,). Raises CorruptLake for anything that is not one."""
+    try:
+        bits = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise CorruptLake(f"a set of samples in a run's manifest cannot be read: {error}") from error
+    if len(bits) != -(-samples // 8):
+        raise CorruptLake(
+            f"a set of samples in a run's manifest is of {len(bits)} bytes; {samples} samples need {-(-samples // 8)}"
+        )
+    return np.unpackbits(bits, count=samples).astype(np.bool_)
+
+
+FORGOTTEN = "forgotten"
+"""The pool of forgotten samples."""
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """One call of `forget`: when it began, which ``samples``, how many ``rows`` there were of them by table.
+
+    ``finished`` is None as long as rows may be left.
+    """
+
+    when: str
+    samples: tuple[int, ...]
+    rows: Mapping[str, int]
+    finished: str | None
+
+
+def forgettings_to_json(given: tuple[Forgetting, ...]) -> list[dict[str, Any]]:
+    return [asdict(each) for each in given]
+
+
+def forgettings_from_json(content: Mapping[str, Any]) -> tuple[Forgetting, ...]:
+    """What an experiment's manifest says. Raises KeyError, TypeError or ValueError for anything else."""
+    found = []
+    for entry in content.get("forgotten", []):
+        each = Forgetting(**{**entry, "samples": tuple(entry["samples"]), "rows": dict(entry["rows"])})
+        if any(type(sample) is not int or not 0 <= sample < content["samples"] for sample in each.samples):
+            raise ValueError(f"it has forgotten what is no sample: {each.samples[:5]}")
+        if type(each.when) is not str or not isinstance(each.finished, str | None):
+            raise TypeError(f"it has forgotten samples at {each.when!r}")
+        found.append(each)
+    return tuple(found)
+
+
+def samples_of(given: tuple[Forgetting, ...]) -> tuple[int, ...]:
+    """All forgotten samples, ascending."""
+    return tuple(sorted({sample for each in given for sample in each.samples}))
+
+
+def forgotten_mask(files: Files, experiment: str, samples: int) -> npt.NDArray[np.bool_]:
+    """Which samples an experiment has forgotten by now: bool (samples,)."""
+    content = manifest.load(files, paths.experiment_manifest(experiment))
+    mask = np.zeros(samples, dtype=np.bool_)
+    mask[list(samples_of(forgettings_from_json(content)))] = True
+    return mask

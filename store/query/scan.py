@@ -18,12 +18,12 @@ from .listed_files import table_files
 from .views import read_view
 
 if TYPE_CHECKING:
-    from ..lake import Lake
+    from ..read.catalogue import Catalogue
 
 _ON_DISK = {"signals": SIGNALS, "traces": TRACES}
 
 
-def scan(lake: Lake, view: str, experiment: str | None = None) -> pl.LazyFrame:
+def scan(lake: Catalogue, view: str, experiment: str | None = None) -> pl.LazyFrame:
     """A view as a LazyFrame. Signals, traces and trace points are read lazily from their files, the others at once.
 
     Raises InvalidOption for an unknown view. A file that was changed and has its old size and time, as after a fault
@@ -44,7 +44,7 @@ def scan(lake: Lake, view: str, experiment: str | None = None) -> pl.LazyFrame:
     return frame.lazy()
 
 
-def _scans(lake: Lake, runs: Sequence[Run], table: str) -> list[pl.LazyFrame]:
+def _scans(lake: Catalogue, runs: Sequence[Run], table: str) -> list[pl.LazyFrame]:
     """The rows of a table of runs: of files of their own, and of those that they share."""
     listed, columns = table_files(runs, table), _ON_DISK[table]
     found = []
@@ -79,7 +79,7 @@ def _scan_files(
     return read.select(*names, *columns.names)
 
 
-def rows_of_each(lake: Lake, runs: Sequence[Run], table: str, columns: list[str]) -> list[pl.DataFrame]:
+def rows_of_each(lake: Catalogue, runs: Sequence[Run], table: str, columns: list[str]) -> list[pl.DataFrame]:
     """Columns of the rows of many runs in ``signals`` or ``traces``, a frame a run, read in one go.
 
     Raises CorruptLake for a damaged file.
@@ -96,7 +96,7 @@ def rows_of_each(lake: Lake, runs: Sequence[Run], table: str, columns: list[str]
     return [frame[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _rows_of_files(lake: Lake, listed: Sequence[DataFile], columns: list[str]) -> pl.DataFrame:
+def _rows_of_files(lake: Catalogue, listed: Sequence[DataFile], columns: list[str]) -> pl.DataFrame:
     """The rows of the files in their order."""
     own = [file.path for file in listed if file.shared is None]
     of_own = _read(lake, own, columns) if own or not listed else pl.DataFrame()
@@ -122,7 +122,7 @@ def _rows_of_files(lake: Lake, listed: Sequence[DataFile], columns: list[str]) -
 
 
 def _read(
-    lake: Lake, paths: Sequence[str], columns: list[str], start: int = 0, rows: int | None = None
+    lake: Catalogue, paths: Sequence[str], columns: list[str], start: int = 0, rows: int | None = None
 ) -> pl.DataFrame:
     files = [lake.files.location(path) for path in paths]
     frame = pl.scan_parquet(

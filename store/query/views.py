@@ -20,7 +20,7 @@ from ..errors import CorruptLake, InvalidOption, QueryRefused
 from ..format.records import Run
 from ..format.schema import SAMPLES, SIGNALS, TRACES
 from ..read.changed_files import check_unchanged
-from ..write.results import METRICS, SCORES, Result, results
+from ..read.results import METRICS, SCORES, Result, results
 from .engine_errors import engine_errors, first_lines
 from .listed_files import FILE_LISTS, lists_for, table_files, view_statements
 from .read_only import one_query
@@ -28,7 +28,7 @@ from .read_only import one_query
 if TYPE_CHECKING:
     import polars as pl
 
-    from ..lake import Lake
+    from ..read.catalogue import Catalogue
 
 _PARTITIONS = {
     "samples": ("experiment",),
@@ -76,7 +76,7 @@ RUNS = pa.schema(
 
 
 def connect(
-    lake: Lake,
+    lake: Catalogue,
     experiment: str | None = None,
     *,
     runs: Sequence[Run] | None = None,
@@ -216,7 +216,7 @@ def frame_of(answer: duckdb.DuckDBPyRelation) -> pl.DataFrame:
         ) from error
 
 
-def read_view(lake: Lake, view: str, experiment: str | None = None) -> pa.Table:
+def read_view(lake: Catalogue, view: str, experiment: str | None = None) -> pa.Table:
     """A whole view as an Arrow table. Raises InvalidOption for an unknown view."""
     if view not in VIEWS:
         raise InvalidOption(f"there is no view {view!r} (views: {', '.join(VIEWS)})")

@@ -16,7 +16,7 @@ from ..files.local import LocalFiles
 from ..format import paths
 from ..format.manifest import DataFile, sha256_of
 from ..format.records import Experiment, Run
-from ..write.results import Result, result_path
+from .results import Result, result_path
 
 _MOST = 1 << 30
 """Bytes that are hashed before a query, at most: a second or so. More of a copied lake is left to 'lake verify'."""

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import CorruptLake
-from ..write.results import Result, results
 from .changed_files import check_unchanged
+from .results import Result, results
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from ..format.records import Experiment, Run
-    from ..lake import Lake
+    from .catalogue import Catalogue
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def read_again(read: Callable[[], T], look: Callable[[], object]) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
-def read_result(lake: Lake, result: Result) -> tuple[Result, pa.Table]:
+def read_result(lake: Catalogue, result: Result) -> tuple[Result, pa.Table]:
     """The scores of a result, and the result itself: as it is now where it was replaced since. It must have scores."""
     latest = result
 
@@ -64,7 +64,7 @@ def read_result(lake: Lake, result: Result) -> tuple[Result, pa.Table]:
     return read_again(read, look)
 
 
-def listed_files(lake: Lake, experiment: str | None = None) -> frozenset[str]:
+def listed_files(lake: Catalogue, experiment: str | None = None) -> frozenset[str]:
     """The data files that the manifests of an experiment, or of all, list at this moment."""
     found: set[str] = set()
     for name in [experiment] if experiment is not None else lake.experiments():

@@ -14,8 +14,7 @@ import duckdb
 import polars as pl
 
 from ..query.engine_errors import engine_errors
-from ..query.memory import ceiling_for, memory_ceiling
-from ..query.patience import StillRunning, wait_for
+from ..query.patience import StillRunning, ceiling_for, memory_ceiling, wait_for
 from ..query.views import frame_of, remove_private_folder, run_query
 from .output import Format, show, write_frame
 

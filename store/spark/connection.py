@@ -18,7 +18,7 @@ from .session import spark_errors, spark_session
 if TYPE_CHECKING:
     from sqlglot import exp
 
-    from ..lake import Lake
+    from ..read.catalogue import Catalogue
 
 
 class SparkConnection:
@@ -28,7 +28,7 @@ class SparkConnection:
     """
 
     def __init__(
-        self, lake: Lake, experiments: Sequence[str], runs: Sequence[Run], master: str | None
+        self, lake: Catalogue, experiments: Sequence[str], runs: Sequence[Run], master: str | None
     ) -> None:
         self._session = spark_session(master)
         from .views import define_views  # needs what the session has found to be there
@@ -95,7 +95,11 @@ class SparkConnection:
 
 
 def connect_spark(
-    lake: Lake, experiment: str | None = None, *, runs: Sequence[Run] | None = None, master: str | None = None
+    lake: Catalogue,
+    experiment: str | None = None,
+    *,
+    runs: Sequence[Run] | None = None,
+    master: str | None = None,
 ) -> SparkConnection:
     """Spark with the views of one experiment of a lake, or of all. The views show what is committed at this moment.
 

@@ -19,13 +19,13 @@ from ..format.records import Run
 from ..format.schema import SAMPLES, SIGNALS, TRACES
 from ..query.listed_files import table_files
 from ..query.views import metrics_table, runs_table
-from ..write.results import SCORES, results
+from ..read.results import SCORES, results
 from .transpile import written_out
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from ..lake import Lake
+    from ..read.catalogue import Catalogue
 
 _TYPES = {
     pa.string(): "string",
@@ -46,7 +46,9 @@ _OF_RUN = ("experiment", "run")
 _OF_RESULT = ("experiment", "analysis", "target")
 
 
-def define_views(session: SparkSession, lake: Lake, experiments: Sequence[str], runs: Sequence[Run]) -> None:
+def define_views(
+    session: SparkSession, lake: Catalogue, experiments: Sequence[str], runs: Sequence[Run]
+) -> None:
     """Make the lake's seven views in ``session``: of these runs, and of the samples and results of these experiments."""
     found = [result for name in experiments for result in results(lake, name)]
     samples = [
@@ -62,7 +64,7 @@ def define_views(session: SparkSession, lake: Lake, experiments: Sequence[str], 
     session.sql(read_sql("views_spark")).createOrReplaceTempView("trace_points")
 
 
-def define_lists(session: SparkSession, lake: Lake, runs: Sequence[Run]) -> None:
+def define_lists(session: SparkSession, lake: Catalogue, runs: Sequence[Run]) -> None:
     """Make the view ``signals`` anew so that its lists can be read, of which a file holds half or single precision.
 
     Every file's schema is read for that, which other queries need not wait for.
@@ -91,7 +93,7 @@ def define_lists(session: SparkSession, lake: Lake, runs: Sequence[Run]) -> None
 
 
 def _of_runs(
-    session: SparkSession, lake: Lake, table: str, runs: Iterable[Run], columns: pa.Schema
+    session: SparkSession, lake: Catalogue, table: str, runs: Iterable[Run], columns: pa.Schema
 ) -> DataFrame:
     """The rows of a table of runs: of files of their own, and of those that they share."""
     files = table_files(runs, table)
@@ -110,7 +112,7 @@ def _of_runs(
 
 
 def _with_own_columns(
-    session: SparkSession, lake: Lake, table: str, files: Sequence[DataFile], partitions: tuple[str, ...]
+    session: SparkSession, lake: Catalogue, table: str, files: Sequence[DataFile], partitions: tuple[str, ...]
 ) -> DataFrame:
     """The rows of files that may differ in columns beyond the table's own: a file without one has NULL there."""
     alike: dict[str, list[str]] = {}
@@ -129,7 +131,7 @@ def _with_own_columns(
 
 def _read(
     session: SparkSession,
-    lake: Lake,
+    lake: Catalogue,
     paths: Sequence[str],
     partitions: Sequence[str],
     columns: pa.Schema | None = None,
@@ -146,7 +148,7 @@ def _read(
     return rows.select(*partitions, *(f"`{name.replace('`', '``')}`" for name in own))
 
 
-def location(lake: Lake, path: str) -> str:
+def location(lake: Catalogue, path: str) -> str:
     """What Spark opens for a path of the lake. Raises InvalidOption where it opens none, or reads the name as a pattern."""
     place = lake.files.location(path)
     if re.search(r"[*?\[\]{}\\]", place):

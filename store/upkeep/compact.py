@@ -20,7 +20,7 @@ from ..format import manifest, paths
 from ..format.manifest import DataFile, HashingFile, Shared, files_to_json, sha256_of
 from ..format.paths import trace_source
 from ..format.schema import parquet_writer
-from ..lake import Lake
+from ..read.catalogue import Catalogue
 from ..read.data_rows import open_rows
 from ..write import leases
 from ..write.claims import claim
@@ -64,7 +64,7 @@ class Compacted:
 
 
 def compact(
-    lake: Lake,
+    lake: Catalogue,
     experiment: str,
     *,
     small: int = SMALL,
@@ -115,7 +115,7 @@ def compact(
 
 
 def _plan(
-    lake: Lake, experiment: str, small: int, least: int, left_out: dict[str, str]
+    lake: Catalogue, experiment: str, small: int, least: int, left_out: dict[str, str]
 ) -> Iterator[tuple[str, pa.Schema, list[Part]]]:
     """What becomes one file each: the kind of rows, their columns, and whose. Damaged files go to ``left_out``."""
     parts = [Part(run.run, file) for run in lake.runs(experiment) for file in run.files]
@@ -168,7 +168,7 @@ def _batches(parts: Sequence[Part]) -> Iterator[list[Part]]:
     yield batch
 
 
-def schema_of(lake: Lake, file: DataFile) -> pa.Schema:
+def schema_of(lake: Catalogue, file: DataFile) -> pa.Schema:
     """The columns of a run's rows."""
     with open_rows(lake.files, file) as (parquet, _):
         return pa.schema([field for field in parquet.schema_arrow if field.name != "run"])
@@ -177,7 +177,7 @@ def schema_of(lake: Lake, file: DataFile) -> pa.Schema:
 # --- packing -------------------------------------------------------------------------------------------------
 
 
-def _whole(lake: Lake, parts: Sequence[Part], left_out: dict[str, str]) -> list[Part]:
+def _whole(lake: Catalogue, parts: Sequence[Part], left_out: dict[str, str]) -> list[Part]:
     """The parts whose files are as they were written: a copy of a damaged file would have a checksum that is right."""
     for path, part in {part.file.path: part for part in parts}.items():
         expected = part.file.sha256 if part.file.shared is None else part.file.shared.sha256
@@ -190,7 +190,7 @@ def _whole(lake: Lake, parts: Sequence[Part], left_out: dict[str, str]) -> list[
 
 
 def pack(
-    lake: Lake,
+    lake: Catalogue,
     experiment: str,
     kind: str,
     schema: pa.Schema,
@@ -241,7 +241,7 @@ def pack(
     return packed
 
 
-def _row_groups(lake: Lake, file: DataFile, schema: pa.Schema) -> Iterator[pa.Table]:
+def _row_groups(lake: Catalogue, file: DataFile, schema: pa.Schema) -> Iterator[pa.Table]:
     with open_rows(lake.files, file) as (parquet, groups):
         for group in groups:
             rows = parquet.read_row_group(group, columns=schema.names)
@@ -255,7 +255,7 @@ def _group_sizes(footer: pq.FileMetaData) -> list[int]:
     return [sum(group.column(i).total_compressed_size for i in range(group.num_columns)) for group in groups]
 
 
-def _replace(lake: Lake, experiment: str, packed: Sequence[tuple[Part, DataFile]]) -> set[str]:
+def _replace(lake: Catalogue, experiment: str, packed: Sequence[tuple[Part, DataFile]]) -> set[str]:
     """Let the runs' manifests list the new file in place of the old ones; the runs whose did list those still."""
     moved = set()
     for part, new in packed:

@@ -16,10 +16,10 @@ import duckdb
 
 from ...sql import read_sql
 from ..errors import AlreadyExists, InvalidOption, LosslakeError
-from ..lake import Lake
 from ..query.engine_errors import engine_errors, first_lines
 from ..query.listed_files import FILE_LISTS, ROW_LISTS, view_statements
 from ..query.views import VIEWS, connect
+from ..read.catalogue import Catalogue
 from ..read.looking_again import listed_files, read_again
 
 LISTS = (*FILE_LISTS, *ROW_LISTS)
@@ -31,7 +31,7 @@ _ROWS = 100_000
 
 
 def export(
-    lake: Lake, path: Path, experiment: str | None = None, *, views: bool = False, force: bool = False
+    lake: Catalogue, path: Path, experiment: str | None = None, *, views: bool = False, force: bool = False
 ) -> dict[str, int]:
     """Write a database file with the lake's views and macros; returns the number of rows by view.
 

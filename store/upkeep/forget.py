@@ -19,16 +19,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import CorruptLake, InvalidOption, LosslakeError, NotFound
-from ..files.filesystem import Files
 from ..format import manifest, paths
 from ..format.manifest import DataFile
-from ..format.records import Experiment, Run
-from ..format.sample_set import pack_samples, unpack_samples
-from ..lake import Lake
+from ..format.records import (
+    FORGOTTEN,
+    Experiment,
+    Forgetting,
+    Run,
+    forgettings_to_json,
+    pack_samples,
+    unpack_samples,
+)
+from ..read.catalogue import Catalogue
+from ..read.results import results_with
 from ..write import leases
 from ..write.claims import claim
-from ..write.forgotten import FORGOTTEN, Forgetting, forgettings_to_json
-from ..write.results import results_with
 from ..write.row_removal import Holdings, copy_without
 from ..write.table_file import write_table
 from .compact import Part, kind_of, pack, schema_of
@@ -55,7 +60,7 @@ class Forgot:
 
 
 def forget(
-    lake: Lake,
+    lake: Catalogue,
     experiment: str,
     samples: Collection[int] = (),
     *,
@@ -96,18 +101,17 @@ def forget(
     return Forgot(experiment, chosen, rows, tuple(pending), completed)
 
 
-def forget_in_run(files: Files, experiment: str, run: str) -> Run:
+def forget_in_run(lake: Catalogue, experiment: str, run: str) -> Run:
     """Remove what a committed run holds of forgotten samples; the run as it then is.
 
     For a writer that committed at the moment when somebody forgot: it waits until nobody else rewrites manifests.
     """
-    lake = Lake(files)
     until = time.monotonic() + _PATIENCE
     while True:
         try:
-            with claim(files, f"experiment={experiment}"):
+            with claim(lake.files, f"experiment={experiment}"):
                 known = lake.experiment(experiment)
-                holdings = Holdings(files, known.forgotten)
+                holdings = Holdings(lake.files, known.forgotten)
                 for runs in _together(lake, known, known.forgotten, holdings):
                     if run in {each.run for each in runs}:
                         _forget_in_runs(lake, known, runs, known.forgotten, holdings)
@@ -127,7 +131,7 @@ def forget_in_run(files: Files, experiment: str, run: str) -> Run:
 
 
 def _chosen(
-    lake: Lake, known: Experiment, samples: Collection[int], keys: Collection[str]
+    lake: Catalogue, known: Experiment, samples: Collection[int], keys: Collection[str]
 ) -> tuple[int, ...]:
     stopped = any(each.finished is None for each in known.forgettings)
     if not samples and not keys and not known.forgettings:
@@ -151,7 +155,7 @@ def _chosen(
     return tuple(sorted(chosen))
 
 
-def _count(lake: Lake, known: Experiment, ids: Sequence[int]) -> dict[str, int]:
+def _count(lake: Catalogue, known: Experiment, ids: Sequence[int]) -> dict[str, int]:
     """What a lake holds of samples, by table."""
     counted: Counter[str] = Counter(samples=len(set(ids) - set(known.forgotten)))
     if ids:
@@ -169,13 +173,15 @@ def _count(lake: Lake, known: Experiment, ids: Sequence[int]) -> dict[str, int]:
 # --- the experiment's manifest ------------------------------------------------------------------------------
 
 
-def _mark(lake: Lake, known: Experiment, chosen: Sequence[int], counted: Mapping[str, int]) -> Experiment:
+def _mark(
+    lake: Catalogue, known: Experiment, chosen: Sequence[int], counted: Mapping[str, int]
+) -> Experiment:
     """Say that samples are forgotten, and take what identifies them out of the samples in the same step."""
     begun = Forgetting(manifest.now(), tuple(chosen), dict(counted), None)
     return _replace_experiment(lake, replace(known, forgettings=(*known.forgettings, begun)))
 
 
-def _replace_experiment(lake: Lake, known: Experiment) -> Experiment:
+def _replace_experiment(lake: Catalogue, known: Experiment) -> Experiment:
     """Write the manifest with the forgettings of ``known``, over files without the forgotten samples; delete the old ones."""
     path = paths.experiment_manifest(known.name)
     ids = known.forgotten
@@ -209,7 +215,7 @@ def _emptied(samples: pa.Table, ids: Sequence[int]) -> pa.Table:
     return emptied
 
 
-def _finish(lake: Lake, experiment: str) -> None:
+def _finish(lake: Catalogue, experiment: str) -> None:
     known = lake.experiment(experiment)
     if all(each.finished for each in known.forgettings):
         return
@@ -223,7 +229,9 @@ def _finish(lake: Lake, experiment: str) -> None:
 # --- runs and results ---------------------------------------------------------------------------------------
 
 
-def _together(lake: Lake, known: Experiment, ids: Sequence[int], holdings: Holdings) -> Iterator[list[Run]]:
+def _together(
+    lake: Catalogue, known: Experiment, ids: Sequence[int], holdings: Holdings
+) -> Iterator[list[Run]]:
     """The runs that hold rows of ``ids``, or a note of them, with those that share a file with such a run."""
     sharing: dict[str, list[Run]] = {}
     concerned: dict[str, Run] = {}
@@ -247,7 +255,7 @@ def _together(lake: Lake, known: Experiment, ids: Sequence[int], holdings: Holdi
 
 
 def _forget_in_runs(
-    lake: Lake, known: Experiment, runs: Sequence[Run], ids: Sequence[int], holdings: Holdings
+    lake: Catalogue, known: Experiment, runs: Sequence[Run], ids: Sequence[int], holdings: Holdings
 ) -> None:
     """Replace the manifests of runs that share files by ones that list copies without ``ids``; delete the old files."""
     new: dict[tuple[str, DataFile], DataFile] = {}
@@ -283,7 +291,7 @@ def _forget_in_runs(
         lake.files.delete(old)
 
 
-def _beside(lake: Lake, experiment: str, run: Run, file: DataFile) -> str:
+def _beside(lake: Catalogue, experiment: str, run: Run, file: DataFile) -> str:
     token = leases.token(lake.files)
     if file.table == "traces":
         return paths.trace_file(experiment, run.run, token, paths.trace_source(file.path))
@@ -300,7 +308,7 @@ def _extra_without(extra: Mapping[str, Any], ids: Sequence[int], samples: int) -
     return {**extra, "distilled_on": {**told, "samples": pack_samples(taught)}}
 
 
-def _forget_results(lake: Lake, experiment: str, ids: Sequence[int]) -> bool:
+def _forget_results(lake: Catalogue, experiment: str, ids: Sequence[int]) -> bool:
     """Delete the results that were computed with one of ``ids``: their metrics know it too."""
     found = results_with(lake, experiment, ids)
     for path, result in found:

@@ -16,7 +16,7 @@ from ..files.filesystem import Files
 from ..format import paths
 from ..format.manifest import DataFile
 from ..format.records import Experiment
-from ..lake import Lake
+from ..read.catalogue import Catalogue
 from ..write.row_removal import Holdings
 from .leftovers import Inventory, Writer, take_inventory
 
@@ -25,7 +25,7 @@ _REWRITTEN = ("samples", "pictures", "packed")
 """Written by those alone who hold the claim to the experiment, or before it was there: loose files are never needed."""
 
 
-def remove_leftovers(lake: Lake, known: Experiment, ids: Sequence[int]) -> tuple[list[str], list[str]]:
+def remove_leftovers(lake: Catalogue, known: Experiment, ids: Sequence[int]) -> tuple[list[str], list[str]]:
     """Delete the loose files that hold rows of ``ids``, or may; those deleted, and those of writers still at work.
 
     Checkpoints go with the folder of their writer, where they hold rows or were begun before the samples were forgotten:
@@ -42,7 +42,7 @@ def remove_leftovers(lake: Lake, known: Experiment, ids: Sequence[int]) -> tuple
     return removed, pending
 
 
-def whats_left(lake: Lake, known: Experiment) -> Iterator[str]:
+def whats_left(lake: Catalogue, known: Experiment) -> Iterator[str]:
     """Sentences about samples that were forgotten and of which something is there all the same."""
     again = f"run 'losslake lake forget --experiment {known.name}'"
     for each in known.forgettings:

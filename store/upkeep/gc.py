@@ -19,7 +19,7 @@ from ..errors import CorruptLake
 from ..files import tokens
 from ..files.filesystem import Files
 from ..format import paths
-from ..lake import Lake
+from ..read.catalogue import Catalogue
 from ..write import leases
 from .leftovers import Inventory, take_inventory
 
@@ -54,7 +54,7 @@ class Collected:
 
 
 def collect_garbage(
-    lake: Lake, *, older_than: timedelta = OLDER_THAN, dry_run: bool = False, checkpoints: bool = False
+    lake: Catalogue, *, older_than: timedelta = OLDER_THAN, dry_run: bool = False, checkpoints: bool = False
 ) -> Collected:
     """Remove the leftovers of a lake whose writers are gone, and what was replaced ``older_than`` ago.
 

@@ -11,13 +11,12 @@ from ..errors import CorruptLake, LosslakeError
 from ..files import tokens
 from ..files.filesystem import Files
 from ..format import manifest, paths
-from ..format.formats import upgraded
-from ..format.manifest import DataFile
+from ..format.manifest import DataFile, upgraded
 from ..format.records import experiment_from_json, run_from_json
-from ..lake import Lake
+from ..read.catalogue import Catalogue
+from ..read.results import result_from_json
 from ..write import leases
 from ..write.checkpoints import resumable_files
-from ..write.results import result_from_json
 
 _MANIFESTS = ("experiments", "runs", "designs", "results")
 _DATA = (
@@ -56,7 +55,7 @@ class Inventory:
         return (*self.listed, *(path for path in self.damaged if not path.startswith(f"{paths.LEASES}/")))
 
 
-def take_inventory(lake: Lake, *, checkpoints: bool = False) -> Inventory:
+def take_inventory(lake: Catalogue, *, checkpoints: bool = False) -> Inventory:
     """Look at everything in a lake, other processes at work or not.
 
     ``checkpoints``: those that a run could be gone on with count as leftovers too.

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..format import manifest, paths
-from ..format.formats import upgraded
+from ..format.manifest import upgraded
 from ..format.schema import FORMAT
-from ..lake import Lake
+from ..read.catalogue import Catalogue
 from ..write.claims import claim
 
 MANIFESTS = ("experiments", "runs", "designs", "results")
 
 
-def migrate(lake: Lake, *, told: Callable[[int, int], None] = lambda done, total: None) -> int:
+def migrate(lake: Catalogue, *, told: Callable[[int, int], None] = lambda done, total: None) -> int:
     """Bring every manifest to today's format; the number of those that were not. Data files stay as they are.
 
     ``told(done, total)`` is called after every manifest. Writers of an older losslake must have ended before. Raises
@@ -36,7 +36,7 @@ def migrate(lake: Lake, *, told: Callable[[int, int], None] = lambda done, total
     return len(older)
 
 
-def _older(lake: Lake) -> list[str]:
+def _older(lake: Catalogue) -> list[str]:
     found = [path for folder in MANIFESTS for path in lake.files.list(folder, ".json")]
     return [
         path for path in [*found, paths.LAKE] if manifest.load_as_written(lake.files, path)["format"] < FORMAT

@@ -7,10 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import polars as pl
+
+from ..ages import age
 from ..errors import CorruptLake
 from ..files import tokens
 from ..format import paths
-from ..lake import Lake
+from ..query.connection import Connection
+from ..query.views import connect
+from ..read.catalogue import Catalogue
+from ..read.looking_again import listed_files, read_again
 from ..write import leases
 from .leftovers import what_became_of
 
@@ -42,7 +48,7 @@ class RunningRun:
         )
 
 
-def running(lake: Lake, experiments: Iterable[str]) -> list[RunningRun]:
+def running(lake: Catalogue, experiments: Iterable[str]) -> list[RunningRun]:
     """The runs in the making, by experiment and name.
 
     A run shows from its first recorded epoch on, or where it records none from its first signals on. Of its writers
@@ -78,7 +84,9 @@ def _rank(one: RunningRun) -> tuple[bool, datetime]:
     return not one.killed, one.written
 
 
-def _running(lake: Lake, experiment: str, run: str, files: list[str], *, killed: bool) -> RunningRun | None:
+def _running(
+    lake: Catalogue, experiment: str, run: str, files: list[str], *, killed: bool
+) -> RunningRun | None:
     """What the files of a run's writer say; None where they went while one looked, or the run was committed."""
     try:
         written = max(lake.files.modified(path) for path in files)
@@ -91,4 +99,52 @@ def _running(lake: Lake, experiment: str, run: str, files: list[str], *, killed:
     signals = any(_SIGNALS.fullmatch(path) for path in files)
     return RunningRun(
         experiment, run, max(epochs, default=None), signals, datetime.fromtimestamp(written, UTC), killed
+    )
+
+
+_COMMITTED = """
+    select experiment, run, role, model, seed, epochs, members, round(train_accuracy, 4) as train_accuracy,
+           round(test_accuracy, 4) as test_accuracy, round(seconds, 1) as seconds, device, created,
+           'committed' as state, created as written
+    from runs order by experiment, role, run
+"""
+
+
+def run_table(lake: Catalogue, experiment: str | None = None) -> pl.DataFrame:
+    """One row a run: what the view ``runs`` says, its ``state`` and when it was last ``written``.
+
+    A run in the making has a state such as ``collecting, epoch 7``, or ``killed, epoch 7``; nothing else of it is known before it commits.
+    """
+    # Before the committed ones: a run that commits in the meantime stands in both, and counts as committed.
+    begun = running(lake, [experiment] if experiment is not None else lake.experiments())
+
+    def ask() -> pl.DataFrame:
+        with Connection(connect(lake, experiment)) as connection:
+            return connection.sql(_COMMITTED).pl()
+
+    committed = read_again(ask, lambda: listed_files(lake, experiment))
+    there = set(committed.select("experiment", "run").iter_rows())
+    rows = [
+        {"experiment": one.experiment, "run": one.run, "state": one.state, "written": one.written}
+        for one in begun
+        if (one.experiment, one.run) not in there
+    ]
+    schema = {name: committed.schema[name] for name in ("experiment", "run", "state", "written")}
+    return pl.concat([committed, pl.DataFrame(rows, schema=schema)], how="diagonal")
+
+
+def for_reading(frame: pl.DataFrame, now: datetime) -> pl.DataFrame:
+    """The same with ages in place of times, short names, and without columns that say nothing here."""
+    ages = [age(now - written) for written in frame["written"]]
+    dropped = [
+        name
+        for name in frame.columns
+        if name not in ("run", "state") and frame[name].null_count() == len(frame)
+    ]
+    if frame["experiment"].n_unique() <= 1:
+        dropped.append("experiment")
+    return (
+        frame.with_columns(pl.Series("age", ages, pl.String))
+        .drop([*dropped, "seed", "device", "created", "written"], strict=False)
+        .rename({"train_accuracy": "train", "test_accuracy": "test"}, strict=False)
     )

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ..errors import LosslakeError
 from ..format import manifest
 from ..format.manifest import DataFile
-from ..lake import Lake
+from ..read.catalogue import Catalogue
 from .forget_leftovers import whats_left
 from .leftovers import Writer, files_listed_by, take_inventory
 
@@ -38,7 +38,7 @@ class Verification:
     remembered: tuple[str, ...]
 
 
-def verify(lake: Lake) -> Verification:
+def verify(lake: Catalogue) -> Verification:
     """Check every manifest, and every listed file's size, SHA-256 and number of rows; of a shared one each run's part."""
     found = take_inventory(lake)
     listed: dict[_Promise, list[tuple[str, DataFile]]] = {}
@@ -62,7 +62,7 @@ def verify(lake: Lake) -> Verification:
     )
 
 
-def _remembered(lake: Lake) -> Iterator[str]:
+def _remembered(lake: Catalogue) -> Iterator[str]:
     for name in lake.experiments():
         with contextlib.suppress(LosslakeError):  # its manifest is damaged, which is told already
             known = lake.experiment(name)
@@ -70,7 +70,7 @@ def _remembered(lake: Lake) -> Iterator[str]:
                 yield from whats_left(lake, known)
 
 
-def _still_listed(lake: Lake, path: str, file: DataFile) -> bool:
+def _still_listed(lake: Catalogue, path: str, file: DataFile) -> bool:
     """False for what was replaced since it was listed; what took its place was not looked at."""
     try:
         return file in files_listed_by(lake.files, path)
@@ -92,7 +92,7 @@ def _promise_of(file: DataFile) -> _Promise:
     return _Promise(file.path, whole.rows, whole.bytes, whole.sha256)
 
 
-def _damage_of(lake: Lake, promise: _Promise, parts: Sequence[DataFile]) -> Iterator[str]:
+def _damage_of(lake: Catalogue, promise: _Promise, parts: Sequence[DataFile]) -> Iterator[str]:
     path = promise.path
     try:
         size = lake.files.size(path)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import InvalidInput
 from ..files.filesystem import Files
 from ..format import manifest, paths
 from ..format.manifest import DataFile
-from ..format.schema import PICTURES
+from ..format.records import FORGOTTEN
+from ..format.schema import PICTURES, SAMPLES
 from . import leases
 from .table_file import write_table
 
@@ -62,3 +68,102 @@ def _pictures_table(samples: pa.Table, pictures: pa.Array) -> pa.Table:
         raise InvalidInput(
             f"pictures must be PNG bytes, one a sample ({len(samples)} of them): {error}"
         ) from error
+
+
+POOLS = ("audit", "population")
+
+_DIGESTED_ROWS = 65_536
+"""Values that are turned into text at a time for a digest."""
+
+_RESERVED = ("experiment", "run", *SAMPLES.names)
+
+
+def complete_samples(samples: pa.Table) -> pa.Table:
+    """The fixed columns, filled in where absent, and then the user's. Raises InvalidInput naming what is wrong."""
+    rows = len(samples)
+    if rows == 0:
+        raise InvalidInput("an experiment needs at least one sample")
+    _check_column_names(samples.column_names)
+    given = {name: samples[name] for name in samples.column_names}
+    expected = pa.array(np.arange(rows, dtype=np.int32))
+    if "sample_id" in given and not _cast(given.pop("sample_id"), SAMPLES.field("sample_id")).equals(
+        pa.chunked_array([expected])
+    ):
+        raise InvalidInput("sample_id must count 0, 1, 2, ... in the order of the rows")
+    columns: dict[str, Any] = {"sample_id": expected}
+    defaults = {"pool": pa.repeat("audit", rows), "key": expected.cast(pa.string())}
+    for field in SAMPLES:
+        if field.name != "sample_id":
+            column = given.pop(field.name, None)
+            absent = defaults.get(field.name, pa.nulls(rows, field.type))
+            columns[field.name] = absent if column is None else _cast(column, field)
+    lowest = pc.min(columns["label"]).as_py()
+    if lowest is not None and lowest < 0:
+        raise InvalidInput(
+            f"label {lowest} is out of range: labels count from 0; NULL where a sample has none"
+        )
+    for pool in columns["pool"].unique().to_pylist():
+        if pool not in (*POOLS, FORGOTTEN):  # as it stands in the samples of an experiment
+            raise InvalidInput(f"pool must be one of {', '.join(POOLS)}, not {pool!r}")
+    for name, column in given.items():
+        _check_storable(name, column.type)
+    return pa.table(columns | given)
+
+
+def samples_digest(table: pa.Table) -> str:
+    """A digest of the values of a table, whatever its chunks, buffers and the version of Arrow."""
+    sink = hashlib.sha256()
+    for name in table.column_names:
+        column = table[name]
+        sink.update(json.dumps([name, str(column.type), len(column)]).encode())
+        if (
+            pa.types.is_integer(column.type)
+            or pa.types.is_float32(column.type)
+            or pa.types.is_float64(column.type)
+        ):
+            values = column.combine_chunks()
+            sink.update(np.packbits(values.is_null().to_numpy(zero_copy_only=False)).tobytes())
+            sink.update(values.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
+        else:
+            for text in _json_list(column):
+                sink.update(text.encode())
+    return sink.hexdigest()
+
+
+def _json_list(column: pa.ChunkedArray) -> Iterator[str]:
+    """The JSON array of a column's values, in pieces: as objects of Python's, a million values take much memory."""
+    yield "["
+    for start in range(0, len(column), _DIGESTED_ROWS):
+        text = json.dumps(column[start : start + _DIGESTED_ROWS].to_pylist(), default=str)
+        yield (", " if start else "") + text[1:-1]
+    yield "]"
+
+
+def _check_column_names(names: list[str]) -> None:
+    # SQL takes Age and age for one name.
+    seen: dict[str, str] = {}
+    for name in names:
+        lower = name.casefold()
+        if lower in seen:
+            raise InvalidInput(
+                f"two columns of the samples are called {seen[lower]!r} and {name!r}; rename one"
+            )
+        seen[lower] = name
+        if lower in _RESERVED and name not in SAMPLES.names:
+            raise InvalidInput(f"a column of the samples is called {name!r}, which the lake needs; rename it")
+        if not name or "\0" in name:
+            raise InvalidInput(f"a column of the samples is called {name!r}; give it a name")
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    try:
+        return column.cast(field.type)
+    except pa.ArrowException as error:
+        raise InvalidInput(f"the samples' column {field.name!r} must be {field.type}: {error}") from error
+
+
+def _check_storable(name: str, kind: pa.DataType) -> None:
+    if pa.types.is_union(kind) or pa.types.is_run_end_encoded(kind) or pa.types.is_interval(kind):
+        raise InvalidInput(
+            f"the samples' column {name!r} has type {kind}, which Parquet cannot hold; convert it"
+        )

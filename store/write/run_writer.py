@@ -8,7 +8,7 @@ exist for any reader, after it the run is whole.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Literal, Self, get_args
 
@@ -21,16 +21,36 @@ from ..files.filesystem import Files
 from ..format import manifest
 from ..format.manifest import DataFile
 from ..format.paths import run_manifest, signals_folder, staging_folder, trace_file
-from ..format.records import Run, RunInfo, run_to_json
+from ..format.records import Run, RunInfo, forgotten_mask, run_to_json
 from ..format.schema import SIGNALS, TRACE_SIGNALS
 from . import leases
-from .forgotten import forgotten_mask
-from .given_arrays import Ids, Values, as_floats, as_integers, as_matrix, as_traces, copied
-from .given_rows import added_rows, check_complete, check_finite, check_info, checked_ids, distinct
+from .given_rows import (
+    Ids,
+    Values,
+    added_rows,
+    as_floats,
+    as_integers,
+    as_matrix,
+    as_traces,
+    check_complete,
+    check_finite,
+    check_info,
+    checked_ids,
+    copied,
+    distinct,
+)
 from .row_removal import copy_without
-from .staging import BLOCK, read_epoch, write_epoch
 from .table_file import TableFile
-from .traces import Piece, given_piece, pieces, staged_piece, write_traces
+from .traces import (
+    BLOCK,
+    Piece,
+    given_piece,
+    pieces,
+    read_epoch,
+    staged_piece,
+    write_epoch,
+    write_traces,
+)
 
 Source = Literal["train", "eval"]
 
@@ -46,7 +66,17 @@ class RunWriter:
     forgotten while the writer is at work.
     """
 
-    def __init__(self, files: Files, experiment: str, run: str, members: npt.NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        files: Files,
+        experiment: str,
+        run: str,
+        members: npt.NDArray[np.bool_],
+        *,
+        forget_late: Callable[[str, str], Run],
+    ) -> None:
+        # What to do where samples were forgotten while the run was committed; given, as it stands on all else in the store.
+        self._forget_late = forget_late
         if files.exists(run_manifest(experiment, run)):
             raise _taken(experiment, run)
         self.experiment = experiment
@@ -264,9 +294,7 @@ class RunWriter:
         # Whoever forgets a sample looks for runs after saying so: one of both sees the other.
         late = forgotten_mask(self._files, self.experiment, len(self.members)) & ~self.forgotten
         if late.any():
-            from ..upkeep.forget import forget_in_run  # it stands on all else in the store
-
-            run = forget_in_run(self._files, self.experiment, self.run)
+            run = self._forget_late(self.experiment, self.run)
         return run
 
     def discard(self) -> None:

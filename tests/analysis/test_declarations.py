@@ -14,7 +14,7 @@ import pytest
 from losslake.analysis.commands import analyze_group
 from losslake.analysis.declare import Analysis, Evaluation, parse_options, variant_of
 from losslake.analysis.evaluations.catalogue import EVALUATIONS, run_evaluation
-from losslake.analysis.scoring.catalogue import ANALYSES, find
+from losslake.analysis.scoring.catalogue import ANALYSES, find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
 from losslake.sql import read_sql
@@ -36,7 +36,7 @@ def lake(everything: Lake) -> Lake:
 
 @pytest.fixture
 def source(lake: Lake) -> Iterator[Source]:
-    with Source.open(lake, "tests") as opened:
+    with open_source(lake, "tests") as opened:
         yield opened
 
 

@@ -29,8 +29,7 @@ from click.testing import CliRunner
 from losslake.analysis.gate.rules import load_rules
 from losslake.cli import cli
 from losslake.collect.data.load import load_dataset
-from losslake.collect.data.npy import npy_file
-from losslake.collect.data.npz import NpzArrays
+from losslake.collect.data.npy import NpzArrays, npy_file
 from losslake.collect.importers.arrays import import_arrays
 from losslake.collect.importers.files import read_labels
 from losslake.collect.importers.lira import import_lira

@@ -29,12 +29,13 @@ from losslake.store.errors import (
 )
 from losslake.store.files.local import LocalFiles
 from losslake.store.format import manifest
-from losslake.store.format.names import check_name
+from losslake.store.format.paths import NO_TARGET, check_name
 from losslake.store.format.records import RunInfo
 from losslake.store.format.schema import FORMAT
 from losslake.store.lake import Lake
-from losslake.store.write import sample_table
-from losslake.store.write.results import NO_TARGET, fingerprint, results, save_result
+from losslake.store.read.results import fingerprint, results
+from losslake.store.write import new_experiment as sample_table
+from losslake.store.write.results import save_result
 
 LABELS = pa.table({"label": [0, 1, None]})
 

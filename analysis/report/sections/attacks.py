@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...charts import agreement as charts_agreement
 from ...charts import kde as charts_kde
+from ...charts import pairs as charts_agreement
 from ...charts import roc as charts_roc
 from ..data import Report
 from ..names import labelled

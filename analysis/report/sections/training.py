@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...charts import evolution as charts_evolution
+from ...charts import traces as charts_evolution
 from ...charts import traces as charts_traces
 from ..data import Floats, Record, Report, Traces
 from ..names import labelled

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from .... import __version__
 from ....store.errors import InvalidInput, InvalidOption, MissingExtra, NotEnoughData, NotFound
 from ....store.files import tokens
 from ....store.format import paths
 from ....store.lake import Lake
 from ....store.write import leases
+from ....version import __version__
 from ...run_facts import available_cpus
 from .worker import see_lake
 

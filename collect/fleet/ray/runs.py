@@ -16,8 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from ....store.errors import TrainingFailed
-from ..work import FleetWork, parts
-from ..workers import workers_setup
+from ..work import FleetWork, parts, workers_setup
 from .cluster import (
     Node,
     OnRay,

@@ -29,11 +29,11 @@ def see_lake(setup: Mapping[str, Any], lease: str, version: str) -> str | None:
     ``lease`` is a file that the driver has in the lake, ``version`` its losslake. No torch: it takes seconds
     to import.
     """
-    from .... import __version__
     from ....store.errors import LosslakeError
     from ....store.files import tokens
     from ....store.format import paths
     from ....store.lake import Lake
+    from ....version import __version__
     from ...callables import is_callable_spec, load_callable
 
     _find_modules(setup)

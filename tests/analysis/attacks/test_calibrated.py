@@ -9,9 +9,8 @@ import numpy.typing as npt
 import pytest
 from losslake.analysis.attacks.calibrated import calibrated
 from losslake.analysis.scores import Scores
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.source import Source
 from losslake.analysis.statistics.roc import evaluate
 from losslake.store.errors import NotEnoughData
 from losslake.store.lake import Lake
@@ -44,7 +43,7 @@ def losses(seed: int, runs: int, samples: int) -> tuple[Floats, Mask]:
 
 
 def scores_of(lake: Lake, target: str | None = None, **options: object) -> Scores:
-    with Source.open(lake, "tests", target) as source:
+    with open_source(lake, "tests", target) as source:
         return calibrated(source, **options)  # type: ignore[arg-type]
 
 
@@ -125,7 +124,7 @@ def test_without_a_signal_the_auc_is_a_half(lake_of: MakeLake) -> None:
     rng = np.random.default_rng(5)
     keep = rng.random((12, 1500)) < 0.5
     loss = rng.exponential(rng.exponential(1, 1500), keep.shape)
-    with Source.open(lake_of(keep, np.zeros_like(loss), loss=loss), "tests") as source:
+    with open_source(lake_of(keep, np.zeros_like(loss), loss=loss), "tests") as source:
         for tau in ("both", "out"):
             outcome = run_analysis(source, find("calibrated"), {"tau": tau})
             auc = evaluate(*outcome.scores.arrays(), ())[0]

@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from losslake.analysis.attacks.entropy import entropy
-from losslake.analysis.attacks.entropy_cells import (
+from losslake.analysis.attacks.entropy import (
     HIGHEST,
     LOWEST,
     WIDTH,
     EntropyCells,
+    entropy,
     log_modified_entropy,
+    modified_entropy,
 )
-from losslake.analysis.attacks.modified_entropy import modified_entropy
 from losslake.analysis.scores import Scores
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.source import Source
 from losslake.store.errors import InvalidInput, NotEnoughData
 from losslake.store.lake import Lake
 from scipy.stats import gaussian_kde
@@ -49,7 +48,7 @@ def fleet(seed: int, runs: int, samples: int, gap: float = 2.0, classes: int = 3
 
 
 def scores_of(lake: Lake, target: str | None = None) -> Scores:
-    with Source.open(lake, "tests", target) as source:
+    with open_source(lake, "tests", target) as source:
         return entropy(source)
 
 
@@ -177,7 +176,7 @@ def test_only_records_as_they_are_count_and_the_population_is_not_attacked(lake_
 
 
 def test_planted_members_are_found_and_the_metrics_are_those_of_a_positive_score(lake_of: MakeLake) -> None:
-    with Source.open(lake_of(**fleet(5, 6, 300)), "tests") as source:
+    with open_source(lake_of(**fleet(5, 6, 300)), "tests") as source:
         outcome = run_analysis(source, find("entropy"))
     assert outcome.metrics[0].ci_low > 0.6  # type: ignore[operator]
     score, member = outcome.scores.arrays()
@@ -188,7 +187,7 @@ def test_planted_members_are_found_and_the_metrics_are_those_of_a_positive_score
 
 
 def test_without_a_signal_the_auc_is_a_half(lake_of: MakeLake) -> None:
-    with Source.open(lake_of(**fleet(6, 4, 600, gap=0)), "tests") as source:
+    with open_source(lake_of(**fleet(6, 4, 600, gap=0)), "tests") as source:
         auc, *_ = run_analysis(source, find("entropy")).metrics
     assert auc.ci_low < 0.5 < auc.ci_high  # type: ignore[operator]
 

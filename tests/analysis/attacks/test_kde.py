@@ -13,11 +13,10 @@ import vl_convert
 from losslake.analysis.attacks.kde import kde
 from losslake.analysis.charts.kde import confusion_matrix, kde_chart, loss_densities
 from losslake.analysis.scores import Scores
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.source import Source
-from losslake.analysis.statistics.confusion import confusion
 from losslake.analysis.statistics.density import Moments, bandwidths, densities, density
+from losslake.analysis.statistics.roc import confusion
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.lake import Lake
 from scipy.stats import binomtest, gaussian_kde
@@ -26,7 +25,7 @@ MakeLake = Callable[..., Lake]
 
 
 def scores_of(lake: Lake, **options: Any) -> Scores:
-    with Source.open(lake, "tests", "run-0000") as source:
+    with open_source(lake, "tests", "run-0000") as source:
         return kde(source, **options)
 
 
@@ -164,7 +163,7 @@ def test_a_matrix_without_records_says_nothing() -> None:
 
 def test_planted_members_are_told_apart(lake_of: MakeLake) -> None:
     loss, keep = planted(7, 600, gap=4)
-    with Source.open(lake_with(lake_of, loss, keep), "tests") as source:
+    with open_source(lake_with(lake_of, loss, keep), "tests") as source:
         auc, *_, accuracy, precision = run_analysis(source, find("kde"), {"fraction": 0.2}).metrics
     for metric in (auc, accuracy, precision):
         assert metric.ci_low > 0.5  # type: ignore[operator]
@@ -172,7 +171,7 @@ def test_planted_members_are_told_apart(lake_of: MakeLake) -> None:
 
 def test_without_a_signal_the_auc_is_a_half(lake_of: MakeLake) -> None:
     loss, keep = planted(8, 900, gap=0)
-    with Source.open(lake_with(lake_of, loss, keep), "tests") as source:
+    with open_source(lake_with(lake_of, loss, keep), "tests") as source:
         auc, *_ = run_analysis(source, find("kde")).metrics
     assert auc.ci_low < 0.5 < auc.ci_high  # type: ignore[operator]
 
@@ -182,7 +181,7 @@ def test_members_around_whose_losses_others_lie_are_found_too(lake_of: MakeLake)
     keep = np.arange(400)[None] < 200
     loss = np.where(keep, rng.normal(3, 0.1, keep.shape), rng.choice([2.0, 4.0], keep.shape))
     loss += rng.normal(0, 0.1, keep.shape)
-    with Source.open(lake_with(lake_of, loss.astype(np.float32), keep), "tests") as source:
+    with open_source(lake_with(lake_of, loss.astype(np.float32), keep), "tests") as source:
         assert run_analysis(source, find("kde")).metrics[0].value > 0.99  # type: ignore[operator]
 
 

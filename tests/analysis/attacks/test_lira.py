@@ -12,7 +12,7 @@ import pytest
 from losslake.analysis.attacks import phi_matrix
 from losslake.analysis.attacks.lira import lira
 from losslake.analysis.attacks.phi_matrix import phi_medians, queries_of
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
 from losslake.analysis.statistics.roc import evaluate
@@ -66,7 +66,7 @@ def oracle(
 
 
 def scores_of(lake: Lake, target: str | None = None, **options: str) -> pl.DataFrame:
-    with Source.open(lake, "tests", target) as source:
+    with open_source(lake, "tests", target) as source:
         return lira(source, **options).frame
 
 
@@ -99,7 +99,7 @@ def each_side_twice(keep: Mask) -> Mask:
 def test_every_variant_matches_the_oracle(lake_of: MakeLake, seed: int, runs: int, queries: int) -> None:
     phi, keep = random_runs(seed, runs + 1, 30, queries)  # 12 or 13 shadows: odd and even counts a side
     lake = lake_of(each_side_twice(keep), phi)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         frames = {
             (mode, variance, center): lira(source, mode=mode, variance=variance, center=center).frame
             for mode, variance, center in VARIANTS
@@ -121,7 +121,7 @@ def test_medians_of_some_samples_at_a_time_are_those_of_all(
     population = np.arange(40) % 8 == 3
     lake = lake_of(keep & ~population, phi, held=held, population=population)
     for _ in range(2):
-        with Source.open(lake, "tests") as source:
+        with open_source(lake, "tests") as source:
             runs, queries = source.need_shadows(), queries_of(source)
             assert queries == [0, 1]
             monkeypatch.undo()
@@ -143,7 +143,7 @@ def awkward(lake_of: MakeLake) -> Iterator[tuple[Source, Floats, Mask]]:
     phi[:, 4] = np.where(keep[:, 4], 100.0, -100.0)[:, None]
     phi[0, 5] = -100
     phi[1:, 6], phi[0, 6] = 99.5, -99.5
-    with Source.open(lake_of(keep, phi), "tests") as source:
+    with open_source(lake_of(keep, phi), "tests") as source:
         yield source, phi, keep
 
 
@@ -284,7 +284,7 @@ def test_planted_members_rank_first(lake_of: MakeLake) -> None:
     keep = rng.random((24, 300)) < 0.5
     phi = rng.normal(2, 1, keep.shape) + 12 * keep * (np.arange(300) % 10 == 0)
     exposed = {n for n in range(0, 300, 10) if keep[0, n]}
-    with Source.open(lake_of(keep, phi), "tests") as source:
+    with open_source(lake_of(keep, phi), "tests") as source:
         for mode, queries in (("online", "mean"), ("offline", "mean"), ("online", "gaussian")):
             frame = lira(source, mode=mode, queries=queries).frame.sort("score", descending=True)
             assert set(frame["sample_id"].head(len(exposed))) == exposed
@@ -292,7 +292,7 @@ def test_planted_members_rank_first(lake_of: MakeLake) -> None:
 
 def test_members_score_higher(lake_of: MakeLake) -> None:
     phi, keep = random_runs(12, 20, 300, 1)
-    with Source.open(lake_of(keep, phi), "tests") as source:
+    with open_source(lake_of(keep, phi), "tests") as source:
         for mode in ("online", "offline"):
             auc = run_analysis(source, find("lira"), {"mode": mode}).metrics[0]
             assert auc.metric == "auc"
@@ -303,7 +303,7 @@ def test_members_score_higher(lake_of: MakeLake) -> None:
 def test_without_a_signal_the_auc_is_a_half(lake_of: MakeLake) -> None:
     rng = np.random.default_rng(5)
     keep = rng.random((13, 40 * 400)) < 0.5
-    with Source.open(lake_of(keep, rng.normal(2, 1, keep.shape)), "tests") as source:
+    with open_source(lake_of(keep, rng.normal(2, 1, keep.shape)), "tests") as source:
         score, member = lira(source).arrays()
     aucs = [evaluate(score[part], member[part], ())[0] for part in np.split(np.arange(len(score)), 40)]
     inside = sum(auc.ci_low <= 0.5 <= auc.ci_high for auc in aucs)  # type: ignore[operator]

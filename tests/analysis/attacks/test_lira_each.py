@@ -12,7 +12,7 @@ from losslake.analysis.attacks import lira_each as module
 from losslake.analysis.attacks.lira import lira
 from losslake.analysis.attacks.lira_each import lira_each
 from losslake.analysis.attacks.phi_matrix import read_phi
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.errors import NotEnoughData
 from losslake.store.lake import Lake
 
@@ -21,7 +21,7 @@ WAYS = list(product(("online", "offline"), ("sample", "pooled")))
 
 
 def in_turn(lake: Lake, queries: int, mode: str, variance: str) -> tuple[list[str], npt.NDArray[np.float64]]:
-    with Source.open(lake, "tests", "run-0000") as source:
+    with open_source(lake, "tests", "run-0000") as source:
         matrix = read_phi(source, source.runs, range(queries))
         shadow = np.array([run.info.role == "shadow" for run in source.runs])
         scores = lira_each(matrix, shadow, np.arange(len(shadow)), mode=mode, variance=variance)
@@ -30,7 +30,7 @@ def in_turn(lake: Lake, queries: int, mode: str, variance: str) -> tuple[list[st
 
 def one_by_one(lake: Lake, run: str, samples: int, mode: str, variance: str) -> npt.NDArray[np.float64]:
     found = np.full(samples, np.nan)
-    with Source.open(lake, "tests", run) as source:
+    with open_source(lake, "tests", run) as source:
         try:
             frame = lira(source, mode=mode, variance=variance).frame  # type: ignore[arg-type]
         except NotEnoughData:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from losslake.analysis.attacks.lira import lira
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake
 from scipy.stats import multivariate_normal
@@ -56,7 +56,7 @@ def test_scores_match_scipy(lake_of: MakeLake, queries: int, gaps: bool) -> None
         held[20, ::2] = False
     lake = lake_of(keep, phi, held=held)
     for variance, center in product(("sample", "pooled"), ("mean", "median")):
-        with Source.open(lake, "tests") as source:
+        with open_source(lake, "tests") as source:
             frame = lira(source, queries="gaussian", variance=variance, center=center).frame
         expected = oracle(phi[0], phi[1:], keep[1:], held[1:], variance, center)
         np.testing.assert_allclose(frame["score"].to_numpy(), expected, rtol=1e-6, atol=1e-6)
@@ -67,7 +67,7 @@ def test_scores_match_scipy(lake_of: MakeLake, queries: int, gaps: bool) -> None
 def test_one_query_is_the_same_as_the_mean_over_queries(lake_of: MakeLake) -> None:
     phi, keep = correlated_runs(5, 20, 30, 1)
     lake = lake_of(keep, phi)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         for variance, center in product(("sample", "pooled"), ("mean", "median")):
             one = lira(source, queries="gaussian", variance=variance, center=center).frame["score"]
             other = lira(source, queries="mean", variance=variance, center=center).frame["score"]
@@ -78,7 +78,7 @@ def test_fewer_runs_than_queries_stay_finite(lake_of: MakeLake) -> None:
     phi, keep = correlated_runs(6, 5, 10, 4)
     keep[1:3], keep[3:5] = True, False
     phi[:, 0] = 2.0  # and a sample that never varies
-    with Source.open(lake_of(keep, phi), "tests") as source:
+    with open_source(lake_of(keep, phi), "tests") as source:
         for variance in ("sample", "pooled"):
             score = lira(source, queries="gaussian", variance=variance).frame["score"].to_numpy()
             assert np.isfinite(score).all()
@@ -89,7 +89,7 @@ def test_fewer_runs_than_queries_stay_finite(lake_of: MakeLake) -> None:
 def test_a_sample_never_in_or_never_out_has_no_score(lake_of: MakeLake) -> None:
     phi, keep = correlated_runs(7, 16, 12, 2)
     keep[:, 0], keep[:, 1] = True, False
-    with Source.open(lake_of(keep, phi), "tests") as source:
+    with open_source(lake_of(keep, phi), "tests") as source:
         scores = lira(source, queries="gaussian")
     assert np.flatnonzero(scores.frame["score"].is_null()).tolist() == [0, 1]
     assert scores.notes[0].startswith("2 of 12 samples")
@@ -100,7 +100,7 @@ def test_samples_the_target_does_not_know_are_left_out(lake_of: MakeLake) -> Non
     held = np.ones(keep.shape, bool)
     held[0, 4] = False
     lake = lake_of(keep, phi, held=held)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         frames = [lira(source, queries=queries).frame for queries in ("mean", "gaussian")]
     for frame in frames:
         assert frame["sample_id"].to_list() == [n for n in range(12) if n != 4]
@@ -110,7 +110,7 @@ def test_samples_the_target_does_not_know_are_left_out(lake_of: MakeLake) -> Non
 def test_offline_is_refused(lake_of: MakeLake) -> None:
     phi, keep = correlated_runs(9, 16, 12, 2)
     with (
-        Source.open(lake_of(keep, phi), "tests") as source,
+        open_source(lake_of(keep, phi), "tests") as source,
         pytest.raises(InvalidOption, match="offline LiRA takes --queries mean"),
     ):
         lira(source, queries="gaussian", mode="offline")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from losslake.analysis.attacks import logits as reader
 from losslake.analysis.attacks.logits import lists_of, logits_of, need_lists
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.errors import CorruptLake, NotEnoughData
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
@@ -30,7 +30,7 @@ def test_every_row_comes_once(
     monkeypatch.setattr(reader, "PIECE", piece)
     keep, z = arrays(0, 2, 40, 3, 4)
     z, labels = z.astype(kind), np.arange(40, dtype=np.int32) % 4
-    with Source.open(lake_of(keep, logits=z, labels=labels), "tests") as source:
+    with open_source(lake_of(keep, logits=z, labels=labels), "tests") as source:
         pieces = list(logits_of(source, source.runs[1], query=None))
         assert max(len(one) for one in pieces) <= piece
         ids, query = (
@@ -48,7 +48,7 @@ def test_every_row_comes_once(
 
 def test_a_run_without_logits_yields_nothing_and_is_named(lake_of: MakeLake) -> None:
     keep, z = arrays(1, 2, 10, 3)
-    with Source.open(lake_of(keep, z[..., 0]), "tests") as source:
+    with open_source(lake_of(keep, z[..., 0]), "tests") as source:
         assert list(logits_of(source, source.runs[0])) == []
         with pytest.raises(
             NotEnoughData, match=r"run-0000.* has no logits; collect it with --logits float16"
@@ -65,7 +65,7 @@ def test_features_and_records_without_a_label(lake_of: MakeLake) -> None:
         wide = np.arange(12, dtype=np.float32).reshape(6, 2)
         writer.append_signals(ids, ids * 0, None, loss=value, phi=value, features=wide)
         writer.commit(RunInfo(role="shadow"))
-    with Source.open(lake, "tests", "run-0000") as source:
+    with open_source(lake, "tests", "run-0000") as source:
         (piece,) = lists_of(source, lake.run("tests", "other"), "features")
         np.testing.assert_array_equal(piece.values, wide)
         assert set(piece.label) == {reader.NO_LABEL}
@@ -74,7 +74,7 @@ def test_features_and_records_without_a_label(lake_of: MakeLake) -> None:
 
 def test_a_damaged_file_is_named(lake_of: MakeLake) -> None:
     keep, z = arrays(3, 1, 500, 3)
-    with Source.open(lake_of(keep, logits=z.astype(np.float32)), "tests") as source:
+    with open_source(lake_of(keep, logits=z.astype(np.float32)), "tests") as source:
         path = source.lake.files.location(source.runs[0].files[0].path)
         group = pq.read_metadata(path).row_group(0)
         chunks = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}

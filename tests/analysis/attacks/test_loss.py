@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 from losslake.analysis.attacks.loss import loss
 from losslake.analysis.scores import Scores
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.source import Source
-from losslake.analysis.statistics.rates import rates
-from losslake.analysis.statistics.roc import evaluate
+from losslake.analysis.statistics.roc import evaluate, rates
 from losslake.store.errors import NotEnoughData
 from losslake.store.lake import Lake
 from scipy.stats import binomtest
@@ -21,7 +19,7 @@ MakeLake = Callable[..., Lake]
 
 
 def scores_of(lake: Lake, target: str | None = None) -> Scores:
-    with Source.open(lake, "tests", target) as source:
+    with open_source(lake, "tests", target) as source:
         return loss(source)
 
 
@@ -139,7 +137,7 @@ def test_without_a_signal_the_auc_is_a_half(lake_of: MakeLake) -> None:
     rng = np.random.default_rng(6)
     keep = rng.random((1, 1000)) < 0.5
     value = rng.exponential(1, keep.shape)
-    with Source.open(lake_of(keep, np.zeros_like(value), loss=value), "tests") as source:
+    with open_source(lake_of(keep, np.zeros_like(value), loss=value), "tests") as source:
         auc, *rest = run_analysis(source, find("loss")).metrics
     assert auc.ci_low < 0.5 < auc.ci_high  # type: ignore[operator]
     advantage = rest[-1]

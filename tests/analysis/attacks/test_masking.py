@@ -16,10 +16,9 @@ from losslake.analysis.commands import analyze_group
 from losslake.analysis.evaluations.per_model import per_model
 from losslake.analysis.evaluations.quantile_ablation import quantile_ablation
 from losslake.analysis.scores import Scores
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.scoring.stored import keep_scores
-from losslake.analysis.source import Source
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.lake import Lake
 
@@ -68,7 +67,7 @@ def lake(lake_of: MakeLake) -> Lake:
 
 
 def scores(lake: Lake, name: str, **options: Any) -> Scores:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         return run_analysis(source, find(name), options).scores
 
 
@@ -156,7 +155,7 @@ def test_an_analysis_sees_what_a_lake_of_masked_answers_holds(
 
 
 def test_what_masks_leave_and_take(lake: Lake) -> None:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         with masked_source(source, parse_mask("label-only")) as (hidden, notes):
             assert notes == ()
             assert hidden.connection.sql("select distinct phi from signals").pl().shape == (2, 1)
@@ -176,7 +175,7 @@ def test_what_masks_leave_and_take(lake: Lake) -> None:
 
 
 def test_a_mask_is_a_variant_of_its_own(lake: Lake) -> None:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         outcome = run_analysis(source, find("lira"), {"mask": "round:1"})
         assert outcome.label == "lira[mask=round:1]"
         kept = keep_scores(source, ["lira[mask=round:1]", "lira"])
@@ -189,7 +188,7 @@ def test_a_mask_is_a_variant_of_its_own(lake: Lake) -> None:
 
 
 def test_attacks_on_each_run_are_masked_too(lake: Lake) -> None:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         finding = per_model(source, ("lira[mask=label-only]", "lira"), fpr=(0.1,))
         of_target = {
             m.parameters["score"]: m.value
@@ -214,10 +213,10 @@ def test_duals_under_a_mask(lake_of: MakeLake) -> None:
     roles, parents = ["target"] * 3 + ["shadow"] * (RUNS - 3), [None, "t", "t"] + [None] * (RUNS - 3)
     lake = lake_of(**given, names=names, roles=roles, parents=parents)
     together = scores(lake, "loss", mask="round:2", duals=True).frame["score"]
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         each = []
         for name in names[:3]:
-            with Source.open(lake, "tests", name) as aimed:
+            with open_source(lake, "tests", name) as aimed:
                 frame = run_analysis(aimed, find("loss"), {"mask": "round:2"}).scores.frame
                 each.append(frame["score"].to_numpy())
         assert source.target_name == "t"

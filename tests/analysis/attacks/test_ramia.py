@@ -15,7 +15,7 @@ from findings import assert_scores
 from losslake.analysis.attacks.ramia import ramia, trimmed_means
 from losslake.analysis.attacks.rmia import GRID, rmia
 from losslake.analysis.scores import Scores
-from losslake.analysis.scoring.catalogue import ANALYSES, find
+from losslake.analysis.scoring.catalogue import ANALYSES, find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
 from losslake.analysis.statistics.roc import evaluate
@@ -108,7 +108,7 @@ def oracle(
 
 
 def scores_of(lake: Lake, **options: object) -> Scores:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         return ramia(source, **options)  # type: ignore[arg-type]
 
 
@@ -117,7 +117,7 @@ def opened(lake_of: MakeLake) -> Iterator[tuple[Source, Case]]:
     case = Case(0)
     case.loss[:, 41] = case.loss[:, 2]  # ties
     case.loss[0, 3, 4] = np.inf
-    with Source.open(case.lake(lake_of), "tests") as source:
+    with open_source(case.lake(lake_of), "tests") as source:
         yield source, case
 
 
@@ -290,7 +290,7 @@ def test_neighbours_of_members_rank_first(lake_of: MakeLake) -> None:
     top = scores.frame.sort("score", descending=True).head(len(planted))
     assert set(top["sample_id"]) == set(planted.tolist())
     assert top["score"].unique().to_list() == [1]
-    with Source.open(case.lake(lake_of), "tests") as source:
+    with open_source(case.lake(lake_of), "tests") as source:
         plain = rmia(source).frame.filter(pl.col("sample_id").is_in(planted))["score"]
     assert plain.mean() < 0.9  # type: ignore[operator]
 
@@ -299,7 +299,7 @@ def test_without_a_signal_the_auc_is_a_half(lake_of: MakeLake) -> None:
     rng = np.random.default_rng(11)
     case = Case(11, runs=8, samples=1200)
     case.loss = rng.exponential(rng.exponential(1, (1200, 1)), case.loss.shape).astype(np.float32)
-    with Source.open(case.lake(lake_of), "tests") as source:
+    with open_source(case.lake(lake_of), "tests") as source:
         outcome = run_analysis(source, find("ramia"))
     auc = evaluate(*outcome.scores.arrays(), ())[0]
     assert auc.ci_low < 0.5 < auc.ci_high  # type: ignore[operator]
@@ -339,5 +339,5 @@ def both(lake_of: MakeLake) -> Iterator[tuple[Source, Source]]:
     given = {"population": case.population, "labels": np.arange(60) % 2}
     everything = lake_of(case.keep, phi, loss=case.loss, recorded=[SPECS] * 9, **given)
     plain = lake_of(case.keep, phi[:, :, :2], loss=case.loss[:, :, :2], **given)
-    with Source.open(everything, "tests") as one, Source.open(plain, "tests") as other:
+    with open_source(everything, "tests") as one, open_source(plain, "tests") as other:
         yield one, other

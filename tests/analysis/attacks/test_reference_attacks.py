@@ -9,21 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from losslake.analysis.attacks.alpha_thresholds import most_below, thresholds_at
 from losslake.analysis.attacks.attack_d import attack_d
 from losslake.analysis.attacks.attack_l import attack_l
 from losslake.analysis.attacks.attack_p import attack_p
 from losslake.analysis.attacks.attack_r import attack_r
 from losslake.analysis.attacks.attack_s import attack_s
-from losslake.analysis.attacks.reference_share import share_at_or_below
+from losslake.analysis.attacks.reference_share import most_below, share_at_or_below, thresholds_at
 from losslake.analysis.scores import Scores
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
 from losslake.analysis.statistics.metric import Metric
 from losslake.analysis.statistics.roc import evaluate
 from losslake.store.errors import CorruptLake, InvalidOption, NotEnoughData
-from losslake.store.format.sample_set import pack_samples, unpack_samples
+from losslake.store.format.records import pack_samples, unpack_samples
 from losslake.store.lake import Lake
 from scipy.stats import binomtest
 
@@ -125,7 +124,7 @@ class Case:
 
 
 def scores_of(lake: Lake, name: str, target: str | None = None, **options: object) -> Scores:
-    with Source.open(lake, "tests", target) as source:
+    with open_source(lake, "tests", target) as source:
         return ATTACKS[name](source, **options)
 
 
@@ -347,7 +346,7 @@ def null(lake_of: MakeLake) -> Iterator[Source]:
         roles=roles,
         parents=parents,
     )
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         yield source
 
 

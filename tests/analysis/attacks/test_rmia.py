@@ -13,7 +13,7 @@ import pytest
 from findings import assert_scores
 from losslake.analysis.attacks.rmia import GRID, rmia
 from losslake.analysis.scores import Scores
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
 from losslake.analysis.statistics.roc import evaluate
@@ -86,7 +86,7 @@ class Case:
 
 
 def scores_of(lake: Lake, target: str | None = None, **options: object) -> Scores:
-    with Source.open(lake, "tests", target) as source:
+    with open_source(lake, "tests", target) as source:
         return rmia(source, **options)  # type: ignore[arg-type]
 
 
@@ -102,7 +102,7 @@ def opened(lake_of: MakeLake) -> Iterator[tuple[Source, Case]]:
     case.keep[:, [4, 5]] = case.keep[:, [6]]
     case.loss[1:, 43], case.loss[1:, 44] = case.loss[1:, 45], case.loss[:0:-1, 45]
     case.loss[0, 43] = case.loss[0, 44]
-    with Source.open(case.lake(lake_of), "tests") as source:
+    with open_source(case.lake(lake_of), "tests") as source:
         yield source, case
 
 
@@ -352,7 +352,7 @@ def test_without_a_signal_the_auc_is_a_half(lake_of: MakeLake, mode: str) -> Non
     rng = np.random.default_rng(17)
     case = Case(17, runs=12, samples=1800)
     case.loss = rng.exponential(rng.exponential(1, 1800), case.keep.shape).astype(np.float32)
-    with Source.open(case.lake(lake_of), "tests") as source:
+    with open_source(case.lake(lake_of), "tests") as source:
         outcome = run_analysis(source, find("rmia"), {"mode": mode})
     auc = evaluate(*outcome.scores.arrays(), ())[0]
     assert auc.ci_low < 0.5 < auc.ci_high  # type: ignore[operator]

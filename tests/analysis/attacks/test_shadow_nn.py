@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from losslake.analysis.attacks.drawn_rows import draw_evenly
 from losslake.analysis.attacks.logits import Piece
-from losslake.analysis.attacks.shadow_nn import LOWEST, inputs, shadow_nn, train
+from losslake.analysis.attacks.shadow_nn import LOWEST, draw_evenly, inputs, shadow_nn, train
 from losslake.analysis.scores import Scores
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.source import Source
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.lake import Lake
 from scipy.special import log_softmax
@@ -42,7 +40,7 @@ def fleet(seed: int, runs: int, samples: int, gain: float = 3.0, classes: int = 
 
 
 def scores_of(lake: Lake, target: str | None = None, **options: Any) -> Scores:
-    with Source.open(lake, "tests", target) as source:
+    with open_source(lake, "tests", target) as source:
         return shadow_nn(source, **options)
 
 
@@ -133,7 +131,7 @@ def test_no_row_of_a_kind_draws_nothing() -> None:
 
 def test_planted_members_are_found_and_the_same_seed_repeats(lake_of: MakeLake) -> None:
     lake = lake_of(**fleet(4, 5, 300))
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         outcome = run_analysis(source, find("shadow-nn"))
     assert outcome.metrics[0].ci_low > 0.75  # type: ignore[operator]
     score, member = outcome.scores.arrays()
@@ -159,12 +157,12 @@ def test_the_label_plays_a_part(lake_of: MakeLake) -> None:
     surer = np.where(given["keep"] == (given["labels"] % 2 == 0), 4.0, 1.0)
     given["logits"] *= surer[:, :, None].astype(np.float32)
     given["labels"] %= 2
-    with Source.open(lake_of(**given), "tests") as source:
+    with open_source(lake_of(**given), "tests") as source:
         assert run_analysis(source, find("shadow-nn")).metrics[0].value > 0.7  # type: ignore[operator]
 
 
 def test_without_a_signal_the_auc_is_a_half(lake_of: MakeLake) -> None:
-    with Source.open(lake_of(**fleet(6, 3, 500, gain=1)), "tests") as source:
+    with open_source(lake_of(**fleet(6, 3, 500, gain=1)), "tests") as source:
         auc, *_ = run_analysis(source, find("shadow-nn")).metrics
     assert auc.ci_low < 0.5 < auc.ci_high  # type: ignore[operator]
 

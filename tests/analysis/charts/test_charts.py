@@ -11,21 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 import vl_convert
-from losslake.analysis.charts import (
-    groups as charts_groups,
-)
-from losslake.analysis.charts import (
-    pairs as charts_pairs,
-)
-from losslake.analysis.charts import (
-    roc as charts_roc,
-)
-from losslake.analysis.charts import (
-    scores as charts,
-)
-from losslake.analysis.charts import (
-    traces as charts_traces,
-)
+from losslake.analysis.charts import groups as charts_groups
+from losslake.analysis.charts import pairs as charts_pairs
+from losslake.analysis.charts import roc as charts_roc
+from losslake.analysis.charts import scores as charts
+from losslake.analysis.charts import traces as charts_traces
 from losslake.analysis.charts.axes import Axis, axis_for, histogram, number, percent
 from losslake.analysis.charts.style import DASHES, SERIES, colours, dashes
 from losslake.analysis.scores import Finding, Scores

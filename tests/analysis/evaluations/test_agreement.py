@@ -9,10 +9,10 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 from findings import pick
-from losslake.analysis.charts.agreement import agreement_matrix, score_pairs
+from losslake.analysis.charts.pairs import agreement_matrix, score_pairs
 from losslake.analysis.evaluations.agreement import agreement
 from losslake.analysis.scores import Finding, Scores
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
 from losslake.store.errors import InvalidOption, NotEnoughData
@@ -32,7 +32,7 @@ def source(lake_of: MakeLake) -> Iterator[Source]:
     phi = rng.normal(0, 2, keep.shape) + 2 * keep
     loss = np.round(rng.random((100, 5)), 1)  # ties
     loss[7, 2] = np.nan  # no trace score
-    with Source.open(lake_of(keep, phi.astype(np.float32), traces={"loss": loss}), "tests") as opened:
+    with open_source(lake_of(keep, phi.astype(np.float32), traces={"loss": loss}), "tests") as opened:
         yield opened
 
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_done(source: Source, lake_of: MakeLake) -> None:
         agreement(source, NAMES, fpr=0)
     keep = np.array([[True, True], [True, False]])
     with (
-        Source.open(lake_of(keep, np.zeros((2, 2)), traces={"loss": np.ones((2, 3))}), "tests") as opened,
+        open_source(lake_of(keep, np.zeros((2, 2)), traces={"loss": np.ones((2, 3))}), "tests") as opened,
         pytest.raises(NotEnoughData, match="no non-member"),
     ):
         agreement(opened, ("loss", "lt-iqr"))

@@ -13,7 +13,7 @@ from losslake.analysis.charts.groups import MOST_GROUPS, auc_by_group
 from losslake.analysis.evaluations.by_group import by_group
 from losslake.analysis.measures.memorization import memorization
 from losslake.analysis.scores import Finding
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.analysis.statistics.metric import Metric
 from losslake.analysis.statistics.roc import evaluate, split, threshold_at_fpr, tpr_at_fpr
 from losslake.store.errors import InvalidOption, NotEnoughData
@@ -67,7 +67,7 @@ def same(found: Metric, expected: Metric) -> None:
 
 
 def test_each_group_is_judged_as_if_it_were_alone(lake: Lake) -> None:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         finding = by_group(source, ("lira",), by="group", fpr=(0.01, 0.1))
         score, member = lira(source).arrays()
     rare = np.arange(SAMPLES) % 10 == 0
@@ -92,7 +92,7 @@ def test_each_group_is_judged_as_if_it_were_alone(lake: Lake) -> None:
 
 
 def test_one_threshold_for_all(lake: Lake) -> None:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         finding = by_group(source, ("lira",), by="group", fpr=(0.1,), threshold_from="all")
         score, member = lira(source).arrays()
     rare = np.arange(SAMPLES) % 10 == 0
@@ -115,7 +115,7 @@ def test_one_threshold_for_all(lake: Lake) -> None:
 
 
 def test_singletons_are_the_memorized(lake: Lake) -> None:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         finding = by_group(source, ("lira", "privacy-score"), threshold=0.6)
         mem = memorization(source).frame["score"].to_numpy()
         score, member = lira(source).arrays()
@@ -129,7 +129,7 @@ def test_singletons_are_the_memorized(lake: Lake) -> None:
 
 
 def test_groups_by_label_and_by_a_column(lake: Lake) -> None:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         labels = by_group(source, ("loss",), by="label")
         decades = by_group(source, ("loss",), by="decade")
     assert [m.parameters["group"] for m in labels.metrics if m.metric == "auc"] == ["all", "0", "1", "2"]
@@ -148,7 +148,7 @@ def test_groups_by_subpopulation(lake_of: MakeLake) -> None:
     features = np.zeros((13, SAMPLES, 3), np.float32)
     features[0, ::10] = 5
     features[0, 1::10] = -5
-    with Source.open(lake_of(features=features, **given), "tests") as source:
+    with open_source(lake_of(features=features, **given), "tests") as source:
         finding = by_group(source, ("lira",), by="subpopulation")
     names = [m.parameters["group"] for m in finding.metrics if m.metric == "auc"]
     assert names == ["all", "cluster 0", "cluster 1", "cluster 2"]
@@ -158,7 +158,7 @@ def test_groups_by_subpopulation(lake_of: MakeLake) -> None:
 def test_a_null_signal_is_at_chance_in_every_group(lake_of: MakeLake) -> None:
     given = arrays(3)
     given["phi"] = np.random.default_rng(3).normal(size=given["keep"].shape)
-    with Source.open(lake_of(**given), "tests") as source:
+    with open_source(lake_of(**given), "tests") as source:
         finding = by_group(source, ("lira",), by="decade")
     areas = [metric for metric in finding.metrics if metric.metric == "auc"]
     assert sum((m.ci_low or 0) <= 0.5 <= (m.ci_high or 0) for m in areas) >= len(areas) - 1
@@ -170,7 +170,7 @@ def test_groups_of_one_side_have_no_auc_and_records_in_none_are_counted(lake_of:
     group = np.where(keep[0], "seen", "unseen").tolist()
     group[:7] = [None] * 7
     given["columns"] = {"group": group}
-    with Source.open(lake_of(**given), "tests") as source:
+    with open_source(lake_of(**given), "tests") as source:
         finding = by_group(source, ("lira",), by="group", fpr=(0.1,))
         beside = by_group(source, ("lira",), by="group", fpr=(0.1,), threshold_from="all")
     assert of(finding, "auc", "seen").value is None
@@ -185,14 +185,14 @@ def test_groups_of_one_side_have_no_auc_and_records_in_none_are_counted(lake_of:
 def test_no_singleton_at_all(lake_of: MakeLake) -> None:
     given = arrays(5)
     given["phi"] = np.ones_like(given["phi"])
-    with Source.open(lake_of(**given), "tests") as source:
+    with open_source(lake_of(**given), "tests") as source:
         finding = by_group(source, ("lira",))
     assert of(finding, "auc", "singletons").value is None
     assert finding.notes[0].startswith("0 of 400 samples are singletons")
 
 
 def test_what_cannot_be_grouped_is_said(lake_of: MakeLake, lake: Lake) -> None:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         with pytest.raises(
             InvalidOption, match=r"by 'colour'; choose singletons, .*\(label, split, group, decade\)"
         ):
@@ -204,14 +204,14 @@ def test_what_cannot_be_grouped_is_said(lake_of: MakeLake, lake: Lake) -> None:
         with pytest.raises(InvalidOption, match="a threshold of 1 parts nothing"):
             by_group(source, ("lira",), threshold=1.0)
     columns = {"each": list(range(SAMPLES)), "list": [[1]] * SAMPLES}
-    with Source.open(lake_of(**{**arrays(6, runs=7), "columns": columns}), "tests") as source:
+    with open_source(lake_of(**{**arrays(6, runs=7), "columns": columns}), "tests") as source:
         with pytest.raises(InvalidOption, match="'each' has 400 values"):
             by_group(source, ("lira",), by="each")
         with pytest.raises(InvalidOption, match="groups are single values"):
             by_group(source, ("lira",), by="list")
     keep = arrays(6, runs=7)["keep"]
     with (
-        Source.open(lake_of(keep, np.zeros(keep.shape), roles=["shadow"] * 7), "tests") as source,
+        open_source(lake_of(keep, np.zeros(keep.shape), roles=["shadow"] * 7), "tests") as source,
         pytest.raises(NotEnoughData, match="has no run of role target"),
     ):
         by_group(source, ("lira",))

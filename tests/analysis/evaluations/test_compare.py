@@ -13,7 +13,7 @@ from findings import pick
 from losslake.analysis.evaluations.catalogue import EVALUATIONS, run_evaluation
 from losslake.analysis.evaluations.compare import compare, expected_hits
 from losslake.analysis.evaluations.spearman import spearman
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
 from losslake.store.errors import InvalidOption, NotEnoughData, NotFound
@@ -45,7 +45,7 @@ def source(lake_of: MakeLake) -> Iterator[Source]:
     population = np.arange(SAMPLES) >= 76
     data = audited()
     data["keep"] &= ~population
-    with Source.open(lake_of(**data, population=population), "tests") as opened:
+    with open_source(lake_of(**data, population=population), "tests") as opened:
         yield opened
 
 
@@ -163,7 +163,7 @@ def test_a_score_compared_with_itself_is_perfect(source: Source) -> None:
 def test_without_non_members_nobody_is_vulnerable(lake_of: MakeLake) -> None:
     data = audited()
     data["keep"][0] = True
-    with Source.open(lake_of(**data), "tests") as source:
+    with open_source(lake_of(**data), "tests") as source:
         finding = compare(source, ("lt-iqr",))
     assert pick(finding, "vulnerable").value == 0
     assert any(note.startswith("0 non-members cannot resolve") for note in finding.notes)
@@ -199,7 +199,7 @@ def test_spearman_matches_scipy(source: Source, columns: dict[str, npt.NDArray],
 def test_a_score_that_never_varies_has_no_correlation(lake_of: MakeLake) -> None:
     data = audited()
     data["traces"]["loss"][:, -1] = 0.5
-    with Source.open(lake_of(**data), "tests") as source:
+    with open_source(lake_of(**data), "tests") as source:
         finding = spearman(source, ("lt-iqr", FINAL))
     assert finding.metrics[0].value is None
     assert "strength" not in finding.metrics[0].parameters
@@ -213,12 +213,12 @@ def test_scores_kept_before_there_was_a_target_do_not_count_twice(lake_of: MakeL
     lake = lake_of(
         data["keep"][1:], data["phi"][1:], roles=["shadow"] * 12, names=[f"s{m}" for m in range(12)]
     )
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         before = spearman(source, ("memorization", "privacy-score")).metrics[0]
         with pytest.raises(NotEnoughData, match="no run of role target"):
             spearman(source, ("memorization", "privacy-score"), among="members")
     lake_of(data["keep"][:1], data["phi"][:1], lake=lake, names=["target"])
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         after = spearman(source, ("memorization", "privacy-score"))
     assert before.n is not None
     assert before.n > 70
@@ -228,7 +228,7 @@ def test_scores_kept_before_there_was_a_target_do_not_count_twice(lake_of: MakeL
 
 def test_membership_of_a_target_that_has_traces_only(lake_of: MakeLake) -> None:
     data = audited()
-    with Source.open(lake_of(data["keep"][:1], traces=data["traces"]), "tests") as source:
+    with open_source(lake_of(data["keep"][:1], traces=data["traces"]), "tests") as source:
         metric = spearman(source, ("lt-iqr", FINAL), among="members").metrics[0]
     assert metric.n == (data["keep"][0] & (np.arange(SAMPLES) != 7)).sum()
 
@@ -242,7 +242,7 @@ def test_each_target_and_experiment_has_its_own_scores(lake_of: MakeLake) -> Non
     lake_of(**audited(3), lake=lake, experiment="another")
     alone = []
     for experiment, target in (("tests", "a"), ("tests", "b"), ("another", None)):
-        with Source.open(lake, experiment, target) as source:
+        with open_source(lake, experiment, target) as source:
             metric = spearman(source, ("lt-iqr", "lira")).metrics[0]
             x, y = frame_of(source, "lt-iqr")["score"], frame_of(source, "lira")["score"]
         both = (x.is_not_null() & y.is_not_null()).to_numpy()
@@ -252,7 +252,7 @@ def test_each_target_and_experiment_has_its_own_scores(lake_of: MakeLake) -> Non
         alone.append(metric.value)
     assert len(set(alone)) == 3
     with pytest.raises(NotFound, match=r"several targets \(a, b\); choose one with --target"):
-        Source.open(lake, "tests")
+        open_source(lake, "tests")
 
 
 def test_wrong_questions_say_so(source: Source) -> None:
@@ -271,7 +271,7 @@ def test_wrong_questions_say_so(source: Source) -> None:
 def test_without_shadow_runs(lake_of: MakeLake) -> None:
     data = audited()
     with (
-        Source.open(lake_of(data["keep"][:1], data["phi"][:1], traces=data["traces"]), "tests") as source,
+        open_source(lake_of(data["keep"][:1], data["phi"][:1], traces=data["traces"]), "tests") as source,
         pytest.raises(NotEnoughData, match="has no shadow runs beside 'run-0000'; collect some"),
     ):
         compare(source, ("lt-iqr",))
@@ -281,7 +281,7 @@ def test_no_member_with_all_scores(lake_of: MakeLake) -> None:
     data = audited()
     data["keep"][0] = False
     with (
-        Source.open(lake_of(**data), "tests") as source,
+        open_source(lake_of(**data), "tests") as source,
         pytest.raises(NotEnoughData, match="no member of the target has all of these scores"),
     ):
         compare(source, ("lt-iqr",))
@@ -290,7 +290,7 @@ def test_no_member_with_all_scores(lake_of: MakeLake) -> None:
 def test_metrics_are_kept_in_the_lake(lake_of: MakeLake) -> None:
     lake = lake_of(**audited())
     evaluation = next(one for one in EVALUATIONS if one.name == "compare")
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         finding = run_evaluation(source, evaluation, ("lt-iqr",), {"fpr": 0.1})
     kept = lake.sql("select * from metrics where analysis = 'compare'")
     assert len(kept) == len(finding.metrics)

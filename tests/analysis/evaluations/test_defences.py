@@ -13,9 +13,8 @@ from losslake.analysis.charts.defences import attacks_with_and_without
 from losslake.analysis.commands import analyze_group
 from losslake.analysis.evaluations.defences import auc_correlation, defences
 from losslake.analysis.scores import Finding
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.source import Source
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
@@ -40,14 +39,14 @@ def lake(lake_of: MakeLake) -> Lake:
 
 
 def compare(lake: Lake, scores: tuple[str, ...] = ("lira",), at: str = "plain", **options: Any) -> Finding:
-    with Source.open(lake, at) as source:
+    with open_source(lake, at) as source:
         return defences(source, scores, **options)
 
 
 def test_figures_are_those_of_each_experiment_alone(lake: Lake) -> None:
     finding = compare(lake, ("lira", "loss"), with_="defended", fpr=(0.1,))
     for experiment in ("plain", "defended"):
-        with Source.open(lake, experiment) as source:
+        with open_source(lake, experiment) as source:
             for score in ("lira", "loss"):
                 alone = run_analysis(source, find(score), fprs=(0.1,)).metrics
                 for expected in alone[:2]:

@@ -13,15 +13,22 @@ import pyarrow as pa
 import pytest
 from losslake.analysis.charts.dp_audit import epsilon_bounds
 from losslake.analysis.evaluations.dp_audit import dp_audit
-from losslake.analysis.evaluations.epsilon_gaussian import epsilon_of_mu, log_delta
 from losslake.analysis.evaluations.epsilon_one_run import (
     Guessing,
     audit_one_run,
     epsilon_lower,
     p_value,
 )
-from losslake.analysis.evaluations.epsilon_rates import Law, dp_law, gaussian_law, held_out
+from losslake.analysis.evaluations.epsilon_rates import (
+    Law,
+    dp_law,
+    epsilon_of_mu,
+    gaussian_law,
+    held_out,
+    log_delta,
+)
 from losslake.analysis.scores import Finding
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.analysis.source import Source
 from losslake.analysis.statistics.metric import Metric
 from losslake.store.errors import InvalidOption, NotEnoughData
@@ -248,7 +255,7 @@ def write(path: Path, *, design: dict[str, Any] | None, planted: bool = True, sh
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
     lake = write(tmp_path_factory.mktemp("audit") / "lake", design={"design": "target", "seed": 0})
-    with Source.open(lake, "tests") as opened:
+    with open_source(lake, "tests") as opened:
         yield opened
 
 
@@ -303,7 +310,7 @@ def test_natural_records_leak_little_and_have_no_coins(source: Source) -> None:
 )
 def test_which_designs_are_coins(tmp_path: Path, design: dict[str, Any] | None, coins: bool) -> None:
     lake = write(tmp_path / "lake", design=design, planted=False, shadows=0)
-    with Source.open(lake, "tests") as opened:
+    with open_source(lake, "tests") as opened:
         finding = dp_audit(opened, ("loss",))
         with pytest.raises(NotEnoughData, match="no record of group"):
             dp_audit(opened, ("loss",), records="canaries")

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from losslake.analysis.charts.duci import usage_shares
+from losslake.analysis.charts.dp_audit import usage_shares
 from losslake.analysis.evaluations.duci import best_threshold, duci, usage
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.analysis.source import Source
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.format.records import RunInfo
@@ -139,7 +140,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 @pytest.fixture
 def source(lake: Lake) -> Iterator[Source]:
-    with Source.open(lake, "tests") as opened:
+    with open_source(lake, "tests") as opened:
         yield opened
 
 
@@ -205,7 +206,7 @@ def test_a_score_that_stand_ins_lack(source: Source, lake_of: MakeLake) -> None:
     keep = rng.random((4, 50)) < 0.5
     phi = rng.normal(size=keep.shape) + 4 * keep
     lake = lake_of(keep, phi, traces={"loss": rng.random((50, 4))})
-    with Source.open(lake, "tests") as opened:
+    with open_source(lake, "tests") as opened:
         finding = duci(opened, ("lt-iqr", "loss"))
         assert [one.value is None for one in finding.metrics] == [True, False]
         assert "lt-iqr: no estimate" in finding.notes[0]
@@ -218,7 +219,7 @@ def test_a_score_without_signal_is_refused(lake_of: MakeLake) -> None:
     keep = rng.random((6, 60)) < 0.5
     lake = lake_of(keep, np.ones(keep.shape))
     with (
-        Source.open(lake, "tests") as opened,
+        open_source(lake, "tests") as opened,
         pytest.raises(NotEnoughData, match="as many non-members as members"),
     ):
         duci(opened, ("loss",))
@@ -230,9 +231,9 @@ def test_what_there_must_be(source: Source, lake_of: MakeLake, tmp_path: Path) -
     keep = np.ones((3, 10), bool)
     keep[0, :5] = False
     lake = lake_of(keep, np.ones(keep.shape))
-    with Source.open(lake, "tests") as opened, pytest.raises(NotEnoughData, match="left out others"):
+    with open_source(lake, "tests") as opened, pytest.raises(NotEnoughData, match="left out others"):
         duci(opened, ("loss",))
     keep[1:, ::2] = False
     lake = lake_of(keep, np.ones(keep.shape))
-    with Source.open(lake, "tests") as opened, pytest.raises(NotEnoughData, match="have no group"):
+    with open_source(lake, "tests") as opened, pytest.raises(NotEnoughData, match="have no group"):
         duci(opened, ("loss",), by="group")

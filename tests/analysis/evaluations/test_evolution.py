@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from findings import pick
-from losslake.analysis.charts.evolution import ablation_map, evolution_chart
+from losslake.analysis.charts.traces import ablation_map, evolution_chart
 from losslake.analysis.evaluations.catalogue import find_evaluation, run_evaluation
 from losslake.analysis.evaluations.compare import compare
 from losslake.analysis.evaluations.evolution import evolution
 from losslake.analysis.evaluations.quantile_ablation import quantile_ablation
+from losslake.analysis.evaluations.trace_quantiles import parse_range, read_traces, trace_quantiles
 from losslake.analysis.measures.trace import lt_iqr, trace
-from losslake.analysis.measures.trace_quantiles import parse_range, read_traces, trace_quantiles
 from losslake.analysis.scores import Finding
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.source import Source
 from losslake.analysis.statistics.correlation import rank_correlation, ranks
 from losslake.store.errors import InvalidOption, NotEnoughData
@@ -53,7 +53,7 @@ def source(lake_of: MakeLake) -> Iterator[Source]:
     loss[7] = np.ma.masked  # not recorded at all
     loss[8:12] = 1.25
     data["keep"][:, 13] = True  # no LiRA score
-    with Source.open(
+    with open_source(
         lake_of(**{**data, "traces": {"loss": loss, "margin": -2 * loss}}, population=population), "tests"
     ) as opened:
         yield opened
@@ -65,7 +65,7 @@ def source(lake_of: MakeLake) -> Iterator[Source]:
 @pytest.mark.parametrize("last", [None, 1, 2, 8, 9])
 @pytest.mark.parametrize(("low", "high"), [(0.25, 0.75), (0.0, 1.0), (0.1, 0.65)])
 def test_ranges_are_those_of_the_analysis(source: Source, last: int | None, low: float, high: float) -> None:
-    rows = read_traces(source, parse_range("lt-iqr", ()))
+    rows = read_traces(source, parse_range(source, "lt-iqr", ()))
     ends = trace_quantiles(rows, (low, high), None if last is None else last + 1)
     frame = lt_iqr(source, last=last, low=low, high=high).frame
     expected = np.full(SAMPLES, np.nan)
@@ -74,7 +74,7 @@ def test_ranges_are_those_of_the_analysis(source: Source, last: int | None, low:
 
 
 def test_a_margin_and_a_later_start(source: Source) -> None:
-    score = parse_range("trace[signal=margin,first=3,last=10]", ("low", "high"))
+    score = parse_range(source, "trace[signal=margin,first=3,last=10]", ("low", "high"))
     ends = trace_quantiles(read_traces(source, score), (0.25, 0.75))
     frame = trace(source, signal="margin", first=3, last=10).frame
     known = frame["score"].is_not_null().to_numpy()
@@ -87,7 +87,7 @@ def test_traces_within_the_steps_lack_epoch_0(lake_of: MakeLake) -> None:
     loss[:, 0] = np.ma.masked
     loss[~data["keep"][0]] = np.ma.masked
     lake = lake_of(data["keep"], data["phi"], train_traces={"loss": loss})
-    with Source.open(lake, "tests") as opened:
+    with open_source(lake, "tests") as opened:
         finding = evolution(opened, ("lt-iqr",), epochs=(12,), quantiles=(0.5,))
         assert {m.parameters["among"] for m in finding.metrics if m.metric == "quantile"} == {"members"}
         assert pick(finding, "mean").value == pytest.approx(lt_iqr(opened).frame["score"].mean(), rel=1e-6)
@@ -128,7 +128,7 @@ def test_each_prefix_as_the_analysis_alone_has_it(source: Source) -> None:
 
 
 def test_precision_and_correlation_are_those_of_compare(lake_of: MakeLake) -> None:
-    with Source.open(lake_of(**audited(4)), "tests") as opened:
+    with open_source(lake_of(**audited(4)), "tests") as opened:
         finding = evolution(opened, ("lt-iqr",), epochs=(4, 12), fpr=0.1, k=0.2)
         for last, name in ((4, "lt-iqr[last=4]"), (12, "lt-iqr")):
             expected = compare(opened, (name,), fpr=0.1, k=(0.2,))
@@ -173,7 +173,7 @@ def test_ten_even_steps(source: Source) -> None:
 def test_without_shadow_runs(lake_of: MakeLake) -> None:
     data = audited()
     lake = lake_of(data["keep"][:1], data["phi"][:1], traces=data["traces"])
-    with Source.open(lake, "tests") as opened:
+    with open_source(lake, "tests") as opened:
         finding = evolution(opened, ("lt-iqr",))
         assert {m.metric for m in finding.metrics} == {"mean", "quantile"}
         assert finding.notes[0].startswith("no prefix is held against lira: ")
@@ -185,7 +185,7 @@ def test_without_shadow_runs(lake_of: MakeLake) -> None:
 
 
 def test_each_cell_as_compare_has_it(lake_of: MakeLake) -> None:
-    with Source.open(lake_of(**audited(5)), "tests") as opened:
+    with open_source(lake_of(**audited(5)), "tests") as opened:
         finding = quantile_ablation(opened, ("lt-iqr",), low=(0.0, 0.25), high=(0.75, 1.0), fpr=0.1, k=0.2)
         for low, high in ((0.0, 0.75), (0.0, 1.0), (0.25, 0.75), (0.25, 1.0)):
             expected = compare(opened, (f"lt-iqr[low={low},high={high}]",), fpr=0.1, k=(0.2,))
@@ -235,7 +235,7 @@ def test_wrong_options(source: Source, evaluation: Any, scores: Any, options: An
 
 def test_without_traces(lake_of: MakeLake, source: Source) -> None:
     data = audited()
-    with Source.open(lake_of(data["keep"], data["phi"]), "tests") as opened:
+    with open_source(lake_of(data["keep"], data["phi"]), "tests") as opened:
         for evaluation in (evolution, quantile_ablation):
             with pytest.raises(NotEnoughData, match="has no traces"):
                 evaluation(opened, ("lt-iqr",))

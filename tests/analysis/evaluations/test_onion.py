@@ -15,7 +15,7 @@ from losslake.analysis.charts.onion import onion_chart
 from losslake.analysis.evaluations.onion import onion
 from losslake.analysis.measures.memorization import memorization
 from losslake.analysis.scores import Finding
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.errors import InvalidInput, InvalidOption, NotEnoughData, NotFound
 from losslake.store.lake import Lake
 from scipy.stats import binomtest, norm, spearmanr
@@ -58,13 +58,13 @@ def lake(lake_of: MakeLake) -> Lake:
 
 def by_key(lake: Lake, experiment: str, compute: Any, target: str | None = None) -> dict[str, dict[str, Any]]:
     keys = lake.samples(experiment)["key"].to_pylist()
-    with Source.open(lake, experiment, target) as source:
+    with open_source(lake, experiment, target) as source:
         rows = compute(source).frame.iter_rows(named=True)
         return {keys[row["sample_id"]]: row for row in rows if row["score"] is not None}
 
 
 def test_counts_by_key(lake: Lake) -> None:
-    with Source.open(lake, "peeled") as source:
+    with open_source(lake, "peeled") as source:
         finding = onion(source, ("memorization",), before="whole", threshold=(0.4, 0.7))
     old, new = by_key(lake, "whole", memorization), by_key(lake, "peeled", memorization)
     stayed = sorted(set(old) & set(new))
@@ -97,7 +97,7 @@ def test_counts_by_key(lake: Lake) -> None:
 
 
 def test_a_planted_second_layer_shows(lake: Lake) -> None:
-    with Source.open(lake, "peeled") as source:
+    with open_source(lake, "peeled") as source:
         finding = onion(source, ("memorization",), before="whole")
     at = {"threshold": 0.6}
     before, after = pick(finding, "exposed_before", **at), pick(finding, "exposed_after", **at)
@@ -121,7 +121,7 @@ def test_without_an_effect_what_is_new_is_what_chance_gives(lake_of: MakeLake) -
     most = by_key(made, "whole", memorization)
     stay = sorted((n for n in range(size)), key=lambda n: most[keys[n]]["score"])[:-100]
     made = write(lake_of, made, "peeled", [keys[n] for n in stay], inside[stay], outside[stay], 5)
-    with Source.open(made, "peeled") as source:
+    with open_source(made, "peeled") as source:
         finding = onion(source, ("memorization",), before="whole", threshold=(0.6, 0.8))
     for level in (0.6, 0.8):
         newly, chance = (
@@ -145,7 +145,7 @@ def exposed_by_hand(lake: Lake, experiment: str, fpr: float) -> tuple[dict[str, 
 
 
 def test_attacks_have_a_threshold_in_each_experiment(lake: Lake) -> None:
-    with Source.open(lake, "peeled") as source:
+    with open_source(lake, "peeled") as source:
         finding = onion(source, ("lira",), before="whole", fpr=(0.2,))
     (was, members), (now, members_now) = (exposed_by_hand(lake, name, 0.2) for name in ("whole", "peeled"))
     both = sorted(members & members_now)
@@ -167,10 +167,10 @@ def test_attacks_have_a_threshold_in_each_experiment(lake: Lake) -> None:
 
 
 def test_the_earlier_experiment_is_found(lake: Lake) -> None:
-    with Source.open(lake, "peeled") as source:
+    with open_source(lake, "peeled") as source:
         assert onion(source, ("memorization",)) == onion(source, ("memorization",), before="whole")
     with (
-        Source.open(lake, "whole") as source,
+        open_source(lake, "whole") as source,
         pytest.raises(NotEnoughData, match="no other experiment holds"),
     ):
         onion(source, ("memorization",))
@@ -181,12 +181,12 @@ def test_several_earlier_experiments(lake_of: MakeLake) -> None:
     made = lake_of(keep, np.ones((3, 2)), experiment="small")
     for name, size in (("a", 3), ("b", 4)):
         lake_of(np.ones((1, size), bool), np.ones((1, size)), lake=made, experiment=name)
-    with Source.open(made, "small") as source, pytest.raises(NotFound, match=r"several experiments \(a, b\)"):
+    with open_source(made, "small") as source, pytest.raises(NotFound, match=r"several experiments \(a, b\)"):
         onion(source, ("memorization",))
 
 
 def test_what_cannot_be_done(lake: Lake, lake_of: MakeLake) -> None:
-    with Source.open(lake, "peeled") as source:
+    with open_source(lake, "peeled") as source:
         for options, text in (
             ({"before": "peeled"}, "cannot be compared with itself"),
             ({"fpr": (1.0,)}, "false-positive rate"),
@@ -208,7 +208,7 @@ def test_what_cannot_be_done(lake: Lake, lake_of: MakeLake) -> None:
 
 
 def test_chart(lake: Lake) -> None:
-    with Source.open(lake, "peeled") as source:
+    with open_source(lake, "peeled") as source:
         spec = onion_chart(onion(source, ("memorization",), before="whole")).to_dict()
         assert "Newly exposed among those that were not" in spec["title"]["subtitle"][0]
         assert "after, those that stayed at 0.4" in spec["description"]

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from findings import pick
 from losslake.analysis.attacks.lira import lira
-from losslake.analysis.attacks.lira_growing import growing, scores_of
+from losslake.analysis.attacks.lira_each import growing, scores_of
 from losslake.analysis.attacks.phi_matrix import read_phi
-from losslake.analysis.charts.shadows import shadow_curve_chart
+from losslake.analysis.charts.models import shadow_curve_chart
 from losslake.analysis.evaluations.catalogue import find_evaluation, run_evaluation
 from losslake.analysis.evaluations.shadow_curve import shadow_curve
 from losslake.analysis.measures.memorization import memorization
 from losslake.analysis.scores import Finding
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.analysis.source import Source
 from losslake.analysis.statistics.roc import evaluate
 from losslake.store.errors import InvalidOption, NotEnoughData
@@ -43,7 +44,7 @@ def lake(lake_of: MakeLake) -> Lake:
 
 @pytest.fixture
 def source(lake: Lake) -> Iterator[Source]:
-    with Source.open(lake, "tests") as opened:
+    with open_source(lake, "tests") as opened:
         yield opened
 
 
@@ -57,14 +58,14 @@ def test_the_fits_grow_into_those_of_lira(
     keep, phi = arrays(1)
     phi[:, 3] = 1e6 + phi[:, 3]
     order = np.random.default_rng(number).permutation(SHADOWS)
-    with Source.open(lake_of(keep, phi), "tests") as whole:
+    with open_source(lake_of(keep, phi), "tests") as whole:
         target, matrix = (
             read_phi(whole, runs, [0, 1]) for runs in ([whole.need_target()], whole.need_shadows())
         )
     ((_, fits),) = growing(matrix.phi, matrix.member, order, [number])
     score = scores_of(target.phi[0].astype(float), fits, mode, variance)
     some = np.concatenate([[0], 1 + order[:number]])
-    with Source.open(lake_of(keep[some], phi[some]), "tests") as part:
+    with open_source(lake_of(keep[some], phi[some]), "tests") as part:
         try:
             frame = lira(part, mode=mode, variance=variance).frame
         except NotEnoughData:
@@ -129,7 +130,7 @@ def test_one_shadow_with_and_one_without_each_record_do(lake_of: MakeLake) -> No
     keep[2] = ~keep[1]
     rng = np.random.default_rng(7)
     phi = (rng.normal(0, 1, phi.shape) + 30 * keep[:, :, None]).astype(np.float32)
-    with Source.open(lake_of(keep, phi), "tests") as opened:
+    with open_source(lake_of(keep, phi), "tests") as opened:
         finding = shadow_curve(opened, ("lira",))
     auc = pick(finding, "auc", shadows=2, records="all")
     assert (auc.value, auc.n, auc.parameters["coverage"]) == (1.0, SAMPLES, 1.0)
@@ -154,7 +155,7 @@ def test_shadows_to_reach(source: Source) -> None:
 
 def test_a_null_signal_stays_at_half(lake_of: MakeLake) -> None:
     keep, phi = arrays(5, shadows=16, effect=0)
-    with Source.open(lake_of(keep, phi), "tests") as opened:
+    with open_source(lake_of(keep, phi), "tests") as opened:
         finding = shadow_curve(opened, ("lira",), draws=4)
     whole = pick(finding, "auc", shadows=16, records="all")
     assert whole.ci_low is not None
@@ -168,14 +169,14 @@ def test_memorization_does_not_look_at_the_target(lake_of: MakeLake) -> None:
     turned[0] *= -1
     notes = []
     for values in (phi, turned):
-        with Source.open(lake_of(keep, values), "tests") as opened:
+        with open_source(lake_of(keep, values), "tests") as opened:
             notes.append(shadow_curve(opened, ("lira",), counts=(4,), draws=2).notes)
     assert notes[0] == notes[1]
 
 
 def test_without_memorization_all_records_are_left(lake_of: MakeLake) -> None:
     keep, phi = arrays(6)
-    with Source.open(lake_of(keep, phi, correct=None), "tests") as opened:
+    with open_source(lake_of(keep, phi, correct=None), "tests") as opened:
         finding = shadow_curve(opened, ("lira",), draws=2)
     assert {m.parameters["records"] for m in finding.metrics} == {"all"}
     assert "no record can be said to be memorized" in finding.notes[0]

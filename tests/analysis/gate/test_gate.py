@@ -14,9 +14,8 @@ import pytest
 from losslake.analysis.gate.check import Verdict, check_rules
 from losslake.analysis.gate.output import gate_json, gate_junit, gate_lines, passed
 from losslake.analysis.gate.rules import Rule, load_rules
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.source import Source
 from losslake.cli import _run
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake
@@ -44,7 +43,7 @@ def leaking(lake_of: MakeLake) -> Lake:
 
 
 def verdict(lake: Lake, rule: Rule, target: str | None = None) -> Verdict:
-    with Source.open(lake, "tests", target) as source:
+    with open_source(lake, "tests", target) as source:
         (found,) = check_rules(source, [rule])
     return found
 
@@ -57,7 +56,7 @@ def scored(lake_of: MakeLake, score: np.ndarray, member: np.ndarray) -> Lake:
 def test_a_null_model_passes_and_a_leaking_one_fails(null: Lake, leaking: Lake) -> None:
     rules = [Rule("auc", "lira", 0.6), Rule("tpr", "lira", 0.25, fpr=0.1)]
     for lake, status in ((null, "pass"), (leaking, "FAIL")):
-        with Source.open(lake, "tests") as source:
+        with open_source(lake, "tests") as source:
             found = check_rules(source, rules)
         assert [one.status for one in found] == [status, status]
         assert passed(found) is (status == "pass")
@@ -161,7 +160,7 @@ def test_the_share_of_memorized_records(null: Lake) -> None:
 
 
 def null_frame(lake: Lake) -> pl.DataFrame:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         return run_analysis(source, find("memorization")).scores.frame
 
 
@@ -238,7 +237,7 @@ def test_rules_from_a_file(tmp_path: Path) -> None:
 
 def test_lines_json_and_junit(null: Lake) -> None:
     rules = [Rule("auc", "loss", 0.7), Rule("auc", "loss", 0.2), Rule("tpr", "loss", 0.5, fpr=1e-4)]
-    with Source.open(null, "tests") as source:
+    with open_source(null, "tests") as source:
         found = check_rules(source, rules)
     lines = gate_lines(found)
     assert [line.split()[0] for line in lines] == ["pass", "FAIL", "UNRESOLVED"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from losslake.analysis.measures.hellinger import hellinger
 from losslake.analysis.measures.memorization import memorization
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.errors import NotEnoughData
 from losslake.store.lake import Lake
 from scipy.integrate import quad
@@ -41,7 +41,7 @@ def test_distances_match_the_integral(lake_of: MakeLake) -> None:
     phi = phi.astype(np.float32)
     population = np.arange(30) >= 26
     keep &= ~population
-    with Source.open(lake_of(keep, phi, population=population), "tests") as source:
+    with open_source(lake_of(keep, phi, population=population), "tests") as source:
         scores = hellinger(source)
     frame = scores.frame
     assert frame["sample_id"].to_list() == list(range(26))
@@ -65,7 +65,7 @@ def test_shadow_models_needed_are_given_where_the_runs_can_tell(lake_of: MakeLak
     keep = np.tile(np.arange(41) % 2 == 0, (400, 1)).T
     effect = np.where(np.arange(400) < 200, 0.0, 3.0)
     phi = rng.normal(0, 1, keep.shape) + effect * keep
-    with Source.open(lake_of(keep, phi), "tests") as source:
+    with open_source(lake_of(keep, phi), "tests") as source:
         scores = hellinger(source)
         mem = memorization(source).frame
     frame = scores.frame
@@ -96,7 +96,7 @@ def test_advantage_lies_between_what_the_theorems_say(lake_of: MakeLake) -> None
     keep = np.tile(np.arange(61) % 2 == 0, (24, 1)).T
     spread = np.where(keep, rng.uniform(0.5, 2, 24), rng.uniform(0.5, 2, 24))
     phi = rng.uniform(-4, 1, 24) + rng.uniform(0, 6, 24) * keep + rng.normal(size=keep.shape) * spread
-    with Source.open(lake_of(keep, phi), "tests") as source:
+    with open_source(lake_of(keep, phi), "tests") as source:
         frame = hellinger(source).frame
     phi, keep = phi[1:].astype(np.float32).astype(np.float64), keep[1:]
     for n, row in enumerate(frame.iter_rows(named=True)):
@@ -119,9 +119,9 @@ def test_the_target_is_left_out_and_may_be_missing(lake_of: MakeLake) -> None:
     phi = rng.normal(0, 1, keep.shape)
     phi[0] = 1000
     lake = lake_of(keep, phi, roles=["shadow"] * 6)
-    with Source.open(lake, "tests", "run-0000") as source:
+    with open_source(lake, "tests", "run-0000") as source:
         assert hellinger(source).frame["n_in"].to_list() == [2] * 4
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         frame = hellinger(source).frame
     assert frame["n_in"].to_list() == [3] * 4
     assert frame["member"].null_count() == 4
@@ -130,7 +130,7 @@ def test_the_target_is_left_out_and_may_be_missing(lake_of: MakeLake) -> None:
 def test_correctness_is_not_needed(lake_of: MakeLake) -> None:
     keep = np.tile(np.arange(9) % 2 == 0, (3, 1)).T
     phi = np.random.default_rng(5).normal(0, 1, keep.shape) + 9 * keep
-    with Source.open(lake_of(keep, phi, correct=None), "tests") as source:
+    with open_source(lake_of(keep, phi, correct=None), "tests") as source:
         frame = hellinger(source).frame
     assert frame["shadows_needed"].null_count() == 0
     assert frame["mem"].null_count() == frame["shadows_bound"].null_count() == 3
@@ -139,7 +139,7 @@ def test_correctness_is_not_needed(lake_of: MakeLake) -> None:
 def test_too_few_runs_say_so(lake_of: MakeLake) -> None:
     keep = np.array([[True, True], [True, True], [False, False], [False, False]])
     with (
-        Source.open(lake_of(keep, np.zeros((4, 2))), "tests") as source,
+        open_source(lake_of(keep, np.zeros((4, 2))), "tests") as source,
         pytest.raises(
             NotEnoughData, match=r"two shadow runs with and two without a sample; .* 3 shadow runs"
         ),

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 from losslake.analysis.charts.influence import influence_histogram
-from losslake.analysis.measures import influence_sums, outcome_matrix
+from losslake.analysis.measures import influence_sums
+from losslake.analysis.measures import influence_sums as outcome_matrix
 from losslake.analysis.measures.influence import influence
 from losslake.analysis.scores import Scores
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.source import Source
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.lake import Lake
 
@@ -72,7 +72,7 @@ def test_pairs_match_a_loop(lake_of: MakeLake, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(influence_sums, "CELLS", cells)
     monkeypatch.setattr(outcome_matrix, "AT_ONCE", 5)
     keep, correct, population = runs(1)
-    with Source.open(
+    with open_source(
         lake_of(keep, np.zeros(keep.shape), correct=correct, population=population), "tests"
     ) as source:
         scores = influence(source, on=on)  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ def test_runs_that_know_only_some_samples(lake_of: MakeLake, top: int) -> None:
     held[1:, 31] = False
     held[7, 31] = True  # and one that a single run knows: it has no influence on it
     lake = lake_of(keep, np.zeros(keep.shape), correct=correct, population=population, held=held)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         frame = influence(source, top=top).frame
     tested = list(range(28, 40))
     check(frame, by_pairs(keep[1:], correct[1:].astype(float), held[1:], tested), tested, top)
@@ -108,7 +108,7 @@ def test_probability_in_place_of_correctness(lake_of: MakeLake) -> None:
     loss = np.random.default_rng(3).exponential(1.5, keep.shape).astype(np.float32)
     loss[3:7, 32] = np.inf  # a probability of 0
     lake = lake_of(keep, np.zeros(keep.shape), loss=loss, correct=None, population=population)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         frame = influence(source, of="probability").frame
         with pytest.raises(NotEnoughData, match="try --of probability"):
             influence(source)
@@ -124,7 +124,7 @@ def test_planted_influence_is_found_and_the_rest_looks_like_chance(lake_of: Make
     correct = rng.random(keep.shape) < rng.uniform(0.2, 0.9, 260)
     for n in range(10):  # test record 200 + n is right where sample n was seen, and there alone
         correct[:, 200 + n] = keep[:, n]
-    with Source.open(
+    with open_source(
         lake_of(keep, np.zeros(keep.shape), correct=correct, population=population), "tests"
     ) as source:
         scores = influence(source)
@@ -163,7 +163,7 @@ def test_chance_is_calibrated_where_runs_differ_and_records_go_together() -> Non
 def test_equal_influences_come_in_the_order_of_the_records(lake_of: MakeLake) -> None:
     keep, correct, population = runs(6)
     correct[:, 28:] = True
-    with Source.open(
+    with open_source(
         lake_of(keep, np.zeros(keep.shape), correct=correct, population=population), "tests"
     ) as source:
         scores = influence(source, top=4)
@@ -175,7 +175,7 @@ def test_equal_influences_come_in_the_order_of_the_records(lake_of: MakeLake) ->
 def test_it_is_kept_and_read_again(lake_of: MakeLake) -> None:
     keep, correct, population = runs(7)
     lake = lake_of(keep, np.zeros(keep.shape), correct=correct, population=population)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         outcome = run_analysis(source, find("influence"), {"top": "2"})
     kept = lake.sql("select * from scores where variant = 'top=2' order by sample_id", experiment="tests")
     assert kept["affected"].to_list() == outcome.scores.frame["affected"].to_list()
@@ -185,7 +185,7 @@ def test_it_is_kept_and_read_again(lake_of: MakeLake) -> None:
 def test_what_is_missing_is_said(lake_of: MakeLake) -> None:
     keep, correct, population = runs(8)
     lake = lake_of(keep & ~population, np.zeros(keep.shape), correct=correct)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         with pytest.raises(
             NotEnoughData, match=r"no population samples; measure it on the audit pool with --on"
         ):
@@ -193,7 +193,7 @@ def test_what_is_missing_is_said(lake_of: MakeLake) -> None:
         with pytest.raises(InvalidOption, match="1 or more, not 0"):
             influence(source, on="audit", top=0)
     with (
-        Source.open(lake_of(keep[:2], np.zeros((2, 40)), population=population), "tests") as source,
+        open_source(lake_of(keep[:2], np.zeros((2, 40)), population=population), "tests") as source,
         pytest.raises(NotEnoughData, match="has 1 shadow runs"),
     ):
         influence(source)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from losslake.analysis.measures.memorization import memorization
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.errors import NotEnoughData
 from losslake.store.lake import Lake
 from scipy.stats import binomtest, norm
@@ -31,7 +31,7 @@ def runs(seed: int, count: int = 14, samples: int = 40) -> tuple[Mask, Mask]:
 
 def test_estimates_match_the_formulas(lake_of: MakeLake) -> None:
     keep, correct = runs(1)
-    with Source.open(lake_of(keep, np.zeros(keep.shape), correct=correct), "tests") as source:
+    with open_source(lake_of(keep, np.zeros(keep.shape), correct=correct), "tests") as source:
         scores = memorization(source)
     assert scores.frame["member"].to_list() == keep[0].tolist()
     assert scores.notes == (
@@ -74,7 +74,7 @@ def test_probability_in_place_of_correctness(lake_of: MakeLake) -> None:
     loss = np.random.default_rng(2).exponential(1.5, keep.shape).astype(np.float32)
     loss[3:7, 6] = np.inf  # a probability of 0
     lake = lake_of(keep, np.zeros(keep.shape), loss=loss, correct=None)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         frame = memorization(source, of="probability").frame
         with pytest.raises(NotEnoughData, match="try --of probability"):
             memorization(source)
@@ -103,14 +103,14 @@ def test_runs_without_correctness_do_not_count(lake_of: MakeLake) -> None:
     lake = lake_of(keep[:8], np.zeros((8, 40)), correct=correct[:8])
     names = [f"imported-{m}" for m in range(6)]
     lake_of(keep[8:], np.zeros((6, 40)), correct=None, lake=lake, names=names, roles=["shadow"] * 6)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         frame = memorization(source).frame
     assert frame["n_in"].to_list() == keep[1:8].sum(axis=0).tolist()
 
 
 def test_metrics_over_samples(lake_of: MakeLake) -> None:
     keep, correct = runs(4, count=30)
-    with Source.open(lake_of(keep, np.zeros(keep.shape), correct=correct), "tests") as source:
+    with open_source(lake_of(keep, np.zeros(keep.shape), correct=correct), "tests") as source:
         scores = memorization(source)
     known = scores.frame["score"].drop_nulls().to_numpy()
     mean, moderate, high = scores.metrics
@@ -134,7 +134,7 @@ def test_target_among_the_shadows_population_and_queries(lake_of: MakeLake) -> N
     keep &= ~population
     phi = np.stack([np.where(correct, 1, -1), np.full(keep.shape, 9)], axis=2)  # query 1 is right always
     lake = lake_of(keep, phi, population=population, roles=["shadow"] * 14)
-    with Source.open(lake, "tests", "run-0002") as source:
+    with open_source(lake, "tests", "run-0002") as source:
         frame = memorization(source).frame
     rest = np.arange(14) != 2
     assert frame["sample_id"].to_list() == np.flatnonzero(~population).tolist()
@@ -148,7 +148,7 @@ def test_target_among_the_shadows_population_and_queries(lake_of: MakeLake) -> N
 def test_no_target_is_needed(lake_of: MakeLake) -> None:
     keep, correct = runs(6)
     lake = lake_of(keep, np.zeros(keep.shape), correct=correct, roles=["shadow"] * 14)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         frame = memorization(source).frame
     assert frame["n_in"].to_list() == keep.sum(axis=0).tolist()
     assert frame["member"].null_count() == 40
@@ -160,7 +160,7 @@ def test_the_interval_covers_the_truth(lake_of: MakeLake) -> None:
     keep = np.tile(np.arange(24) % 2 == 0, (600, 1)).T
     correct = rng.random(keep.shape) < np.where(keep, truth[0], truth[1])
     lake = lake_of(keep, np.zeros(keep.shape), correct=correct, roles=["shadow"] * 24)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         frame = memorization(source).frame
     mem = truth[0] - truth[1]
     covered = (frame["ci_low"].to_numpy() <= mem) & (mem <= frame["ci_high"].to_numpy())
@@ -171,7 +171,7 @@ def test_the_interval_covers_the_truth(lake_of: MakeLake) -> None:
 def test_nothing_to_estimate_from_says_so(lake_of: MakeLake) -> None:
     keep = np.array([[True, False], [True, True]])
     with (
-        Source.open(lake_of(keep, np.zeros((2, 2))), "tests") as source,
+        open_source(lake_of(keep, np.zeros((2, 2))), "tests") as source,
         pytest.raises(NotEnoughData, match="has 1 shadow runs"),
     ):
         memorization(source)
@@ -182,7 +182,7 @@ def test_a_target_without_rows_leaves_membership_open(lake_of: MakeLake) -> None
     names = [f"s{m}" for m in range(13)]
     lake = lake_of(keep[1:], np.zeros((13, 40)), correct=correct[1:], roles=["shadow"] * 13, names=names)
     lake_of(keep[:1], lake=lake, names=["target"])
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         frame = memorization(source).frame
     assert frame["n_in"].to_list() == keep[1:].sum(axis=0).tolist()
     assert frame["member"].null_count() == 40

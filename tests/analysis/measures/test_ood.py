@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from losslake.analysis.evaluations.spearman import spearman
 from losslake.analysis.measures.ood import foreignness, ood
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.lake import Lake
 from scipy.special import log_softmax, logsumexp, softmax
@@ -27,7 +27,7 @@ def test_scores_match_scipy(lake_of: MakeLake, temperature: float) -> None:
     keep, z = logits(1)
     population = np.arange(40) >= 33
     keep &= ~population
-    with Source.open(lake_of(keep, logits=z, population=population), "tests") as source:
+    with open_source(lake_of(keep, logits=z, population=population), "tests") as source:
         msp = ood(source, temperature=temperature)
         energy = ood(source, detector="energy", temperature=temperature)
     own = z[0, :33].astype(np.float64) / temperature
@@ -53,7 +53,7 @@ def test_foreign_records_rank_highest(lake_of: MakeLake) -> None:
     keep, z = logits(2, samples=60)
     z = rng.normal(0, 0.3, z.shape).astype(np.float32)  # logits of a model that does not know what it sees
     z[0, :50, 3] += 9  # and of one that does
-    with Source.open(lake_of(keep, logits=z), "tests") as source:
+    with open_source(lake_of(keep, logits=z), "tests") as source:
         for detector in ("msp", "energy"):
             ranked = ood(source, detector=detector).frame.sort("score", descending=True)  # type: ignore[arg-type]
             assert set(ranked["sample_id"][:10]) == set(range(50, 60))
@@ -69,7 +69,7 @@ def test_logits_that_are_not_finite_have_no_score() -> None:
 def test_views_of_other_queries_do_not_count(lake_of: MakeLake) -> None:
     keep, z = logits(3)
     views = np.stack([z, z + 5 * np.arange(6, dtype=np.float32)], axis=2)
-    with Source.open(lake_of(keep, logits=views), "tests") as source:
+    with open_source(lake_of(keep, logits=views), "tests") as source:
         np.testing.assert_allclose(
             ood(source).frame["score"], 1 - softmax(z[0].astype(float), axis=1).max(axis=1), atol=1e-12
         )
@@ -78,7 +78,7 @@ def test_views_of_other_queries_do_not_count(lake_of: MakeLake) -> None:
 def test_it_correlates_with_the_privacy_score_by_name(lake_of: MakeLake) -> None:
     keep, z = logits(4, runs=9)
     keep[1:3], keep[3:5] = True, False
-    with Source.open(lake_of(keep, logits=z), "tests") as source:
+    with open_source(lake_of(keep, logits=z), "tests") as source:
         finding = spearman(source, ("ood", "ood[detector=energy]", "privacy-score"))
     assert [metric.n for metric in finding.metrics] == [40, 40, 40]
     assert all(abs(metric.value or 0) < 0.6 for metric in finding.metrics[1:])
@@ -86,14 +86,14 @@ def test_it_correlates_with_the_privacy_score_by_name(lake_of: MakeLake) -> None
 
 def test_what_is_missing_is_said(lake_of: MakeLake) -> None:
     keep, z = logits(5)
-    with Source.open(lake_of(keep, z[..., 0]), "tests") as source:
+    with open_source(lake_of(keep, z[..., 0]), "tests") as source:
         with pytest.raises(NotEnoughData, match="has no logits; collect it with --logits float16"):
             ood(source)
         with pytest.raises(InvalidOption, match="temperature of ood must be above 0, not 0"):
             ood(source, temperature=0)
     lake = lake_of(np.zeros((1, 40), bool), logits=z, population=np.ones(40, bool))
     with (
-        Source.open(lake, "tests") as source,
+        open_source(lake, "tests") as source,
         pytest.raises(NotEnoughData, match="logits of no audit sample"),
     ):
         ood(source)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from losslake.analysis.measures.privacy_score import privacy_score
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.errors import NotEnoughData
 from losslake.store.lake import Lake
 
@@ -25,7 +25,7 @@ def test_scores_match_numpy(lake_of: MakeLake) -> None:
     phi[:, 5] = 7.25  # constant altogether
     population = np.arange(50) >= 45
     keep &= ~population
-    with Source.open(lake_of(keep, phi, population=population), "tests") as source:
+    with open_source(lake_of(keep, phi, population=population), "tests") as source:
         scores = privacy_score(source)
     assert scores.frame["sample_id"].to_list() == list(range(45))
     assert scores.frame["member"].to_list() == keep[0, :45].tolist()
@@ -50,17 +50,17 @@ def test_the_target_is_left_out(lake_of: MakeLake) -> None:
     phi = rng.normal(0, 1, keep.shape)
     phi[0] = 1000
     lake = lake_of(keep, phi, roles=["shadow"] * 6)
-    with Source.open(lake, "tests", "run-0000") as source:
+    with open_source(lake, "tests", "run-0000") as source:
         assert privacy_score(source).frame["n_in"].to_list() == [2] * 4
         assert privacy_score(source).frame["score"].max() < 20  # type: ignore[operator]
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         assert privacy_score(source).frame["n_in"].to_list() == [3] * 4
 
 
 def test_too_few_runs_say_so(lake_of: MakeLake) -> None:
     keep = np.array([[True, True], [True, True], [False, False], [False, False]])
     with (
-        Source.open(lake_of(keep, np.zeros((4, 2))), "tests") as source,
+        open_source(lake_of(keep, np.zeros((4, 2))), "tests") as source,
         pytest.raises(
             NotEnoughData, match=r"needs two shadow runs with and two without a sample; .* 3 shadow runs"
         ),

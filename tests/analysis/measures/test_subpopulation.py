@@ -9,7 +9,7 @@ import pytest
 from losslake.analysis.attacks import logits as reader
 from losslake.analysis.charts.groups import cluster_sizes
 from losslake.analysis.measures.subpopulation import _projected, cluster_points, subpopulation
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.lake import Lake
 from sklearn.decomposition import PCA
@@ -35,7 +35,7 @@ def lake_with(lake_of: MakeLake, features: np.ndarray, **kwargs: object) -> Lake
 def test_planted_clusters_are_found(lake_of: MakeLake, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
     monkeypatch.setattr(reader, "PIECE", 17)
     features, of = clustered(1)
-    with Source.open(lake_with(lake_of, features.astype(kind)), "tests") as source:
+    with open_source(lake_with(lake_of, features.astype(kind)), "tests") as source:
         scores = subpopulation(source)
     frame = scores.frame
     assert frame["sample_id"].to_list() == list(range(200))
@@ -50,7 +50,7 @@ def test_planted_clusters_are_found(lake_of: MakeLake, monkeypatch: pytest.Monke
 
 def test_components_match_scikit_learn(lake_of: MakeLake) -> None:
     features, of = clustered(2)
-    with Source.open(lake_with(lake_of, features), "tests") as source:
+    with open_source(lake_with(lake_of, features), "tests") as source:
         points, there, explained = _projected(source, source.need_target(), np.arange(200) != 3, 4)
         scores = subpopulation(source, components=4)
     kept = np.arange(200) != 3
@@ -76,7 +76,7 @@ def test_only_the_samples_of_a_group(lake_of: MakeLake) -> None:
     features, of = clustered(4)
     group = np.where(of < 2, "common", "rare").tolist()
     population = np.arange(200) % 7 == 0
-    with Source.open(
+    with open_source(
         lake_with(lake_of, features, columns={"group": group}, population=population), "tests"
     ) as source:
         frame = subpopulation(source, clusters=3, among="rare").frame
@@ -91,7 +91,7 @@ def test_samples_without_features_have_no_score(lake_of: MakeLake) -> None:
     features, of = clustered(5)
     features[0, 4, 2], features[0, 9, 0] = np.nan, np.inf
     held = np.arange(200)[None] != 20
-    with Source.open(lake_with(lake_of, features, held=held), "tests") as source:
+    with open_source(lake_with(lake_of, features, held=held), "tests") as source:
         scores = subpopulation(source)
     assert np.flatnonzero(scores.frame["score"].is_null()).tolist() == [4, 9, 20]
     assert scores.frame["cluster"].drop_nulls().to_list() == np.delete(of, [4, 9, 20]).tolist()
@@ -103,7 +103,7 @@ def test_samples_without_features_have_no_score(lake_of: MakeLake) -> None:
 def test_fewer_distinct_features_than_clusters(lake_of: MakeLake) -> None:
     features = np.ones((1, 30, 3), np.float32)
     features[0, 20:] = 2
-    with Source.open(lake_with(lake_of, features), "tests") as source:
+    with open_source(lake_with(lake_of, features), "tests") as source:
         scores = subpopulation(source)
     assert scores.frame["cluster"].to_list() == [0] * 20 + [1] * 10
     assert "2 distinct values" in scores.notes[0]
@@ -112,7 +112,7 @@ def test_fewer_distinct_features_than_clusters(lake_of: MakeLake) -> None:
 
 def test_what_is_missing_is_said(lake_of: MakeLake) -> None:
     features, _ = clustered(6)
-    with Source.open(lake_with(lake_of, features[:, :3]), "tests") as source:
+    with open_source(lake_with(lake_of, features[:, :3]), "tests") as source:
         with pytest.raises(NotEnoughData, match=r"5 clusters need as many samples with features; .* has 3"):
             subpopulation(source)
         with pytest.raises(InvalidOption, match="2 or more, not 1"):
@@ -120,7 +120,7 @@ def test_what_is_missing_is_said(lake_of: MakeLake) -> None:
         with pytest.raises(InvalidOption, match="1 or more, not 0"):
             subpopulation(source, components=0)
     with (
-        Source.open(lake_of(np.zeros((1, 9), bool), np.zeros((1, 9))), "tests") as source,
+        open_source(lake_of(np.zeros((1, 9), bool), np.zeros((1, 9))), "tests") as source,
         pytest.raises(NotEnoughData, match="has no features; collect it with --features"),
     ):
         subpopulation(source)
@@ -128,7 +128,7 @@ def test_what_is_missing_is_said(lake_of: MakeLake) -> None:
 
 def test_chart_counts_every_sample(lake_of: MakeLake) -> None:
     features, _ = clustered(7)
-    with Source.open(lake_with(lake_of, features), "tests") as source:
+    with open_source(lake_with(lake_of, features), "tests") as source:
         spec = cluster_sizes(subpopulation(source)).to_dict()
     assert spec["title"]["subtitle"] == ["The smallest of 5 holds 10 of 200 samples."]
     assert "90, 50, 30, 20, 10" in spec["description"]

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import scipy.stats
 from losslake.analysis.measures.trace import Aggregate, lt_iqr, trace
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
 from losslake.store.errors import InvalidOption, NotEnoughData
@@ -92,7 +92,7 @@ def recorded() -> dict[str, dict[str, np.ma.MaskedArray]]:
 def source(lake_of: MakeLake, recorded: dict[str, dict[str, np.ma.MaskedArray]]) -> Iterator[Source]:
     keep = (np.arange(SAMPLES) < SAMPLES // 2)[None]
     lake = lake_of(keep, traces=recorded["eval"], train_traces=recorded["train"])
-    with Source.open(lake, "tests") as opened:
+    with open_source(lake, "tests") as opened:
         yield opened
 
 
@@ -185,7 +185,7 @@ def test_lt_iqr_is_the_iqr_of_the_loss_trace(source: Source) -> None:
 def test_the_eval_trace_is_taken_where_there_is_one(source: Source, lake_of: MakeLake) -> None:
     assert trace(source).frame.equals(trace(source, source_="eval").frame)
     loss = np.ma.masked_array([[9.0, 4, 1, 0], [9, 5, 5, 5]], [[True, False, False, False]] * 2)
-    with Source.open(lake_of(np.ones((1, 2), bool), train_traces={"loss": loss}), "tests") as train:
+    with open_source(lake_of(np.ones((1, 2), bool), train_traces={"loss": loss}), "tests") as train:
         assert lt_iqr(train).frame["score"].to_list() == [2, 0]
         assert trace(train, aggregate="final").frame.equals(
             trace(train, aggregate="final", source_="train").frame
@@ -209,7 +209,7 @@ def awkward(lake_of: MakeLake) -> Iterator[Source]:
     loss[0, 2], loss[1, 4], loss[2, 1], loss[2, 2] = np.nan, np.inf, np.inf, -np.inf
     loss[3], loss[4] = 2.5, 0
     keep = (np.arange(6) % 2 == 1)[None]
-    with Source.open(lake_of(keep, traces={"loss": loss}), "tests") as opened:
+    with open_source(lake_of(keep, traces={"loss": loss}), "tests") as opened:
         yield opened
 
 
@@ -248,7 +248,7 @@ def test_values_outside_the_range_do_not_matter(awkward: Source) -> None:
 
 def test_one_epoch(lake_of: MakeLake) -> None:
     loss = np.array([[1.5], [0.25]])
-    with Source.open(lake_of(np.array([[True, False]]), traces={"loss": loss}), "tests") as source:
+    with open_source(lake_of(np.array([[True, False]]), traces={"loss": loss}), "tests") as source:
         for aggregate, wanted in {"iqr": 0, "std": 0, "delta": 0, "ratio": 0}.items():
             assert trace(source, aggregate=aggregate).frame["score"].to_list() == [wanted, wanted]
         for aggregate in ("mean", "final", "max", "l1", "l4", "linf"):
@@ -268,7 +268,7 @@ def test_first_below_counts_epochs_from_before_training(lake_of: MakeLake) -> No
         dtype=np.float32,
     )
     keep = np.ones((1, 4), bool)
-    with Source.open(lake_of(keep, traces={"loss": loss}), "tests") as source:
+    with open_source(lake_of(keep, traces={"loss": loss}), "tests") as source:
         assert trace(source, aggregate="first-below").frame["score"].to_list() == [2, 3, 5, 0]
 
 
@@ -276,7 +276,7 @@ def test_population_samples_are_never_scored(lake_of: MakeLake) -> None:
     population = np.array([False, True, False])
     loss = np.array([[3.0, 1, 0], [9, 1, 0], [3, 2, 1]])
     lake = lake_of(np.array([[True, False, False]]), traces={"loss": loss}, population=population)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         assert lt_iqr(source).frame["sample_id"].to_list() == [0, 2]
 
 
@@ -285,7 +285,7 @@ def test_other_experiments_and_runs_do_not_count(lake_of: MakeLake) -> None:
     lake = lake_of(keep, traces={"loss": np.array([[4.0, 0], [2, 2]])})
     lake_of(keep, traces={"loss": np.array([[9.0, 0], [9, 9]])}, lake=lake, experiment="another")
     lake_of(keep, traces={"loss": np.array([[9.0, 0], [9, 9]])}, lake=lake, names=["other"], roles=["shadow"])
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         assert lt_iqr(source).frame["score"].to_list() == [2, 0]
 
 
@@ -302,7 +302,7 @@ def test_a_record_learnt_late_scores_higher(lake_of: MakeLake, signal: str) -> N
     aggregates = ["iqr", "mean", "std", "delta", "slope"]
     if signal != "margin":  # a norm forgets the sign of a margin
         aggregates += ["l1", "l2", "l3", "l4", "ratio", "first-below"]
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         for aggregate in aggregates:
             late_score, early_score = trace(source, signal=signal, aggregate=aggregate).frame["score"]
             assert late_score > early_score, aggregate
@@ -333,11 +333,11 @@ def test_wrong_options_say_so(source: Source, options: dict[str, object], messag
 def test_missing_traces_say_so(lake_of: MakeLake) -> None:
     keep = np.array([[True, False]])
     with (
-        Source.open(lake_of(keep, np.zeros((1, 2))), "tests") as bare,
+        open_source(lake_of(keep, np.zeros((1, 2))), "tests") as bare,
         pytest.raises(NotEnoughData, match="run 'run-0000' of experiment 'tests' has no traces"),
     ):
         lt_iqr(bare)
-    with Source.open(lake_of(keep, traces={"loss": np.ones((2, 3))}), "tests") as without:
+    with open_source(lake_of(keep, traces={"loss": np.ones((2, 3))}), "tests") as without:
         with pytest.raises(NotEnoughData, match="no usable eval trace of margin"):
             trace(without, signal="margin")
         with pytest.raises(NotEnoughData, match="no usable train trace of loss"):

@@ -18,16 +18,15 @@ import pyarrow as pa
 import pytest
 from losslake.analysis.evaluations.catalogue import EVALUATIONS, find_evaluation, run_evaluation
 from losslake.analysis.report import words as report_words
-from losslake.analysis.report.asks import QUESTIONS
+from losslake.analysis.report.desk import QUESTIONS
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.parts import Table
 from losslake.analysis.report.records import class_name
 from losslake.analysis.report.sections.all import build
-from losslake.analysis.report.sql import next_queries
+from losslake.analysis.report.sections.more import next_queries
 from losslake.analysis.report.write import FORMATS, write_report
-from losslake.analysis.scoring.catalogue import ANALYSES, find
+from losslake.analysis.scoring.catalogue import ANALYSES, find, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.source import Source
 from losslake.store.errors import InvalidOption, NotEnoughData, NotFound
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
@@ -148,7 +147,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     lake = make(
         tmp_path_factory.mktemp("asked") / "lake", samples=240, population=40, lists=True, grad_norms=True
     )
-    with Source.open(lake, "e") as source:
+    with open_source(lake, "e") as source:
         for name in SCORES:
             run_analysis(source, find(name))
         for name in FINDINGS:
@@ -308,7 +307,7 @@ def test_a_defended_experiment_that_cannot_be_compared_is_an_error(tmp_path: Pat
 
 def test_stale_results_are_not_shown(tmp_path: Path) -> None:
     lake = make(tmp_path / "lake", samples=60)
-    with Source.open(lake, "e") as source:
+    with open_source(lake, "e") as source:
         run_analysis(source, find("hellinger"))
         run_analysis(source, find("kde"))
     assert [one.name for one in gather(lake, "e").others] == ["hellinger"]

@@ -8,10 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 from losslake.analysis.evaluations.compare import compare
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.scoring.stored import keep_scores
-from losslake.analysis.source import Source
 from losslake.store.errors import NotEnoughData
 from losslake.store.lake import Lake
 
@@ -35,7 +34,7 @@ def lake(lake_of: MakeLake) -> Lake:
 
 
 def scores(lake: Lake, target: str, **options: object) -> pl.DataFrame:
-    with Source.open(lake, "tests", target) as source:
+    with open_source(lake, "tests", target) as source:
         return run_analysis(source, LIRA, options).scores.frame
 
 
@@ -50,7 +49,7 @@ def test_it_is_the_mean_of_each_attacked_alone(lake: Lake) -> None:
 
 
 def test_it_is_a_variant_that_other_evaluations_can_name(lake: Lake) -> None:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         outcome = run_analysis(source, LIRA, {"duals": True})
         assert outcome.label == "lira[duals=True]"
         assert "mean over 3 runs: t, t-dual-1, t-dual-2" in outcome.notes
@@ -66,7 +65,7 @@ def test_it_is_a_variant_that_other_evaluations_can_name(lake: Lake) -> None:
 def test_averaging_finds_more_than_one_run(lake_of: MakeLake) -> None:
     keep, phi = arrays(1)
     lake = lake_of(keep, phi, names=NAMES, roles=ROLES, parents=PARENTS)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         alone, mean = (
             run_analysis(source, LIRA, {"duals": duals}).metrics[0].value for duals in (False, True)
         )

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from losslake.analysis.attacks.lira import lira
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.analysis.scoring.stored import keep_scores, parse_score
-from losslake.analysis.source import Source
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake
-from losslake.store.write.results import results
+from losslake.store.read.results import results
 from polars.testing import assert_frame_equal
 
 MakeLake = Callable[..., Lake]
@@ -31,7 +31,7 @@ def kept_files(lake: Lake) -> dict[tuple[str, str], str]:
 
 def test_fresh_scores_are_read_and_not_computed_again(lake: Lake) -> None:
     names = ("lira", "lira[mode=offline,variance=sample]", "trace[aggregate=std,last=3]")
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         first = keep_scores(source, names)
     before = kept_files(lake)
     assert set(before) == {
@@ -39,7 +39,7 @@ def test_fresh_scores_are_read_and_not_computed_again(lake: Lake) -> None:
         ("lira", "mode=offline,variance=sample"),
         ("trace", "aggregate=std,last=3"),
     }
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         second = keep_scores(source, names)
     assert kept_files(lake) == before
     for name in names:
@@ -48,12 +48,12 @@ def test_fresh_scores_are_read_and_not_computed_again(lake: Lake) -> None:
 
 
 def test_another_run_makes_them_stale(lake: Lake, lake_of: MakeLake) -> None:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         old = keep_scores(source, ("lira",))["lira"].scores.frame
     before = kept_files(lake)
     rng = np.random.default_rng(1)
     lake_of(rng.random((1, 20)) < 0.5, rng.normal(2, 1, (1, 20)), lake=lake, names=["late"], roles=["shadow"])
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         new = keep_scores(source, ("lira",))["lira"].scores.frame
         assert_frame_equal(new, lira(source).frame)  # sums in another order differ in their last bits
     assert (new["n_in"] + new["n_out"] == old["n_in"] + old["n_out"] + 1).all()
@@ -65,19 +65,19 @@ def test_another_run_makes_them_stale(lake: Lake, lake_of: MakeLake) -> None:
 def test_a_run_that_is_committed_during_the_analysis_makes_its_scores_stale(
     lake: Lake, lake_of: MakeLake
 ) -> None:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         lake_of(np.ones((1, 20), bool), np.ones((1, 20)), lake=lake, names=["late"], roles=["shadow"])
         during = keep_scores(source, ("lira",))["lira"].scores.frame
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         after = keep_scores(source, ("lira",))["lira"].scores.frame
     assert (during["n_in"] + during["n_out"] == 8).all()
     assert (after["n_in"] + after["n_out"] == 9).all()
 
 
 def test_scores_of_another_target_are_not_taken(lake: Lake) -> None:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         one = keep_scores(source, ("lira",))["lira"].scores.frame
-    with Source.open(lake, "tests", "run-0005") as source:
+    with open_source(lake, "tests", "run-0005") as source:
         other = keep_scores(source, ("lira",))["lira"].scores.frame
         assert_frame_equal(other, lira(source).frame)  # sums in another order differ in their last bits
     assert not one["score"].equals(other["score"])

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from losslake.collect.data.balance import equal_shares, proportional_shares
 from losslake.collect.data.record import Dataset, row_keys
-from losslake.collect.data.selection import select_samples
+from losslake.collect.data.selection import equal_shares, proportional_shares, select_samples
 from losslake.store.errors import InvalidInput, InvalidOption, NotEnoughData
 
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from losslake.collect.data.labels import encode_labels
 from losslake.collect.data.load import load_dataset
+from losslake.collect.data.record import encode_labels
 from losslake.store.errors import InvalidInput, InvalidOption
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from losslake.analysis.attacks.attack_d import attack_d
 from losslake.analysis.attacks.attack_l import attack_l
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.cli import _run
 from losslake.collect.data.device_data import DeviceData, TrainingData
-from losslake.collect.data.sample_list import read_sample_ids
+from losslake.collect.data.selection import read_sample_ids
 from losslake.collect.experiment.membership import random_subset
 from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.fleet import many_runs
@@ -37,8 +37,7 @@ from losslake.store.errors import (
     NotFound,
     TrainingFailed,
 )
-from losslake.store.format.records import Run
-from losslake.store.format.sample_set import unpack_samples
+from losslake.store.format.records import Run, unpack_samples
 from losslake.store.lake import Lake
 from scipy.special import log_softmax, softmax
 from trainer_data import lake_with_target
@@ -273,7 +272,7 @@ def test_distilling_on_audit_records(lake: Lake, distilled: Any, prepared: Any) 
     runs = distilled(3, on="audit", size=30)
     told = [unpack_samples(run.info.extra["distilled_on"]["samples"], 100) for run in runs]
     assert all(row.sum() == 30 and not row[prepared.data.population].any() for row in told)
-    with Source.open(lake, "e") as source:
+    with open_source(lake, "e") as source:
         frame = attack_d(source).frame
     left = 3 - np.sum(told, axis=0)[frame["sample_id"].to_numpy()]
     assert frame["n_reference"].to_list() == left.tolist()
@@ -406,7 +405,7 @@ def test_leave_one_out_trains_the_targets_members_without_the_sample(
     # More repeats, or another sample, train what is missing.
     assert len(leave_out([inside], 3)) == 3
     assert [name for name, _ in trained[4:]] == [f"leave-out-{inside}-2"]
-    with Source.open(lake, "e") as source:
+    with open_source(lake, "e") as source:
         scores = attack_l(source)
     scored = scores.frame.filter(pl.col("score").is_not_null())
     assert dict(scored.select("sample_id", "n_reference").iter_rows()) == {inside: 3, outside: 2}

@@ -22,7 +22,7 @@ from losslake.collect.hook.start import start_run
 from losslake.collect.importers.arrays import import_arrays
 from losslake.collect.recipe import Recipe
 from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption
-from losslake.store.format.sample_set import unpack_samples
+from losslake.store.format.records import unpack_samples
 from losslake.store.lake import Lake
 from losslake.store.upkeep.forget import forget
 from losslake.store.upkeep.verify import verify

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.fleet.target_and_shadows import collect_shadows
-from losslake.collect.fleet.workers import alive
+from losslake.collect.fleet.work import alive
 from losslake.collect.recipe import Recipe
 from losslake.store.errors import TrainingFailed
 from losslake.store.format.records import Run

@@ -7,19 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from losslake.collect.grad_norms import (
-    conv as grad_norm_conv,
-)
-from losslake.collect.grad_norms import (
-    linear as grad_norm_linear,
-)
-from losslake.collect.grad_norms import (
-    route as grad_norm_route,
-)
+from losslake.collect.grad_norms import conv as grad_norm_conv
+from losslake.collect.grad_norms import linear as grad_norm_linear
+from losslake.collect.grad_norms import use as grad_norm_route
 from losslake.collect.grad_norms.hooks import GradNormWatcher
 from losslake.collect.grad_norms.normalization import with_statistics
-from losslake.collect.grad_norms.route import conv_route, matrix_route
-from losslake.collect.grad_norms.use import row_norms
+from losslake.collect.grad_norms.use import conv_route, matrix_route, row_norms
 from losslake.store.errors import InvalidOption
 from torch import nn
 from torch.nn import functional

@@ -7,7 +7,7 @@ import threading
 from types import FrameType
 
 import pytest
-from losslake.collect.hook.background import Background
+from losslake.collect.hook.recorder import Background
 
 
 def test_jobs_are_done_in_order_and_the_thread_can_start_again() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from losslake.collect.importers.arrays import import_arrays
-from losslake.collect.signals.signals import loss_from_phi, phi_from_loss, signals_from_logits
+from losslake.collect.signals.from_logits import loss_from_phi, phi_from_loss, signals_from_logits
 from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption
 from losslake.store.lake import Lake
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from losslake.collect.importers.lira import import_lira
-from losslake.collect.signals.signals import loss_from_phi, signals_from_logits
+from losslake.collect.signals.from_logits import loss_from_phi, signals_from_logits
 from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption
 from losslake.store.lake import Lake
 from losslake.store.upkeep.verify import verify

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from losslake.collect.importers.loss_traces import import_loss_traces
-from losslake.collect.signals.signals import phi_from_loss
+from losslake.collect.signals.from_logits import phi_from_loss
 from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption
 from losslake.store.lake import Lake
 

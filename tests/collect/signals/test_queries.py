@@ -10,20 +10,22 @@ import pyarrow as pa
 import pytest
 import torch
 from losslake.collect.data.device_data import DeviceData, TrainingData
-from losslake.collect.fleet.same_run import check_same
-from losslake.collect.hook.background import Background
+from losslake.collect.fleet.many_runs import check_same
+from losslake.collect.hook.recorder import Background
 from losslake.collect.hook.start import start_run
 from losslake.collect.recipe import Recipe
 from losslake.collect.run_facts import available_cpus, choose_device, versions
 from losslake.collect.signals.ask import Recording, append_answers
-from losslake.collect.signals.neighbours import gaussian, imputed, shifted
 from losslake.collect.signals.queries import (
     AS_IT_IS,
     PLAIN,
     Query,
     expand_queries,
+    gaussian,
+    imputed,
     model_inputs,
     parse_queries,
+    shifted,
     view,
 )
 from losslake.collect.train.plan import RunPlan

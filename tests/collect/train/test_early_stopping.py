@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.source import Source
 from losslake.cli import cli
 from losslake.collect.data.device_data import DeviceData, TrainingData
 from losslake.collect.recipe import Recipe
@@ -117,7 +116,7 @@ def test_a_run_stops_with_the_weights_of_its_best_epoch(lake: Lake) -> None:
     assert {len(loss) for loss in traces["loss"]} == {stopped.info.epochs + 1}
     population = lake.sql("select avg(loss) as mean from signals where run = 'stopped' and sample_id >= 50")
     assert population["mean"][0] == pytest.approx(told["loss"], rel=1e-5)
-    with Source.open(lake, "e", "stopped") as source:
+    with open_source(lake, "e", "stopped") as source:
         for name in ("lt-iqr", "trace"):
             assert run_analysis(source, find(name)).scores.frame["score"].null_count() == 0
 

@@ -280,7 +280,7 @@ def test_workers_are_told_their_device(lake: Lake, monkeypatch: pytest.MonkeyPat
     """One process for each of ``jobs`` on whatever device there is; one on a GPU unless it is asked for more."""
     from losslake.collect.experiment.prepare import Prepared
     from losslake.collect.fleet import many_runs
-    from losslake.collect.fleet import workers as fleet_workers
+    from losslake.collect.fleet import work as fleet_workers
     from losslake.collect.fleet.work import FleetWork
     from losslake.collect.progress import Silent
     from losslake.store.errors import TrainingFailed

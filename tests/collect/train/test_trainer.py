@@ -15,8 +15,8 @@ from losslake.collect.recipe import Recipe
 from losslake.collect.signals.ask import Recording
 from losslake.collect.train import finish
 from losslake.collect.train.epoch_batches import split
+from losslake.collect.train.optimizers import learning_rate
 from losslake.collect.train.plan import RunPlan
-from losslake.collect.train.schedule import learning_rate
 from losslake.collect.train.trainer import train_run
 from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption, TrainingFailed
 from losslake.store.format.records import Run

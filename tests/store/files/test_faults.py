@@ -15,7 +15,7 @@ import faults
 import faulty_os
 import numpy as np
 import pytest
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.errors import AlreadyExists, CorruptLake, LosslakeError
 from losslake.store.lake import Lake
 from losslake.store.read import changed_files
@@ -92,7 +92,7 @@ def test_a_changed_byte_is_an_error_for_every_reader(lake: Lake) -> None:
         lambda: lake.sql(ROWS),
         lambda: lake.scan("signals").collect(),
         lambda: lake.run_rows(lake.run("e", "target")),
-        lambda: Source.open(lake, "e"),
+        lambda: open_source(lake, "e"),
     ):
         with pytest.raises(CorruptLake, match=r"run=target/.*lake verify"):
             read()

@@ -14,9 +14,8 @@ import duckdb
 import pytest
 from click.testing import CliRunner
 from losslake.analysis.report.write import write_report
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.source import Source
 from losslake.cli import cli
 from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.fleet.target_and_shadows import collect_shadows, collect_target
@@ -88,13 +87,13 @@ def audit(place: Path, *, report: bool) -> None:
     here: dict[str, Any] = {"prepared": prepared, "device": "cpu", "jobs": 1}
     collect_target(lake, "e", recipe=recipe, checkpoint_every=1, **here)
     collect_shadows(lake, "e", count=2, **here)
-    with Source.open(lake, "e") as source:
+    with open_source(lake, "e") as source:
         run_analysis(source, find("lira"))
     compact(lake, "e", least=2)
     forget(lake, "e", [3])
     migrate(lake)
     collect_garbage(lake)
-    with Source.open(lake, "e") as source:
+    with open_source(lake, "e") as source:
         run_analysis(source, find("lira"))
     export(lake, place / "copy.duckdb")
     export(lake, place / "views.duckdb", views=True)

@@ -17,6 +17,7 @@ import click
 import duckdb
 import numpy as np
 import pytest
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.cli import _run
 from losslake.store.errors import InvalidOption, QueryRefused
 from losslake.store.lake import Lake
@@ -184,9 +185,8 @@ def test_every_query_runs_by_name_or_says_what_it_needs(connection: duckdb.DuckD
 
 def test_lira_by_name_is_lira(lake: Lake, connection: duckdb.DuckDBPyConnection) -> None:
     from losslake.analysis.attacks.lira import lira
-    from losslake.analysis.source import Source
 
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         expected = lira(source, variance="sample").frame
     query = find_query("lira")
     given = {"target": "target", "mode": "online", "variance": "sample", "center": "mean"}

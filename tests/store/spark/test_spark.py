@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 from losslake.analysis.declare import parse_options
 from losslake.analysis.evaluations.catalogue import find_evaluation, run_evaluation
-from losslake.analysis.scoring.catalogue import ANALYSES, find
+from losslake.analysis.scoring.catalogue import ANALYSES, find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.scoring.spark_source import NOT_ON_SPARK, ON_SPARK, SparkSource
 from losslake.analysis.source import Source
@@ -33,11 +33,11 @@ from losslake.store.errors import (
 from losslake.store.files.filesystem import files_at
 from losslake.store.lake import Lake
 from losslake.store.query.views import VIEWS, connect
+from losslake.store.read.results import results
 from losslake.store.shell.named_queries import query_names
 from losslake.store.spark import session as sessions
 from losslake.store.spark.connection import SparkConnection, connect_spark, frame_of
 from losslake.store.upkeep.compact import compact
-from losslake.store.write.results import results
 
 MASTER = "local-cluster[2,1,700]"
 needs_sqlglot = pytest.mark.skipif(find_spec("sqlglot") is None, reason="sqlglot is not installed")
@@ -101,7 +101,7 @@ def lake(lake_of: Callable[..., Lake]) -> Lake:
             extras=[*[{}] * (runs - 1), {"sample_id": 30}],
         )
     compact(made, experiment="tests", least=2)
-    with Source.open(made, "tests") as source:
+    with open_source(made, "tests") as source:
         run_analysis(source, find("loss"))
         run_analysis(source, find("lira"))
         run_evaluation(source, find_evaluation("spearman"), ("loss", "lira"), {"among": "members"})
@@ -128,7 +128,7 @@ def spark(cluster: Any, lake: Lake) -> Iterator[SparkConnection]:
 
 @pytest.fixture(scope="module")
 def sources(cluster: Any, lake: Lake) -> Iterator[tuple[Source, SparkSource]]:
-    with Source.open(lake, "tests") as duckdb, SparkSource.open(lake, "tests") as spark:
+    with open_source(lake, "tests") as duckdb, SparkSource.open(lake, "tests") as spark:
         yield duckdb, spark
 
 
@@ -242,7 +242,7 @@ def test_evaluations_take_their_scores_from_spark(cluster: Any, lake: Lake, tmp_
         ("evolution", ("lt-iqr",), {}),
     ]
     for copy in copies:
-        with Source.open(copy, "tests") as source:
+        with open_source(copy, "tests") as source:
             run_analysis(source, find("kde"))  # not on Spark, but kept
     on_duckdb, on_spark = (kind.open(copy, "tests") for kind, copy in zip((Source, SparkSource), copies))
     with on_duckdb, on_spark:

@@ -19,21 +19,20 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from losslake.analysis.attacks.logits import logits_of
-from losslake.analysis.scoring.catalogue import find
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.cli import cli
 from losslake.store.errors import CorruptLake, LosslakeError
 from losslake.store.format import manifest, paths
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from losslake.store.query.views import VIEWS, connect
+from losslake.store.read.results import fingerprint
 from losslake.store.upkeep import compact as compaction
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.export import export
 from losslake.store.upkeep.verify import verify
 from losslake.store.write import claims
 from losslake.store.write.claims import claim
-from losslake.store.write.results import fingerprint
 from polars.testing import assert_frame_equal
 
 MakeLake = Callable[..., Lake]
@@ -102,7 +101,7 @@ def test_every_reader_sees_the_same_before_and_after(lake: Lake, tmp_path: Path)
     before, marks = rows_of(lake), fingerprint(lake, "tests")
     runs = lake.runs("tests")
     files = {(run.run, i): lake.read_file(file) for run in runs for i, file in enumerate(run.files)}
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         pieces = {run.run: [p.values for p in logits_of(source, run, query=None)] for run in source.runs}
         lists = source.rows_of_each(source.runs[::-1], "signals", ["sample_id", "phi"])
         scores = find("lira").compute(source).frame
@@ -125,7 +124,7 @@ def test_every_reader_sees_the_same_before_and_after(lake: Lake, tmp_path: Path)
     old = {run.run: run for run in runs}
     for run in lake.runs("tests"):
         assert (run.tables(), run.trace_sources()) == (old[run.run].tables(), old[run.run].trace_sources())
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         for run in source.runs:
             for found, values in zip(logits_of(source, run, query=None), pieces[run.run], strict=True):
                 assert np.array_equal(found.values, values)
@@ -229,7 +228,7 @@ def test_a_run_without_rows_and_large_ones(tmp_path: Path) -> None:
     assert [sizes[name].shared.groups for name in ("none", "few", "large")] == [0, 1, groups]  # type: ignore[union-attr]
     assert_frame_equal(lake.sql("from signals order by all"), before)
     assert len(lake.read_file(sizes["none"])) == 0
-    with Source.open(lake, "e") as source:
+    with open_source(lake, "e") as source:
         frames = source.rows_of_each(source.runs, "signals", ["sample_id"])
     assert [len(frame) for frame in frames] == [5, 200_000, 0]
 

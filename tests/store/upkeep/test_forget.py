@@ -20,16 +20,15 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from losslake.analysis.evaluations.catalogue import EVALUATIONS, run_evaluation
-from losslake.analysis.scoring.catalogue import ANALYSES
+from losslake.analysis.scoring.catalogue import ANALYSES, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.source import Source
 from losslake.cli import cli
 from losslake.store.errors import InvalidInput, InvalidOption, LosslakeError, NotFound
 from losslake.store.format import manifest, paths
-from losslake.store.format.records import RunInfo
-from losslake.store.format.sample_set import pack_samples, unpack_samples
+from losslake.store.format.records import RunInfo, pack_samples, unpack_samples
 from losslake.store.lake import Lake
 from losslake.store.query.views import VIEWS
+from losslake.store.read.results import results
 from losslake.store.upkeep import forget as forgetting
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.export import export
@@ -38,7 +37,7 @@ from losslake.store.upkeep.gc import collect_garbage
 from losslake.store.upkeep.verify import verify
 from losslake.store.write import run_writer as writer
 from losslake.store.write.checkpoints import CheckpointWriter
-from losslake.store.write.results import results, save_result
+from losslake.store.write.results import save_result
 from losslake.store.write.table_file import write_table
 from polars.testing import assert_frame_equal
 from run_data import SAMPLES, nine_runs
@@ -65,7 +64,7 @@ def make(lake_of: MakeLake, **more: Any) -> Lake:
         columns={"key": [f"key/{n}" for n in names], "name": names, "tags": [[n] for n in names]},
         **more,
     )
-    with Source.open(made, "tests") as source:
+    with open_source(made, "tests") as source:
         run_analysis(source, ANALYSES[0])
     return made
 
@@ -155,7 +154,7 @@ def test_all_samples_of_runs_and_of_the_experiment(lake: Lake) -> None:
         assert len(lake.sql(f"from {view}")) == 0 == len(lake.scan(view).collect())
     assert lake.sql("select count(*), sum(members) from runs").row(0) == (6, 0)
     assert all(len(rows) == 0 for run in lake.runs("tests") for rows in lake.run_rows(run))
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         assert [len(frame) for frame in source.rows_of_each(source.runs, "signals", ["phi"])] == [0] * 6
 
 
@@ -183,7 +182,7 @@ def test_what_runs_tell_of_themselves(lake_of: MakeLake) -> None:
 
 
 def answers(lake: Lake) -> Iterator[tuple[str, Any, Any]]:
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         for entry in (*ANALYSES, *EVALUATIONS):
             try:
                 if entry in ANALYSES:
@@ -238,7 +237,7 @@ def both(lake_of: MakeLake) -> tuple[Lake, Lake]:
     new = write_table(never.files, "samples", file.path, rows.to_arrow().cast(forgot.samples("tests").schema))
     content = {**manifest.load(never.files, path), "files": manifest.files_to_json((new,))}
     never.files.put(path, manifest.dump(content))
-    with Source.open(forgot, "tests") as source:
+    with open_source(forgot, "tests") as source:
         run_analysis(source, ANALYSES[0])
     forget(forgot, "tests", FORGOT)
     return forgot, never
@@ -375,7 +374,7 @@ os._exit(9)
 
 def test_leftovers_checkpoints_and_retired_files(lake: Lake) -> None:
     subprocess.run([sys.executable, "-c", LEAVE, lake.path], check=False)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         run_analysis(source, ANALYSES[0])  # replaces a result
     compact(lake, "tests", least=2)  # retires files
     assert any(path.startswith("checkpoints/") for path in lake.files.list("checkpoints"))
@@ -495,7 +494,7 @@ def test_killed_for_real(lake_of: MakeLake) -> None:
 
 def test_readers_look_again(lake: Lake) -> None:
     ask = "select count(*) from signals"
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         assert source.sql(ask).item() == 6 * N * 2
         forget(lake, "tests", GONE)
         assert source.sql(ask).item() == 6 * (N - 2) * 2

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from losslake.analysis.attacks.logits import lists_of
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.cli import cli
 from losslake.store.ages import age, parse_age
 from losslake.store.errors import CorruptLake, InvalidOption
@@ -28,14 +28,16 @@ from losslake.store.format import manifest, paths
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from losslake.store.read.looking_again import TRIES, read_again, read_result
+from losslake.store.read.results import results
 from losslake.store.upkeep import gc
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.gc import collect_garbage
 from losslake.store.upkeep.running import running
 from losslake.store.upkeep.verify import verify
-from losslake.store.write import leases, processes
+from losslake.store.write import leases
+from losslake.store.write import leases as processes
 from losslake.store.write.checkpoints import CheckpointWriter
-from losslake.store.write.results import results, save_result
+from losslake.store.write.results import save_result
 from losslake.store.write.run_writer import RunWriter
 
 N = 8
@@ -580,7 +582,7 @@ def test_readers_beside_one_who_replaces_and_removes_what_they_read(lake: Lake) 
     began = time.monotonic()
     lake.sql("from signals")
     pause = 2 * (time.monotonic() - began)  # so that a query has a chance, on a busy machine as well
-    with Source.open(lake, "e") as source, beside(REPLACER, lake, str(pause)):
+    with open_source(lake, "e") as source, beside(REPLACER, lake, str(pause)):
         source.provide("mine", pa.table({"x": [1, 2]}))
         end = time.monotonic() + 2
         rounds = 0
@@ -603,7 +605,7 @@ def test_a_file_that_is_really_missing_is_named_at_once(lake: Lake) -> None:
     write(lake)
     keep(lake)
     (result,) = results(lake, "e")
-    with Source.open(lake, "e") as source:
+    with open_source(lake, "e") as source:
         for path in (*lake.files.list("signals"), *lake.files.list("scores")):
             lake.files.delete(path)
         run = lake.run("e", "r")

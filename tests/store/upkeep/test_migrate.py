@@ -76,21 +76,22 @@ import pytest
 from click.testing import CliRunner
 from losslake.analysis.attacks.logits import logits_of
 from losslake.analysis.evaluations.catalogue import find_evaluation, run_evaluation
-from losslake.analysis.scoring.catalogue import find
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.source import Source
 from losslake.cli import cli
 from losslake.store.errors import CorruptLake, LosslakeError, OlderFormat
 from losslake.store.files.local import LocalFiles
-from losslake.store.format import formats, manifest
+from losslake.store.format import manifest
+from losslake.store.format import manifest as formats
 from losslake.store.format.schema import FORMAT
 from losslake.store.lake import Lake
+from losslake.store.read.results import fingerprint, results
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.export import export
 from losslake.store.upkeep.migrate import migrate
 from losslake.store.upkeep.verify import verify
 from losslake.store.write.claims import claim
-from losslake.store.write.results import fingerprint, results, save_result
+from losslake.store.write.results import save_result
 from places import LAKES
 from polars.testing import assert_frame_equal
 
@@ -224,7 +225,7 @@ def test_every_view_of_an_old_lake(lake: Lake, tmp_path: Path) -> None:
 
 def test_analyses_of_an_old_lake(lake: Lake) -> None:
     old = manifest.load_as_written(lake.files, "lake.json")["format"] < FORMAT
-    with Source.open(lake, EXPERIMENT) as source:
+    with open_source(lake, EXPERIMENT) as source:
         loss = run_analysis(source, find("loss"))
         assert loss.scores.frame["score"].to_list() == [None if i == 5 else -i / 8 for i in range(18)]
         options = {"aggregate": "max", "source": "train", "signal": "grad_norm"}

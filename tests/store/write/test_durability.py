@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from losslake.analysis import source as sources
-from losslake.analysis.source import Source
+from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.lake import Lake
 from losslake.store.upkeep import gc
 from losslake.store.upkeep.compact import compact
@@ -116,7 +116,7 @@ def test_a_source_opens_while_the_files_of_its_runs_are_replaced(
         return connect(*given, **named)
 
     monkeypatch.setattr(sources, "connect", late)
-    with Source.open(lake, "tests") as source:
+    with open_source(lake, "tests") as source:
         assert source.target is not None
         assert source.target.files[0].shared
         assert source.sql("select count(*) as n from signals").item() == 24

@@ -20,7 +20,8 @@ from losslake.store.files import tokens
 from losslake.store.files.local import LocalFiles
 from losslake.store.format import manifest, paths
 from losslake.store.lake import Lake
-from losslake.store.write import leases, processes
+from losslake.store.write import leases
+from losslake.store.write import leases as processes
 
 N = 8
 

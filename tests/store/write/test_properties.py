@@ -19,9 +19,10 @@ from losslake.store.errors import LosslakeError
 from losslake.store.format import manifest, paths
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
+from losslake.store.read.results import results
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.verify import verify
-from losslake.store.write.results import results, save_result
+from losslake.store.write.results import save_result
 
 N = 7
 names = (f"e{number}" for number in itertools.count())

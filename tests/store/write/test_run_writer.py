@@ -19,7 +19,7 @@ from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from losslake.store.write import traces as trace_rows
 from losslake.store.write.run_writer import RunWriter
-from losslake.store.write.staging import BLOCK
+from losslake.store.write.traces import BLOCK
 
 N = 6
 INFO = RunInfo(role="target")
@@ -408,7 +408,7 @@ class Interrupted(LocalFiles):
 
 
 def test_an_interrupt_right_after_the_manifest_does_not_take_the_data_away(lake: Lake) -> None:
-    with RunWriter(Interrupted(Path(lake.path)), "e", "r", MEMBERS) as writer:
+    with RunWriter(Interrupted(Path(lake.path)), "e", "r", MEMBERS, forget_late=lake.run) as writer:
         writer.append_signals(**signals())
         writer.append_epoch("eval", 0, [0], loss=[1.0])
         with pytest.raises(KeyboardInterrupt):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from ..store.errors import LosslakeError
 from .statistics.metric import Metric
 
 _QUIET = {"resolved", "non_members", "strength", "p_value"}
@@ -49,3 +51,12 @@ def _number(value: float) -> str:
 
 def _word(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write or replace a file and make its folder. Raises LosslakeError where that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise LosslakeError(f"cannot write {path}: {error.strerror or error}") from error

@@ -11,9 +11,8 @@ import polars as pl
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ..declare import SHARED
-from ..scoring.stored import parse_score
+from ..measures.trace import Recorded, recorded_source
 from ..source import Source
-from .trace import Recorded, recorded_source
 
 _BLOCK = 8_192
 """Traces sorted at a time."""
@@ -54,12 +53,12 @@ class Traces:
         return self.first + self.values.shape[1] - 1
 
 
-def parse_range(name: str, varied: Sequence[str]) -> RangeScore:
+def parse_range(source: Source, name: str, varied: Sequence[str]) -> RangeScore:
     """Read the name of a quantile range. ``varied`` are the options that the evaluation itself varies.
 
     Raises InvalidOption for another score, and where an option that is varied is given.
     """
-    analysis, options = parse_score(name)
+    analysis, options = source.analysis(name)
     if analysis.name not in ("lt-iqr", "trace") or options.pop("aggregate", "iqr") != "iqr":
         raise InvalidOption(f"{name} is no quantile range of a trace; take lt-iqr or trace[signal=...]")
     shared = next((option.name for option in SHARED if option.keyword in options), None)

@@ -1,0 +1,169 @@
+"""The catalogue of a lake: what its manifests list, and the rows behind them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from ..errors import CorruptLake, NotFound
+from ..files.filesystem import Files
+from ..format import manifest, paths
+from ..format.manifest import DataFile
+from ..format.paths import check_name
+from ..format.records import Experiment, Run, experiment_from_json, run_from_json
+from .changed_files import check_unchanged
+from .data_rows import read_rows
+from .looking_again import listed_files, read_again
+
+T = TypeVar("T")
+
+
+class Catalogue:
+    """What is committed in the lake whose ``files`` these are. `Lake` is the one that users see."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+
+    @property
+    def path(self) -> str:
+        return self.files.root
+
+    # --- experiments --------------------------------------------------------------------------------------
+
+    def experiments(self) -> list[str]:
+        """Names of the experiments, sorted."""
+        return self._names_in("experiments")
+
+    def experiment(self, name: str) -> Experiment:
+        """One experiment. Raises NotFound with the names there are."""
+        check_name("experiment", name)
+        path = paths.experiment_manifest(name)
+        if not self.files.exists(path):
+            known = ", ".join(self.experiments()) or "none yet"
+            raise NotFound(f"there is no experiment {name!r} in the lake {self.path} (experiments: {known})")
+        content = manifest.load(self.files, path)
+        manifest.check_names(content, path, experiment=name)
+        return experiment_from_json(content, path)
+
+    def samples(self, experiment: str) -> pa.Table:
+        """The samples of an experiment, one row each, in the order of sample ids, with the user's columns."""
+        return self._again(
+            experiment,
+            lambda: pa.concat_tables(
+                [self.read_file(file) for file in self._unchanged(self.experiment(experiment), "samples")]
+            ),
+        )
+
+    def pictures(self, experiment: str, sample_ids: list[int]) -> dict[int, bytes]:
+        """PNG bytes of the samples asked for; empty when the experiment holds no pictures."""
+
+        def read() -> dict[int, bytes]:
+            found: dict[int, bytes] = {}
+            known = self.experiment(experiment)
+            for file in self._unchanged(known, "pictures") if sample_ids else ():
+                wanted = [("sample_id", "in", sample_ids)]
+                rows = self.read_file(file, columns=["sample_id", "png"], filters=wanted)
+                found.update(zip(rows["sample_id"].to_pylist(), rows["png"].to_pylist(), strict=True))
+            return found
+
+        return self._again(experiment, read)
+
+    # --- runs ---------------------------------------------------------------------------------------------
+
+    def runs(self, experiment: str, role: str | None = None) -> list[Run]:
+        """The committed runs of an experiment, by name; of one role when given."""
+        self.experiment(experiment)
+        found = self._manifests(f"runs/experiment={experiment}")
+        loaded = self.files.each(lambda path: self._load_run(experiment, path), found)
+        return [run for run in loaded if role is None or run.info.role == role]
+
+    def run(self, experiment: str, run: str) -> Run:
+        """One committed run. Raises NotFound with the names there are."""
+        self.experiment(experiment)
+        check_name("run", run)
+        path = paths.run_manifest(experiment, run)
+        if not self.files.exists(path):
+            names = self._names_in(f"runs/experiment={experiment}")
+            known = ", ".join([*names[:8], "..."] if len(names) > 8 else names) or "none yet"
+            raise NotFound(f"there is no run {run!r} in experiment {experiment!r} (runs: {known})")
+        return self._load_run(experiment, path)
+
+    def has_run(self, experiment: str, run: str) -> bool:
+        """Whether that run is committed."""
+        return self.files.exists(
+            paths.run_manifest(check_name("experiment", experiment), check_name("run", run))
+        )
+
+    def run_rows(
+        self,
+        run: Run,
+        table: str | None = None,
+        *,
+        columns: list[str] | None = None,
+        filters: list[tuple[Any, ...]] | None = None,
+    ) -> list[pa.Table]:
+        """The rows of a run in ``signals`` or ``traces``, or in both, a table a file, wherever they lie by now.
+
+        Raises CorruptLake when one cannot be read.
+        """
+
+        def read() -> list[pa.Table]:
+            wanted = self._unchanged(self.run(run.experiment, run.run), table)
+            return [self.read_file(file, columns=columns, filters=filters) for file in wanted]
+
+        return self._again(run.experiment, read)
+
+    def read_file(
+        self,
+        file: DataFile,
+        *,
+        columns: list[str] | None = None,
+        filters: list[tuple[Any, ...]] | None = None,
+    ) -> pa.Table:
+        """The rows of one data file that a manifest lists, its owner's alone; of some columns or rows where asked for.
+
+        Raises CorruptLake when it cannot be read, also where its manifest has been replaced since: see `run_rows`.
+        """
+        return read_rows(self.files, file, columns, filters)
+
+    def designs(self, experiment: str, fleet: str) -> list[dict[str, Any]]:
+        """The membership designs laid down for a fleet of runs, in order."""
+        folder = f"designs/experiment={check_name('experiment', experiment)}"
+        pattern = re.compile(re.escape(check_name("fleet", fleet)) + "-([0-9]{4,})")
+        matches = (pattern.fullmatch(name) for name in self._names_in(folder))
+        found = sorted((int(match[1]), f"{folder}/{match[0]}.json") for match in matches if match)
+        return [_part(manifest.load(self.files, path), "design", path) for _, path in found]
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _again(self, experiment: str | None, read: Callable[[], T]) -> T:
+        return read_again(read, lambda: listed_files(self, experiment))
+
+    def _unchanged(self, owner: Experiment | Run, table: str | None) -> list[DataFile]:
+        """The files that a manifest lists for a table, or for all, looked at as `check_unchanged` does."""
+        wanted = [file for file in owner.files if table is None or file.table == table]
+        check_unchanged(self.files, [replace(owner, files=tuple(wanted))])
+        return wanted
+
+    def _manifests(self, folder: str) -> list[str]:
+        return self.files.list(folder, ".json")
+
+    def _names_in(self, folder: str) -> list[str]:
+        return [path[len(folder) + 1 : -len(".json")] for path in self._manifests(folder)]
+
+    def _load_run(self, experiment: str, path: str) -> Run:
+        content = manifest.load(self.files, path)
+        manifest.check_names(
+            content, path, experiment=experiment, run=path.rpartition("/")[2].removesuffix(".json")
+        )
+        return run_from_json(content, path)
+
+
+def _part(content: dict[str, Any], name: str, path: str) -> Any:
+    if name not in content:
+        raise CorruptLake(f"{path} has no {name}; run 'losslake lake verify'")
+    return content[name]
