@@ -22,7 +22,7 @@ def test_a_callback_without_its_library(
     lake = Lake.open(tmp_path / "lake", create=True)
     run = start_run(lake, "e", samples=np.arange(6) % 2, members=[0, 1, 2])
     monkeypatch.setitem(sys.modules, library, None)
-    monkeypatch.delitem(sys.modules, f"losslake.collect.{extra}", raising=False)
+    monkeypatch.delitem(sys.modules, f"losslake.collect.callbacks.{extra}", raising=False)
     with pytest.raises(MissingExtra, match=rf"pip install 'losslake\[{extra}\]'"):
         getattr(losslake, f"{extra}_callback")(run)
     run.discard()

@@ -55,12 +55,12 @@ def guarded(place: Path, seconds: float = 10.0, allowed: int = ALLOWED) -> Itera
     assert held is not None
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (int(held[1]) * 1024 + allowed, hard))
-    started = time.monotonic()
+    started = time.process_time()  # a busy machine takes no more of it
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-    assert time.monotonic() - started < seconds
+    assert time.process_time() - started < seconds
     assert not (place / "ran").exists()
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from losslake.analysis.attacks.lira import lira
-from losslake.analysis.scoring.catalogue import open_source
-from losslake.analysis.scoring.stored import keep_scores, parse_score
+from losslake.analysis.declare import parse_score
+from losslake.analysis.scoring.catalogue import find, open_source
+from losslake.analysis.scoring.stored import keep_scores
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake
 from losslake.store.read.results import results
@@ -91,18 +92,18 @@ def test_scores_of_another_target_are_not_taken(lake: Lake) -> None:
     "text", ["lira[mode=offline]", " lira[ mode = offline ] ", "lira[mode=offline,center=mean]"]
 )
 def test_options_in_a_name(text: str) -> None:
-    analysis, options = parse_score(text)
+    analysis, options = parse_score(text, find)
     assert analysis.name == "lira"
     assert options["mode"] == "offline"
 
 
 def test_option_types_in_a_name() -> None:
-    assert parse_score("trace[first=2,low=0.1,source=train]")[1] == {
+    assert parse_score("trace[first=2,low=0.1,source=train]", find)[1] == {
         "first": 2,
         "low": 0.1,
         "source_": "train",
     }
-    assert parse_score("lt-iqr")[1] == parse_score("lt-iqr[]")[1] == {}
+    assert parse_score("lt-iqr", find)[1] == parse_score("lt-iqr[]", find)[1] == {}
 
 
 @pytest.mark.parametrize(
@@ -124,4 +125,4 @@ def test_option_types_in_a_name() -> None:
 )
 def test_wrong_names_say_what_is_wrong(text: str, message: str) -> None:
     with pytest.raises(InvalidOption, match=message):
-        parse_score(text)
+        parse_score(text, find)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -87,26 +86,28 @@ def cluster() -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="needs the extra losslake[ray]")
     from ray.cluster_utils import Cluster
 
-    before = os.environ.get("RAY_USAGE_STATS_ENABLED")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # its sockets' names must be short
-    made = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 1,
-            "object_store_memory": 80 << 20,
-            "include_dashboard": False,
-            "temp_dir": folder,
-        },
-    )
-    made.add_node(num_cpus=1, object_store_memory=80 << 20)
-    ray.init(address=made.address, logging_level="ERROR", log_to_driver=False)
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # its sockets' names must be short
+    # What Ray says of the latest cluster on a machine lies where all clusters' does, unless told otherwise: one more
+    # cluster, started or gone at this moment, would then be in the way.
+    (folder / "ray").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", str(folder))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        made = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 1,
+                "object_store_memory": 80 << 20,
+                "include_dashboard": False,
+                "temp_dir": str(folder),
+            },
+        )
+        made.add_node(num_cpus=1, object_store_memory=80 << 20)
+        ray.init(address=made.address, logging_level="ERROR", log_to_driver=False)
+        yield made
+        ray.shutdown()
+        made.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
-    if before is None:
-        del os.environ["RAY_USAGE_STATS_ENABLED"]
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def test_headers_that_lie(tmp_path: Path, header: str) -> None:
     text = header.encode() + b" " * (-len(header) % 64) + b"\n"
     content = b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text + bytes(12)
     (tmp_path / "a.npy").write_bytes(content)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InvalidInput, match=r"a\.npy: "):
         npy_file(tmp_path / "a.npy")
     np.savez(tmp_path / "a.npz", keep=np.zeros((2, 3), bool), loss=np.zeros((2, 3)))
@@ -99,7 +99,7 @@ def test_headers_that_lie(tmp_path: Path, header: str) -> None:
         archive.writestr("labels.npy", content)
     with pytest.raises(InvalidInput, match=r"a\.npz: array labels: "):
         import_arrays(Lake.open(tmp_path / "lake", create=True), "e", tmp_path / "a.npz")
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5  # of this process: a busy machine takes no more
 
 
 def test_random_damage_is_named(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.export import export
 from losslake.store.upkeep.gc import collect_garbage
 from losslake.store.upkeep.verify import verify
+from polars.testing import assert_frame_equal
 
 pytest.importorskip("obstore", reason="needs the extra object-store")
 
@@ -197,7 +198,8 @@ def test_analyses_give_the_same_scores(pair: tuple[Lake, Lake], analysis: str) -
     query = "select sample_id, score from scores where analysis = $analysis order by sample_id"
     local, remote = (lake.sql(query, {"analysis": analysis}) for lake in pair)
     assert len(local)
-    assert local.equals(remote)
+    # Not to the bit: threads add up sums in the order in which they come by, and so do two runs on one lake.
+    assert_frame_equal(local, remote, rel_tol=1e-12, abs_tol=1e-12)
 
 
 def test_queries_reach_nothing_but_the_listed_files(pair: tuple[Lake, Lake]) -> None:
@@ -384,7 +386,7 @@ def _refusal(url: str) -> str:
     begun = time.perf_counter()
     with pytest.raises(LosslakeError) as caught:
         Lake.open(url, create=True)
-    assert time.perf_counter() - begun < 20
+    assert time.perf_counter() - begun < 90  # and not the three minutes of retries that obstore has
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

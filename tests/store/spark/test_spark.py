@@ -128,7 +128,7 @@ def spark(cluster: Any, lake: Lake) -> Iterator[SparkConnection]:
 
 @pytest.fixture(scope="module")
 def sources(cluster: Any, lake: Lake) -> Iterator[tuple[Source, SparkSource]]:
-    with open_source(lake, "tests") as duckdb, SparkSource.open(lake, "tests") as spark:
+    with open_source(lake, "tests") as duckdb, SparkSource.open(lake, "tests", find=find) as spark:
         yield duckdb, spark
 
 

@@ -385,7 +385,7 @@ def test_a_claim_of_another_machine_counts_until_it_is_stale(
 
 COMPACTOR = """
 import sys
-from losslake.store import compact
+from losslake.store.upkeep import compact
 from losslake.store.lake import Lake
 
 lake = Lake.open(sys.argv[1])

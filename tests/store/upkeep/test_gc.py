@@ -124,7 +124,7 @@ def files_below(lake: Lake) -> set[str]:
 VICTIM = """
 import os, sys
 import numpy as np
-from losslake.store import local_files
+from losslake.store.files import local as local_files
 from losslake.store.lake import Lake
 from losslake.store.format.records import RunInfo
 from losslake.store.write.results import save_result
@@ -535,7 +535,8 @@ import time
 from datetime import timedelta
 import numpy as np
 import pyarrow as pa
-from losslake.store import leases, manifest, paths
+from losslake.store.format import manifest, paths
+from losslake.store.write import leases
 from losslake.store.upkeep.gc import collect_garbage
 from losslake.store.lake import Lake
 from losslake.store.write.results import save_result

@@ -1,0 +1,67 @@
+"""The house: every wing is packaged and small enough to look over, and docs/architecture.md shows it as the contracts have it."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+FLOORS = ("collect", "store", "analysis", "sql")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+FOLDERS = sorted({path.parent for floor in FLOORS for path in (ROOT / floor).rglob("*.py")})
+
+
+def package(folder: Path) -> str:
+    return ".".join(("losslake", *folder.relative_to(ROOT).parts))
+
+
+def layers(floor: str) -> list[list[str]]:
+    contracts = {contract["id"]: contract for contract in PROJECT["tool"]["importlinter"]["contracts"]}
+    return [[wing.strip() for wing in layer.split("|")] for layer in contracts[floor]["layers"]]
+
+
+def test_every_folder_is_a_package_that_is_installed() -> None:
+    listed = PROJECT["tool"]["setuptools"]["packages"]
+    assert listed == ["losslake", *map(package, FOLDERS)]
+
+
+def test_every_file_that_is_no_module_is_installed() -> None:
+    data = PROJECT["tool"]["setuptools"]["package-data"]
+    for folder in FOLDERS:
+        for path in folder.iterdir():
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                patterns = data.get(package(folder), [])
+                assert any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns), path
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=package)
+def test_a_folder_says_what_it_holds_and_can_be_looked_over(folder: Path) -> None:
+    modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= 22
+    if folder.parent != ROOT:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+
+
+@pytest.mark.parametrize("floor", ["collect", "store", "analysis"])
+def test_the_picture_is_the_contract(floor: str) -> None:
+    drawn = re.search(rf"subgraph {floor}\n    direction TB\n    (.*)\n  end", PAGE)
+    assert drawn is not None
+    rows = [re.findall(r"\w+\[(\w+)\]", row) for row in drawn[1].split(" --> ")]
+    assert rows == layers(floor)
+    wings = [wing for layer in layers(floor) for wing in layer if (ROOT / floor / wing).is_dir()]
+    assert re.findall(rf"^\| \[`{floor}/(\w+)/`\]", PAGE, re.M) == wings
+
+
+def test_every_function_on_the_way_of_a_loss_is_there() -> None:
+    way = re.findall(r"^\| `([\w/]+\.py)` \| `(\w+)` \|", PAGE, re.M)
+    assert len(way) > 15
+    for file, name in way:
+        tree = ast.parse((ROOT / file).read_text())
+        defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        assert name in defined, (file, name)
