@@ -244,7 +244,9 @@ def test_evaluations_take_their_scores_from_spark(cluster: Any, lake: Lake, tmp_
     for copy in copies:
         with open_source(copy, "tests") as source:
             run_analysis(source, find("kde"))  # not on Spark, but kept
-    on_duckdb, on_spark = (kind.open(copy, "tests") for kind, copy in zip((Source, SparkSource), copies))
+    on_duckdb, on_spark = (
+        kind.open(copy, "tests", find=find) for kind, copy in zip((Source, SparkSource), copies)
+    )
     with on_duckdb, on_spark:
         for name, scores, options in asked:
             found = [
