@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .collect.callbacks.huggingface import HuggingFaceCallback
     from .collect.callbacks.lightning import LightningCallback
     from .collect.grad_norms.eval_pass import GradNorms
-    from .collect.hook.start import RecordedRun
+    from .collect.hook.recorded_run import RecordedRun
 
 __all__ = [
     "Lake",

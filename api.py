@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from .analysis.scores import Finding
     from .analysis.scoring.run import Outcome
-    from .collect.hook.start import RecordedRun
+    from .collect.hook.recorded_run import RecordedRun
 
 
 class Lake(StoredLake):

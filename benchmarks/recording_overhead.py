@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 from losslake.collect.data.device_data import DeviceData, TrainingData
-from losslake.collect.hook.start import RecordedRun, start_run
+from losslake.collect.hook.recorded_run import RecordedRun
+from losslake.collect.hook.start import start_run
 from losslake.collect.recipe import load_recipe
 from losslake.collect.run_facts import choose_device, device_name
 from losslake.collect.train.step import TrainStep

@@ -37,16 +37,13 @@ def merge_epoch(
     means = [(loss, seen), (margin, seen)]
     if grad_norm is not None:
         means.append((grad_norm, ~grad_norm.isnan()))
-    n = len(loss)
     # One exchange: everything in a tensor.
     parts = [
         part for value, known in means for part in (torch.where(known, value, 0.0), known.to(loss.dtype))
     ]
     joined = torch.cat([*parts, counts.to(loss.dtype)])
     distributed.all_reduce(joined)
-    sums = [(joined[at : at + n], joined[at + n : at + 2 * n]) for at in range(0, 2 * n * len(means), 2 * n)]
-    merged = [total / known.clamp(min=1) for total, known in sums]
-    added = joined[2 * n * len(means) :].to(counts.dtype)
-    if grad_norm is None:
-        return merged[0], merged[1], sums[0][1] > 0, added
-    return merged[0], merged[1], sums[0][1] > 0, added, torch.where(sums[2][1] > 0, merged[2], torch.nan)
+    *sums, added = joined.split([len(loss)] * len(parts) + [len(counts)])
+    merged = [total / times.clamp(min=1) for total, times in zip(sums[::2], sums[1::2], strict=True)]
+    of_epoch = merged[0], merged[1], sums[1] > 0, added.to(counts.dtype)
+    return of_epoch if grad_norm is None else (*of_epoch, torch.where(sums[5] > 0, merged[2], torch.nan))

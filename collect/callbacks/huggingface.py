@@ -17,8 +17,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ...store.errors import InvalidInput, InvalidOption, MissingExtra
-from ..hook.inputs import read_batch_ids
-from ..hook.start import RecordedRun
+from ..hook.loader import read_batch_ids
+from ..hook.recorded_run import RecordedRun
 from ..random_streams import undisturbed_randomness
 from ..signals.from_logits import Answers
 from ..signals.queries import AS_IT_IS, Query
@@ -37,6 +37,8 @@ except ImportError as missing:
     raise MissingExtra(
         "the Hugging Face callback needs transformers and accelerate; install them: pip install 'losslake[huggingface]'"
     ) from missing
+
+_ID_COLUMN = "sample_id"
 
 
 class HuggingFaceCallback(TrainerCallback):
@@ -62,16 +64,12 @@ class HuggingFaceCallback(TrainerCallback):
         self._task = task_of(model, self._named)
         # accelerate wraps the loader that it iterates.
         inner: DataLoader[Any] = getattr(loader, "base_dataloader", loader)
-        if self._data is not None:
-            self._asking = Asking(
-                self._task,
-                self._data,
-                inner.collate_fn,
-                _columns(inner.dataset),
-                args.per_device_eval_batch_size,
-                self._run.labels,
-            )
+        records, collate = inner.dataset, inner.collate_fn
         self._number(inner, columns_removed=args.remove_unused_columns)
+        if self._data is not None:
+            batch = args.per_device_eval_batch_size
+            columns = _columns(records)
+            self._asking = Asking(self._task, self._data, collate, columns, batch, self._run.labels)
         # Outermost, around peft's adapters too: these are called with what the collator made, and return the logits.
         # Under torch.compile both stay outside the graph.
         self._hooks = [
@@ -110,11 +108,11 @@ class HuggingFaceCallback(TrainerCallback):
     def _number(self, loader: DataLoader[Any], *, columns_removed: bool) -> None:
         """Let the loader's batches carry the ids and labels of their samples."""
         data = loader.dataset
-        own = self._ids is None and own_ids(data, columns_removed=columns_removed)
+        own = self._ids is None and _own_ids(data, columns_removed=columns_removed)
         ids = None if own else self._run.positions(len(data), self._ids)  # type: ignore[arg-type]
         # The constructor is past, and a new loader would draw other random numbers: only what it reads is exchanged.
-        loader.__dict__["dataset"] = NumberedRecords(data, ids)
-        loader.collate_fn = CollateWithIds(loader.collate_fn, self._key, len(self._run.labels))
+        loader.__dict__["dataset"] = _NumberedRecords(data, ids)
+        loader.collate_fn = _CollateWithIds(loader.collate_fn, self._key, len(self._run.labels))
 
     def _before(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         ids, labels = kwargs.pop(f"{self._key}_ids", None), kwargs.pop(f"{self._key}_labels", None)
@@ -162,19 +160,13 @@ def huggingface_callback(
     eval_trace  record the loss and margin of every audit sample before training and after each epoch too
     task        "classification": cross-entropy, phi and logits of logits (batch, classes). "causal-lm": one number a
                 sequence, means over its target tokens (labels other than -100): the loss is the mean negative
-                log-likelihood, phi = log(p / (1 - p)) with p = exp(-loss); see `sequence_signals`. By default as the
+                log-likelihood, phi = log(p / (1 - p)) with p = exp(-loss); see `losses.cross_entropy`. By default as the
                 model's class says
 
     Raises InvalidOption and InvalidInput, most of them when training begins: for a resumed training, DataParallel,
     FSDP and DeepSpeed, and for ids and data that do not fit.
     """
     return HuggingFaceCallback(run, ids=ids, data=data, eval_trace=eval_trace, task=task)
-
-
-def _columns(data: Any) -> frozenset[str] | None:
-    """The fields of the records trained on: what the Trainer removed from them, ``data`` may still have."""
-    record = first_record(data)
-    return frozenset(record) - {ID_COLUMN} if isinstance(record, Mapping) else None
 
 
 def _check_supported(args: Any, state: Any) -> None:
@@ -192,10 +184,41 @@ def _check_supported(args: Any, state: Any) -> None:
         )
 
 
-ID_COLUMN = "sample_id"
+def _columns(data: Any) -> frozenset[str] | None:
+    """The fields of the records trained on: what the Trainer removed from them, ``data`` may still have."""
+    record = _first_record(data)
+    return frozenset(record) - {_ID_COLUMN} if isinstance(record, Mapping) else None
 
 
-class NumberedRecords(Dataset[tuple[int, Any]]):
+def _own_ids(data: Any, *, columns_removed: bool) -> bool:
+    """Whether the records of a Trainer's data set carry their ids in a column ``sample_id``.
+
+    Raises InvalidInput for streams, and for a data set of the library datasets whose unknown columns the Trainer has
+    removed: whether there was one can no longer be seen, and the wrong ids would go unnoticed.
+    """
+    if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
+        raise InvalidInput(
+            f"the training data is a {type(data).__name__}, whose records have no position that says which sample they "
+            "are; give the Trainer a map-style data set"
+        )
+    record = _first_record(data)
+    if isinstance(record, Mapping) and _ID_COLUMN in record:
+        return True
+    if columns_removed and type(data).__module__.split(".")[0] == "datasets":
+        raise InvalidInput(
+            "the Trainer has removed the columns that the model does not take, a column sample_id too if there was one; "
+            "give the callback ids=, the sample id of each record, or set TrainingArguments(remove_unused_columns=False)"
+        )
+    return False
+
+
+def _first_record(data: Any) -> Any:
+    """The first record of a data set, every random stream left as it was."""
+    with undisturbed_randomness(torch.device("cpu")):
+        return data[0]
+
+
+class _NumberedRecords(Dataset[tuple[int, Any]]):
     """A data set whose records come with their sample ids: (id, record).
 
     ``ids`` (records,) says which sample stands where; None: the record's own ``sample_id`` does, and is taken out.
@@ -220,7 +243,7 @@ class NumberedRecords(Dataset[tuple[int, Any]]):
     def _numbered(self, position: int, record: Any) -> tuple[int, Any]:
         if self.ids is not None:
             return int(self.ids[position]), record
-        return int(record[ID_COLUMN]), {name: value for name, value in record.items() if name != ID_COLUMN}
+        return int(record[_ID_COLUMN]), {name: value for name, value in record.items() if name != _ID_COLUMN}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "inner" not in self.__dict__:
@@ -228,10 +251,12 @@ class NumberedRecords(Dataset[tuple[int, Any]]):
         return getattr(self.inner, name)
 
 
-class CollateWithIds:
+class _CollateWithIds:
     """A collate function over (id, record): the batch as ``inner`` makes it, with ids and labels under keys of their own.
 
-    The labels go along a second time because the Trainer takes ``labels`` out where it computes the loss itself.
+    Inside the batch they stay with their rows whatever the Trainer does: it fetches batches ahead, shards them over
+    processes and may skip some. The labels go along a second time because it takes ``labels`` out where it computes the
+    loss itself.
     """
 
     def __init__(self, inner: Callable[[list[Any]], Any], key: str, samples: int) -> None:
@@ -251,31 +276,3 @@ class CollateWithIds:
         batch[f"{self.key}_ids"] = ids
         batch[f"{self.key}_labels"] = batch["labels"]
         return batch
-
-
-def first_record(data: Any) -> Any:
-    """The first record of a data set, every random stream left as it was."""
-    with undisturbed_randomness(torch.device("cpu")):
-        return data[0]
-
-
-def own_ids(data: Any, *, columns_removed: bool) -> bool:
-    """Whether the records of a Trainer's data set carry their ids in a column ``sample_id``.
-
-    Raises InvalidInput for streams, and for a data set of the library datasets whose unknown columns the Trainer has
-    removed: whether there was one can no longer be seen, and the wrong ids would go unnoticed.
-    """
-    if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
-        raise InvalidInput(
-            f"the training data is a {type(data).__name__}, whose records have no position that says which sample they "
-            "are; give the Trainer a map-style data set"
-        )
-    record = first_record(data)
-    if isinstance(record, Mapping) and ID_COLUMN in record:
-        return True
-    if columns_removed and type(data).__module__.split(".")[0] == "datasets":
-        raise InvalidInput(
-            "the Trainer has removed the columns that the model does not take, a column sample_id too if there was one; "
-            "give the callback ids=, the sample id of each record, or set TrainingArguments(remove_unused_columns=False)"
-        )
-    return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,10 +12,9 @@ from torch import nn
 
 from ...store.errors import InvalidInput, InvalidOption
 from ..callables import unknown_choice
-from ..losses.classes import as_logits, loss_and_margin, two_class_logits
-from ..losses.sequences import sequence_loss_and_margin
+from ..losses.cross_entropy import as_logits, loss_and_margin, sequence_loss_and_margin
 from ..random_streams import undisturbed_randomness
-from ..signals.evaluation import device_of, eval_mode
+from ..signals.evaluation import check_holds_all, check_labels, device_of, eval_mode
 from ..signals.from_logits import Answers, answers_from_logits, phi_from_loss
 
 Task = Literal["classification", "causal-lm"]
@@ -30,8 +29,8 @@ _CLASSIFIERS = (
 def task_of(model: nn.Module, named: Task | None) -> Task:
     """What the model is trained for: as ``named``, else as its class's name says. Raises InvalidOption."""
     if named is not None:
-        if named not in ("classification", "causal-lm"):
-            raise unknown_choice("task", named, ("classification", "causal-lm"))
+        if named not in get_args(Task):
+            raise unknown_choice("task", named, get_args(Task))
         return named
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -71,13 +70,13 @@ def check_classes(labels: torch.Tensor) -> None:
 def batch_loss_and_margin(
     task: Task, logits: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clean loss and margin (B,) of a batch; of a text see `sequence_signals`. The host does not wait for the device."""
+    """Clean loss and margin (B,) of a batch; of a text see `losses.cross_entropy`. The host does not wait for the device."""
     with torch.no_grad(), torch.autocast(device_type=logits.device.type, enabled=False):
         labels = labels.to(logits.device, non_blocking=True)
         check_classes(labels)
         if task == "causal-lm":
             return sequence_loss_and_margin(logits, labels.long())
-        return loss_and_margin(two_class_logits(as_logits(logits)), labels.reshape(-1).long())
+        return loss_and_margin(as_logits(logits), labels.reshape(-1).long())
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +95,7 @@ class Asking:
     labels: np.ndarray
 
     def __post_init__(self) -> None:
-        if len(self.data) != len(self.labels):
-            raise InvalidInput(
-                f"data holds {len(self.data)} records, the experiment {len(self.labels)} samples; it must hold all of "
-                "them, in the order of sample ids"
-            )
+        check_holds_all(self.data, len(self.labels))
 
     def loss_and_margin(self, model: nn.Module, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and margin (len(ids),) of the samples ``ids``, the model in eval mode."""
@@ -122,7 +117,7 @@ class Asking:
             labels = self.labels[ids]
             return Answers(loss, phi_from_loss(loss), labels if (labels >= 0).all() else None)
         outputs = [
-            (two_class_logits(as_logits(z)).float().cpu().numpy(), y.cpu().numpy().reshape(-1))
+            (as_logits(z).float().cpu().numpy(), y.cpu().numpy().reshape(-1))
             for z, y in self._outputs(model, ids)
         ]
         logits, labels = (np.concatenate(each) for each in zip(*outputs, strict=True))
@@ -135,7 +130,8 @@ class Asking:
                 part = ids[start : start + self.batch]
                 inputs = self.collate([self._record(int(number)) for number in part])
                 labels = inputs["labels"]
-                self._check_labels(part, labels)
+                if self.task == "classification":
+                    check_labels(self.labels, labels.reshape(-1), part)
                 given = {
                     name: value.to(device) if isinstance(value, torch.Tensor) else value
                     for name, value in inputs.items()
@@ -148,14 +144,3 @@ class Asking:
         if self.columns is None:
             return record
         return {name: value for name, value in record.items() if name in self.columns}
-
-    def _check_labels(self, ids: np.ndarray, labels: torch.Tensor) -> None:
-        if self.task != "classification":
-            return
-        known = torch.from_numpy(self.labels[ids])
-        differs = (known >= 0) & (known != labels.reshape(-1).cpu())
-        if differs.any():
-            row = int(ids[int(differs.int().argmax())])
-            raise InvalidInput(
-                f"record {row} of data has another label than sample {row}; data must be in the order of sample ids"
-            )

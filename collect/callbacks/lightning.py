@@ -18,8 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ...store.errors import InvalidInput, InvalidOption, MissingExtra
-from ..hook.loader import WatchedLoader, check_followable, watch
-from ..hook.start import RecordedRun
+from ..hook.loader import WatchedLoader, check_followable
+from ..hook.recorded_run import RecordedRun
 
 try:
     from lightning.pytorch import Callback
@@ -28,6 +28,9 @@ except ImportError as missing:
     raise MissingExtra(
         "the Lightning callback needs lightning; install it: pip install 'losslake[lightning]'"
     ) from missing
+
+_WATCHED = "_losslake_watched"
+"""The attribute in which a loader keeps its watched twin."""
 
 
 class LightningCallback(Callback):
@@ -66,9 +69,9 @@ class LightningCallback(Callback):
         ask = type(source).dataloader
 
         def dataloader() -> Any:
-            loader = only_loader(ask(source))
+            loader = _only_loader(ask(source))
             ids = self._run.positions(len(loader.dataset), self._ids)  # type: ignore[arg-type]
-            return telling(loader, ids, self._told)
+            return _telling(loader, ids, self._told)
 
         source.dataloader = dataloader
 
@@ -191,22 +194,17 @@ def lightning_callback(
     return LightningCallback(run, criterion=criterion, ids=ids, data=data, eval_trace=eval_trace)
 
 
-class _Asked(nn.Module):
-    """The module, called with inputs in the type that Lightning gives it, as "16-true" needs them."""
-
-    def __init__(self, trainer: Any, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self._convert = trainer.precision_plugin.convert_input
-
-    def forward(self, x: Any) -> Any:
-        return self.module(self._convert(x))
+def _only_loader(loader: Any) -> DataLoader[Any]:
+    """The loader that Lightning was given, checked. Raises InvalidInput for several, and for what cannot be followed."""
+    if isinstance(loader, WatchedLoader):
+        raise InvalidInput("the callback watches the loader itself; give Lightning the plain DataLoader")
+    if not isinstance(loader, DataLoader):
+        raise InvalidInput(f"the callback follows one torch DataLoader, not {type(loader).__name__}")
+    check_followable(loader)
+    return loader
 
 
-_WATCHED = "_losslake_watched"
-
-
-def telling(loader: Any, ids: np.ndarray, told: deque[np.ndarray]) -> DataLoader[Any]:
+def _telling(loader: Any, ids: np.ndarray, told: deque[np.ndarray]) -> DataLoader[Any]:
     """A copy of the loader whose passes put the sample ids of each batch, as it is handed out, into ``told``.
 
     It is of a subclass of the loader's class, made here: Lightning builds loaders anew to exchange their sampler
@@ -221,7 +219,7 @@ def telling(loader: Any, ids: np.ndarray, told: deque[np.ndarray]) -> DataLoader
         if watched is None:
             twin = copy.copy(self)
             _set_class(twin, plain)
-            watched = watch(twin, ids, on_pass=told.clear, on_batch=told.append, on_end=_nothing)
+            watched = WatchedLoader(twin, ids, on_pass=told.clear, on_batch=told.append, on_end=lambda: None)
             self.__dict__[_WATCHED] = watched
         return iter(watched)
 
@@ -230,20 +228,18 @@ def telling(loader: Any, ids: np.ndarray, told: deque[np.ndarray]) -> DataLoader
     return mine
 
 
-def only_loader(loader: Any) -> DataLoader[Any]:
-    """The loader that Lightning was given, checked. Raises InvalidInput for several, and for what cannot be followed."""
-    if isinstance(loader, WatchedLoader):
-        raise InvalidInput("the callback watches the loader itself; give Lightning the plain DataLoader")
-    if not isinstance(loader, DataLoader):
-        raise InvalidInput(f"the callback follows one torch DataLoader, not {type(loader).__name__}")
-    check_followable(loader)
-    return loader
-
-
 def _set_class(loader: DataLoader[Any], kind: type) -> None:
     # Lightning notes what is set on a loader, to do the same to the one that it builds.
     object.__setattr__(loader, "__class__", kind)
 
 
-def _nothing() -> None:
-    pass
+class _Asked(nn.Module):
+    """The module, called with inputs in the type that Lightning gives it, as "16-true" needs them."""
+
+    def __init__(self, trainer: Any, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self._convert = trainer.precision_plugin.convert_input
+
+    def forward(self, x: Any) -> Any:
+        return self.module(self._convert(x))

@@ -45,7 +45,7 @@ def any_layer(
     own = own_parameters(module)
     values = {name: wide(own[name]) for name in names}
     # What the layer changes in its buffers when it is run again must not last.
-    kept = {name: wide_like(value) for name, value in module.named_buffers()}
+    kept = {name: _wide_like(value) for name, value in module.named_buffers()}
     batched = [isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and len(leaf) == rows for leaf in leaves]
     used = [at for at, grad in enumerate(grads) if grad is not None]
 
@@ -61,7 +61,7 @@ def any_layer(
         made = []
         for leaf, varies in zip(leaves, batched, strict=True):
             if not varies:
-                made.append(wide_like(leaf) if isinstance(leaf, torch.Tensor) else leaf)
+                made.append(_wide_like(leaf) if isinstance(leaf, torch.Tensor) else leaf)
                 continue
             row = next(mine).unsqueeze(0)
             # Attention tells self-attention by its inputs being one object.
@@ -73,7 +73,7 @@ def any_layer(
             [(tensors[at][0] * grad).sum() for at, grad in zip(used, grads_of, strict=True)]
         ).sum()
 
-    inputs = [wide_like(leaf) for leaf, varies in zip(leaves, batched, strict=True) if varies]
+    inputs = [_wide_like(leaf) for leaf, varies in zip(leaves, batched, strict=True) if varies]
     wanted = [wide(grad) for at in used if (grad := grads[at]) is not None]
     numbers = sum(value.numel() for value in values.values()) + sum(
         tensor[:1].numel() for tensor in (*inputs, *wanted)
@@ -90,8 +90,6 @@ def any_layer(
 
 def output_tensors(output: Any) -> list[torch.Tensor]:
     """The floating-point tensors in what a layer returned, in order."""
-    if isinstance(output, torch.Tensor):
-        return [output] if output.is_floating_point() else []
     return [
         leaf
         for leaf in pytree.tree_leaves(output)
@@ -99,21 +97,6 @@ def output_tensors(output: Any) -> list[torch.Tensor]:
     ]
 
 
-def wide_like(values: torch.Tensor) -> torch.Tensor:
+def _wide_like(values: torch.Tensor) -> torch.Tensor:
     """Floats in float32 at least, since the layer is run again outside autocast; others as they are."""
     return wide(values) if values.is_floating_point() else values.detach()
-
-
-def refusal(module: nn.Module) -> str | None:
-    """Why no layer of this kind can have per-sample gradients and what to do, or None."""
-    if isinstance(module, nn.utils.parametrize.ParametrizationList):
-        return "its weights are computed from others by a parametrization; remove it or freeze them"
-    if getattr(module, "batch_first", None) is False:
-        return "it takes the batch as the second dimension; build it with batch_first=True, or freeze it"
-    if isinstance(module, nn.EmbeddingBag):
-        return "its samples have different lengths in one tensor; use nn.Embedding and a sum, or freeze it"
-    if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
-        return "scale_grad_by_freq makes a sample's gradient depend on the others; build it without, or freeze it"
-    if any(isinstance(value, nn.UninitializedParameter) for value in module._parameters.values()):
-        return "its weights are not made yet; run one batch through the model first"
-    return None

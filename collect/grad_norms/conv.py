@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
 from torch.nn import functional
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-from .use import Dense, Use, conv_route, parts, root, row_norms, wide
+from .use import Dense, Use, parts, root, row_norms, wide
 
 _WEIGHT_GRADIENTS: Mapping[int, Any] = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
+
+_WIDE_PICTURE = 256
+"""Output positions from which a CPU's grouped convolution beats one product per kernel element (measured)."""
+
+_SUM = 8
+"""What adding an element of one matrix to another costs beside an operation of a product (measured on a CPU)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +44,14 @@ class Convolution:
 
     @property
     def numbers(self) -> int:
-        return self.grad.shape[1] * self._inputs
+        return self.grad.shape[1] * self.x.shape[1] // self.groups * math.prod(self.kernel)
 
     def norms(self) -> torch.Tensor:
         channels, pixels = self.x.shape[1] // self.groups, math.prod(self.x.shape[2:])
         outputs, positions = self.grad.shape[1] // self.groups, self._positions
         route = conv_route(positions, outputs, channels, pixels, self.kernel, self.x.device)
         if route == "grouped":
-            return torch.cat([row_norms(self._grouped(rows)) for rows in self._parts(self.numbers)])
+            return torch.cat([row_norms(self.per_sample(rows)) for rows in self._parts(self.numbers)])
         if route == "shifted":
             held = self.numbers // math.prod(self.kernel) + self._padded_numbers
             return torch.cat([self._by_shifts(rows) for rows in self._parts(held)])
@@ -56,7 +61,12 @@ class Convolution:
         return root(torch.cat([self._by_gram(rows, inputs) for rows in self._parts(held)]))
 
     def per_sample(self, rows: slice) -> torch.Tensor:
-        return self._grouped(rows)
+        # The batch as one sample with b times the channels in b times the groups.
+        x, grad = self.x[rows], self.grad[rows]
+        shape = (len(x) * grad.shape[1], x.shape[1] // self.groups, *self.kernel)
+        one, many = x.reshape(1, -1, *x.shape[2:]), grad.reshape(1, -1, *grad.shape[2:])
+        made = self._weight_gradient(one, shape, many, len(x) * self.groups)
+        return made.reshape(len(x), -1, *shape[1:])
 
     def total(self) -> torch.Tensor:
         shape = (self.grad.shape[1], self.x.shape[1] // self.groups, *self.kernel)
@@ -67,11 +77,6 @@ class Convolution:
         return parts(self.rows, held, self.x.device, read=read)
 
     @property
-    def _inputs(self) -> int:
-        """What one output element is a sum of."""
-        return self.x.shape[1] // self.groups * math.prod(self.kernel)
-
-    @property
     def _positions(self) -> int:
         return math.prod(self.grad.shape[2:])
 
@@ -80,14 +85,6 @@ class Convolution:
         """Elements of one padded input and of one copy of the output's size."""
         sides = (size + 2 * pad for size, pad in zip(self.x.shape[2:], self.padding))
         return self.x.shape[1] * (math.prod(sides) + self._positions)
-
-    def _grouped(self, rows: slice) -> torch.Tensor:
-        # The batch as one sample with b times the channels in b times the groups.
-        x, grad = self.x[rows], self.grad[rows]
-        shape = (len(x) * grad.shape[1], x.shape[1] // self.groups, *self.kernel)
-        one, many = x.reshape(1, -1, *x.shape[2:]), grad.reshape(1, -1, *grad.shape[2:])
-        made = self._weight_gradient(one, shape, many, len(x) * self.groups)
-        return made.reshape(len(x), -1, *shape[1:])
 
     def _weight_gradient(
         self, x: torch.Tensor, shape: tuple[int, ...], grad: torch.Tensor, groups: int
@@ -164,6 +161,24 @@ class Convolution:
         return grad.reshape(len(grad), self.groups, -1, self._positions)
 
 
+def conv_route(
+    positions: int, outputs: int, channels: int, pixels: int, kernel: Sequence[int], device: torch.device
+) -> Literal["gram of shifts", "gram of windows", "grouped", "shifted"]:
+    """How to get the norm of a sample's gradient of a convolution.
+
+    With p outputs and c channels of a group, T output and S input positions. The product takes T p c k operations, k the elements of the kernel: as one grouped convolution, a group a sample, or
+    as one batched product for each element of the kernel ("shifted"). Gram matrices take T^2 (p + c k) where each
+    element of the kernel has one, or T^2 p + S^2 c and sums of windows of one between all input positions.
+    """
+    elements = math.prod(kernel)
+    product = positions * outputs * channels * elements
+    shifts = positions**2 * (outputs + channels * elements)
+    windows = positions**2 * outputs + pixels**2 * (channels + _SUM * sum(kernel))
+    if min(shifts, windows) <= product:
+        return "gram of shifts" if shifts <= windows else "gram of windows"
+    return "grouped" if device.type == "cpu" and positions >= _WIDE_PICTURE else "shifted"
+
+
 def _both(dim: int, dims: int, part: slice) -> tuple[slice, ...]:
     """Index of a part of one dimension of (b, *S, *S), in both places."""
     index = [slice(None)] * (1 + 2 * dims)
@@ -202,6 +217,3 @@ def _pad(module: Any, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     amounts = [amount for side in reversed(sides) for amount in side]
     return functional.pad(x, amounts, mode=mode), (0,) * len(sides)
-
-
-CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

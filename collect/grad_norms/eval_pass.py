@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from ...store.errors import InvalidInput
-from ..losses.classes import as_logits, two_class_logits
+from ..losses.cross_entropy import as_logits, two_class_logits
 from ..signals.evaluation import eval_mode, ordered_inputs
 from ..signals.queries import AS_IT_IS
 from .hooks import GradNormWatcher, eager_model
@@ -61,15 +62,12 @@ def ordered_norms(
     """
     inner = eager_model(model)
     watcher: GradNormWatcher | None = None
-    try:
+    with ExitStack() as stack:
         for x, y in ordered_inputs(model, data, ids, labels, AS_IT_IS, size=_BATCH):
             # Made here, as the model is in eval mode now.
-            watcher = watcher or GradNormWatcher(inner)
+            watcher = watcher or stack.enter_context(GradNormWatcher(inner))
             logits, norms = norms_of_batch(watcher, inner, x, y)
             yield logits, y, norms
-    finally:
-        if watcher is not None:
-            watcher.remove()
 
 
 def norms_of_batch(
@@ -78,7 +76,7 @@ def norms_of_batch(
     """(logits (B, C) detached, gradient norms (B,) of the clean cross-entropy) of one batch."""
     with torch.enable_grad():
         output = model(x)
-        logits = two_class_logits(as_logits(output))
+        logits = as_logits(output)
         return logits, _norms_of(watcher, _cross_entropy(two_class_logits(output), y)).norms
 
 

@@ -16,9 +16,8 @@ from torch import nn
 
 from ...store.errors import InvalidInput
 from ..ranks import inner_model
-from .call import listen
 from .layers import Layer, check_layer, watched_layers
-from .step import Step, StepNorms
+from .step import Step, StepNorms, listen
 from .use import plain
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ...store.errors import InvalidOption
-from .any_layer import own_parameters, refusal
-from .conv import CONVOLUTIONS, convolution
+from .any_layer import own_parameters
+from .conv import convolution
 from .embedding import embedding
 from .linear import is_transposed_linear, linear, transposed_linear
 from .normalization import (
@@ -19,7 +19,6 @@ from .normalization import (
     group_norm,
     instance_norm,
     layer_norm,
-    mixes_samples,
     rms_norm,
     with_statistics,
 )
@@ -36,7 +35,9 @@ Keep = Callable[[torch.Tensor, torch.Tensor], Any]
 
 _RULES: tuple[tuple[type[nn.Module], Rule], ...] = (
     (nn.Linear, linear),
-    *((kind, convolution) for kind in CONVOLUTIONS),
+    (nn.Conv1d, convolution),
+    (nn.Conv2d, convolution),
+    (nn.Conv3d, convolution),
     (nn.Embedding, embedding),
     (nn.LayerNorm, layer_norm),
     (nn.RMSNorm, rms_norm),
@@ -99,13 +100,13 @@ def watched_layers(model: nn.Module) -> list[Layer]:
 
 def check_layer(layer: Layer) -> None:
     """Raises InvalidOption where the layer, as it stands now, has no per-sample gradients."""
-    if mixes_samples(layer.module):
+    if layer.mixing and (layer.module.training or layer.module.running_mean is None):
         raise InvalidOption(
             f"{layer} in train mode mixes the samples of a batch, so no sample has a gradient of its own; "
             'take norms in eval mode (mode="eval", or --grad-norms eval), or use GroupNorm'
         )
     if any(value.requires_grad for value in layer.parameters.values()):
-        why = refusal(layer.module)
+        why = _refusal(layer.module)
         if why is not None:
             raise InvalidOption(f"{layer} has no per-sample gradients: {why}")
 
@@ -122,4 +123,19 @@ def _rule_for(module: nn.Module) -> Rule | None:
     for kind, rule in _RULES:
         if isinstance(module, kind) and type(module).forward is kind.forward:
             return rule
+    return None
+
+
+def _refusal(module: nn.Module) -> str | None:
+    """Why no layer of this kind can have per-sample gradients and what to do, or None."""
+    if isinstance(module, nn.utils.parametrize.ParametrizationList):
+        return "its weights are computed from others by a parametrization; remove it or freeze them"
+    if getattr(module, "batch_first", None) is False:
+        return "it takes the batch as the second dimension; build it with batch_first=True, or freeze it"
+    if isinstance(module, nn.EmbeddingBag):
+        return "its samples have different lengths in one tensor; use nn.Embedding and a sum, or freeze it"
+    if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+        return "scale_grad_by_freq makes a sample's gradient depend on the others; build it without, or freeze it"
+    if any(isinstance(value, nn.UninitializedParameter) for value in module._parameters.values()):
+        return "its weights are not made yet; run one batch through the model first"
     return None

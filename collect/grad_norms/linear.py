@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
-from .use import Dense, Use, matrix_route, parts, root, row_norms, wide
+from .use import Dense, Use, parts, root, row_norms, wide
 
 
 class Outer(NamedTuple):
@@ -76,6 +76,15 @@ class Product:
 
     def total(self) -> torch.Tensor:
         return self.left.flatten(0, 1).T @ self.right.flatten(0, 1)
+
+
+def matrix_route(positions: int, outputs: int, inputs: int) -> Literal["gram", "direct"]:
+    """How to get |L^T R|_F of a sample with L (T, p) and R (T, d); T, p, d are the arguments.
+
+    The Gram matrices, sum(L L^T * R R^T), take 2 T^2 (p + d) operations and the product itself 2 T p d: the cheaper of
+    the two by operations, not by memory.
+    """
+    return "gram" if positions * (outputs + inputs) <= outputs * inputs else "direct"
 
 
 def _gram(values: torch.Tensor) -> torch.Tensor:

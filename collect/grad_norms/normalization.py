@@ -72,13 +72,6 @@ def batch_norm(module: Any, x: torch.Tensor | None, grad: torch.Tensor) -> dict[
     return _of_channels(grad, x, (mean.expand(len(grad), -1), scale.expand(len(grad), -1)))
 
 
-def mixes_samples(module: nn.Module) -> bool:
-    """Whether this is a batch norm that takes its statistics from the batch, so that no sample has a gradient."""
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and (
-        module.training or module.running_mean is None
-    )
-
-
 def _of_channels(
     grad: torch.Tensor, x: torch.Tensor | None, statistics: _Statistics | None
 ) -> dict[str, Use]:

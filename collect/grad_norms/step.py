@@ -1,17 +1,22 @@
-"""What the backward pass of one batch tells about each sample's gradient, gathered until the pass is over."""
+"""One batch, from its forward pass until its norms are taken: what its backward pass tells of each sample's gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
+from torch.autograd.graph import register_multi_grad_hook
 
 from ...store.errors import InvalidInput
+from .any_layer import any_layer, output_tensors
 from .embedding import Rows, joined_rows, norms_of_tied
+from .layers import Layer
 from .linear import Outer, Product, joined
-from .use import Use, norms_of_sum, wide
+from .use import Use, norms_of_sum, plain, wide
 
 _TOLERANCE = 1e-3
 """How far the gradients found may be from autograd's, as a share of the sum of their norms (float32, TF32)."""
@@ -165,3 +170,114 @@ def _of_uses(uses: Sequence[Use], device: torch.device) -> torch.Tensor:
     if not tables:
         return joined(products).norms()
     return norms_of_tied(tables, joined(products))
+
+
+def listen(
+    layer: Layer,
+    step: Step,
+    numbers: Mapping[str, int],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    output: Any,
+    unwatched: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """When the gradient of ``output`` is there, add to ``step`` what this call did with the layer's parameters.
+
+    ``numbers`` are the trainable ones by their names in the layer. ``unwatched`` is a context in which the layer can
+    run again. The inputs are held until then, as autograd holds them.
+    """
+    if layer.rule is None:
+        tensors = output_tensors(output)
+        differentiable = [tensor for tensor in tensors if tensor.requires_grad]
+        places = [tensor.requires_grad for tensor in tensors]
+        if differentiable:
+            call = _Call(layer, step, numbers, (args, kwargs))
+            register_multi_grad_hook(differentiable, partial(call.run_again, places, unwatched))
+    elif output.requires_grad:
+        kept = None
+        if "weight" in numbers:
+            kept = (args[0] if args else next(iter(kwargs.values()))).detach()
+            if layer.keep is not None:
+                kept = layer.keep(kept, output)
+        output.register_hook(_Call(layer, step, numbers, kept).follow_rule)
+
+
+class _Call:
+    """One call of one layer, from its forward pass until the gradients of its output are there."""
+
+    fired = False
+
+    def __init__(self, layer: Layer, step: Step, numbers: Mapping[str, int], given: Any) -> None:
+        self.layer, self.step, self.numbers, self.given = layer, step, numbers, given
+
+    def follow_rule(self, grad: torch.Tensor) -> None:
+        # The graph, and with it this, lives for as long as the loop holds its loss: free the inputs now.
+        given, self.given = self.given, None
+        if not self.accept(grad):
+            return
+        layer, step = self.layer, self.step
+        assert layer.rule is not None
+        if step.autocast:
+            with plain(grad):
+                step.add(self.numbers, layer.rule(layer.module, given, grad))
+        else:
+            step.add(self.numbers, layer.rule(layer.module, given, grad))
+
+    def run_again(
+        self,
+        places: Sequence[bool],
+        unwatched: Callable[[], AbstractContextManager[None]],
+        grads: Sequence[torch.Tensor | None],
+    ) -> None:
+        """``places`` says which of the output's tensors ``grads`` arrive for."""
+        given, self.given = self.given, None
+        there = [grad for grad in grads if grad is not None]
+        if not there or not self.accept(*there):
+            return
+        args, kwargs = given
+        arriving = iter(grads)
+        by_output = [next(arriving) if place else None for place in places]
+        with plain(there[0]):
+            try:
+                with unwatched():
+                    uses = any_layer(
+                        self.layer.module, list(self.numbers), args, kwargs, by_output, self.step.rows
+                    )
+            except (RuntimeError, ValueError, NotImplementedError) as error:
+                reason = str(error).strip().partition("\n")[0].rstrip(". ")
+                raise InvalidInput(
+                    f"{self.layer} has no rule for its per-sample gradients and cannot be run again sample by sample ({reason}); "
+                    'freeze it, move its parameters into a layer of its own, or watch the model with mode="eval"'
+                ) from error
+            self.step.add(self.numbers, uses)
+
+    def accept(self, *grads: torch.Tensor) -> bool:
+        """Whether these gradients, which arrive just now, belong to a batch that a criterion saw."""
+        step = self.step
+        if not step.closed:
+            return False
+        if self.fired or step.done:
+            raise InvalidInput(
+                f"{self.layer} was differentiated twice for one batch, or after the next batch was begun; for gradient "
+                "norms each batch has one backward pass, and run.batch(ids) stands before the forward pass"
+            )
+        for grad in grads:
+            if grad.shape[:1] != (step.rows,):
+                raise InvalidInput(_other_rows(self.layer, grad, step.rows))
+        self.fired = True
+        if step.check:
+            step.note_precision(grads[0].dtype)
+        return True
+
+
+def _other_rows(layer: Layer, grad: torch.Tensor, rows: int) -> str:
+    shape = tuple(grad.shape)
+    if grad.ndim and len(grad) % rows == 0:
+        return (
+            f"{layer} gave an output of shape {shape} for a batch of {rows} samples, so which rows are whose cannot be told; keep "
+            "the batch as the first dimension there, as (batch, ..., features), or freeze the layer"
+        )
+    return (
+        f"{layer} gave an output of shape {shape} for a batch of {rows} samples; its first dimension must be the batch: give "
+        "it an input with a row for each sample, batch first, or freeze the layer"
+    )

@@ -1,16 +1,21 @@
-"""What one use of a parameter in a forward pass adds to each sample's gradient of it."""
+"""What one use of a parameter in a forward pass adds to each sample's gradient of it; how many samples to take at once."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 _SHORT = 2048
 """Rows up to which one pass in float32 is exact to a few 1e-7: PyTorch's adds up longer ones without any tree."""
+
+HELD_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""Numbers that one layer may hold beside its activations while it is worked on: 16 MB of float32, on a GPU 256 MB."""
+
+_CACHED_NUMBERS = 1 << 19
+"""Numbers that a CPU goes over at once; with more its caches overflow, with fewer the calls dominate (measured)."""
 
 _NOTHING = nullcontext()
 
@@ -24,24 +29,19 @@ class Use(Protocol):
     @property
     def rows(self) -> int:
         """B."""
-        ...
 
     @property
     def numbers(self) -> int:
         """Elements of the parameter."""
-        ...
 
     def norms(self) -> torch.Tensor:
         """The L2 norm of each sample's gradient (B,)."""
-        ...
 
     def per_sample(self, rows: slice) -> torch.Tensor:
         """The gradients of some samples (b, *shape of the parameter)."""
-        ...
 
     def total(self) -> torch.Tensor:
         """Their sum over the batch, which is what autograd adds to ``.grad``; shape of the parameter."""
-        ...
 
 
 class Dense(NamedTuple):
@@ -106,49 +106,6 @@ def plain(values: torch.Tensor) -> AbstractContextManager[Any]:
     """Arithmetic on these values in their own precision, whatever the loop has set; no graph, as all went through `wide`."""
     device = values.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
-
-
-MatrixRoute = Literal["gram", "direct"]
-ConvRoute = Literal["gram of shifts", "gram of windows", "grouped", "shifted"]
-
-HELD_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""Numbers that one layer may hold beside its activations while it is worked on: 16 MB of float32, on a GPU 256 MB."""
-
-_WIDE_PICTURE = 256
-"""Output positions from which a CPU's grouped convolution beats one product per kernel element (measured)."""
-
-_CACHED_NUMBERS = 1 << 19
-"""Numbers that a CPU goes over at once; with more its caches overflow, with fewer the calls dominate (measured)."""
-
-_SUM = 8
-"""What adding an element of one matrix to another costs beside an operation of a product (measured on a CPU)."""
-
-
-def matrix_route(positions: int, outputs: int, inputs: int) -> MatrixRoute:
-    """How to get |L^T R|_F of a sample with L (T, p) and R (T, d); T, p, d are the arguments.
-
-    The Gram matrices, sum(L L^T * R R^T), take 2 T^2 (p + d) operations and the product itself 2 T p d: the cheaper of
-    the two by operations, not by memory.
-    """
-    return "gram" if positions * (outputs + inputs) <= outputs * inputs else "direct"
-
-
-def conv_route(
-    positions: int, outputs: int, channels: int, pixels: int, kernel: Sequence[int], device: torch.device
-) -> ConvRoute:
-    """The same for a convolution with p outputs and c channels of a group, T output and S input positions.
-
-    The product takes T p c k operations, k the elements of the kernel: as one grouped convolution, a group a sample, or
-    as one batched product for each element of the kernel ("shifted"). Gram matrices take T^2 (p + c k) where each
-    element of the kernel has one, or T^2 p + S^2 c and sums of windows of one between all input positions.
-    """
-    elements = math.prod(kernel)
-    product = positions * outputs * channels * elements
-    shifts = positions**2 * (outputs + channels * elements)
-    windows = positions**2 * outputs + pixels**2 * (channels + _SUM * sum(kernel))
-    if min(shifts, windows) <= product:
-        return "gram of shifts" if shifts <= windows else "gram of windows"
-    return "grouped" if device.type == "cpu" and positions >= _WIDE_PICTURE else "shifted"
 
 
 def parts(rows: int, numbers: int, device: torch.device, *, read: int = 0) -> list[slice]:

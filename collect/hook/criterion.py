@@ -5,52 +5,39 @@ from __future__ import annotations
 import copy
 import itertools
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from ..losses.criterion_kind import inner_function, option
-from ..losses.each_sample import LossOf
-from ..losses.sequences import IGNORED
+from ..losses.criterion import LossOf, SampleLosses, option
+from ..losses.cross_entropy import IGNORED
 
 Reduction = Literal["mean", "sum", "none"]
 
-_WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss)
-_WEIGHTED_FUNCTIONS = (functional.cross_entropy, functional.nll_loss)
-_CLEAN_WITHOUT = frozenset({"weight", "pos_weight", "label_smoothing", "reduction", "ignore_index"})
-"""Options of a call that a compiled step's recording needs no more of than ignore_index."""
+_IN_GRAPH = frozenset(
+    {"input", "target", "weight", "pos_weight", "label_smoothing", "reduction", "ignore_index"}
+)
+"""What a call may name where a compiled step records it: of the options it takes no more than ignore_index."""
 
+_BY_CRITERION = -(2**62)
+"""No ignore_index in the call: the criterion's own."""
 
-@dataclass(frozen=True, eq=False)
-class CriterionCall:
-    """One call: the model's output, the target, the result, and what the result divided the sum of losses by.
+_numbers = itertools.count()
+_watched: weakref.WeakValueDictionary[int, WatchedCriterion] = weakref.WeakValueDictionary()
 
-    ``losses`` says how the samples' losses come from it, given ``more`` positional and keyword ``options`` of the call.
-    ``divisor(rows)`` for a batch of so many rows is a number, or a tensor on the device.
-    """
-
-    output: Any
-    target: Any
-    result: Any
-    losses: LossOf
-    divisor: Callable[[int], torch.Tensor | float]
-    more: Sequence[Any] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-OnCall = Callable[[CriterionCall], None]
+Losses = Callable[[torch.Tensor, int | None], SampleLosses]
+"""losses(labels in the samples table, the highest of the table): those of one batch, see `LossOf`."""
 
 
 class WatchedCriterion(nn.Module):
     """Wraps a loss function or module: same arguments, same result, same parameters.
 
-    ``on_call`` sees every call while gradients are on. ``reduction`` says how the result comes from the samples'
-    losses; by default the criterion's own attribute or argument of that name does, and without one a single number
-    is taken to be their mean.
+    ``on_call(output, result, losses, divisor)`` sees every call while gradients are on: the model's output, what the
+    criterion returned, the samples' losses, and what the result divided their sum by, of a batch of so many rows a number
+    or a tensor on the device. ``reduction`` says how the result comes from the samples' losses; by default the
+    criterion's own attribute or argument of that name does, and without one a single number is taken to be their mean.
 
     Under torch.compile the recording is one operation in the graph, so that a step compiles with fullgraph=True; not
     where ``needs_result()``, or where the criterion is called with options that the samples' losses depend on: there
@@ -60,9 +47,9 @@ class WatchedCriterion(nn.Module):
     def __init__(
         self,
         criterion: Callable[..., Any],
-        on_call: OnCall,
-        reduction: Reduction | None = None,
-        needs_result: Callable[[], bool] = lambda: False,
+        on_call: Callable[[Any, Any, Losses, Callable[[int], torch.Tensor | float]], None],
+        reduction: Reduction | None,
+        needs_result: Callable[[], bool],
     ) -> None:
         super().__init__()
         self.criterion = criterion
@@ -81,8 +68,7 @@ class WatchedCriterion(nn.Module):
         result = self.criterion(*args, **kwargs)
         if torch.is_grad_enabled():
             if torch.compiler.is_compiling() and self._fits_graph(args, kwargs):
-                output = args[0] if args else kwargs["input"]
-                target = args[1] if len(args) > 1 else kwargs["target"]
+                output, target = _given(args, kwargs)
                 ignored = kwargs.get("ignore_index", _BY_CRITERION)
                 _criterion_called(self._calls, output.detach(), target.detach(), self._number, ignored)
             else:
@@ -92,69 +78,56 @@ class WatchedCriterion(nn.Module):
     def _fits_graph(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         if len(args) > 2 or self._needs_result():
             return False
-        output = args[0] if args else kwargs.get("input")
-        target = args[1] if len(args) > 1 else kwargs.get("target")
         for name in kwargs:
-            if name not in _CLEAN_WITHOUT and name not in ("input", "target"):
+            if name not in _IN_GRAPH:
                 return False
+        output, target = _given(args, kwargs)
         return isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor)
 
     def _tell(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
-        output = args[0] if args else kwargs.get("input")
-        target = args[1] if len(args) > 1 else kwargs.get("target")
+        output, target = _given(args, kwargs)
         options = {name: value for name, value in kwargs.items() if name not in ("input", "target")}
 
+        def losses(known: torch.Tensor, highest: int | None) -> SampleLosses:
+            return self.losses(output, target, known, highest, args[2:], options)
+
         def divisor(rows: int) -> torch.Tensor | float:
-            return divisor_of(self.criterion, kwargs, target, rows, self._reduction)
+            return _divisor(self.losses, options, target, rows, self._reduction)
 
-        self._on_call(CriterionCall(output, target, result, self.losses, divisor, args[2:], options))
-
-    def called_in_graph(self, output: torch.Tensor, target: torch.Tensor, ignored: int) -> None:
-        """A compiled step came by."""
-        options = {} if ignored == _BY_CRITERION else {"ignore_index": ignored}
-        self._tell((output, target), options, None)
+        self._on_call(output, result, losses, divisor)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         # A copy of a model, as averaged weights need it, does not record.
         return copy.deepcopy(self.criterion, memo)
 
 
-def divisor_of(
-    criterion: Callable[..., Any],
-    kwargs: Mapping[str, Any],
-    target: Any,
-    rows: int,
-    reduction: Reduction | None = None,
+def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The output and the target in a call."""
+    return args[0] if args else kwargs.get("input"), args[1] if len(args) > 1 else kwargs.get("target")
+
+
+def _divisor(
+    losses: LossOf, options: Mapping[str, Any], target: Any, rows: int, reduction: Reduction | None
 ) -> torch.Tensor | float:
     """What a criterion's result divides the sum of its samples' losses by.
 
     1 for sums and losses left apart, else the rows; for cross-entropy over class numbers the sum of the class weights
     of those that it does not ignore, as PyTorch has it. The host never waits for it.
     """
-    function = inner_function(criterion)
-
-    if (reduction or option(criterion, kwargs, "reduction", "mean")) in ("sum", "none"):
+    criterion = losses.criterion
+    if (reduction or option(criterion, options, "reduction", "mean")) in ("sum", "none"):
         return 1.0
-    known = isinstance(criterion, _WEIGHTED) or any(function is each for each in _WEIGHTED_FUNCTIONS)
-    if not known or not isinstance(target, torch.Tensor) or target.is_floating_point():
+    if losses.kind != "classes" or not isinstance(target, torch.Tensor) or target.is_floating_point():
         return float(rows)
-    counted = target != option(criterion, kwargs, "ignore_index", IGNORED)
-    weight = option(criterion, kwargs, "weight", None)
+    counted = target != option(criterion, options, "ignore_index", IGNORED)
+    weight = option(criterion, options, "weight", None)
     if weight is None:
         return counted.sum()
     return (weight[target.clamp(min=0)] * counted).sum()
 
 
-_BY_CRITERION = -(2**62)
-"""No ignore_index in the call: the criterion's own."""
-
-_numbers = itertools.count()
-_watched: weakref.WeakValueDictionary[int, WatchedCriterion] = weakref.WeakValueDictionary()
-
-
-_TAGS: dict[str, Any] = {}
-if hasattr(torch.Tag, "cudagraph_unsafe"):  # torch before 2.8 knows neither the tag nor the keyword
-    _TAGS["tags"] = (torch.Tag.cudagraph_unsafe,)
+# Torch before 2.8 knows neither the tag nor the keyword.
+_TAGS: Any = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
 
 
 @torch.library.custom_op("losslake::criterion_called", mutates_args=("calls",), **_TAGS)
@@ -165,7 +138,7 @@ def _criterion_called(
     calls += 1
     watched = _watched.get(number)
     if watched is not None:
-        watched.called_in_graph(output, target, ignored)
+        watched._tell((output, target), {} if ignored == _BY_CRITERION else {"ignore_index": ignored}, None)
 
 
 @_criterion_called.register_fake

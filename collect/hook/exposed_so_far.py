@@ -13,6 +13,8 @@ from ...store.errors import NotEnoughData
 Traces = Iterable[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.bool_]]]
 """(sample ids, loss (ids, epochs), which of them were recorded), some samples at a time."""
 
+COLUMNS = {"sample_id": pl.Int32, "score": pl.Float64}
+
 
 def most_exposed(traces: Traces, wanted: npt.NDArray[np.bool_], k: int, run: str) -> pl.DataFrame:
     """The ``k`` samples among ``wanted`` (N,) bool with the highest LT-IQR: columns sample_id and score, highest first.
@@ -25,7 +27,7 @@ def most_exposed(traces: Traces, wanted: npt.NDArray[np.bool_], k: int, run: str
     for sample_id, loss, recorded in traces:
         points = max(points, int(recorded.any(axis=0).sum()))
         mine = wanted[sample_id]
-        score = lt_iqr(loss[mine], recorded[mine])
+        score = _lt_iqr(loss[mine], recorded[mine])
         ids = np.concatenate([best_ids, sample_id[mine][np.isfinite(score)]])
         scores = np.concatenate([best, score[np.isfinite(score)]])
         first = np.lexsort((ids, -scores))[:k]
@@ -34,15 +36,10 @@ def most_exposed(traces: Traces, wanted: npt.NDArray[np.bool_], k: int, run: str
         raise NotEnoughData(
             f"run {run!r} has {points} recorded epochs; the range of a loss over training takes two or more"
         )
-    return as_frame(best_ids, best)
+    return pl.DataFrame({"sample_id": best_ids, "score": best}, schema=COLUMNS)
 
 
-def as_frame(ids: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]) -> pl.DataFrame:
-    """Sample ids and scores as a frame."""
-    return pl.DataFrame({"sample_id": ids.astype(np.int32), "score": scores.astype(np.float64)})
-
-
-def lt_iqr(loss: npt.NDArray[np.float32], recorded: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def _lt_iqr(loss: npt.NDArray[np.float32], recorded: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """Q75 - Q25 of each trace: (samples, epochs) to (samples,), linear interpolation; higher = more exposed.
 
     Epochs not recorded are left out. NaN for a trace with a value that is not finite, or without any. The same as

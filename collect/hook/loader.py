@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from ...store.errors import InvalidInput
@@ -18,12 +19,17 @@ _BY_HAND = (
 
 
 class WatchedLoader:
-    """What `watch` returns: yields the loader's batches as they are; anything else is the loader's own."""
+    """Yields the loader's batches as they are; anything else is the loader's own. `check_followable` must let it pass.
+
+    ``ids`` (len(dataset),) is the sample id at each position of the loader's data set. ``on_pass`` is called before a
+    pass, ``on_batch(sample ids)`` before each batch, ``on_end`` after a pass; not after one that is left by ``break``.
+    """
 
     def __init__(
         self,
         loader: DataLoader[Any],
         ids: np.ndarray,
+        *,
         on_pass: Callable[[], None],
         on_batch: Callable[[np.ndarray], None],
         on_end: Callable[[], None],
@@ -31,16 +37,12 @@ class WatchedLoader:
         self._loader = loader
         self._ids = ids
         self._on_pass, self._on_batch, self._on_end = on_pass, on_batch, on_end
-        self._sampler = _TellingSampler(
-            loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
-        )
+        sampler = "sampler" if loader.batch_sampler is None else "batch_sampler"
+        self._sampler = _TellingSampler(getattr(loader, sampler))
         # A copy of the loader with one attribute exchanged keeps its class, workers, generator and collation,
         # so that it draws the same random numbers. The constructor would lose what it does not know of.
         self._twin = copy.copy(loader)
-        self._twin.__dict__["batch_sampler" if loader.batch_sampler is not None else "sampler"] = (
-            self._sampler
-        )
-        self._twin.__dict__["_iterator"] = None
+        self._twin.__dict__.update({sampler: self._sampler, "_iterator": None})
 
     def __iter__(self) -> Iterator[Any]:
         self._on_pass()
@@ -101,23 +103,6 @@ class _TellingSampler:
         return len(self._inner)
 
 
-def watch(
-    loader: DataLoader[Any],
-    ids: np.ndarray,
-    *,
-    on_pass: Callable[[], None],
-    on_batch: Callable[[np.ndarray], None],
-    on_end: Callable[[], None],
-) -> WatchedLoader:
-    """The loader, calling ``on_pass`` before a pass, ``on_batch(sample ids)`` before each batch, ``on_end`` after.
-
-    ``ids`` (len(dataset),) is the sample id at each position of the loader's data set. A pass that is left
-    by ``break`` has no ``on_end``. Raises InvalidInput for a loader whose batches cannot be followed.
-    """
-    check_followable(loader)
-    return WatchedLoader(loader, ids, on_pass, on_batch, on_end)
-
-
 def check_followable(loader: object) -> None:
     """Raises InvalidInput for a loader whose batches cannot be told apart from outside."""
     if not isinstance(loader, DataLoader):
@@ -131,3 +116,45 @@ def check_followable(loader: object) -> None:
         raise InvalidInput(
             f"a loader with in_order=False gives batches in any order; leave it out, or {_BY_HAND}"
         )
+
+
+def read_positions(ids: Any, length: int, order: np.ndarray, samples: int) -> np.ndarray:
+    """The sample id at each of the ``length`` positions of a loader's data set: int64 (length,).
+
+    ``ids`` where given; else the members in their ``order`` where there are as many, or all samples. Raises
+    InvalidInput where none of it fits.
+    """
+    if ids is not None:
+        array = np.asarray(ids)
+        if array.shape != (length,) or not np.issubdtype(array.dtype, np.integer):
+            raise InvalidInput(
+                f"ids are {array.dtype} {array.shape}; they must be integers, one for each of the {length} records "
+                "of the loader's data set"
+            )
+        _refuse_unknown(array, samples)
+        return array.astype(np.int64)
+    if length == len(order):
+        return order
+    if length == samples:
+        return np.arange(length)
+    raise InvalidInput(
+        f"the loader's data set has {length} records, the run {len(order)} members and the experiment {samples} "
+        "samples; pass ids=, the sample id of each record, to watch_loader"
+    )
+
+
+def read_batch_ids(ids: Any, samples: int) -> np.ndarray:
+    """The sample ids of one batch, on any device, as int64 (B,). Raises InvalidInput for what they cannot be."""
+    array = np.asarray(ids.detach().cpu() if isinstance(ids, torch.Tensor) else ids)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise InvalidInput(
+            f"the ids of a batch are {array.dtype} {array.shape}; they must be integers (batch,)"
+        )
+    _refuse_unknown(array, samples)
+    return array.astype(np.int64)
+
+
+def _refuse_unknown(ids: np.ndarray, samples: int) -> None:
+    wrong = (ids < 0) | (ids >= samples)
+    if wrong.any():
+        raise InvalidInput(f"id {ids[wrong][0]} is no sample of the experiment (0 to {samples - 1})")

@@ -20,21 +20,20 @@ from ...store.write.run_writer import RunWriter
 from .. import ranks
 from ..callables import unknown_choice
 from ..grad_norms.eval_pass import check_layers_in_eval_mode
-from ..losses.each_sample import LossOf
+from ..losses.criterion import LossOf
 from ..run_facts import device_name, versions
 from ..signals.from_logits import Answers
 from ..signals.queries import Query, expand_queries
 from .asked_model import TracePoint, asked_model
 from .criterion import Reduction, WatchedCriterion
-from .exposed_so_far import as_frame, most_exposed
-from .inputs import read_batch_ids, read_positions
-from .loader import WatchedLoader, check_followable, watch
+from .exposed_so_far import COLUMNS, most_exposed
+from .loader import WatchedLoader, check_followable, read_batch_ids, read_positions
 from .recorder import TraceRecorder
 from .steps import RecordedSteps
 
 
 class RecordedRun:
-    """One run being recorded. Make it with `hook.start_run`; leaving its block commits it."""
+    """One run being recorded. Make it with `start_run`; leaving its block commits it."""
 
     def __init__(
         self,
@@ -52,7 +51,9 @@ class RecordedRun:
         self._writer = writer
         self._forgets = bool(writer.forgotten.any())
         self._recorder = TraceRecorder(writer)
-        self._labels, self._population, self._order = labels, population, order
+        self.labels = labels
+        """Of all samples, int64 (samples,), -1 where the samples table has none."""
+        self._population, self._order = population, order
         self._steps = RecordedSteps(writer.run, self._recorder, labels)
         self._losses: LossOf | None = None
         self._info, self._queries = info, queries
@@ -73,13 +74,13 @@ class RecordedRun:
         """
         check_followable(loader)
         positions = self.positions(len(loader.dataset), ids)  # type: ignore[arg-type]
-        return watch(
+        return WatchedLoader(
             loader, positions, on_pass=self.end_epoch, on_batch=self._on_batch, on_end=self.end_epoch
         )
 
     def positions(self, length: int, ids: Any = None) -> np.ndarray:
         """The sample id at each of the ``length`` positions of a data set trained on, int64; ``ids`` as in `watch_loader`."""
-        return read_positions(ids, length, self._order, len(self._labels))
+        return read_positions(ids, length, self._order, len(self.labels))
 
     def watch_criterion(
         self, criterion: Callable[..., Any], *, reduction: Reduction | None = None
@@ -89,7 +90,7 @@ class RecordedRun:
         Called with logits (B, C) and a target: class numbers, or class probabilities (mixup), in which case
         the label is that of the samples table; recorded is the clean cross-entropy, whatever smoothing, weights or
         sharpening is trained with. Other losses, binary, regression, of tokens, or your own: see
-        `sample_losses.LossOf`. Without gradients, or without a batch noted before, it
+        `losses.criterion.LossOf`. Without gradients, or without a batch noted before, it
         records nothing, so it may serve for validation too. ``reduction``, mean, sum or none, matters to
         `watch_model` alone, and only for a criterion that has no attribute or argument of that name: one number is
         taken to be a mean.
@@ -137,8 +138,13 @@ class RecordedRun:
         With `watch_model` say it before the forward pass.
         """
         if self._forgets:
-            given = ids.detach().cpu() if isinstance(ids, torch.Tensor) else ids
-            self._refuse_forgotten(read_batch_ids(given, len(self._labels)))
+            given = read_batch_ids(ids, len(self.labels))
+            seen = given[self._writer.forgotten[given]]
+            if len(seen):
+                raise InvalidInput(
+                    f"a batch of run {self.name!r} holds sample {seen[0]}, which experiment {self.experiment!r} has forgotten; "
+                    "leave it out of the training set"
+                )
         self._steps.batch(ids)
 
     def record(self, loss: torch.Tensor, margin: torch.Tensor | None = None) -> None:
@@ -154,11 +160,6 @@ class RecordedRun:
         Logits and labels are as a watched criterion would be called with; see `record` for what is recorded when.
         """
         self._steps.record_logits(logits, labels)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """The labels of all samples, int64 (samples,), -1 where the samples table has none."""
-        return self._labels
 
     @property
     def recording(self) -> bool:
@@ -185,7 +186,7 @@ class RecordedRun:
         if k < 1:
             raise InvalidOption(f"k is {k}; it must be 1 or more")
         if not ranks.writes():
-            return as_frame(np.empty(0, dtype=np.int64), np.empty(0))
+            return pl.DataFrame(schema=COLUMNS)
         self._recorder.wait()
         traces = self._writer.staged_traces("eval" if self._eval_points else "train", "loss")
         return most_exposed(traces, self.members & ~self._population, k, self.name)
@@ -201,7 +202,7 @@ class RecordedRun:
         """Add a point to the eval trace: loss and margin of every audit sample, the model in eval mode.
 
         The loss is the clean cross-entropy, or where the watched criterion, or ``criterion``, is of another kind, that of
-        each record's target; see `sample_losses.LossOf`.
+        each record's target; see `losses.criterion.LossOf`.
 
         With ``grad_norm`` also the norm of each sample's gradient of its clean cross-entropy, at the price of a
         backward pass; by default where `watch_model` asked for it.
@@ -211,7 +212,7 @@ class RecordedRun:
         modes and all random streams are left as they were.
         """
         wanted = self._eval_norms if grad_norm is None else grad_norm
-        asked = asked_model(model, data, self._labels, watched=self._losses, criterion=criterion)
+        asked = asked_model(model, data, self.labels, watched=self._losses, criterion=criterion)
         if wanted:
             asked.check_norms()
         self.trace_eval_by(lambda ids: asked.trace_point(ids, norms=wanted, unwatched=self._steps.paused()))
@@ -230,14 +231,14 @@ class RecordedRun:
         if not ranks.writes():
             return
         ids = np.flatnonzero(~self._population)
-        self._recorder.write_pass("eval", epoch, ids, *ask(ids))
+        self._recorder.write_pass(epoch, ids, *ask(ids))
 
     def evaluate(self, model: nn.Module, data: Any, *, criterion: Callable[..., Any] | None = None) -> None:
         """Record the signals of the finished model for all samples and queries; arguments as in `trace_eval`.
 
         Of a loss that is no cross-entropy there is the loss alone, without phi and logits.
         """
-        asked = asked_model(model, data, self._labels, watched=self._losses, criterion=criterion)
+        asked = asked_model(model, data, self.labels, watched=self._losses, criterion=criterion)
         where = f"logits of run {self.name!r}"
         self._evaluate(lambda ids, query: asked.answers(ids, query, where=where))
 
@@ -291,14 +292,12 @@ class RecordedRun:
             )
         if not ranks.writes():
             return None
-        elapsed = self._trained or time.perf_counter() - self._started
-        epochs = self._recorder.epochs or max(self._eval_points - 1, 0) or None
         info = dataclasses.replace(
             self._info,
-            epochs=epochs,
-            seconds=elapsed,
+            epochs=self._recorder.epochs or max(self._eval_points - 1, 0) or None,
+            seconds=self._trained or time.perf_counter() - self._started,
             versions=versions(),
-            device=self._info.device or device_name(None),
+            device=device_name(None),
         )
         self.committed = self._writer.commit(info)
         return self.committed
@@ -325,23 +324,13 @@ class RecordedRun:
         self.batch(ids)
         self._steps.begin()
 
-    def _refuse_forgotten(self, ids: np.ndarray) -> None:
-        seen = ids[self._writer.forgotten[ids]]
-        if len(seen):
-            raise InvalidInput(
-                f"a batch of run {self.name!r} holds sample {seen[0]}, which experiment {self.experiment!r} has forgotten; "
-                "leave it out of the training set"
-            )
-
     def _note_accuracy(self, ids: np.ndarray, right: np.ndarray) -> None:
-        correct = np.zeros(len(self._labels), dtype=bool)
+        correct = np.zeros(len(self.labels), dtype=bool)
         correct[ids] = right
         outside = ~self.members & ~self._population
         self._info = dataclasses.replace(
             self._info,
             train_accuracy=float(correct[self.members].mean()) if self.members.any() else None,
             test_accuracy=float(correct[outside].mean()) if outside.any() else None,
-            extra={**self._info.extra, "tested_on": "audit samples that are no members"}
-            if outside.any()
-            else self._info.extra,
+            extra={"tested_on": "audit samples that are no members"} if outside.any() else {},
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +13,9 @@ from ...store.errors import InvalidInput
 from ...store.write.run_writer import RunWriter
 from .. import ranks
 from ..grad_norms.step import StepNorms
+
+_WAITING_JOBS = 8
+"""Jobs that may wait: enough to ride out a slow disk, few enough to bound the memory they hold."""
 
 
 class TraceRecorder:
@@ -78,11 +80,12 @@ class TraceRecorder:
             of_epoch = ranks.merge_epoch(*of_epoch)
         if not ranks.writes():
             return
-        loss, margin, seen, counts, *norm = self._to_host(*of_epoch)
+        on_host = self._to_host(*of_epoch)
         names = self._names
 
         def write() -> None:
-            mismatches, *faults = counts().tolist()
+            loss, margin, seen, counts, *norm = on_host()
+            mismatches, *faults = counts.tolist()
             if mismatches:
                 raise InvalidInput(
                     f"epoch {epoch} of run {self._writer.run!r}: {mismatches} targets are not the labels of their "
@@ -91,36 +94,32 @@ class TraceRecorder:
                 )
             if any(faults):
                 raise InvalidInput(_not_adding_up(self._writer.run, epoch, faults, names))
-            ids = np.flatnonzero(seen())
-            grad_norm = norm[0]()[ids] if norm else None
+            ids = np.flatnonzero(seen)
             self._writer.append_epoch(
                 "train",
                 epoch,
                 ids,
-                loss=loss()[ids],
-                margin=margin()[ids] if with_margin else None,
-                grad_norm=grad_norm,
+                loss=loss[ids],
+                margin=margin[ids] if with_margin else None,
+                grad_norm=norm[0][ids] if norm else None,
             )
 
         self._background.submit(write)
 
     def write_pass(
         self,
-        source: Literal["train", "eval"],
         epoch: int,
         ids: np.ndarray,
         loss: torch.Tensor,
         margin: torch.Tensor | None,
         grad_norm: torch.Tensor | None = None,
     ) -> None:
-        """Write one epoch of a trace that was made in one piece: loss, margin, norm (len(ids),), on any device."""
+        """Write one epoch of the eval trace: loss, margin, norm (len(ids),), on any device."""
         values = {"loss": loss, "margin": margin, "grad_norm": grad_norm}
         given = {name: value for name, value in values.items() if value is not None}
-        on_host = dict(zip(given, self._to_host(*given.values()), strict=True))
+        on_host = self._to_host(*given.values())
         self._background.submit(
-            lambda: self._writer.append_epoch(
-                source, epoch, ids, **{name: value() for name, value in on_host.items()}
-            )
+            lambda: self._writer.append_epoch("eval", epoch, ids, **dict(zip(given, on_host(), strict=True)))
         )
 
     def wait(self) -> None:
@@ -137,10 +136,11 @@ class TraceRecorder:
         self._epoch = None
         self._background.stop()
 
-    def _to_host(self, *values: torch.Tensor) -> list[Callable[[], np.ndarray]]:
-        """Start copying; each function returned waits for its copy, and is called by the writer thread."""
+    def _to_host(self, *values: torch.Tensor) -> Callable[[], list[np.ndarray]]:
+        """Start copying; the function returned waits for the copies, and is called by the writer thread."""
         if values[0].device.type != "cuda":
-            return [_held(value.detach().cpu().numpy()) for value in values]
+            held = [value.detach().cpu().numpy() for value in values]
+            return lambda: held
         if self._side is None:
             self._side = torch.cuda.Stream(values[0].device)
         self._side.wait_stream(torch.cuda.current_stream(values[0].device))
@@ -154,7 +154,12 @@ class TraceRecorder:
                 value.record_stream(self._side)
                 copies.append(copy)
             done.record(self._side)
-        return [_awaited(copy, done) for copy in copies]
+
+        def copied() -> list[np.ndarray]:
+            done.synchronize()
+            return [copy.numpy() for copy in copies]
+
+        return copied
 
 
 class _EpochValues:
@@ -207,22 +212,6 @@ def _not_adding_up(run: str, epoch: int, faults: list[int], names: tuple[str, ..
         "that training used, so the norms would be wrong; either these weights are used past their layer (freeze them, or "
         "call the layer), or the loss has a term past the criterion (then watch_model(model, check=False) leaves it out)"
     )
-
-
-def _held(value: np.ndarray) -> Callable[[], np.ndarray]:
-    return lambda: value
-
-
-def _awaited(copy: torch.Tensor, done: torch.cuda.Event) -> Callable[[], np.ndarray]:
-    def wait() -> np.ndarray:
-        done.synchronize()
-        return copy.numpy()
-
-    return wait
-
-
-_WAITING_JOBS = 8
-"""Jobs that may wait: enough to ride out a slow disk, few enough to bound the memory they hold."""
 
 
 class Background:

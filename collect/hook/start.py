@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from ...store.errors import InvalidInput
 from ...store.format.records import ROLES, Role, RunInfo
 from ...store.lake import Lake
 from ..callables import unknown_choice
 from ..signals.queries import parse_queries
-from .inputs import free_run_name, read_members, recipe_mapping, samples_table
 from .recorded_run import RecordedRun
-
-__all__ = ["RecordedRun", "start_run"]
 
 
 def start_run(
@@ -47,16 +49,84 @@ def start_run(
     """
     if role not in ROLES:
         raise unknown_choice("role", role, ROLES)
+    views = parse_queries(queries, pictures=True)
+    info = RunInfo(role=role, seed=seed, dataset=dataset, model=model, recipe=_recipe_mapping(recipe))
     if samples is not None:
         lake.create_experiment(
-            experiment, samples_table(samples), dataset={"spec": dataset} if dataset else None
+            experiment, _samples_table(samples), dataset={"spec": dataset} if dataset else None
         )
     table = lake.samples(experiment)
-    mask, order = read_members(members, len(table))
-    name = run if run is not None else free_run_name(lake, experiment, role)
+    mask, order = _read_members(members, len(table))
+    name = run if run is not None else _free_run_name(lake, experiment, role)
     writer = lake.write_run(experiment, name, members=mask)
     labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
     # Forgotten samples are as those of the population here: never trained on, and never audited.
     population = np.asarray(table["pool"].to_numpy(zero_copy_only=False) != "audit")
-    info = RunInfo(role=role, seed=seed, dataset=dataset, model=model, recipe=recipe_mapping(recipe))
-    return RecordedRun(writer, labels, population, order, info, parse_queries(queries, pictures=True))
+    return RecordedRun(writer, labels, population, order, info, views)
+
+
+def _samples_table(samples: Any) -> pa.Table:
+    """A table of samples from labels (N,), an Arrow or Polars table, or a mapping of columns."""
+    if isinstance(samples, pa.Table):
+        return samples
+    if hasattr(samples, "to_arrow"):
+        return samples.to_arrow()
+    if isinstance(samples, Mapping):
+        return pa.table({str(name): _on_host(column) for name, column in samples.items()})
+    labels = np.asarray(_on_host(samples))
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise InvalidInput(
+            f"samples are {labels.dtype} {labels.shape}; give integer labels (samples,), or a table with a column label"
+        )
+    return pa.table({"label": labels})
+
+
+def _read_members(members: Any, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """A mask (samples,) bool, and the members' ids int64 in the order given (ascending for a mask).
+
+    Raises InvalidInput for a mask of another length, an id out of range and an id given twice.
+    """
+    array = np.asarray(_on_host(members))
+    if array.dtype == bool:
+        if array.shape != (samples,):
+            raise InvalidInput(
+                f"members are a mask of shape {array.shape}; the experiment has {samples} samples"
+            )
+        return array, np.flatnonzero(array)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer) or len(array) == 0:
+        raise InvalidInput(
+            f"members are {array.dtype} {array.shape}; give a boolean mask or integer sample ids"
+        )
+    bad = array[(array < 0) | (array >= samples)]
+    if len(bad):
+        raise InvalidInput(f"member {bad[0]} is not a sample of the experiment (0 to {samples - 1})")
+    mask = np.zeros(samples, dtype=bool)
+    mask[array] = True
+    if mask.sum() != len(array):
+        values, counts = np.unique(array, return_counts=True)
+        raise InvalidInput(f"member {values[counts > 1][0]} is given twice")
+    return mask, array.astype(np.int64)
+
+
+def _on_host(values: Any) -> Any:
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else values
+
+
+def _free_run_name(lake: Lake, experiment: str, role: str) -> str:
+    """The role, or role-2, role-3, ...: the first that no committed run has."""
+    names = itertools.chain([role], (f"{role}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if not lake.has_run(experiment, name))
+
+
+def _recipe_mapping(recipe: Any) -> dict[str, Any]:
+    """A recipe (mapping, dataclass or namespace) as JSON values; what JSON cannot hold becomes its text."""
+    if recipe is None:
+        return {}
+    if dataclasses.is_dataclass(recipe) and not isinstance(recipe, type):
+        recipe = dataclasses.asdict(recipe)
+    elif not isinstance(recipe, Mapping) and hasattr(recipe, "__dict__"):
+        recipe = vars(recipe)
+    if not isinstance(recipe, Mapping):
+        raise InvalidInput(f"recipe is a {type(recipe).__name__}; give a mapping, a dataclass or a namespace")
+    by_name = {str(key): value for key, value in recipe.items()}
+    return dict(json.loads(json.dumps(by_name, default=str)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from torch.nn import functional
 
 from ...store.errors import InvalidInput
 from ..grad_norms.hooks import GradNormWatcher
-from ..losses.each_sample import LossOf, SampleLosses
+from ..losses.criterion import LossOf
 from .asked_model import highest_label
-from .criterion import CriterionCall
-from .inputs import read_batch_ids
+from .criterion import Losses
+from .loader import read_batch_ids
 from .recorder import TraceRecorder
 
 
@@ -90,25 +91,23 @@ class RecordedSteps:
         """Record the clean cross-entropy of logits (B, C)."""
         ids = self._named_without_norms()
         if ids is not None:
-            self._record_values(
-                ids, logits, lambda known: self._clean(logits, labels, known, self._highest_label)
-            )
+            self._record_values(ids, logits, partial(self._clean, logits, labels))
 
-    def criterion_called(self, call: CriterionCall) -> None:
-        """Record the losses behind a call of the watched criterion; further calls for a batch matter to norms alone."""
-        output, target = call.output, call.target
+    def criterion_called(
+        self, output: Any, result: Any, losses: Losses, divisor: Callable[[int], torch.Tensor | float]
+    ) -> None:
+        """Record the losses behind a call of the watched criterion; further calls for a batch matter to norms alone.
+
+        ``result`` is the sum of the samples' ``losses`` over ``divisor(rows)``.
+        """
         ids, self._pending = self._pending, None
         if ids is None:
             if self._watcher is not None:
-                self._watcher.further_loss(call.result, call.divisor)
+                self._watcher.further_loss(result, divisor)
             return
-        at = self._record_values(
-            ids,
-            output,
-            lambda known: call.losses(output, target, known, self._highest_label, call.more, call.options),
-        )
+        at = self._record_values(ids, output, losses)
         if self._watcher is not None:
-            self._watcher.loss(call.result, at, call.divisor(len(at)))
+            self._watcher.loss(result, at, divisor(len(at)))
 
     def _named_without_norms(self) -> torch.Tensor | None:
         if self._watcher is not None:
@@ -124,10 +123,8 @@ class RecordedSteps:
             for found in self._watcher.take(last=last):
                 self._recorder.record_grad_norm(found, self._watcher.names)
 
-    def _record_values(
-        self, ids: torch.Tensor, output: Any, values: Callable[[torch.Tensor], SampleLosses]
-    ) -> torch.Tensor:
-        """Record ``values(labels in the samples table)`` of the batch; the ids, on the device of its output."""
+    def _record_values(self, ids: torch.Tensor, output: Any, losses: Losses) -> torch.Tensor:
+        """Record the losses of the batch; the ids, on the device of its output."""
         if not isinstance(output, torch.Tensor) or not output.ndim:
             what = type(output).__name__ if not isinstance(output, torch.Tensor) else "a single number"
             raise InvalidInput(
@@ -146,7 +143,7 @@ class RecordedSteps:
             )
         with torch.no_grad(), torch.autocast(device_type=output.device.type, enabled=False):
             at = _to_device(ids, output.device)
-            found = values(self._known_labels(output.device)[at])
+            found = losses(self._known_labels(output.device)[at], self._highest_label)
             self._recorder.record(at, found.loss, found.margin, found.wrong)
         return at
 

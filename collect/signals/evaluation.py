@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,12 +12,12 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from ...store.errors import InvalidInput, InvalidOption
-from ..losses.classes import as_logits, two_class_logits
+from ..losses.cross_entropy import as_logits
 from ..random_streams import undisturbed_randomness
 from ..ranks import inner_model
 from .queries import FOR_PICTURES, Query, noisy, view
 
-BATCH = 512
+_BATCH = 512
 
 
 @contextmanager
@@ -40,47 +40,97 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def data_length(data: Any) -> int:
-    """Records in ``data``: a pair of tensors or arrays (x, y), or a map-style data set of such pairs."""
-    if _is_pair(data):
-        if len(data[0]) != len(data[1]):
-            raise InvalidInput(f"x has {len(data[0])} records, y has {len(data[1])}")
-        return len(data[0])
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-        return len(data)
-    raise InvalidInput(
-        f"data is a {type(data).__name__}; give a map-style data set of (x, y), or tensors x, y, in the order of sample ids"
-    )
+def ordered_outputs(
+    model: nn.Module, data: Any, ids: np.ndarray, labels: np.ndarray, query: Query
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(logits (B, C), labels (B,)) of the samples ``ids``, batch by batch, in eval mode; see `ordered_inputs`."""
+    inner = inner_model(model)
+    for x, y in ordered_inputs(model, data, ids, labels, query):
+        yield as_logits(inner(x)), y
+
+
+def ordered_inputs(
+    model: nn.Module, data: Any, ids: np.ndarray, labels: np.ndarray, query: Query, *, size: int = _BATCH
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(inputs (B, ...), labels (B,)) of the samples ``ids``, as `ordered_records` gives them.
+
+    ``labels`` (N,) are those of the samples table, -1 where it has none. Raises InvalidInput also where ``data`` has
+    other labels, as it has when it is not in the order of sample ids.
+    """
+    for x, y, asked in ordered_records(model, data, ids, len(labels), query, size=size):
+        y = y.long().reshape(-1)
+        check_labels(labels, y, asked)
+        yield x, y.to(x.device)
+
+
+def ordered_records(
+    model: nn.Module, data: Any, ids: np.ndarray, samples: int, query: Query, *, size: int = _BATCH
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
+    """(inputs (B, ...) on the model's device, targets as they are, ids) of the samples ``ids``, batch by batch.
+
+    For a caller that runs the model on them: meanwhile it is in eval mode, gradients are off, and no random stream goes
+    on. Shifts and noise are of the records as ``data`` gives them, normalised or not. Raises InvalidInput where
+    ``data`` does not hold all ``samples``, InvalidOption for a query that does not fit its records.
+    """
+    check_holds_all(data, samples)
+    model = inner_model(model)
+    device = device_of(model)
+    with undisturbed_randomness(device), eval_mode(model):
+        for start in range(0, len(ids), size):
+            asked = ids[start : start + size]
+            x, y = records(data, asked)
+            if query.kind in FOR_PICTURES and x.ndim != 4:
+                raise InvalidOption(
+                    f"query {query.kind!r} needs pictures (batch, C, H, W), not {tuple(x.shape)}"
+                )
+            if query.kind == "noise" and not torch.is_floating_point(x):
+                raise InvalidOption(f"query 'noise' needs records of floating-point numbers, not {x.dtype}")
+            own = torch.from_numpy(asked).to(device)
+            yield noisy(view(x.to(device), query, own), query, own), torch.as_tensor(y), asked
 
 
 def check_holds_all(data: Any, samples: int) -> None:
-    """Raises InvalidInput for data of another length than the experiment."""
-    if data_length(data) != samples:
+    """Raises InvalidInput for data of another length than the experiment, and for what has none.
+
+    Data is a pair of tensors or arrays (x, y), or a map-style data set of such pairs.
+    """
+    if _is_pair(data):
+        length = len(data[0])
+        if length != len(data[1]):
+            raise InvalidInput(f"x has {length} records, y has {len(data[1])}")
+    elif hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        length = len(data)
+    else:
         raise InvalidInput(
-            f"data holds {data_length(data)} records, the experiment {samples} samples; it must hold all of "
+            f"data is a {type(data).__name__}; give a map-style data set of (x, y), or tensors x, y, in the order of sample ids"
+        )
+    if length != samples:
+        raise InvalidInput(
+            f"data holds {length} records, the experiment {samples} samples; it must hold all of "
             "them, in the order of sample ids"
         )
 
 
-def records(data: Any, ids: Sequence[int] | np.ndarray, size: int = BATCH) -> Iterator[tuple[Any, Any]]:
-    """(x, y) of the records ``ids`` of ``data``, batch by batch, as they are."""
-    for start in range(0, len(ids), size):
-        part = ids[start : start + size]
-        if _is_pair(data):
-            at = torch.as_tensor(np.asarray(part), dtype=torch.int64)
-            x, y = (torch.as_tensor(each)[at.to(torch.as_tensor(each).device)] for each in data)
-        else:
-            # One by one and not by a DataLoader, which would draw a seed from torch's global generator.
-            x, y = default_collate([tuple(data[int(i)])[:2] for i in part])
-        yield x, y
+def check_labels(labels: np.ndarray, y: torch.Tensor, ids: np.ndarray) -> None:
+    """Raises InvalidInput where the labels ``y`` (B,) of the samples ``ids`` are not those in the samples table."""
+    known = torch.from_numpy(labels[ids])
+    differs = (known >= 0) & (known != y.cpu())
+    if differs.any():
+        row = int(ids[int(differs.int().argmax())])
+        raise InvalidInput(
+            f"record {row} of data has another label than sample {row}; data must be in the order of sample ids"
+        )
 
 
-def batches(
-    data: Any, ids: Sequence[int] | np.ndarray, size: int = BATCH
-) -> Iterator[tuple[Any, torch.Tensor]]:
-    """(x, y) of the records ``ids`` of ``data``, batch by batch, y int64 (B,) on the CPU or where it lies."""
-    for x, y in records(data, ids, size):
-        yield x, torch.as_tensor(y).long().reshape(-1)
+def records(data: Any, ids: np.ndarray | list[int]) -> tuple[Any, Any]:
+    """(x, y) of the records ``ids`` of ``data``, as they are."""
+    if _is_pair(data):
+        at = torch.as_tensor(np.asarray(ids), dtype=torch.int64)
+        x, y = (torch.as_tensor(each)[at.to(torch.as_tensor(each).device)] for each in data)
+    else:
+        # One by one and not by a DataLoader, which would draw a seed from torch's global generator.
+        x, y = default_collate([tuple(data[int(i)])[:2] for i in ids])
+    return x, y
 
 
 def _is_pair(data: Any) -> bool:
@@ -89,50 +139,3 @@ def _is_pair(data: Any) -> bool:
         and len(data) == 2
         and all(isinstance(each, (torch.Tensor, np.ndarray)) for each in data)
     )
-
-
-def ordered_outputs(
-    model: nn.Module, data: Any, ids: np.ndarray, labels: np.ndarray, query: Query
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(logits (B, C), labels (B,)) of the samples ``ids``, batch by batch, in eval mode; see `ordered_inputs`."""
-    inner = inner_model(model)
-    for x, y in ordered_inputs(model, data, ids, labels, query):
-        yield two_class_logits(as_logits(inner(x))), y
-
-
-def ordered_inputs(
-    model: nn.Module, data: Any, ids: np.ndarray, labels: np.ndarray, query: Query, *, size: int = BATCH
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(inputs (B, ...), labels (B,)) of the samples ``ids``, on the model's device, batch by batch, for a caller that runs
-    the model on them: meanwhile it is in eval mode and gradients are off.
-
-    ``labels`` (N,) are those of the samples table, -1 where it has none. Shifts and noise are of the records as
-    ``data`` gives them, normalised or not. Raises InvalidInput where ``data`` has another length or other labels, as it
-    has when it is not in the order of sample ids; InvalidOption for a query that does not fit its records.
-    """
-    check_holds_all(data, len(labels))
-    model = inner_model(model)
-    device = device_of(model)
-    done = 0
-    with undisturbed_randomness(device), eval_mode(model):
-        for x, y in batches(data, ids, size):
-            check_fits(query, x)
-            asked = ids[done : done + len(y)]
-            known = torch.from_numpy(labels[asked])
-            differs = (known >= 0) & (known != y.cpu())
-            if differs.any():
-                row = int(ids[done + int(differs.int().argmax())])
-                raise InvalidInput(
-                    f"record {row} of data has another label than sample {row}; data must be in the order of sample ids"
-                )
-            done += len(y)
-            own = torch.from_numpy(asked).to(device)
-            yield noisy(view(x.to(device), query, own), query, own), y.to(device)
-
-
-def check_fits(query: Query, x: Any) -> None:
-    """Raises InvalidOption for a query that these inputs have no view for."""
-    if query.kind in FOR_PICTURES and x.ndim != 4:
-        raise InvalidOption(f"query {query.kind!r} needs pictures (batch, C, H, W), not {tuple(x.shape)}")
-    if query.kind == "noise" and not torch.is_floating_point(x):
-        raise InvalidOption(f"query 'noise' needs records of floating-point numbers, not {x.dtype}")

@@ -13,7 +13,7 @@ from torch import nn
 
 from ...store.errors import InvalidOption
 from ..data.device_data import DeviceData
-from ..losses.classes import loss_and_margin
+from ..losses.cross_entropy import loss_and_margin
 from ..signals.evaluation import eval_mode
 
 

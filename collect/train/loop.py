@@ -14,7 +14,7 @@ from ...store.errors import TrainingFailed
 from ..grad_norms.eval_pass import norms_of_batch
 from ..grad_norms.hooks import GradNormWatcher
 from ..hook.recorder import TraceRecorder
-from ..losses.classes import loss_and_margin
+from ..losses.cross_entropy import loss_and_margin
 from ..random_streams import augmentation_of, noise_of, order_of
 from ..signals.ask import Recording
 from ..signals.evaluation import eval_mode
@@ -153,4 +153,4 @@ def eval_point(
             losses.append(loss)
             margins.append(margin)
     traced = (torch.cat(each) for each in (losses, margins, norms) if each)
-    recorder.write_pass("eval", epoch, audit, *traced)
+    recorder.write_pass(epoch, audit, *traced)

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import torch
 from losslake.collect.hook.start import start_run
-from losslake.collect.losses.sequences import sequence_loss_and_margin
+from losslake.collect.losses.cross_entropy import sequence_loss_and_margin
 from losslake.store.errors import InvalidInput, InvalidOption
 from losslake.store.lake import Lake
 from recorded import check_seen, trace
@@ -274,7 +274,7 @@ def test_sequence_loss_and_margin() -> None:
 def test_sequences_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = torch.randn(5, 6, 9), torch.randint(0, 9, (5, 6))
     at_once = sequence_loss_and_margin(logits, labels)
-    monkeypatch.setattr("losslake.collect.losses.sequences._LOGITS_AT_ONCE", 2 * 6 * 9)
+    monkeypatch.setattr("losslake.collect.losses.cross_entropy._LOGITS_AT_ONCE", 2 * 6 * 9)
     for a, b in zip(at_once, sequence_loss_and_margin(logits, labels), strict=True):
         torch.testing.assert_close(a, b)
 

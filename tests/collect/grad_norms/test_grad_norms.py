@@ -9,10 +9,12 @@ import pytest
 import torch
 from losslake.collect.grad_norms import conv as grad_norm_conv
 from losslake.collect.grad_norms import linear as grad_norm_linear
-from losslake.collect.grad_norms import use as grad_norm_route
+from losslake.collect.grad_norms import use as grad_norm_use
+from losslake.collect.grad_norms.conv import conv_route
 from losslake.collect.grad_norms.hooks import GradNormWatcher
+from losslake.collect.grad_norms.linear import matrix_route
 from losslake.collect.grad_norms.normalization import with_statistics
-from losslake.collect.grad_norms.use import conv_route, matrix_route, row_norms
+from losslake.collect.grad_norms.use import row_norms
 from losslake.store.errors import InvalidOption
 from torch import nn
 from torch.nn import functional
@@ -149,7 +151,7 @@ def test_convolution_routes_agree(route: str, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("held", [1, 50, 1 << 22])
 def test_linear_routes_agree(route: str, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grad_norm_linear, "matrix_route", lambda *about: route)
-    monkeypatch.setitem(grad_norm_route.HELD_NUMBERS, "cpu", held)
+    monkeypatch.setitem(grad_norm_use.HELD_NUMBERS, "cpu", held)
     for positions in (1, 7):
         assert_exact(nn.Sequential(nn.Linear(4, 6), Head(6)), torch.randn(B, positions, 4))
 

@@ -12,7 +12,8 @@ from losslake import open as open_lake
 from losslake.collect import ranks
 from losslake.collect.hook import exposed_so_far
 from losslake.collect.hook import start as hook
-from losslake.collect.hook.start import RecordedRun, start_run
+from losslake.collect.hook.recorded_run import RecordedRun
+from losslake.collect.hook.start import start_run
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.lake import Lake
 

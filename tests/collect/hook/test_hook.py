@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 import torch
 from losslake.collect.hook import asked_model
-from losslake.collect.hook.start import RecordedRun, start_run
+from losslake.collect.hook.recorded_run import RecordedRun
+from losslake.collect.hook.start import start_run
 from losslake.store.errors import InvalidInput, InvalidOption
 from losslake.store.lake import Lake
 from torch import nn

@@ -14,7 +14,8 @@ import pytest
 import torch
 from losslake.collect.grad_norms.eval_pass import per_sample_grad_norms
 from losslake.collect.grad_norms.hooks import GradNormWatcher
-from losslake.collect.hook.start import RecordedRun, start_run
+from losslake.collect.hook.recorded_run import RecordedRun
+from losslake.collect.hook.start import start_run
 from losslake.store.errors import InvalidInput, InvalidOption
 from losslake.store.lake import Lake
 from torch import nn

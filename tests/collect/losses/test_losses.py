@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from losslake.collect.hook.start import RecordedRun, start_run
+from losslake.collect.hook.recorded_run import RecordedRun
+from losslake.collect.hook.start import start_run
 from losslake.store.errors import InvalidInput
 from losslake.store.lake import Lake
 from recorded import trace

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from losslake.collect.losses.classes import loss_and_margin, two_class_logits
+from losslake.collect.losses.cross_entropy import loss_and_margin, two_class_logits
 from losslake.collect.signals.from_logits import loss_from_phi, phi_from_loss, signals_from_logits
 from losslake.store.errors import InvalidInput
 

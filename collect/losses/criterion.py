@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from ...store.errors import InvalidInput
-from .classes import as_logits, loss_and_margin, two_class_logits
-from .criterion_kind import Kind, kind_of, option, tells_samples_apart, unreduced
-from .sequences import IGNORED, position_loss_and_margin
+from ..random_streams import undisturbed_randomness
+from .cross_entropy import IGNORED, as_logits, loss_and_margin, position_loss_and_margin
+
+Kind = Literal["classes", "binary", "probabilities", "regression", "other"]
+"""classes: cross-entropy of logits, or NLL of log-probabilities, which are logits too. binary: of lone logits;
+probabilities: of their sigmoids. regression: of numbers, which have no class. other: one of the user's own."""
+
+_KINDS: tuple[tuple[Kind, tuple[type[nn.Module], ...], tuple[Callable[..., Any], ...]], ...] = (
+    ("classes", (nn.CrossEntropyLoss, nn.NLLLoss), (functional.cross_entropy, functional.nll_loss)),
+    ("binary", (nn.BCEWithLogitsLoss,), (functional.binary_cross_entropy_with_logits,)),
+    ("probabilities", (nn.BCELoss,), (functional.binary_cross_entropy,)),
+    (
+        "regression",
+        (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss),
+        (functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss),
+    ),
+)
+
+_WAY_OUT = (
+    "give it an argument or attribute reduction that it obeys, or compute the samples' losses yourself: "
+    "run.batch(ids), then run.record(losses)"
+)
 
 _LEAST_LOGIT = -100.0
 """BCELoss takes no logarithm of a probability to be lower."""
@@ -45,12 +68,12 @@ class LossOf:
     _holds_probabilities: bool | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.kind = kind_of(self.criterion)
+        self.kind = _kind_of(self.criterion)
 
     @property
     def loss_only(self) -> bool:
         """Whether a target is a number, not a class, or may be one."""
-        return self.kind == "regression" or (self.kind == "other" and tells_samples_apart(self.criterion))
+        return self.kind == "regression" or (self.kind == "other" and _tells_samples_apart(self.criterion))
 
     def __call__(
         self,
@@ -69,7 +92,7 @@ class LossOf:
         """
         options = options or {}
         if self.kind == "regression":
-            return SampleLosses(unreduced(self.criterion, output, target, more, options))
+            return SampleLosses(_unreduced(self.criterion, output, target, more, options))
         tensor = isinstance(target, torch.Tensor)
         whole = tensor and not target.is_floating_point() and target.dtype != torch.bool
         if tensor and self.kind in ("binary", "probabilities"):
@@ -82,18 +105,14 @@ class LossOf:
             # Whole numbers that a lone output is to hit may be counts, where the criterion can say so itself.
             if target.numel() == len(output) and not (lone and self.loss_only):
                 return _classes(output, target, known, highest, ignored)
-        if self.kind == "classes":
+        if self.kind == "classes" or self._class_probabilities(output, target, highest):
             return _at_known(output, known, highest)
-        if self._class_probabilities(output, target, highest):
-            return _at_known(output, known, highest)
-        return SampleLosses(unreduced(self.criterion, output, target, more, options))
+        return SampleLosses(_unreduced(self.criterion, output, target, more, options))
 
     def _positions(self, output: torch.Tensor, target: torch.Tensor, ignored: int) -> SampleLosses:
         """Of logits (B, C, ...) or (B, ..., C) and class numbers (B, ...): means over a sample's positions."""
         second = output.shape[:1] + output.shape[2:] == target.shape
-        last = output.shape[:-1] == target.shape
-        if self.kind == "classes":
-            last = False
+        last = self.kind != "classes" and output.shape[:-1] == target.shape
         if second == last:
             raise InvalidInput(
                 f"logits are {tuple(output.shape)} and targets {tuple(target.shape)}; with targets (batch, positions) logits "
@@ -140,7 +159,7 @@ class LossOf:
 def _classes(
     output: torch.Tensor, target: torch.Tensor, known: torch.Tensor, highest: int | None, ignored: int
 ) -> SampleLosses:
-    logits = two_class_logits(as_logits(output))
+    logits = as_logits(output)
     labels = target.detach().reshape(-1).to(logits.device, non_blocking=True).long()
     # What the criterion leaves out has its label in the table, or else no loss.
     labels = torch.where(labels == ignored, known, labels)
@@ -162,7 +181,7 @@ def _at_known(output: Any, known: torch.Tensor, highest: int | None) -> SampleLo
             "the target of the criterion is no class number a sample, and the samples table has no labels to take "
             "instead; give start_run samples with labels"
         )
-    return SampleLosses(*loss_and_margin(two_class_logits(as_logits(output)), known))
+    return SampleLosses(*loss_and_margin(as_logits(output), known))
 
 
 def _binary_loss(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -181,3 +200,73 @@ def _looks_like_probabilities(output: Any, target: Any, highest: int | None) -> 
         return False
     sums = t.shape[1] == 1 or bool(((t.sum(1) - 1).abs() < 1e-2).all())
     return sums and bool(((t >= 0) & (t <= 1)).all())
+
+
+def option(criterion: Callable[..., Any], options: Mapping[str, Any], name: str, default: Any) -> Any:
+    """An option of a criterion: from the call's ``options``, those of a functools.partial, or its attribute."""
+    kept = criterion.keywords if isinstance(criterion, functools.partial) else {}
+    return {**kept, **options}.get(name, getattr(criterion, name, default))
+
+
+def _kind_of(criterion: Callable[..., Any]) -> Kind:
+    """The kind of a module, a function, or a functools.partial of one."""
+    function = _inner(criterion)
+    for kind, modules, functions in _KINDS:
+        if isinstance(criterion, modules) or function in functions:
+            return kind
+    return "other"
+
+
+def _inner(criterion: Callable[..., Any]) -> Callable[..., Any]:
+    """What a functools.partial calls; anything else as it is."""
+    return criterion.func if isinstance(criterion, functools.partial) else criterion
+
+
+def _tells_samples_apart(criterion: Callable[..., Any]) -> bool:
+    """Whether it has a reduction that can be none: an attribute of that name, or a parameter."""
+    if isinstance(getattr(criterion, "reduction", None), str):
+        return True
+    try:
+        return "reduction" in inspect.signature(_inner(criterion)).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _unreduced(
+    criterion: Callable[..., Any],
+    output: torch.Tensor,
+    target: Any,
+    more: Sequence[Any],
+    options: Mapping[str, Any],
+) -> torch.Tensor:
+    """Each sample's loss (B,) float32: the criterion with reduction="none", the mean over what a sample has several of.
+
+    It is called a second time, so its state and the random streams are left as they were. Raises InvalidInput where it
+    has no reduction, or does not obey it.
+    """
+    if not _tells_samples_apart(criterion):
+        raise InvalidInput(f"the losses of single samples cannot be had from {_name(criterion)}; {_WAY_OUT}")
+    call, given = criterion, dict(options)
+    if isinstance(getattr(criterion, "reduction", None), str):
+        call = copy.copy(criterion)
+        call.reduction = "none"  # type: ignore[attr-defined]
+        given.pop("reduction", None)
+    else:
+        given["reduction"] = "none"
+    with undisturbed_randomness(output.device):
+        if isinstance(call, nn.Module):
+            # A copy shares the buffers, which a criterion may change.
+            buffers = {name: value.clone() for name, value in call.named_buffers()}
+            losses = torch.func.functional_call(call, buffers, (output, target, *more), given)
+        else:
+            losses = call(output, target, *more, **given)
+    if not isinstance(losses, torch.Tensor) or losses.ndim == 0 or len(losses) != len(output):
+        what = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
+        raise InvalidInput(
+            f"{_name(criterion)} with reduction='none' gave {what} for {len(output)} samples; {_WAY_OUT}"
+        )
+    return losses.detach().float().flatten(1).mean(1) if losses.ndim > 1 else losses.detach().float()
+
+
+def _name(criterion: Callable[..., Any]) -> str:
+    return getattr(_inner(criterion), "__name__", type(criterion).__name__)
