@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -33,25 +33,18 @@ class AskedModel:
     """A model and the data of all samples, in the order of their ids. Make it with `asked_model`.
 
     labels    (samples,) of the samples table, -1 where it has none
+    norms     whether the points of its trace have gradient norms
     by_target how a record's loss comes from its target in the data; None: it is the cross-entropy of its class number
     """
 
     model: nn.Module
     data: Any
     labels: np.ndarray
+    norms: bool
     by_target: LossOf | None
 
-    def check_norms(self) -> None:
-        """Raises InvalidOption where there are no gradient norms in eval mode."""
-        if self.by_target is not None:
-            raise InvalidOption(
-                "gradient norms in eval mode are of the cross-entropy; leave grad_norm out, or watch_model in train mode"
-            )
-
-    def trace_point(
-        self, ids: np.ndarray, *, norms: bool, unwatched: AbstractContextManager[None]
-    ) -> TracePoint:
-        """What the samples ``ids`` have in eval mode, with the norms of their gradients where wanted.
+    def trace_point(self, ids: np.ndarray, *, unwatched: AbstractContextManager[None]) -> TracePoint:
+        """What the samples ``ids`` have in eval mode.
 
         ``unwatched`` is a block in which the model runs without being recorded.
         """
@@ -62,14 +55,14 @@ class AskedModel:
         with unwatched:
             for logits, labels, *norm in (
                 ordered_norms(self.model, self.data, ids, self.labels)
-                if norms
+                if self.norms
                 else ordered_outputs(self.model, self.data, ids, self.labels, AS_IT_IS)
             ):
                 loss, margin = loss_and_margin(logits, labels)
                 losses.append(loss)
                 margins.append(margin)
                 of_gradients += norm
-        return torch.cat(losses), torch.cat(margins), torch.cat(of_gradients) if norms else None
+        return torch.cat(losses), torch.cat(margins), torch.cat(of_gradients) if self.norms else None
 
     def answers(self, ids: np.ndarray, query: Query, *, where: str) -> Iterator[tuple[np.ndarray, Answers]]:
         """What the model says of a view of the samples ``ids``, some of them at a time, in their order: (ids, answers).
@@ -103,17 +96,15 @@ class AskedModel:
 
 
 def asked_model(
-    model: nn.Module,
-    data: Any,
-    labels: np.ndarray,
-    *,
-    watched: LossOf | None,
-    criterion: Callable[..., Any] | None,
+    model: nn.Module, data: Any, labels: np.ndarray, losses: LossOf | None, *, norms: bool
 ) -> AskedModel:
-    """What to ask, by the ``watched`` criterion, where there is one, or by ``criterion`` instead of it."""
-    losses = watched if criterion is None else LossOf(criterion)
+    """What to ask by the ``losses`` of a criterion, where there is one. Raises InvalidOption for norms that it has not."""
     by_target = losses is not None and _needs_targets(losses, data, highest_label(labels))
-    return AskedModel(model, data, labels, losses if by_target else None)
+    if by_target and norms:
+        raise InvalidOption(
+            "gradient norms in eval mode are of the cross-entropy; leave grad_norm out, or watch_model in train mode"
+        )
+    return AskedModel(model, data, labels, norms, losses if by_target else None)
 
 
 def highest_label(labels: np.ndarray) -> int | None:

@@ -63,8 +63,6 @@ class RecordedRun:
         self._started = time.perf_counter()
         self._trained = 0.0
 
-    # --- what the loop is given -----------------------------------------------------------------------------
-
     def watch_loader(self, loader: DataLoader[Any], ids: Any = None) -> WatchedLoader:
         """The loader, noting which samples are in each batch. One pass over it is one epoch.
 
@@ -212,10 +210,9 @@ class RecordedRun:
         modes and all random streams are left as they were.
         """
         wanted = self._eval_norms if grad_norm is None else grad_norm
-        asked = asked_model(model, data, self.labels, watched=self._losses, criterion=criterion)
-        if wanted:
-            asked.check_norms()
-        self.trace_eval_by(lambda ids: asked.trace_point(ids, norms=wanted, unwatched=self._steps.paused()))
+        losses = self._losses if criterion is None else LossOf(criterion)
+        asked = asked_model(model, data, self.labels, losses, norms=wanted)
+        self.trace_eval_by(lambda ids: asked.trace_point(ids, unwatched=self._steps.paused()))
 
     def trace_eval_by(self, ask: Callable[[np.ndarray], TracePoint]) -> None:
         """`trace_eval` for a model that is asked in another way: ask(ids) gives loss, margin or None, gradient norm or None,
@@ -238,7 +235,8 @@ class RecordedRun:
 
         Of a loss that is no cross-entropy there is the loss alone, without phi and logits.
         """
-        asked = asked_model(model, data, self.labels, watched=self._losses, criterion=criterion)
+        losses = self._losses if criterion is None else LossOf(criterion)
+        asked = asked_model(model, data, self.labels, losses, norms=False)
         where = f"logits of run {self.name!r}"
         self._evaluate(lambda ids, query: asked.answers(ids, query, where=where))
 
@@ -275,8 +273,6 @@ class RecordedRun:
         self._info = dataclasses.replace(
             self._info, extra={**self._info.extra, "recording": {"queries": list(self._queries)}}
         )
-
-    # --- the end --------------------------------------------------------------------------------------------
 
     def commit(self) -> Run | None:
         """Write what is left and make the run visible; leaving the block does this.
@@ -325,12 +321,11 @@ class RecordedRun:
         self._steps.begin()
 
     def _note_accuracy(self, ids: np.ndarray, right: np.ndarray) -> None:
-        correct = np.zeros(len(self.labels), dtype=bool)
-        correct[ids] = right
-        outside = ~self.members & ~self._population
+        within = right[self.members[ids]]
+        outside = right[~(self.members | self._population)[ids]]
         self._info = dataclasses.replace(
             self._info,
-            train_accuracy=float(correct[self.members].mean()) if self.members.any() else None,
-            test_accuracy=float(correct[outside].mean()) if outside.any() else None,
-            extra={"tested_on": "audit samples that are no members"} if outside.any() else {},
+            train_accuracy=float(within.mean()) if len(within) else None,
+            test_accuracy=float(outside.mean()) if len(outside) else None,
+            extra={"tested_on": "audit samples that are no members"} if len(outside) else {},
         )
