@@ -10,7 +10,7 @@ import click
 
 from ..store.errors import InvalidOption
 from .callables import refuse_unnamed
-from .data.torchvision_sets import TORCHVISION_NAMES
+from .data.named import TORCHVISION_NAMES
 from .recipe import Recipe, changed, load_recipe
 
 Command = Callable[..., Any]

@@ -1,4 +1,4 @@
-"""Data sets that are arrays already: .npz files, scikit-learn's digits, and what a user's function returns."""
+"""Data sets that are arrays already: .npz files, and what a user's function returns."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def load_npz(spec: str, path: Path, *, label: str | None, group: str | None) -> 
     `groups` has a string for each row of x, or of x and x_test together. label and group name other arrays
     than `y` and `groups`. Pickled arrays are refused. Raises InvalidInput or InvalidOption.
     """
-    arrays = _read_npz(path)
+    with NpzArrays(path) as file:
+        arrays = {name: file.whole(name) for name in file.shapes}
     label_key = label or "y"
     for what, key in (("label array", label), ("group array", group)):
         if key is not None and key not in arrays:
@@ -75,41 +76,24 @@ def load_npz(spec: str, path: Path, *, label: str | None, group: str | None) -> 
             raise InvalidInput(
                 f"{path}: {names[0]} has shape {x.shape}, {names[1]} has {y.shape}: rows differ"
             )
-    first = parts[0][0]
-    for x, _ in parts[1:]:
-        if x.shape[1:] != first.shape[1:] or (x.dtype == np.uint8) != (first.dtype == np.uint8):
-            raise InvalidInput(f"{path}: x is {first.dtype} {first.shape}, x_test is {x.dtype} {x.shape}")
+    first, last = parts[0][0], parts[-1][0]
+    if first.shape[1:] != last.shape[1:] or (first.dtype == np.uint8) != (last.dtype == np.uint8):
+        raise InvalidInput(f"{path}: x is {first.dtype} {first.shape}, x_test is {last.dtype} {last.shape}")
     x = normalise_x(np.concatenate([x for x, _ in parts]), where=str(path))
     if len({y.dtype.kind in "US" for _, y in parts}) > 1:
         raise InvalidInput(f"{path}: {label_key} and {label_key}_test are of different kinds")
     y, classes = encode_labels(np.concatenate([y for _, y in parts]), where=str(path))
     lengths = [len(part) for part, _ in parts]
-    splits = ["train", "test"][: len(parts)]
+    split = np.repeat(["train", "test"][: len(parts)], lengths)
     groups = arrays.get(group or "groups")
     return Dataset(
         name=spec,
         x=x,
         y=y,
         classes=classes,
-        split=np.repeat(splits, lengths),
-        key=np.concatenate([row_keys(split, length) for split, length in zip(splits, lengths)]),
+        split=split,
+        key=row_keys(split),
         group=None if groups is None else _groups(groups, lengths, path),
-    )
-
-
-def load_digits(spec: str) -> Dataset:
-    """scikit-learn's handwritten digits: 1,797 grey pictures of 8 x 8, all in the train split."""
-    from sklearn.datasets import load_digits as bundled
-
-    data = bundled()
-    y = np.asarray(data.target, dtype=np.int64)
-    return Dataset(
-        name=spec,
-        x=np.rint(data.images[:, None] * (255 / 16)).astype(np.uint8),
-        y=y,
-        classes=tuple(str(digit) for digit in range(10)),
-        split=np.full(len(y), "train"),
-        key=row_keys("train", len(y)),
     )
 
 
@@ -155,7 +139,7 @@ def _from_mapping(spec: str, fields: Mapping[str, object]) -> Dataset:
         y=y,
         classes=classes,
         split=split,
-        key=_split_keys(split) if fields.get("key") is None else _strings(fields["key"]),
+        key=row_keys(split) if fields.get("key") is None else _strings(fields["key"]),
         group=None if fields.get("group") is None else _strings(fields["group"]),
         columns=columns,
     )
@@ -163,21 +147,6 @@ def _from_mapping(spec: str, fields: Mapping[str, object]) -> Dataset:
 
 def _strings(values: object) -> np.ndarray:
     return np.asarray(values).astype(np.str_)
-
-
-def _split_keys(split: np.ndarray) -> np.ndarray:
-    """`split/row`, counted within each split in row order."""
-    seen: dict[str, int] = {}
-    keys = []
-    for name in split.tolist():
-        keys.append(f"{name}/{seen.get(name, 0)}")
-        seen[name] = seen.get(name, 0) + 1
-    return np.array(keys, dtype=np.str_)
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with NpzArrays(path) as arrays:
-        return {name: arrays.whole(name) for name in arrays.shapes}
 
 
 def _groups(groups: np.ndarray, lengths: list[int], path: Path) -> np.ndarray:

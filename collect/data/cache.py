@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -13,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from platformdirs import user_cache_path
 
 from ...store.errors import InvalidInput
 
@@ -20,10 +23,12 @@ _ABANDONED_SECONDS = 24 * 3600
 
 
 def data_directory(data_dir: Path | None = None) -> Path:
-    """Where downloads and decoded pictures are kept: `data_dir`, $LOSSLAKE_DATA or ~/.cache/losslake."""
-    if data_dir is not None:
-        return Path(data_dir).expanduser()
-    return Path(os.environ.get("LOSSLAKE_DATA") or Path.home() / ".cache" / "losslake").expanduser()
+    """Where downloads and decoded pictures are kept: `data_dir`, $LOSSLAKE_DATA or the user's folder of caches.
+
+    The last is ~/.cache/losslake on Linux, unless $XDG_CACHE_HOME says otherwise.
+    """
+    chosen = data_dir or os.environ.get("LOSSLAKE_DATA") or user_cache_path("losslake", appauthor=False)
+    return Path(chosen).expanduser()
 
 
 def source_digest(files: Sequence[Path], options: object) -> str:
@@ -51,7 +56,6 @@ def cached_array(
     found = _map(path, shape)
     if found is not None:
         return found
-    need = int(np.prod(shape, dtype=np.float64))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder, prefix=digest[:16] + "-", suffix=".tmp")
@@ -63,7 +67,7 @@ def cached_array(
         return out
     temporary = Path(name)
     try:
-        free = shutil.disk_usage(folder).free
+        need, free = math.prod(shape), shutil.disk_usage(folder).free
         if need > free:
             raise InvalidInput(
                 f"{folder}: {need / 1e9:.1f} GB are needed for decoded pictures, {free / 1e9:.1f} GB are free; "
@@ -102,8 +106,6 @@ def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 def _sweep(folder: Path) -> None:
     """Remove the temporary files of processes that were killed long ago."""
     for left in folder.glob("*.tmp"):
-        try:
+        with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
                 left.unlink()
-        except OSError:
-            continue

@@ -85,7 +85,7 @@ def load_files(
         y=y,
         classes=classes,
         split=np.repeat(["train" if file.split == "train" else "test" for file in files], lengths),
-        key=_keys([file.split for file in files], lengths)
+        key=row_keys(np.repeat([file.split for file in files], lengths))
         if key is None
         else encode_keys(table.column(key), where=str(path), name=key),
         group=None if group is None else _group_values(table.column(group)),
@@ -217,11 +217,3 @@ def _is_scalar(kind: pa.DataType) -> bool:
 def _group_values(column: pa.ChunkedArray) -> np.ndarray:
     """A group column as str (N,); a missing value is the empty string."""
     return np.array(["" if value is None else str(value) for value in column.to_pylist()], dtype=np.str_)
-
-
-def _keys(splits: Sequence[str], lengths: Sequence[int]) -> np.ndarray:
-    """`split/row`, counted within each split over its files in order."""
-    totals: dict[str, int] = {}
-    for split, length in zip(splits, lengths):
-        totals[split] = totals.get(split, 0) + length
-    return np.concatenate([row_keys(split, total) for split, total in totals.items()])

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
-import numpy as np
-
 from ...store.errors import InvalidInput, InvalidOption
 from ..callables import is_callable_spec, unknown_choice
-from .arrays import load_digits, load_function, load_npz
+from .arrays import load_function, load_npz
 from .files import load_files
+from .named import DATASET_NAMES, load_digits, load_torchvision
 from .record import Dataset
-from .selection import Selection, select_samples
-from .torchvision_sets import TORCHVISION_NAMES, load_torchvision
-
-__all__ = ["DATASET_NAMES", "Dataset", "Selection", "content_digest", "load_dataset", "select_samples"]
-
-DATASET_NAMES = (*TORCHVISION_NAMES, "digits")
-
-_CHUNK_BYTES = 1 << 24
 
 
 def load_dataset(
@@ -41,7 +31,7 @@ def load_dataset(
     label     the label column (default "label") or, in an .npz, the label array (default "y")
     group     the column (in an .npz the array, default "groups") of subpopulation labels
     key       the column of a Parquet or CSV file that names the records (default: `split/row`)
-    data_dir  where downloads and decoded pictures are kept (default $LOSSLAKE_DATA or ~/.cache/losslake)
+    data_dir  where downloads and decoded pictures are kept (default $LOSSLAKE_DATA, or ~/.cache/losslake on Linux)
 
     Raises InvalidOption for a spec, label, group or key that does not exist, InvalidInput for data that cannot be
     used.
@@ -56,16 +46,18 @@ def _load(
     spec: str, *, label: str | None, group: str | None, key: str | None, data_dir: Path | None
 ) -> Dataset:
     named = {name.casefold(): name for name in DATASET_NAMES}.get(spec.casefold())
-    path = _path_of(spec)
+    try:
+        path = Path(spec).expanduser()
+    except RuntimeError as error:  # ~ of a user that does not exist
+        raise InvalidInput(f"{spec}: no such file or folder: {error}") from error
     if named is None and os.path.exists(path):
         if path.suffix == ".npz" and path.is_file():
             if key is not None:
                 raise InvalidOption(f"key names a column of a Parquet or CSV file; {spec} has none")
             return load_npz(spec, path, label=label, group=group)
         return load_files(spec, path, label=label, group=group, key=key, data_dir=data_dir)
-    options = {"label": label, "group": group, "key": key}
-    for option in (name for name, value in options.items() if value is not None):
-        if named is not None or is_callable_spec(spec):
+    for option, value in (("label", label), ("group", group), ("key", key)):
+        if value is not None and (named is not None or is_callable_spec(spec)):
             raise InvalidOption(f"{option} names a column of a file; {spec} brings its own")
     if named == "digits":
         return load_digits(spec)
@@ -76,27 +68,3 @@ def _load(
     if "/" in spec or path.suffix in (".parquet", ".csv", ".gz", ".npz"):
         raise InvalidInput(f"{spec}: no such file or folder")
     raise unknown_choice("data set", spec, DATASET_NAMES, more="; or give a path, or package.module:function")
-
-
-def _path_of(spec: str) -> Path:
-    try:
-        return Path(spec).expanduser()
-    except RuntimeError as error:  # ~ of a user that does not exist
-        raise InvalidInput(f"{spec}: no such file or folder: {error}") from error
-
-
-def content_digest(x: np.ndarray, y: np.ndarray) -> str:
-    """sha256 (64 hex digits) over the dtype, shape and bytes of x and then y.
-
-    Arrays of equal content have equal digests however they lie in memory. Reads x piece by piece, so that a
-    memory map is never loaded whole. Raises InvalidInput for arrays of Python objects.
-    """
-    digest = hashlib.sha256()
-    for array in (x, y):
-        if array.dtype.hasobject:
-            raise InvalidInput("arrays of Python objects have no content digest; give plain numbers")
-        digest.update(f"{array.dtype.str} {array.shape}\n".encode())
-        rows = max(1, _CHUNK_BYTES // max(1, array.nbytes // max(1, len(array))))
-        for start in range(0, len(array), rows):
-            digest.update(np.ascontiguousarray(array[start : start + rows]).tobytes())
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Decoding the pictures of Parquet files: PNG, JPEG, ... to one uint8 array."""
+"""Pictures: those of Parquet files (PNG, JPEG, ...) decoded to one uint8 array, and samples as small PNGs for reports."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from .cache import cached_array, data_directory, source_digest
 from .npy import brief
 
 MAX_PIXELS = 64_000_000
+MAX_SIDE = 96
 
 # Formats that Pillow decodes itself. Left out on purpose: those that start another program (EPS).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -47,14 +49,12 @@ def read_pictures(files: Sequence[Path], column: str, *, data_dir: Path | None) 
     )
     if rows == 0:
         raise InvalidInput(f"{files[0]}: no rows")
-    first = decode_picture(blob, where)
-
-    def fill(out: np.ndarray) -> None:
-        _decode_all(files, column, out)
-
+    shape = decode_picture(blob, where).shape
     # Decoders differ between versions in the last bit of a JPEG.
     digest = source_digest(files, ["pictures", 1, column, PIL.__version__])
-    return cached_array(data_directory(data_dir) / "decoded", digest, (rows, *first.shape), fill)
+    return cached_array(
+        data_directory(data_dir) / "decoded", digest, (rows, *shape), partial(_decode_all, files, column)
+    )
 
 
 def decode_picture(blob: bytes | None, where: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -91,6 +91,36 @@ def decode_picture(blob: bytes | None, where: str, shape: tuple[int, ...] | None
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
         raise InvalidInput(f"{where}: the picture cannot be decoded ({brief(error)})") from error
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
+
+
+def encode_png(x: np.ndarray) -> list[bytes]:
+    """Each picture of x, uint8 (N, C, H, W) with C = 1 or 3, as the bytes of a PNG file.
+
+    Pictures with a side above MAX_SIDE pixels are scaled down to it, in proportion; smaller ones are kept
+    exactly. Raises InvalidInput for arrays of another shape or type.
+    """
+    if x.ndim != 4 or x.dtype != np.uint8 or x.shape[1] not in (1, 3) or 0 in x.shape[2:]:
+        raise InvalidInput(
+            f"pictures are {x.dtype} {x.shape}; expected uint8 (N, C, H, W) with 1 or 3 channels"
+        )
+
+    def encode(start: int) -> list[bytes]:
+        return [_png(picture) for picture in x[start : start + _TASK_ROWS]]
+
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
+        return [data for part in pool.map(encode, range(0, len(x), _TASK_ROWS)) for data in part]
+
+
+def _png(picture: np.ndarray) -> bytes:
+    pixels = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if max(image.size) > MAX_SIDE:
+        scale = MAX_SIDE / max(image.size)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, format="PNG")
+    return out.getvalue()
 
 
 def _describe(shape: tuple[int, ...]) -> str:

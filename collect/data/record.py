@@ -1,9 +1,12 @@
-"""The record every data source ends in: arrays in memory (or mapped), row by row."""
+"""What every data source ends in: arrays in memory (or mapped), row by row, with labels as numbers of classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +15,9 @@ import pyarrow.compute as pc
 from ...store.errors import InvalidInput
 
 SPLITS = ("train", "test")
+MAX_LABEL = 1_000_000
+
+_CHUNK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +84,27 @@ class Dataset:
             )
 
 
-def row_keys(split: str, count: int) -> np.ndarray:
-    """The keys `split/0` ... `split/(count - 1)`, str (count,)."""
-    return np.array([f"{split}/{row}" for row in range(count)], dtype=np.str_)
+def row_keys(split: np.ndarray) -> np.ndarray:
+    """The keys `split/row`, counted within each split in row order: str (N,)."""
+    rows = defaultdict[str, Iterator[int]](count)
+    return np.array([f"{name}/{next(rows[name])}" for name in split.tolist()], dtype=np.str_)
 
 
-MAX_LABEL = 1_000_000
+def content_digest(x: np.ndarray, y: np.ndarray) -> str:
+    """sha256 (64 hex digits) over the dtype, shape and bytes of x and then y.
+
+    Arrays of equal content have equal digests however they lie in memory. Reads x piece by piece, so that a
+    memory map is never loaded whole. Raises InvalidInput for arrays of Python objects.
+    """
+    digest = hashlib.sha256()
+    for array in (x, y):
+        if array.dtype.hasobject:
+            raise InvalidInput("arrays of Python objects have no content digest; give plain numbers")
+        digest.update(f"{array.dtype.str} {array.shape}\n".encode())
+        rows = max(1, _CHUNK_BYTES // max(1, array.nbytes // max(1, len(array))))
+        for start in range(0, len(array), rows):
+            digest.update(np.ascontiguousarray(array[start : start + rows]).tobytes())
+    return digest.hexdigest()
 
 
 def encode_labels(
@@ -136,8 +157,8 @@ def label_values(column: pa.ChunkedArray, *, where: str) -> np.ndarray:
         raise InvalidInput(f"{where}: the label of row {row} is missing")
     kind = column.type
     if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-        kind = column.type
+        kind = kind.value_type
+        column = column.cast(kind)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return np.array(column.to_pylist(), dtype=np.str_)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from ...store.errors import InvalidInput, InvalidOption, NotEnoughData
 from ..callables import unknown_choice
-from ..data.selection import check_seed
+from .selection import check_seed
 
 Kind = Literal["mislabelled", "blank", "noise"]
 KINDS: tuple[str, ...] = get_args(Kind)

@@ -8,12 +8,23 @@ import numpy as np
 
 from ...store.errors import InvalidOption
 from ..callables import unknown_choice
-from ..data.selection import check_seed, proportional_shares, take_by_class
+from .selection import check_seed, proportional_shares, take_by_class
 
 Design = Literal["balanced", "bernoulli", "paired"]
 
 # Random numbers of one block of samples; 4 Mi of 8 bytes each. The result does not depend on it.
 _BLOCK_VALUES = 1 << 22
+
+# One independent random stream a purpose: the same seed for two designs gives unrelated choices.
+_STREAMS = {
+    "target": 101,
+    "balanced": 102,
+    "bernoulli": 103,
+    "paired": 104,
+    "ceilings": 105,
+    "canaries": 106,
+    "subset": 107,
+}
 
 
 def target_members(labels: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
@@ -57,9 +68,7 @@ def random_subset(
     return chosen
 
 
-def design_members(
-    n: int, count: int, *, design: Design, seed: int, probability: float = 0.5, block: int | None = None
-) -> np.ndarray:
+def design_members(n: int, count: int, *, design: Design, seed: int, probability: float = 0.5) -> np.ndarray:
     """Which of `n` samples each of `count` runs trains on: bool (count, n).
 
     balanced   each sample is in exactly count * probability runs, chosen at random and independently of the
@@ -69,10 +78,7 @@ def design_members(
     paired     run 2k trains on a random half of the samples, run 2k+1 on the other half; needs an even count
                and probability 0.5
 
-    Deterministic in (seed, design, count, n). `block` is the number of samples worked on at a time: it bounds
-    the memory beside the result and does not change the result.
-
-    Raises InvalidOption for values outside these.
+    Deterministic in (seed, design, count, n). Raises InvalidOption for values outside these.
     """
     if design not in get_args(Design):
         raise unknown_choice("membership design", design, get_args(Design))
@@ -87,7 +93,7 @@ def design_members(
         if probability != 0.5:
             raise InvalidOption(f"probability is {probability}; the paired design has halves: 0.5")
         return _paired(n, count, seed)
-    size = max(1, block if block is not None else _BLOCK_VALUES // count)
+    size = max(1, _BLOCK_VALUES // count)
     rng = np.random.default_rng([_STREAMS[design], seed, count, n])
     ceilings = np.random.default_rng([_STREAMS["ceilings"], seed, count, n])
     members = np.empty((count, n), dtype=np.bool_)
@@ -128,15 +134,3 @@ def _paired(n: int, count: int, seed: int) -> np.ndarray:
         members[2 * pair, rng.permutation(n)[:half]] = True
         members[2 * pair + 1] = ~members[2 * pair]
     return members
-
-
-# One independent random stream a purpose: the same seed for two designs gives unrelated choices.
-_STREAMS = {
-    "target": 101,
-    "balanced": 102,
-    "bernoulli": 103,
-    "paired": 104,
-    "ceilings": 105,
-    "canaries": 106,
-    "subset": 107,
-}

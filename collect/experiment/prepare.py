@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,13 @@ from ...store.format.records import Experiment
 from ...store.lake import Lake
 from ..callables import refuse_unnamed
 from ..data.device_data import TrainingData, channel_statistics
-from ..data.load import (
-    DATASET_NAMES,
-    Dataset,
-    Selection,
-    content_digest,
-    load_dataset,
-    select_samples,
-)
+from ..data.load import load_dataset
+from ..data.named import DATASET_NAMES
+from ..data.pictures import encode_png
+from ..data.record import Dataset, content_digest
 from .canaries import canary_mask, parse_canaries, plant_canaries
 from .membership import coin_members, target_members
-from .pictures import encode_png
-from .without import keep_only, leave_out, read_keys, told
+from .selection import Selection, keep_only, leave_out, read_keys, select_samples, told
 
 _TAKEN = ("sample_id", "label", "pool", "split", "group", "key", "experiment", "run")
 DEFAULTS: Mapping[str, Any] = {
@@ -44,18 +40,13 @@ DEFAULTS: Mapping[str, Any] = {
     "without": None,
 }
 
-_NONE = type(None)
+# What a manifest may say of an option; of the others text or nothing.
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "spec": (str,),
-    "label": (str, _NONE),
-    "group": (str, _NONE),
-    "key": (str, _NONE),
-    "samples": (int, _NONE),
+    "samples": (int, NoneType),
     "population": (int, float),
     "seed": (int,),
     "fraction": (int, float),
-    "canaries": (str, _NONE),
-    "without": (str, _NONE),
 }
 
 
@@ -116,14 +107,14 @@ def prepare_experiment(
     pictures                store a small PNG of each sample, for reports
 
     For an experiment that exists, what is not given is as it was when it was made, but for a data set that is a function:
-    InvalidOption says to name it again. Raises AlreadyExists where
-    what is given, or what the data set holds now, differs from that; NotFound where there is neither an
-    experiment nor a data set; OlderFormat for a lake that has to be migrated first.
+    InvalidOption says to name it again. Raises AlreadyExists where what is given, or what the data set holds now, differs
+    from that; NotFound where there is neither an experiment nor a data set; OlderFormat for a lake that has to be migrated
+    first.
     """
     check_current(lake.files)
     removed = read_keys(without) if without is not None else None
     given = {
-        "spec": dataset,
+        "spec": None if dataset is None else _lasting_spec(dataset),
         "label": label,
         "group": group,
         "key": key,
@@ -135,8 +126,6 @@ def prepare_experiment(
         "without": None if removed is None else told(removed),
     }
     given = {name: value for name, value in given.items() if value is not None}
-    if "spec" in given:
-        given["spec"] = _lasting_spec(str(given["spec"]))
     exists = lake.files.exists(experiment_manifest(check_name("experiment", experiment)))
     stored = dict(lake.experiment(experiment).dataset) if exists else {}
     if exists:
@@ -187,17 +176,18 @@ def prepare_experiment(
                 f"({held.samples} samples; content differs); choose another experiment name, or give the same data"
             )
     else:
+        drawable = pictures and source.pictures and x.shape[1] in (1, 3)
         held = lake.create_experiment(
             experiment,
             table,
             dataset=options,
             digest=digest,
-            pictures=pa.array(encode_png(x), pa.binary()) if pictures and _drawable(source) else None,
+            pictures=pa.array(encode_png(x), pa.binary()) if drawable else None,
         )
     # As stored, not as chosen just now: the runs of the experiment rely on it.
     kept = lake.samples(experiment)
     forgotten = np.zeros(len(y), dtype=bool)
-    forgotten[list(lake.experiment(experiment).forgotten)] = True
+    forgotten[list(held.forgotten)] = True
     # A forgotten one keeps its place in the draws of members, or those of all others would change.
     pool = np.where(forgotten, *(each["pool"].to_numpy(zero_copy_only=False) for each in (table, kept)))
     canary = np.zeros(len(y), dtype=bool)
@@ -244,10 +234,6 @@ def _samples_table(source: Dataset, chosen: Selection) -> pa.Table:
     return pa.table(columns)
 
 
-def _drawable(source: Dataset) -> bool:
-    return source.pictures and source.x.shape[1] in (1, 3)
-
-
 def _lasting_spec(spec: str) -> str:
     """A path as an absolute one, so that the experiment can be gone on with from another folder."""
     named = spec.casefold() in {name.casefold() for name in DATASET_NAMES}
@@ -256,8 +242,8 @@ def _lasting_spec(spec: str) -> str:
 
 
 def _check_kinds(experiment: str, stored: Mapping[str, Any]) -> None:
-    for name, kinds in _KINDS.items():
-        if name in stored and type(stored[name]) not in kinds:
+    for name in ("spec", *DEFAULTS):
+        if name in stored and type(stored[name]) not in _KINDS.get(name, (str, NoneType)):
             raise CorruptLake(
                 f"the manifest of experiment {experiment!r} says that {name} of its data set is "
                 f"{str(stored[name])[:100]!r}; choose another experiment name"

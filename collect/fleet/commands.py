@@ -157,7 +157,7 @@ def leave_one_out(
     Example:
       losslake collect leave-one-out --lake my-lake --experiment digits --sample 5 --sample 1658 --repeats 16
     """
-    from ..data.selection import read_sample_ids
+    from ..experiment.selection import read_sample_ids
     from .leave_one_out import collect_leave_one_out
 
     chosen = [*sample, *(read_sample_ids(samples_from) if samples_from is not None else ())]

@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from ...store.errors import InvalidInput
-from ...store.format.records import Role, Run
+from ...store.format.records import ROLES, Role, Run
 from ...store.lake import Lake
+from ..callables import unknown_choice
 from ..data.npy import NpzArrays
-from ..progress import Progress, Silent
-from .files import SIGNALS, as_bool, check_labels
-from .runs import GivenRun, Universe, check_role, import_runs
+from ..progress import Progress
+from .files import as_bool, check_labels
+from .runs import SIGNALS, GivenRun, Universe, import_runs
 
 PER_RUN = (*SIGNALS, "traces", "grad_norms")
 PER_SAMPLE = ("labels", "population", "groups")
@@ -50,7 +51,8 @@ def import_arrays(
     naming them and their shapes, and for values that cannot be: then nothing was written; AlreadyExists where a run of
     that name has other values.
     """
-    check_role(role)
+    if role not in ROLES:
+        raise unknown_choice("role", role, ROLES)
     with NpzArrays(Path(path)) as arrays:
         _check_shapes(arrays)
         universe, keep = _read_universe(arrays)
@@ -66,7 +68,7 @@ def import_arrays(
             layout="arrays",
             source=Path(path).name,
             target=target,
-            progress=progress or Silent(),
+            progress=progress,
             notes=[f"arrays not used: {', '.join(ignored)}"] if ignored else [],
         )
 

@@ -13,7 +13,7 @@ from ...store.errors import InvalidInput
 from ...store.format.records import Run
 from ...store.lake import Lake
 from ..data.npy import NpyFile, npy_file
-from ..progress import Progress, Silent
+from ..progress import Progress
 from .files import as_bool, check_labels, folders_in, in_order, read_labels
 from .runs import GivenRun, Universe, import_runs, run_names
 
@@ -29,13 +29,6 @@ class _Model:
     keep: NpyFile
     logits: NpyFile | None
     scores: NpyFile | None
-
-    def shape(self) -> tuple[int, int, int | None]:
-        """(N, Q, C) of its values; C is None where there are no logits."""
-        if self.logits is not None:
-            return self.logits.shape[0], self.logits.shape[-2], self.logits.shape[-1]
-        assert self.scores is not None
-        return self.scores.shape[0], self.scores.shape[1], None
 
 
 def import_lira(
@@ -72,7 +65,7 @@ def import_lira(
         layout="lira",
         source=path.resolve().name,
         target=target,
-        progress=progress or Silent(),
+        progress=progress,
         notes=notes,
     )
 
@@ -94,7 +87,8 @@ def _runs(models: list[_Model], names: list[str]) -> Iterator[GivenRun]:
 
 def _find(path: Path) -> tuple[list[_Model], list[str]]:
     """The models in the folder, in the order of their numbers, and notes on what is not used."""
-    folders = [folder for folder in folders_in(path) if any((folder / part).exists() for part in _PARTS)]
+    there = folders_in(path)
+    folders = [folder for folder in there if any((folder / part).exists() for part in _PARTS)]
     if not folders:
         raise InvalidInput(
             f"{path}: no folder in it holds keep.npy; give the folder that holds those of the models (experiment-0_16, "
@@ -123,8 +117,7 @@ def _find(path: Path) -> tuple[list[_Model], list[str]]:
             raise InvalidInput(
                 f"{path}: {model.name} has keep.npy but neither logits nor scores; finish its inference, or move it away"
             )
-    used = {folder.name for folder in folders}
-    unused = [folder.name for folder in folders_in(path) if folder.name not in used]
+    unused = [folder.name for folder in there if folder not in folders]
     return models, [f"folders not used: {', '.join(unused[:8])}"] if unused else []
 
 
@@ -162,7 +155,7 @@ def _check_shapes(models: list[_Model]) -> tuple[int, int | None]:
                 raise InvalidInput(f"{file.path}: is {file.kind}; it must be floating point")
             if file is model.scores and model.logits is not None:
                 continue  # not used
-            queries.setdefault(model.shape()[1], file.path)
+            queries.setdefault(shape[-2] if file is model.logits else shape[-1], file.path)
             if file is model.logits:
                 if classes not in (None, shape[-1]):
                     raise InvalidInput(f"{file.path}: has {shape[-1]} classes, other models have {classes}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ...store.errors import InvalidInput
@@ -16,13 +17,54 @@ from ...store.format.records import Run
 from ...store.lake import Lake
 from ..callables import unknown_choice
 from ..data.npy import brief
-from ..progress import Progress, Silent
+from ..progress import Progress
 from .files import check_labels, in_order, read_keep, read_labels, refuse_pickle
-from .peer_scores import PeerScores, find_scores
 from .runs import GivenRun, Universe, import_runs, run_names
 
 _FOLDERS = {"losses": "traces", "grad_norms": "grad_norms", "confidences": "margins"}
 _SHADOW = re.compile(r"_shadow_[0-9]+")
+_INDEX = ("__index_level_0__", "index", "og_idx")
+"""What the index of a data frame, which numbers the samples, may be called in the file."""
+_SCORES = {"og_idx": pa.int64(), "target_trained_on": pa.bool_(), "lira_score": pa.float64()}
+
+
+@dataclass(frozen=True)
+class _EpochTable:
+    """A file whose schema was read: ``rows`` samples, ``columns`` one an epoch from 0, ``index`` where it has one."""
+
+    path: Path
+    rows: int
+    columns: tuple[str, ...]
+    index: str | None
+
+    @property
+    def epochs(self) -> int:
+        return len(self.columns)
+
+    def read(self) -> np.ndarray:
+        """float32 (rows, epochs), in the order of the samples; NaN where there is no value.
+
+        Raises InvalidInput where the file is damaged, or its index does not number the samples.
+        """
+        values = np.empty((self.rows, self.epochs), dtype=np.float32)
+        try:
+            with pq.ParquetFile(self.path) as file:
+                index = None
+                if self.index is not None:
+                    index = file.read(columns=[self.index]).column(0).to_numpy()
+                for epoch, name in enumerate(self.columns):
+                    column = file.read(columns=[name]).column(0)
+                    with np.errstate(over="ignore"):
+                        values[:, epoch] = column.to_numpy()
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            raise InvalidInput(f"{self.path}: cannot be read: {brief(error)}") from error
+        if index is None or np.array_equal(index, np.arange(self.rows)):
+            return values
+        if index.dtype.kind not in "iu" or not np.array_equal(np.sort(index), np.arange(self.rows)):
+            raise InvalidInput(
+                f"{self.path}: its index {self.index} must number the samples from 0 to {self.rows - 1}, each once"
+            )
+        return values[np.argsort(index)]
 
 
 @dataclass(frozen=True)
@@ -30,7 +72,15 @@ class _Model:
     """One model: its name, and what it has traces of: traces, grad_norms, margins."""
 
     name: str
-    tables: dict[str, EpochTable]
+    tables: dict[str, _EpochTable]
+
+
+@dataclass(frozen=True, eq=False)
+class _PeerScores:
+    """members bool (N,), and the peer's LiRA score (N,), higher = more likely a member; None where it has none."""
+
+    members: np.ndarray
+    score: np.ndarray | None
 
 
 def import_loss_traces(
@@ -62,7 +112,7 @@ def import_loss_traces(
     exp = _choose(path, target)
     models, notes = _find(path, exp)
     samples = models[0].tables["traces"].rows
-    scores, unused = find_scores(path / "lira_scores", exp, samples)
+    scores, unused = _find_scores(path / "lira_scores", exp, samples)
     members = _members(models, exp, scores, keep, samples, path)
     known = None if labels is None else check_labels(read_labels(labels), str(labels))
     if known is not None and len(known) != samples:
@@ -80,7 +130,7 @@ def import_loss_traces(
         layout="loss-traces",
         source=path.resolve().name,
         target=names[0],
-        progress=progress or Silent(),
+        progress=progress,
         notes=[*notes, *unused],
     )
 
@@ -149,7 +199,7 @@ def _find(path: Path, exp: str) -> tuple[list[_Model], list[str]]:
     models = []
     for name in ordered:
         tables = {
-            kind: epoch_table(found[folder][name])
+            kind: _epoch_table(found[folder][name])
             for folder, kind in _FOLDERS.items()
             if name in found[folder]
         }
@@ -174,7 +224,7 @@ def _find(path: Path, exp: str) -> tuple[list[_Model], list[str]]:
 
 
 def _members(
-    models: list[_Model], exp: str, scores: PeerScores | None, keep: Path | None, samples: int, path: Path
+    models: list[_Model], exp: str, scores: _PeerScores | None, keep: Path | None, samples: int, path: Path
 ) -> dict[str, np.ndarray]:
     """Who is in the training set, (N,), by the name of the model; that of the duals is the target's."""
     asked = [exp] if scores is None else []
@@ -196,50 +246,7 @@ def _members(
     return members | dict(zip(asked, rows, strict=True))
 
 
-_INDEX = ("__index_level_0__", "index", "og_idx")
-"""What the index of a data frame, which numbers the samples, may be called in the file."""
-
-
-@dataclass(frozen=True)
-class EpochTable:
-    """A file whose schema was read: ``rows`` samples, ``columns`` one an epoch from 0, ``index`` where it has one."""
-
-    path: Path
-    rows: int
-    columns: tuple[str, ...]
-    index: str | None
-
-    @property
-    def epochs(self) -> int:
-        return len(self.columns)
-
-    def read(self) -> np.ndarray:
-        """float32 (rows, epochs), in the order of the samples; NaN where there is no value.
-
-        Raises InvalidInput where the file is damaged, or its index does not number the samples.
-        """
-        values = np.empty((self.rows, self.epochs), dtype=np.float32)
-        try:
-            with pq.ParquetFile(self.path) as file:
-                index = None
-                if self.index is not None:
-                    index = file.read(columns=[self.index]).column(0).to_numpy()
-                for epoch, name in enumerate(self.columns):
-                    column = file.read(columns=[name]).column(0)
-                    with np.errstate(over="ignore"):
-                        values[:, epoch] = column.to_numpy()
-        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-            raise InvalidInput(f"{self.path}: cannot be read: {brief(error)}") from error
-        if index is None or np.array_equal(index, np.arange(self.rows)):
-            return values
-        if index.dtype.kind not in "iu" or not np.array_equal(np.sort(index), np.arange(self.rows)):
-            raise InvalidInput(
-                f"{self.path}: its index {self.index} must number the samples from 0 to {self.rows - 1}, each once"
-            )
-        return values[np.argsort(index)]
-
-
-def epoch_table(path: Path) -> EpochTable:
+def _epoch_table(path: Path) -> _EpochTable:
     """The file at ``path``, by its schema alone.
 
     Raises InvalidInput where it is no Parquet file, or has other columns than epochs 0, 1, 2, ... of floating point.
@@ -266,4 +273,47 @@ def epoch_table(path: Path) -> EpochTable:
     wrong = next((name for name in named if not pa.types.is_floating(schema.field(name).type)), None)
     if wrong is not None:
         raise InvalidInput(f"{path}: column {wrong} is {schema.field(wrong).type}; it must be floating point")
-    return EpochTable(path, rows, tuple(wanted), index)
+    return _EpochTable(path, rows, tuple(wanted), index)
+
+
+def _find_scores(folder: Path, exp: str, samples: int) -> tuple[_PeerScores | None, list[str]]:
+    """The scores of the target of ``exp``, and notes on the files of it that are not used; None where there are none.
+
+    Files are called {exp}_target, {exp}_target_256 (of so many shadow models) or {exp}, with or without .csv; of
+    several the one of most shadow models counts. Raises InvalidInput.
+    """
+    pattern = re.compile(re.escape(exp) + r"(_target)?(_(?P<shadows>[0-9]{1,9}))?(\.csv)?")
+    found = []
+    for file in sorted(folder.iterdir()) if folder.is_dir() else []:
+        match = pattern.fullmatch(file.name)
+        if match and file.is_file():
+            found.append((int(match["shadows"] or -1), file))
+    if not found:
+        return None, []
+    _, chosen = max(found, key=lambda each: each[0])
+    unused = [f"lira_scores/{file.name}" for _, file in found if file != chosen]
+    return _read_scores(chosen, samples), [f"files not used: {', '.join(unused)}"] if unused else []
+
+
+def _read_scores(path: Path, samples: int) -> _PeerScores:
+    # NaN and an empty cell are a score that the peer could not compute.
+    convert = pyarrow.csv.ConvertOptions(column_types=_SCORES)
+    try:
+        table = pyarrow.csv.read_csv(path, convert_options=convert)
+        names = table.column_names
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise InvalidInput(f"{path}: is not a readable CSV file of LiRA scores: {brief(error)}") from error
+    for name in ("og_idx", "target_trained_on"):
+        if name not in names:
+            raise InvalidInput(f"{path}: has no column {name} (there are: {', '.join(names[:8])})")
+        if table[name].null_count:
+            raise InvalidInput(f"{path}: {name} is missing in some rows; it must be in each")
+    ids = table["og_idx"].to_numpy()
+    if len(ids) != samples or not np.array_equal(np.sort(ids), np.arange(samples)):
+        raise InvalidInput(
+            f"{path}: og_idx must hold each sample's number from 0 to {samples - 1} once, as losses/ has {samples} rows; it "
+            f"has {len(ids)}"
+        )
+    order = np.argsort(ids)
+    score = table["lira_score"].to_numpy()[order] if "lira_score" in names else None
+    return _PeerScores(table["target_trained_on"].to_numpy()[order], score)

@@ -13,7 +13,7 @@ from ...store.format.records import Run
 from ...store.lake import Lake
 from ..callables import unknown_choice
 from ..data.npy import NpyFile, npy_file, refuse_pickle
-from ..progress import Progress, Silent
+from ..progress import Progress
 from .files import as_bool, check_labels, read_labels
 from .runs import GivenRun, Universe, import_runs
 
@@ -70,7 +70,7 @@ def import_privacy_meter(
         layout="privacy-meter",
         source=path.resolve().name,
         target=target,
-        progress=progress or Silent(),
+        progress=progress,
         notes=notes,
     )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,17 @@ import pyarrow as pa
 
 from ...store.errors import AlreadyExists, InvalidInput, InvalidOption
 from ...store.format.paths import check_name
-from ...store.format.records import ROLES, Role, Run, RunInfo
+from ...store.format.records import Role, Run, RunInfo
 from ...store.lake import Lake
 from ..callables import unknown_choice
-from ..progress import Progress
+from ..progress import Progress, Silent
 from ..run_facts import versions
-from .files import check_values, of_query, queries_of, signals_of
+from ..signals.from_logits import loss_from_phi, phi_from_loss, signals_from_logits
+
+SIGNALS = ("logits", "loss", "phi")
+
+_GREATEST = 1e38
+"""Logits and phi beyond it would be infinite as float32, or their differences would."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +75,7 @@ def import_runs(
     layout: str,
     source: str,
     target: str | None,
-    progress: Progress,
+    progress: Progress | None,
     notes: Sequence[str] = (),
 ) -> list[Run]:
     """Write the runs that are not in the lake yet; all of them, in order.
@@ -82,6 +87,7 @@ def import_runs(
     check_name("experiment", experiment)
     if target is not None and target not in names:
         raise unknown_choice("run to be the target", target, names)
+    progress = progress or Silent()
     table = universe.table()
     dataset = {"imported": layout, "file": source}
     if experiment in lake.experiments():
@@ -91,23 +97,23 @@ def import_runs(
         for note in notes:
             progress.advance(0, note)
         digests: dict[str, str] = {}
-        for run in runs():
+        for run in _with_target(runs(), target):
             progress.advance(0, f"checking {run.name}")
-            check_values(run.values, _labels_of(universe, run), run.origin)
+            _check_values(run.values, _labels_of(universe, run), run.origin)
             digests[run.name] = _digest(run)
-            _check_same(lake, experiment, run, _role(run, target), digests[run.name])
+            _check_same(lake, experiment, run, digests[run.name])
         held = lake.create_experiment(experiment, table, dataset=dataset)
         if held.forgotten:
             progress.advance(
                 0, f"nothing is imported of {len(held.forgotten)} samples that the experiment has forgotten"
             )
         written = []
-        for run in runs():
+        for run in _with_target(runs(), target):
             if lake.has_run(experiment, run.name):
                 written.append(lake.run(experiment, run.name))
             else:
                 extra = {"imported": layout, "digest": digests[run.name], "from": run.origin}
-                written.append(_write(lake, experiment, universe, run, _role(run, target), extra))
+                written.append(_write(lake, experiment, universe, run, extra))
             progress.advance(1, run.name)
         return written
     finally:
@@ -128,12 +134,6 @@ def run_names(ids: Sequence[str]) -> list[str]:
     return names
 
 
-def check_role(role: str) -> None:
-    """Raises InvalidOption for a role that runs cannot have."""
-    if role not in ROLES:
-        raise unknown_choice("role", role, ROLES)
-
-
 def _usable(name: str) -> bool:
     try:
         check_name("run", name)
@@ -142,38 +142,38 @@ def _usable(name: str) -> bool:
     return True
 
 
-def _role(run: GivenRun, target: str | None) -> Role:
-    return "target" if run.name == target else run.role
+def _with_target(runs: Iterable[GivenRun], target: str | None) -> Iterator[GivenRun]:
+    for run in runs:
+        yield replace(run, role="target") if run.name == target else run
 
 
 def _labels_of(universe: Universe, run: GivenRun) -> np.ndarray | None:
     return universe.labels if universe.labels is None or run.ids is None else universe.labels[run.ids]
 
 
-def _check_same(lake: Lake, experiment: str, run: GivenRun, role: Role, digest: str) -> None:
+def _check_same(lake: Lake, experiment: str, run: GivenRun, digest: str) -> None:
     if not lake.has_run(experiment, run.name):
         return
     there = lake.run(experiment, run.name).info
     place = f"run {run.name!r} of experiment {experiment!r} is in the lake with"
     if there.extra.get("digest") != digest:
         raise AlreadyExists(f"{place} other values than {run.origin} has; choose another experiment name")
-    if there.role != role:
-        raise AlreadyExists(f"{place} the role {there.role}, not {role}; choose another experiment name")
+    if there.role != run.role:
+        raise AlreadyExists(f"{place} the role {there.role}, not {run.role}; choose another experiment name")
 
 
-def _write(
-    lake: Lake, experiment: str, universe: Universe, run: GivenRun, role: Role, extra: dict[str, Any]
-) -> Run:
+def _write(lake: Lake, experiment: str, universe: Universe, run: GivenRun, extra: dict[str, Any]) -> Run:
     values, labels = run.values, _labels_of(universe, run)
     ids = np.arange(len(run.members)) if run.ids is None else run.ids
     accuracies: tuple[float | None, float | None] = (None, None)
     kept = np.ones(len(run.members), dtype=bool)
     kept[list(lake.experiment(experiment).forgotten)] = False
     with lake.write_run(experiment, run.name, members=run.members & kept) as writer:
-        for query in range(queries_of(values)):
-            given = of_query(values, query)
-            loss, phi, correct = signals_of(given, labels, f"{run.origin} query {query}")
+        for query, given in enumerate(_each_query(values)):
+            loss, phi, correct = _signals_of(given, labels, f"{run.origin} query {query}")
             logits = given.get("logits")
+            if logits is not None and logits.dtype != np.float16:
+                logits = logits.astype(np.float32)
             writer.append_signals(
                 ids,
                 np.full(len(ids), query),
@@ -181,9 +181,7 @@ def _write(
                 loss=loss,
                 phi=phi,
                 correct=correct,
-                logits=None
-                if logits is None
-                else logits.astype(np.float16 if logits.dtype == np.float16 else np.float32),
+                logits=logits,
             )
             if query == 0 and correct is not None:
                 members, outside = run.members & kept, ~run.members & ~universe.population & kept
@@ -198,7 +196,7 @@ def _write(
             writer.append_traces("eval", np.arange(len(run.members)), **traces)
         return writer.commit(
             RunInfo(
-                role=role,
+                role=run.role,
                 epochs=next(iter(traces.values())).shape[1] - 1 if traces else None,
                 train_accuracy=accuracies[0],
                 test_accuracy=accuracies[1],
@@ -220,3 +218,60 @@ def _digest(run: GivenRun) -> str:
 
 def _share(correct: np.ndarray) -> float | None:
     return float(correct.mean()) if len(correct) else None
+
+
+def _each_query(values: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """The signals among ``values``, query by query: logits (n, C), loss and phi (n,)."""
+    signals = {name: values[name] for name in SIGNALS if name in values}
+    for name, given in signals.items():
+        if given.ndim < (3 if name == "logits" else 2):
+            signals[name] = given[:, None]
+    for query in range(max((given.shape[1] for given in signals.values()), default=0)):
+        yield {name: given[:, query] for name, given in signals.items()}
+
+
+def _check_values(values: Mapping[str, np.ndarray], labels: np.ndarray | None, where: str) -> None:
+    """Raises InvalidInput for a loss, phi or logit that cannot be, with its query and sample.
+
+    Traces may hold anything: a run that diverged has NaN in them.
+    """
+    for query, given in enumerate(_each_query(values)):
+        place = f"{where} query {query}"
+        logits = given.get("logits")
+        if logits is not None and (logits.shape[1] < 2 or not (np.abs(logits) <= _GREATEST).all()):
+            _signals_of({"logits": logits}, labels, place)  # says what is wrong, and where
+            raise InvalidInput(f"logits of {place} go beyond {_GREATEST:g}; the model has probably diverged")
+        rest = {name: value for name, value in given.items() if name != "logits"}
+        if rest:
+            _signals_of(rest, labels, place)
+
+
+def _signals_of(
+    given: Mapping[str, np.ndarray], labels: np.ndarray | None, where: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """loss, phi and correct (n,): as given, else from logits, else from the other one; correct from logits alone.
+
+    ``where`` names run and query in errors. Raises InvalidInput.
+    """
+    from_logits = None
+    if "logits" in given:
+        if labels is None:
+            raise InvalidInput(f"logits of {where} are of no use without labels; give them with --labels")
+        from_logits = signals_from_logits(given["logits"], labels, where=f"logits of {where}")
+    loss, phi = (given[name].astype(np.float64) if name in given else None for name in ("loss", "phi"))
+    if phi is not None and not (np.abs(phi) <= _GREATEST).all():
+        sample = int(np.argmin(np.abs(phi) <= _GREATEST))
+        raise InvalidInput(
+            f"phi of {where}, sample {sample} is {phi[sample]}; phi must be finite: give loss or logits instead"
+        )
+    # Checks the losses even where phi does not come from them.
+    converted = None if loss is None else phi_from_loss(loss, where=f"loss of {where}, sample ")
+    if from_logits is not None:
+        loss = from_logits.loss if loss is None else loss
+        phi = from_logits.phi if phi is None else phi
+    if phi is None:
+        phi = converted
+    assert phi is not None  # of the three one is given
+    if loss is None:
+        loss = loss_from_phi(phi)
+    return loss, phi, None if from_logits is None else from_logits.correct

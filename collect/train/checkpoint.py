@@ -29,7 +29,7 @@ from ...store.write.checkpoints import (
     remove_idle,
 )
 from ...store.write.run_writer import RunWriter
-from ..data.load import content_digest
+from ..data.record import content_digest
 from ..hook.recorder import TraceRecorder
 from ..recipe import to_json
 from ..run_facts import versions

@@ -11,7 +11,8 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torchvision
-from losslake.collect.data.load import content_digest, load_dataset
+from losslake.collect.data.load import load_dataset
+from losslake.collect.data.record import content_digest
 from losslake.store.errors import InvalidInput, InvalidOption
 from places import SHARED_DATA
 
@@ -198,10 +199,10 @@ def test_content_digest_sees_content_only() -> None:
 
 
 def test_content_digest_does_not_depend_on_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    from losslake.collect.data import load as datasets
+    from losslake.collect.data import record
 
     digest = content_digest(PICTURES, LABELS)
-    monkeypatch.setattr(datasets, "_CHUNK_BYTES", 500)
+    monkeypatch.setattr(record, "_CHUNK_BYTES", 500)
     assert content_digest(PICTURES, LABELS) == digest
 
 

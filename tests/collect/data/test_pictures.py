@@ -248,6 +248,7 @@ def test_the_cache_follows_the_environment(tmp_path: Path, monkeypatch: pytest.M
     assert decoded_cache.data_directory() == tmp_path / "elsewhere"
     assert decoded_cache.data_directory(tmp_path) == tmp_path
     monkeypatch.delenv("LOSSLAKE_DATA")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert decoded_cache.data_directory() == Path.home() / ".cache" / "losslake"
 
 

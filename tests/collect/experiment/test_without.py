@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from losslake.cli import _run
 from losslake.collect.experiment.prepare import prepare_experiment
-from losslake.collect.experiment.without import read_keys, told
+from losslake.collect.experiment.selection import read_keys, told
 from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption, NotFound
 from losslake.store.lake import Lake
 

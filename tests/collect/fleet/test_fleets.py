@@ -17,9 +17,9 @@ from losslake.analysis.attacks.attack_l import attack_l
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.cli import _run
 from losslake.collect.data.device_data import DeviceData, TrainingData
-from losslake.collect.data.selection import read_sample_ids
 from losslake.collect.experiment.membership import random_subset
 from losslake.collect.experiment.prepare import prepare_experiment
+from losslake.collect.experiment.selection import read_sample_ids
 from losslake.collect.fleet import many_runs
 from losslake.collect.fleet.distilled import collect_distilled, soft_labels
 from losslake.collect.fleet.leave_one_out import collect_leave_one_out

@@ -6,7 +6,8 @@ import io
 
 import numpy as np
 import pytest
-from losslake.collect.experiment.pictures import encode_png
+from losslake.collect.data import pictures
+from losslake.collect.data.pictures import encode_png
 from losslake.store.errors import InvalidInput
 from PIL import Image
 
@@ -28,14 +29,15 @@ def test_small_pictures_are_exact_and_in_order(channels: int) -> None:
         np.testing.assert_array_equal(pixels, x[row, 0] if channels == 1 else x[row].transpose(1, 2, 0))
 
 
-def test_large_pictures_shrink_in_proportion() -> None:
+def test_large_pictures_shrink_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.zeros((1, 3, 100, 200), dtype=np.uint8)
     x[:, 0, :, :100] = 200
     image = opened(encode_png(x)[0])
     assert image.size == (96, 48)
     assert image.getpixel((10, 20)) == (200, 0, 0)
     assert image.getpixel((85, 20)) == (0, 0, 0)
-    assert opened(encode_png(x[:, :, :1], max_side=20)[0]).size == (20, 1)
+    monkeypatch.setattr(pictures, "MAX_SIDE", 20)
+    assert opened(encode_png(x[:, :, :1])[0]).size == (20, 1)
 
 
 def test_refusals_and_nothing() -> None:

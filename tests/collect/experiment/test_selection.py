@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from losslake.collect.data.record import Dataset, row_keys
-from losslake.collect.data.selection import equal_shares, proportional_shares, select_samples
+from losslake.collect.experiment.selection import equal_shares, proportional_shares, select_samples
 from losslake.store.errors import InvalidInput, InvalidOption, NotEnoughData
 
 
@@ -23,7 +23,7 @@ def dataset(counts: list[int], test_rows: int = 4) -> Dataset:
         y=y[order],
         classes=tuple("abcdefghij"[: len(counts)]),
         split=split,
-        key=row_keys("all", len(y)),
+        key=row_keys(np.full(len(y), "all")),
     )
 
 

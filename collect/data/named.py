@@ -1,4 +1,4 @@
-"""Data sets that torchvision downloads."""
+"""Data sets that have a name: those that torchvision downloads, and scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .cache import data_directory
 from .record import Dataset, row_keys
 
 TORCHVISION_NAMES = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "SVHN")
+DATASET_NAMES = (*TORCHVISION_NAMES, "digits")
 
 
 def load_torchvision(spec: str, name: str, *, data_dir: Path | None) -> Dataset:
@@ -46,16 +47,31 @@ def load_torchvision(spec: str, name: str, *, data_dir: Path | None) -> Dataset:
             ) from error
     pictures = [_channels_first(np.asarray(part.data)) for part in parts]
     labels = [np.asarray(part.labels if name == "SVHN" else part.targets, dtype=np.int64) for part in parts]
-    lengths = [len(y) for y in labels]
-    y = np.concatenate(labels)
+    y, split = np.concatenate(labels), np.repeat(["train", "test"], [len(part) for part in labels])
     names = getattr(parts[0], "classes", None)
     return Dataset(
         name=spec,
         x=np.concatenate(pictures),
         y=y,
         classes=tuple(str(c) for c in (names if names is not None else range(int(y.max()) + 1))),
-        split=np.repeat(["train", "test"], lengths),
-        key=np.concatenate([row_keys("train", lengths[0]), row_keys("test", lengths[1])]),
+        split=split,
+        key=row_keys(split),
+    )
+
+
+def load_digits(spec: str) -> Dataset:
+    """scikit-learn's handwritten digits: 1,797 grey pictures of 8 x 8, all in the train split."""
+    from sklearn.datasets import load_digits as bundled
+
+    data = bundled()
+    split = np.full(len(data.target), "train")
+    return Dataset(
+        name=spec,
+        x=np.rint(data.images[:, None] * (255 / 16)).astype(np.uint8),
+        y=np.asarray(data.target, dtype=np.int64),
+        classes=tuple(str(digit) for digit in range(10)),
+        split=split,
+        key=row_keys(split),
     )
 
 
