@@ -7,11 +7,36 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from ..store.errors import InvalidInput, InvalidOption, NotFound
 from ..store.toml_file import read_toml
 from .callables import unknown_choice
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # Rate, momentum, decay and smoothing are the published ones for this kind of network (Jordan 2024), for the mean over
+    # a batch of 1024 instead of the sum.
+    "fast": {
+        "model": "fast",
+        "epochs": 10,
+        "batch_size": 1024,
+        "lr": 1.5,
+        "momentum": 0.85,
+        "nesterov": True,
+        "weight_decay": 1.3e-3,
+        "bias_lr": 64.0,
+        "schedule": "one-cycle",
+        "warmup_epochs": 2,
+        "label_smoothing": 0.2,
+        "flip": True,
+        "flip_order": "alternate",
+        "crop": 2,
+        "crop_border": "reflect",
+        "precision": "bf16",
+    }
+}
+"""Fields of `Recipe` by the name of a preset; the others have their defaults."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +101,7 @@ class Recipe:
                 # Lists from TOML and JSON become tuples, whole numbers for a float field floats: equal
                 # recipes compare equal wherever they came from.
                 object.__setattr__(self, name, rule.read(value))
-            except (TypeError, ValueError):
+            except (ValueError, OverflowError):  # the latter of whole numbers that no float holds
                 raise InvalidOption(f"recipe field {name} is {value!r}; it must be {rule.allowed}") from None
         if self.warmup_epochs > self.epochs:
             raise InvalidOption(
@@ -124,8 +149,9 @@ class Recipe:
 def load_recipe(path: Path | None, overrides: Mapping[str, object]) -> Recipe:
     """The recipe in the TOML file `path` (None: the defaults), with `overrides` on top.
 
-    `path` may also be the name of a preset (PRESETS), which is then the recipe. The file has the fields at its top level or in a table [recipe]. Leave out of overrides what was not given:
-    a None there is a value. model_options are merged key by key; everything else is replaced.
+    `path` may also be the name of a preset (PRESETS), which is then the recipe. The file has the fields at its top level
+    or in a table [recipe]. Leave out of overrides what was not given: a None there is a value. model_options are merged
+    key by key; everything else is replaced.
 
     Raises NotFound, InvalidInput (not TOML) or InvalidOption (unknown field, wrong type or value).
     """
@@ -166,9 +192,9 @@ def changed(recipe: Recipe, overrides: Mapping[str, object]) -> Recipe:
 
 def _on_top(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     merged = {**values, **overrides}
-    options = (values.get("model_options"), overrides.get("model_options"))
-    if isinstance(options[0], Mapping) and isinstance(options[1], Mapping):
-        merged["model_options"] = {**options[0], **options[1]}
+    below, above = values.get("model_options"), overrides.get("model_options")
+    if isinstance(below, Mapping) and isinstance(above, Mapping):
+        merged["model_options"] = {**below, **above}
     return merged
 
 
@@ -188,7 +214,7 @@ def from_json(values: Mapping[str, Any]) -> Recipe:
 
 @dataclass(frozen=True)
 class _Rule:
-    """read: the value as it is kept, or TypeError or ValueError; allowed: what to say then."""
+    """read: the value as it is kept, or ValueError; allowed: what to say then."""
 
     read: Callable[[Any], Any]
     allowed: str
@@ -199,7 +225,7 @@ def _number(low: float, high: float = math.inf, *, above: bool = False, below: b
 
     def read(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise TypeError
+            raise ValueError
         if value < low or value > high or (above and value == low) or (below and value == high):
             raise ValueError
         return float(value)
@@ -209,41 +235,29 @@ def _number(low: float, high: float = math.inf, *, above: bool = False, below: b
     return _Rule(read, start + end)
 
 
-def _whole(low: int) -> _Rule:
-    def read(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError
-        if value < low:
+def _checked(fits: Callable[[Any], bool], allowed: str) -> _Rule:
+    def read(value: Any) -> Any:
+        if not fits(value):
             raise ValueError
         return value
 
-    return _Rule(read, f"a whole number of at least {low}")
+    return _Rule(read, allowed)
+
+
+def _whole(low: int) -> _Rule:
+    return _checked(
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low,
+        f"a whole number of at least {low}",
+    )
 
 
 def _one_of(*names: str) -> _Rule:
-    def read(value: Any) -> str:
-        if value not in names:
-            raise ValueError
-        return str(value)
-
-    return _Rule(read, "one of " + ", ".join(names))
-
-
-def _read_flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
-
-
-def _read_model(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError
-    return value
+    return _checked(lambda value: value in names, "one of " + ", ".join(names))
 
 
 def _read_epochs(value: Any) -> tuple[int, ...]:
     if not isinstance(value, (list, tuple)):
-        raise TypeError
+        raise ValueError
     epochs = tuple(_whole(1).read(epoch) for epoch in value)
     if list(epochs) != sorted(set(epochs)):
         raise ValueError
@@ -252,18 +266,18 @@ def _read_epochs(value: Any) -> tuple[int, ...]:
 
 def _read_options(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise TypeError
+        raise ValueError
     return {key: _frozen(option) for key, option in value.items()}
 
 
 def _frozen(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(_frozen(element) for element in value)
-    if isinstance(value, float) and not math.isfinite(value):
+    if not isinstance(value, (NoneType, int, float, str)) or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):
         raise ValueError
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError
+    return value
 
 
 def _plain(value: Any) -> Any:
@@ -277,10 +291,10 @@ def _or_none(rule: _Rule) -> _Rule:
 
 
 _POSITIVE = _or_none(_number(0, above=True))
-_FLAG = _Rule(_read_flag, "true or false")
+_FLAG = _checked(lambda value: isinstance(value, bool), "true or false")
 
 _RULES: Mapping[str, _Rule] = {
-    "model": _Rule(_read_model, "a model's name"),
+    "model": _checked(lambda value: isinstance(value, str) and value != "", "a model's name"),
     "model_options": _Rule(_read_options, "a table of names to text, numbers, true, false or lists of them"),
     "optimizer": _one_of("sgd", "adam", "adamw"),
     "lr": _number(0, above=True),
@@ -308,27 +322,3 @@ _RULES: Mapping[str, _Rule] = {
     "dp_delta": _or_none(_number(0, 1, above=True, below=True)),
     "early_stop": _or_none(_whole(1)),
 }
-
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # Rate, momentum, decay and smoothing are the published ones for this kind of network (Jordan 2024), for the mean over
-    # a batch of 1024 instead of the sum.
-    "fast": {
-        "model": "fast",
-        "epochs": 10,
-        "batch_size": 1024,
-        "lr": 1.5,
-        "momentum": 0.85,
-        "nesterov": True,
-        "weight_decay": 1.3e-3,
-        "bias_lr": 64.0,
-        "schedule": "one-cycle",
-        "warmup_epochs": 2,
-        "label_smoothing": 0.2,
-        "flip": True,
-        "flip_order": "alternate",
-        "crop": 2,
-        "crop_border": "reflect",
-        "precision": "bf16",
-    }
-}
-"""Fields of `Recipe` by the name of a preset; the others have their defaults."""

@@ -1,4 +1,7 @@
-"""Single .npy files of strangers: the header checked first, the values memory-mapped, nothing unpickled."""
+"""NumPy files of strangers: the headers checked first, nothing unpickled.
+
+An .npy file is mapped into memory; arrays of an .npz archive are read whole, or row by row.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,22 @@ import numpy as np
 
 from ...store.errors import InvalidInput
 
-HEADER_ERRORS = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
+_HEADER_ERRORS = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
 """What NumPy raises on a header that is broken, or made to break its reader."""
 
+# What zipfile raises on archives that are damaged, encrypted, or made to break it.
+_DAMAGED = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+_PIECE = 1 << 24
 _AXES = 64
 _BYTES = (1 << 63) - 1
 
@@ -40,7 +56,7 @@ class NpyFile:
         """The values, memory-mapped and read-only. Raises InvalidInput where the file cannot be read any more."""
         try:
             return np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, *HEADER_ERRORS) as error:
+        except (OSError, *_HEADER_ERRORS) as error:
             raise InvalidInput(f"{self.path}: cannot be read: {brief(error)}") from error
 
 
@@ -83,7 +99,7 @@ def read_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, n
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )
         shape, fortran, kind = read(stream)
-    except HEADER_ERRORS as error:
+    except _HEADER_ERRORS as error:
         raise InvalidInput(
             f"{where}: cannot be read: not the header of an .npy file ({brief(error)})"
         ) from error
@@ -122,21 +138,6 @@ def _pickled(path: Path) -> InvalidInput:
         f"{path}: is pickled, and could run code when read; where you trust it, load it and save the array with "
         "numpy.save('FILE.npy', numpy.asarray(values))"
     )
-
-
-# What zipfile raises on archives that are damaged, encrypted, or made to break it.
-_DAMAGED = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zipfile.BadZipFile,
-    zipfile.LargeZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
-_PIECE = 1 << 24
 
 
 class NpzArrays:

@@ -155,10 +155,9 @@ def label_values(column: pa.ChunkedArray, *, where: str) -> np.ndarray:
     if column.null_count:
         row = int(pc.index(column.is_null(), True).as_py())
         raise InvalidInput(f"{where}: the label of row {row} is missing")
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-        column = column.cast(kind)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return np.array(column.to_pylist(), dtype=np.str_)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):

@@ -62,10 +62,9 @@ def encode_keys(column: pa.ChunkedArray, *, where: str, name: str) -> np.ndarray
     Raises InvalidInput for one that holds neither text nor whole numbers, for a row without a name, and for two rows of one
     name, with rows.
     """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-        column = column.cast(kind)
     if not (pa.types.is_integer(kind) or (is_category(kind) and not pa.types.is_boolean(kind))):
         raise InvalidInput(
             f"{where}: key column {name!r} is {kind}; names of records are text or whole numbers"
@@ -154,10 +153,8 @@ def _one_hot(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray:
         )
     if len(categories) == len(column) >= MIN_IDENTIFIERS:
         raise _identifier(name, where)
-    order = np.asarray(pc.sort_indices(categories))
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    features = np.zeros((len(column), len(order)), dtype=np.float32)
+    place = np.argsort(pc.sort_indices(categories))  # of each among the sorted ones
+    features = np.zeros((len(column), len(categories)), dtype=np.float32)
     features[np.arange(len(column)), place[np.asarray(encoded.indices)]] = 1.0
     return features
 

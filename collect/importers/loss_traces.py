@@ -67,20 +67,8 @@ class _EpochTable:
         return values[np.argsort(index)]
 
 
-@dataclass(frozen=True)
-class _Model:
-    """One model: its name, and what it has traces of: traces, grad_norms, margins."""
-
-    name: str
-    tables: dict[str, _EpochTable]
-
-
-@dataclass(frozen=True, eq=False)
-class _PeerScores:
-    """members bool (N,), and the peer's LiRA score (N,), higher = more likely a member; None where it has none."""
-
-    members: np.ndarray
-    score: np.ndarray | None
+_Models = dict[str, dict[str, _EpochTable]]
+"""By the name of a model what it has of traces, grad_norms and margins; the target, its duals and its shadows in this order."""
 
 
 def import_loss_traces(
@@ -111,16 +99,16 @@ def import_loss_traces(
     refuse_pickle(path)
     exp = _choose(path, target)
     models, notes = _find(path, exp)
-    samples = models[0].tables["traces"].rows
-    scores, unused = _find_scores(path / "lira_scores", exp, samples)
-    members = _members(models, exp, scores, keep, samples, path)
+    samples = models[exp]["traces"].rows
+    in_target, score, unused = _find_scores(path / "lira_scores", exp, samples)
+    members = _members(models, exp, in_target, keep, samples, path)
     known = None if labels is None else check_labels(read_labels(labels), str(labels))
     if known is not None and len(known) != samples:
         raise InvalidInput(f"{labels}: has {len(known)} labels, losses/ has {samples} samples")
     columns = {}
-    if scores is not None and scores.score is not None:
-        columns["peer_lira_score"] = pa.array(scores.score, from_pandas=True)
-    names = run_names([model.name for model in models])
+    if score is not None:
+        columns["peer_lira_score"] = pa.array(score, from_pandas=True)
+    names = run_names(list(models))
     return import_runs(
         lake,
         experiment,
@@ -135,25 +123,23 @@ def import_loss_traces(
     )
 
 
-def _runs(
-    models: list[_Model], names: list[str], exp: str, members: dict[str, np.ndarray]
-) -> Iterator[GivenRun]:
-    for model, name in zip(models, names, strict=True):
-        values = {kind: table.read() for kind, table in model.tables.items()}
+def _runs(models: _Models, names: list[str], exp: str, members: dict[str, np.ndarray]) -> Iterator[GivenRun]:
+    for (model, tables), name in zip(models.items(), names, strict=True):
+        values = {kind: table.read() for kind, table in tables.items()}
         last = values["traces"][:, -1]
         known = ~np.isnan(last)
         ids = None if known.all() else np.flatnonzero(known)
         if known.any():
             values["loss"] = last[known]
-        shadow = _is_shadow(model.name, exp)
+        shadow = _is_shadow(model, exp)
         yield GivenRun(
             name=name,
-            origin=f"losses/{model.tables['traces'].path.name}",
-            members=members[model.name if shadow else exp],
+            origin=f"losses/{tables['traces'].path.name}",
+            members=members[model if shadow else exp],
             values=values,
             ids=ids,
             role="shadow" if shadow else "target",
-            parent=None if shadow or model.name == exp else names[0],
+            parent=None if shadow or model == exp else names[0],
         )
 
 
@@ -189,22 +175,20 @@ def _choose(path: Path, target: str | None) -> str:
     return target or targets[0]
 
 
-def _find(path: Path, exp: str) -> tuple[list[_Model], list[str]]:
-    """The target, its duals and its shadows, in this order, with their headers checked against each other."""
+def _find(path: Path, exp: str) -> tuple[_Models, list[str]]:
+    """The models, with their headers checked against each other, and notes on what is not used."""
     found = {folder: _parquet_files(path / folder) for folder in _FOLDERS}
     losses = found["losses"]
     duals = [name for name in losses if name.startswith(f"{exp}_dual_")]
     shadows = [name for name in losses if name.startswith(exp) and _is_shadow(name, exp)]
-    ordered = [exp, *duals, *shadows]
-    models = []
-    for name in ordered:
-        tables = {
+    models: _Models = {}
+    for name in (exp, *duals, *shadows):
+        models[name] = tables = {
             kind: _epoch_table(found[folder][name])
             for folder, kind in _FOLDERS.items()
             if name in found[folder]
         }
-        models.append(_Model(name, tables))
-        first = models[0].tables["traces"]
+        first = models[exp]["traces"]
         for table in tables.values():
             if table.rows != first.rows:
                 raise InvalidInput(
@@ -218,18 +202,17 @@ def _find(path: Path, exp: str) -> tuple[list[_Model], list[str]]:
         f"{folder}/{file.name}"
         for folder, files in found.items()
         for name, file in files.items()
-        if name not in ordered
+        if name not in models
     ]
     return models, [f"files not used: {', '.join(unused[:8])}"] if unused else []
 
 
 def _members(
-    models: list[_Model], exp: str, scores: _PeerScores | None, keep: Path | None, samples: int, path: Path
+    models: _Models, exp: str, in_target: np.ndarray | None, keep: Path | None, samples: int, path: Path
 ) -> dict[str, np.ndarray]:
     """Who is in the training set, (N,), by the name of the model; that of the duals is the target's."""
-    asked = [exp] if scores is None else []
-    asked += [model.name for model in models if _is_shadow(model.name, exp)]
-    members = {} if scores is None else {exp: scores.members}
+    members = {} if in_target is None else {exp: in_target}
+    asked = [name for name in models if name not in members and (name == exp or _is_shadow(name, exp))]
     if keep is None:
         if asked:
             shown = ", ".join(asked) if len(asked) < 4 else f"{asked[0]}, {asked[1]}, ..., {asked[-1]}"
@@ -276,9 +259,12 @@ def _epoch_table(path: Path) -> _EpochTable:
     return _EpochTable(path, rows, tuple(wanted), index)
 
 
-def _find_scores(folder: Path, exp: str, samples: int) -> tuple[_PeerScores | None, list[str]]:
-    """The scores of the target of ``exp``, and notes on the files of it that are not used; None where there are none.
+def _find_scores(
+    folder: Path, exp: str, samples: int
+) -> tuple[np.ndarray | None, np.ndarray | None, list[str]]:
+    """The members of the target of ``exp``, bool (N,), its peer scores (N,), and notes on files that are not used.
 
+    Members and scores are None where there are none; a higher score = more likely a member.
     Files are called {exp}_target, {exp}_target_256 (of so many shadow models) or {exp}, with or without .csv; of
     several the one of most shadow models counts. Raises InvalidInput.
     """
@@ -289,13 +275,13 @@ def _find_scores(folder: Path, exp: str, samples: int) -> tuple[_PeerScores | No
         if match and file.is_file():
             found.append((int(match["shadows"] or -1), file))
     if not found:
-        return None, []
+        return None, None, []
     _, chosen = max(found, key=lambda each: each[0])
     unused = [f"lira_scores/{file.name}" for _, file in found if file != chosen]
-    return _read_scores(chosen, samples), [f"files not used: {', '.join(unused)}"] if unused else []
+    return *_read_scores(chosen, samples), [f"files not used: {', '.join(unused)}"] if unused else []
 
 
-def _read_scores(path: Path, samples: int) -> _PeerScores:
+def _read_scores(path: Path, samples: int) -> tuple[np.ndarray, np.ndarray | None]:
     # NaN and an empty cell are a score that the peer could not compute.
     convert = pyarrow.csv.ConvertOptions(column_types=_SCORES)
     try:
@@ -316,4 +302,4 @@ def _read_scores(path: Path, samples: int) -> _PeerScores:
         )
     order = np.argsort(ids)
     score = table["lira_score"].to_numpy()[order] if "lira_score" in names else None
-    return _PeerScores(table["target_trained_on"].to_numpy()[order], score)
+    return table["target_trained_on"].to_numpy()[order], score

@@ -1,20 +1,25 @@
-"""Building a model by its name."""
+"""Building a model by its name, and the plain ones: without shortcuts."""
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...store.errors import InvalidInput, InvalidOption
 from ..callables import is_callable_spec, load_callable, unknown_choice
 from .fast import fast
-from .parts import Classifier, conv_norm_relu, dropout_layer, flat_width
+from .parts import Classifier, conv_norm_relu
 from .residual import resnet9, resnet18, resnet20, wide_resnet
+
+MIN_SIDE = 8
+
+_NORMS_OPTIONAL = ("batch", "group", "none")
+_NORMS = ("batch", "group")
 
 
 class PadTo(nn.Module):
@@ -31,12 +36,7 @@ class PadTo(nn.Module):
 
 def mlp(shape: tuple[int, ...], classes: int, *, widths: tuple[int, ...], dropout: float) -> Classifier:
     """Hidden layers of `widths` with ReLU, on the flattened record. No widths: a linear model."""
-    width = math.prod(shape)
-    layers: list[nn.Module] = [nn.Flatten()]
-    for hidden in widths:
-        layers += [nn.Linear(width, hidden), nn.ReLU(), *dropout_layer(dropout)]
-        width = hidden
-    return Classifier(nn.Sequential(*layers), width, classes)
+    return _with_dense([nn.Flatten()], shape, classes, widths=widths, dropout=dropout)
 
 
 def lenet5(shape: tuple[int, ...], classes: int, *, dropout: float) -> Classifier:
@@ -88,18 +88,17 @@ def vgg(shape: tuple[int, ...], classes: int, *, dropout: float, norm: str) -> C
 def _with_dense(
     layers: list[nn.Module], shape: tuple[int, ...], classes: int, *, widths: tuple[int, ...], dropout: float
 ) -> Classifier:
-    """Dense ReLU layers on a flattening trunk whose width follows from the picture's size."""
-    width = flat_width(nn.Sequential(*layers), shape)
+    """Dense ReLU layers on a flattening trunk, whose width is found by running it once on zeros."""
+    trunk = nn.Sequential(*layers).eval()  # so that BatchNorm's running statistics stay as they are
+    with torch.no_grad():
+        width = trunk(torch.zeros(1, *shape)).shape[1]
+    trunk.train()
     for hidden in widths:
-        layers += [nn.Linear(width, hidden), nn.ReLU(), *dropout_layer(dropout)]
+        layers += [nn.Linear(width, hidden), nn.ReLU()]
+        if dropout > 0:
+            layers.append(nn.Dropout(dropout))
         width = hidden
     return Classifier(nn.Sequential(*layers), width, classes)
-
-
-MIN_SIDE = 8
-
-_NORMS_OPTIONAL = ("batch", "group", "none")
-_NORMS = ("batch", "group")
 
 
 @dataclass(frozen=True)
@@ -174,12 +173,11 @@ def _checked(name: str, kind: ModelKind, option: str, value: object) -> object:
             raise unknown_choice(f"norm of model {name}", value, kind.norms)
         return value
     if option == "dropout":
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 <= float(value) < 1 or math.isnan(float(value)):  # type: ignore[arg-type]
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
             raise InvalidOption(
                 f"dropout of model {name} is {value!r}; it must be a number from 0 to below 1"
             )
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
     if not isinstance(value, (list, tuple)) or not all(
         isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in value
     ):

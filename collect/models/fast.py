@@ -1,7 +1,7 @@
 """A small network that learns pictures in few epochs: a whitening first layer, max-pooled blocks, scaled logits.
 
 The parts are those that fast CIFAR-10 training has settled on (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single
-GPU"). `presets` has the recipe that goes with it.
+GPU"). The preset "fast" in `recipe` goes with it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 # Channels that share one mean and variance in a GroupNorm; a fixed width keeps narrow stages from
@@ -27,13 +26,6 @@ class Classifier(nn.Module):
         """Logits: (B, classes)."""
         out: Tensor = self.head(self.features(x))
         return out
-
-
-class GlobalMean(nn.Module):
-    """(B, C, H, W) to (B, C). Unlike adaptive pooling it has a deterministic backward pass on every device."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3))
 
 
 class GlobalMax(nn.Module):
@@ -64,25 +56,3 @@ def conv_norm_relu(inputs: int, outputs: int, norm: str, *, stride: int = 1) -> 
     if norm != "none":
         layers.append(norm_layer(norm, outputs))
     return [*layers, nn.ReLU()]
-
-
-def dropout_layer(dropout: float) -> list[nn.Module]:
-    """A dropout layer, or nothing."""
-    return [nn.Dropout(dropout)] if dropout > 0 else []
-
-
-def flat_width(trunk: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """How many features `trunk` makes of one record, found by running it once on zeros."""
-    trunk.eval()  # so that BatchNorm's running statistics stay as they are
-    with torch.no_grad():
-        width = trunk(torch.zeros(1, *input_shape)).flatten(1).shape[1]
-    trunk.train()
-    return int(width)
-
-
-def he_init(model: nn.Module) -> nn.Module:
-    """Draw every convolution's weights from N(0, 2 / fan_out) (He et al. 2015), which deep trunks need."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return model

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .parts import Classifier, GlobalMax, GlobalMean, conv3, conv_norm_relu, he_init, norm_layer
+from .parts import Classifier, GlobalMax, conv3, conv_norm_relu, norm_layer
 
 
 class ShrinkPad(nn.Module):
@@ -82,13 +82,20 @@ class AroundTwo(nn.Module):
         return x + out
 
 
+class GlobalMean(nn.Module):
+    """(B, C, H, W) to (B, C). Unlike adaptive pooling it has a deterministic backward pass on every device."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
 def resnet9(shape: tuple[int, ...], classes: int, *, norm: str) -> Classifier:
     """The nine-layer net of the DAWNBench entries: 64, 128, 256, 512 channels, shortcuts at 128 and 512."""
     trunk: list[nn.Module] = [*conv_norm_relu(shape[0], 64, norm)]
     trunk += [*conv_norm_relu(64, 128, norm), nn.MaxPool2d(2), AroundTwo(128, norm)]
     trunk += [*conv_norm_relu(128, 256, norm), nn.MaxPool2d(2)]
     trunk += [*conv_norm_relu(256, 512, norm), nn.MaxPool2d(2), AroundTwo(512, norm), GlobalMax()]
-    return Classifier(he_init(nn.Sequential(*trunk)), 512, classes)
+    return Classifier(_he_init(nn.Sequential(*trunk)), 512, classes)
 
 
 def resnet20(shape: tuple[int, ...], classes: int, *, norm: str) -> Classifier:
@@ -113,7 +120,7 @@ def wide_resnet(depth: int, widen: int) -> Callable[..., Classifier]:
                 trunk.append(WideBlock(channels, width, stride=stride, norm=norm, dropout=dropout))
                 channels = width
         trunk += [norm_layer(norm, channels), nn.ReLU(), GlobalMean()]
-        return Classifier(he_init(nn.Sequential(*trunk)), channels, classes)
+        return Classifier(_he_init(nn.Sequential(*trunk)), channels, classes)
 
     return build
 
@@ -135,4 +142,12 @@ def _resnet(
             stride = 2 if stage > 0 and block == 0 else 1
             trunk.append(BasicBlock(channels, width, stride=stride, norm=norm, projection=projection))
             channels = width
-    return Classifier(he_init(nn.Sequential(*trunk, GlobalMean())), channels, classes)
+    return Classifier(_he_init(nn.Sequential(*trunk, GlobalMean())), channels, classes)
+
+
+def _he_init(model: nn.Module) -> nn.Module:
+    """Draw every convolution's weights from N(0, 2 / fan_out) (He et al. 2015), which deep trunks need."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
