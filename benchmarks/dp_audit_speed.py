@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import math
 import platform
-import time
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+from fresh_process import timed
 from losslake.analysis.evaluations.epsilon_one_run import audit_one_run, epsilon_lower
 from scipy.stats import binom
 
@@ -36,16 +36,6 @@ def looped_p_value(
     return float(binom.sf(correct - 1, guesses, right)) + 2 * records * delta * largest
 
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """The least wall time of several."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -60,27 +50,27 @@ def main() -> None:
     rng = np.random.default_rng(0)
     for records in SIZES:
         correct = round(0.6 * records)
-        bound = epsilon_lower(records, records, correct, delta=delta, confidence=0.95)
-        ours = seconds(
-            lambda m=records, v=correct: epsilon_lower(m, m, v, delta=delta, confidence=0.95),  # type: ignore[misc]
-            5,
-        )
+        find = partial(epsilon_lower, records, records, correct, delta=delta, confidence=0.95)
+        bound = find()
+        ours = min(timed(find) for _ in range(5))
         terms = min(LOOPED, correct)
-        once = seconds(
-            lambda m=records, v=correct, n=terms, e=bound: looped_p_value(m, m, v, e, delta, n),  # type: ignore[misc]
-            1,
-        )
+        once = timed(partial(looped_p_value, records, records, correct, bound, delta, terms))
         halvings = math.ceil(math.log2(max(bound, 1e-3) / 1e-9))
         loop = once * correct / terms * halvings
         member = rng.random(records) < 0.5
         score = rng.normal(size=records) + member
         guesses = [round(share * records) for share in (0.01, 0.05, 0.2, 0.5, 1.0)]
-        whole = seconds(
-            lambda s=score, b=member, g=guesses: audit_one_run(  # type: ignore[misc]
-                s, b, guesses=g, sides=("both", "members"), delta=delta, confidence=0.95, seed=0
-            ),
-            3,
+        audit = partial(
+            audit_one_run,
+            score,
+            member,
+            guesses=guesses,
+            sides=("both", "members"),
+            delta=delta,
+            confidence=0.95,
+            seed=0,
         )
+        whole = min(timed(audit) for _ in range(3))
         print(
             f"| {records:,} | {bound:.4f} | {ours:.4f} s | {loop:.1f} s | {loop / ours:,.0f}x | {whole:.3f} s |"
         )

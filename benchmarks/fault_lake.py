@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 from losslake.store.files import tokens
 from losslake.store.format import manifest, paths
-from losslake.store.format import manifest as formats
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from losslake.store.upkeep import gc
@@ -226,7 +225,7 @@ def state(root: Path) -> State:
         place = root / folder
         for path in [place] if place.is_file() else place.rglob("*.json"):
             text = re.sub(r"[0-9a-f]{24}(?=[-.])", "TOKEN", path.read_text())
-            content = formats.upgraded(json.loads(text))
+            content = manifest.upgraded(json.loads(text))
             content.pop("checksum")
             content.pop("created", None)
             for file in content.get("files", []):  # in which file rows lie is of no matter

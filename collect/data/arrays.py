@@ -16,41 +16,6 @@ from .record import Dataset, encode_labels, row_keys
 _MAPPING_KEYS = ("x", "y", "classes", "split", "key", "group", "columns")
 
 
-def normalise_x(x: np.ndarray, *, where: str) -> np.ndarray:
-    """`x` as a Dataset has it: uint8 (N, C, H, W) or float32 (N, F).
-
-    uint8 (N, H, W), (N, H, W, C) and (N, C, H, W) with C = 1 or 3 are pictures; any 2-D array of numbers is
-    tabular and is used as it is (not standardised). Raises InvalidInput for anything else, and for NaN or
-    infinite features with row and column.
-    """
-    if x.ndim == 2 and x.dtype.kind in "biuf":
-        with np.errstate(over="ignore"):  # beyond float32: caught as infinite below
-            features = np.ascontiguousarray(x, dtype=np.float32)
-        wrong = ~np.isfinite(features)
-        if wrong.any():
-            row, column = (int(i) for i in np.argwhere(wrong)[0])
-            raise InvalidInput(
-                f"{where}: x is {x[row, column]} in row {row}, column {column}; it must be finite"
-            )
-        return features
-    if x.dtype != np.uint8 or x.ndim not in (3, 4):
-        raise InvalidInput(
-            f"{where}: x is {x.dtype} {x.shape}; give pictures as uint8 (N,H,W), (N,H,W,C) or (N,C,H,W), "
-            "and tabular features as numbers (N,F)"
-        )
-    if x.ndim == 3:
-        return np.ascontiguousarray(x[:, None])
-    first, last = x.shape[1] in (1, 3), x.shape[3] in (1, 3)
-    if first == last:
-        why = (
-            "either axis 1 or axis 3 could be the channels"
-            if first
-            else "neither axis 1 nor axis 3 has 1 or 3 channels"
-        )
-        raise InvalidInput(f"{where}: x has shape {x.shape}: {why}; give (N,C,H,W)")
-    return np.ascontiguousarray(x if first else x.transpose(0, 3, 1, 2))
-
-
 def load_npz(spec: str, path: Path, *, label: str | None, group: str | None) -> Dataset:
     """The data set in an .npz file with `x` and `y`, and optionally `x_test`, `y_test` and `groups`.
 
@@ -79,7 +44,7 @@ def load_npz(spec: str, path: Path, *, label: str | None, group: str | None) -> 
     first, last = parts[0][0], parts[-1][0]
     if first.shape[1:] != last.shape[1:] or (first.dtype == np.uint8) != (last.dtype == np.uint8):
         raise InvalidInput(f"{path}: x is {first.dtype} {first.shape}, x_test is {last.dtype} {last.shape}")
-    x = normalise_x(np.concatenate([x for x, _ in parts]), where=str(path))
+    x = _normalise_x(np.concatenate([x for x, _ in parts]), where=str(path))
     if len({y.dtype.kind in "US" for _, y in parts}) > 1:
         raise InvalidInput(f"{path}: {label_key} and {label_key}_test are of different kinds")
     y, classes = encode_labels(np.concatenate([y for _, y in parts]), where=str(path))
@@ -121,7 +86,7 @@ def _from_mapping(spec: str, fields: Mapping[str, object]) -> Dataset:
             raise unknown_choice(f"key of {spec}", name, _MAPPING_KEYS)
     if "x" not in fields or "y" not in fields:
         raise InvalidInput(f"{spec}: the mapping must have x and y; it has: {', '.join(fields) or 'nothing'}")
-    x = normalise_x(np.asarray(fields["x"]), where=spec)
+    x = _normalise_x(np.asarray(fields["x"]), where=spec)
     declared = fields.get("classes")
     names = None if declared is None else [str(name) for name in np.asarray(declared).tolist()]
     y, classes = encode_labels(np.asarray(fields["y"]), where=spec, names=names)
@@ -155,3 +120,38 @@ def _groups(groups: np.ndarray, lengths: list[int], path: Path) -> np.ndarray:
     if groups.shape == (lengths[0],):
         return np.concatenate([groups.astype(np.str_), np.full(sum(lengths[1:]), "", dtype="<U1")])
     raise InvalidInput(f"{path}: groups has shape {groups.shape}, x has {lengths[0]} rows")
+
+
+def _normalise_x(x: np.ndarray, *, where: str) -> np.ndarray:
+    """`x` as a Dataset has it: uint8 (N, C, H, W) or float32 (N, F).
+
+    uint8 (N, H, W), (N, H, W, C) and (N, C, H, W) with C = 1 or 3 are pictures; any 2-D array of numbers is
+    tabular and is used as it is (not standardised). Raises InvalidInput for anything else, and for NaN or
+    infinite features with row and column.
+    """
+    if x.ndim == 2 and x.dtype.kind in "biuf":
+        with np.errstate(over="ignore"):  # beyond float32: caught as infinite below
+            features = np.ascontiguousarray(x, dtype=np.float32)
+        wrong = ~np.isfinite(features)
+        if wrong.any():
+            row, column = (int(i) for i in np.argwhere(wrong)[0])
+            raise InvalidInput(
+                f"{where}: x is {x[row, column]} in row {row}, column {column}; it must be finite"
+            )
+        return features
+    if x.dtype != np.uint8 or x.ndim not in (3, 4):
+        raise InvalidInput(
+            f"{where}: x is {x.dtype} {x.shape}; give pictures as uint8 (N,H,W), (N,H,W,C) or (N,C,H,W), "
+            "and tabular features as numbers (N,F)"
+        )
+    if x.ndim == 3:
+        return np.ascontiguousarray(x[:, None])
+    first, last = x.shape[1] in (1, 3), x.shape[3] in (1, 3)
+    if first == last:
+        why = (
+            "either axis 1 or axis 3 could be the channels"
+            if first
+            else "neither axis 1 nor axis 3 has 1 or 3 channels"
+        )
+        raise InvalidInput(f"{where}: x has shape {x.shape}: {why}; give (N,C,H,W)")
+    return np.ascontiguousarray(x if first else x.transpose(0, 3, 1, 2))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +22,10 @@ from .tables import encode_features, encode_keys, is_category, is_number, refuse
 # ArrowException and MemoryError both: a file may hold more than memory does.
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
 
-PICTURE_COLUMNS = ("image", "img")
+_PICTURE_COLUMNS = ("image", "img")
 
 _SUFFIXES = (".parquet", ".csv", ".csv.gz")
 _SPLIT_FILE = re.compile(r"(?P<split>[A-Za-z]\w*?)([-_.]\d+)?(-of-\d+)?(\.parquet|\.csv|\.csv\.gz)")
-
-
-@dataclass(frozen=True)
-class SplitFile:
-    """A file and the split (train, test, validation, ...) its rows belong to."""
-
-    path: Path
-    split: str
 
 
 def load_files(
@@ -52,13 +43,13 @@ def load_files(
     records (see encode_keys; of a CSV file the text as it stands there; default: `split/row`). Raises InvalidInput, also for
     a column of identifiers among the features, or InvalidOption.
     """
-    files = find_files(path)
-    parquet = files[0].path.suffix == ".parquet"
-    schema = _parquet_schema(files[0].path) if parquet else None
+    splits, files = zip(*_find_files(path))
+    parquet = files[0].suffix == ".parquet"
+    schema = _parquet_schema(files[0]) if parquet else None
     picture = _picture_column(schema)
-    tables = [_read_parquet(file.path, picture) if parquet else _read_csv(file.path, key) for file in files]
+    tables = [_read_parquet(file, picture) if parquet else _read_csv(file, key) for file in files]
     for file, read in zip(files, tables):
-        _check_columns(read, tables[0], file.path, files[0].path, label, group, key)
+        _check_columns(read, tables[0], file, files[0], label, group, key)
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
@@ -73,7 +64,7 @@ def load_files(
     told = [name for name in (label, group, key) if name is not None]
     rest = table.drop_columns(told)
     if picture is not None:
-        x = read_pictures([file.path for file in files], picture, data_dir=data_dir)
+        x = read_pictures(files, picture, data_dir=data_dir)
         rest = rest.select([field.name for field in rest.schema if _is_scalar(field.type)])
     else:
         refuse_identifiers([read.drop_columns(told) for read in tables], where=str(path))
@@ -84,8 +75,8 @@ def load_files(
         x=x,
         y=y,
         classes=classes,
-        split=np.repeat(["train" if file.split == "train" else "test" for file in files], lengths),
-        key=row_keys(np.repeat([file.split for file in files], lengths))
+        split=np.repeat(["train" if split == "train" else "test" for split in splits], lengths),
+        key=row_keys(np.repeat(splits, lengths))
         if key is None
         else encode_keys(table.column(key), where=str(path), name=key),
         group=None if group is None else _group_values(table.column(group)),
@@ -93,26 +84,24 @@ def load_files(
     )
 
 
-def find_files(path: Path) -> tuple[SplitFile, ...]:
-    """The files of a data set, train first, then other splits by name; within a split by file name.
+def _find_files(path: Path) -> list[tuple[str, Path]]:
+    """The files of a data set with their splits (train, test, validation, ...).
 
-    Raises InvalidInput where there are none.
+    Train comes first, then other splits by name; within a split files by name. Raises InvalidInput where there are none.
     """
     if path.is_file():
         if not path.name.endswith(_SUFFIXES):
             raise InvalidInput(f"{path}: not a data set; expected .parquet, .csv, .csv.gz or .npz")
-        return (SplitFile(path, "train"),)
+        return [("train", path)]
     for folder in (path, path / "data"):
         for suffixes in ((".parquet",), (".csv", ".csv.gz")):
             found = []
             for file in sorted(folder.glob("*")):
                 match = _SPLIT_FILE.fullmatch(file.name)
                 if match and file.name.endswith(suffixes) and file.is_file():
-                    found.append(SplitFile(file, match["split"]))
+                    found.append((match["split"], file))
             if found:
-                return tuple(
-                    sorted(found, key=lambda file: (file.split != "train", file.split, file.path.name))
-                )
+                return sorted(found, key=lambda each: (each[0] != "train", each[0], each[1].name))
     raise InvalidInput(f"{path}: no data in this folder; expected train-*.parquet and test-*.parquet")
 
 
@@ -124,7 +113,7 @@ def _parquet_schema(path: Path) -> pa.Schema:
 
 
 def _picture_column(schema: pa.Schema | None) -> str | None:
-    for name in PICTURE_COLUMNS:
+    for name in _PICTURE_COLUMNS:
         if schema is not None and name in schema.names:
             kind = schema.field(name).type
             if pa.types.is_struct(kind) and "bytes" in [field.name for field in kind]:
