@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from losslake.collect.data.device_data import TrainingData, channel_statistics
+from losslake.collect.data.training import TrainingData, channel_statistics
 from losslake.collect.experiment.prepare import DEFAULTS, Prepared, prepare_experiment
 from losslake.collect.fleet.target_and_shadows import collect_shadows
 from losslake.collect.models.build import build_model

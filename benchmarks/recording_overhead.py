@@ -28,7 +28,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from losslake.collect.data.device_data import DeviceData, TrainingData
+from losslake.collect.data.training import DeviceData
+from losslake.collect.data.training import TrainingData
 from losslake.collect.hook.recorded_run import RecordedRun
 from losslake.collect.hook.start import start_run
 from losslake.collect.recipe import load_recipe

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from losslake.collect.data.device_data import TrainingData, channel_statistics
+from losslake.collect.data.training import TrainingData, channel_statistics
 from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.fleet.target_and_shadows import collect_target
 from losslake.collect.recipe import Recipe

@@ -18,11 +18,11 @@ from ...store.format.paths import check_name, experiment_manifest
 from ...store.format.records import Experiment
 from ...store.lake import Lake
 from ..callables import refuse_unnamed
-from ..data.device_data import TrainingData, channel_statistics
 from ..data.load import load_dataset
 from ..data.named import DATASET_NAMES
 from ..data.pictures import encode_png
 from ..data.record import Dataset, content_digest
+from ..data.training import TrainingData, channel_statistics
 from .canaries import canary_mask, parse_canaries, plant_canaries
 from .membership import coin_members, target_members
 from .selection import Selection, keep_only, leave_out, read_keys, select_samples, told

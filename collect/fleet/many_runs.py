@@ -15,7 +15,7 @@ import torch
 from ...store.errors import AlreadyExists, InvalidOption, LosslakeError, TrainingFailed
 from ...store.format.records import Run
 from ..callables import is_callable_spec, load_callable
-from ..data.device_data import DeviceData
+from ..data.training import DeviceData
 from ..experiment.prepare import Prepared
 from ..grad_norms.layers import watched_layers
 from ..models.build import build_model

@@ -9,7 +9,7 @@ import torch
 
 from ...store.errors import AlreadyExists, InvalidOption, LosslakeError, TrainingFailed
 from ...store.lake import Lake
-from ..data.device_data import DeviceData, TrainingData
+from ..data.training import DeviceData, TrainingData
 from ..experiment.prepare import Prepared
 from ..recipe import Recipe
 from ..signals.ask import Recording

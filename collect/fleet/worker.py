@@ -44,7 +44,7 @@ def _serve(
     import numpy as np
     import torch
 
-    from ..data.device_data import TrainingData
+    from ..data.training import TrainingData
     from .worker_runs import WorkerRuns
 
     torch.set_num_threads(1)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...store.errors import InvalidOption
-from ..data.device_data import DeviceData
+from ..data.training import DeviceData
 from .parts import Classifier, GlobalMax, conv3
 
 _PATCH = 2

@@ -13,7 +13,7 @@ from torch import nn
 from ...store.errors import InvalidOption
 from ...store.write.run_writer import RunWriter
 from ..callables import unknown_choice
-from ..data.device_data import DeviceData
+from ..data.training import DeviceData
 from .from_logits import SignalColumns, signals_from_logits
 from .queries import Query, expand_queries, model_inputs
 

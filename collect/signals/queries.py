@@ -16,7 +16,7 @@ from ...store.errors import InvalidOption
 from ...store.format.ranges import RANGE_FORMS, RANGE_KINDS, Range, parse_range
 from ...store.format.schema import ORIGINAL
 from ..callables import unknown_choice
-from ..data.device_data import DeviceData, cut_windows
+from ..data.training import DeviceData, cut_windows
 
 PLAIN = {"original": ORIGINAL, "flip": 1}
 """Name of a plain view to the number that the lake stores. A number never changes its meaning."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ...store.errors import InvalidOption
-from ..data.device_data import DeviceData
+from ..data.training import DeviceData
 from ..losses.cross_entropy import loss_and_margin
 from ..signals.evaluation import eval_mode
 

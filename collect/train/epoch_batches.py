@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..data.device_data import DeviceData
+from ..data.training import DeviceData
 from ..recipe import Recipe
 
 Flips = Callable[[torch.Tensor, int], bool | torch.Tensor]

@@ -15,7 +15,7 @@ from ...store.errors import InvalidInput, TrainingFailed
 from ...store.format.records import Run, RunInfo
 from ...store.lake import Lake
 from ...store.write.run_writer import RunWriter
-from ..data.device_data import TrainingData
+from ..data.training import TrainingData
 from ..recipe import to_json
 from ..run_facts import device_name, versions
 from ..signals.ask import append_answers, outputs

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...store.format.records import Role
-from ..data.device_data import DeviceData, TrainingData
+from ..data.training import DeviceData, TrainingData
 from ..recipe import Recipe
 from ..signals.ask import Recording
 

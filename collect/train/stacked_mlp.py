@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..data.device_data import DeviceData
+from ..data.training import DeviceData
 from ..models.build import build_model
 from ..random_streams import order_of, seeded
 from ..recipe import Recipe

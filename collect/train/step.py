@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ...store.errors import InvalidOption
 from ..callables import is_callable_spec
-from ..data.device_data import DeviceData
+from ..data.training import DeviceData
 from ..models.build import build_model
 from ..models.fast import fit_to_members
 from ..recipe import Recipe

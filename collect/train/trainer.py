@@ -12,7 +12,7 @@ import torch
 from ...store.errors import AlreadyExists, TrainingFailed
 from ...store.format.records import Run
 from ...store.lake import Lake
-from ..data.device_data import DeviceData, TrainingData
+from ..data.training import DeviceData, TrainingData
 from ..grad_norms.hooks import GradNormWatcher
 from ..hook.recorder import TraceRecorder
 from ..random_streams import seeded

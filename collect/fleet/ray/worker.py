@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from ...data.device_data import TrainingData
+    from ...data.training import TrainingData
 
 _SEEN_SECONDS = 10.0
 """How long a network disk may take to show a node what another has written."""

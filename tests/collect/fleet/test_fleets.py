@@ -16,7 +16,7 @@ from losslake.analysis.attacks.attack_d import attack_d
 from losslake.analysis.attacks.attack_l import attack_l
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.cli import _run
-from losslake.collect.data.device_data import DeviceData, TrainingData
+from losslake.collect.data.training import DeviceData, TrainingData
 from losslake.collect.experiment.membership import random_subset
 from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.experiment.selection import read_sample_ids

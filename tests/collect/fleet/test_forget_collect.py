@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from losslake.collect.data.device_data import DeviceData
+from losslake.collect.data.training import DeviceData
 from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.fleet import setup as fleet_setup
 from losslake.collect.fleet.distilled import collect_distilled

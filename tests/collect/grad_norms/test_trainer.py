@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from losslake.cli import main
-from losslake.collect.data.device_data import TrainingData, channel_statistics
+from losslake.collect.data.training import TrainingData, channel_statistics
 from losslake.collect.recipe import Recipe
 from losslake.collect.signals.ask import Recording
 from losslake.collect.train.plan import RunPlan

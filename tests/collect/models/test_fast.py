@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from losslake.collect.data.device_data import (
+from losslake.collect.data.training import (
     DeviceData,
     TrainingData,
     channel_statistics,

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from losslake.collect.data.device_data import DeviceData, TrainingData
+from losslake.collect.data.training import DeviceData, TrainingData
 from losslake.collect.fleet.many_runs import check_same
 from losslake.collect.hook.recorder import Background
 from losslake.collect.hook.start import start_run

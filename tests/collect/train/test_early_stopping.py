@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.cli import cli
-from losslake.collect.data.device_data import DeviceData, TrainingData
+from losslake.collect.data.training import DeviceData, TrainingData
 from losslake.collect.recipe import Recipe
 from losslake.collect.signals.ask import Recording
 from losslake.collect.train.early_stopping import EarlyStopping, held_out

@@ -18,7 +18,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from losslake.cli import cli
-from losslake.collect.data.device_data import TrainingData
+from losslake.collect.data.training import TrainingData
 from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.fleet.target_and_shadows import collect_target
 from losslake.collect.models.build import build_model

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from losslake.collect.data.device_data import DeviceData
+from losslake.collect.data.training import DeviceData
 from losslake.collect.experiment.prepare import Prepared, prepare_experiment
 from losslake.collect.fleet.target_and_shadows import collect_shadows
 from losslake.collect.recipe import Recipe

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from losslake.collect.data.device_data import DeviceData
+from losslake.collect.data.training import DeviceData
 from losslake.collect.recipe import Recipe
 from losslake.collect.signals.ask import Recording
 from losslake.collect.train import step as train_step

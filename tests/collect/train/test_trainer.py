@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from losslake.collect.data.device_data import DeviceData, TrainingData, channel_statistics
+from losslake.collect.data.training import DeviceData, TrainingData, channel_statistics
 from losslake.collect.recipe import Recipe
 from losslake.collect.signals.ask import Recording
 from losslake.collect.train import finish
