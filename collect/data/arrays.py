@@ -31,16 +31,15 @@ def load_npz(spec: str, path: Path, *, label: str | None, group: str | None) -> 
     missing = [key for key in ("x", label_key) if key not in arrays]
     if missing:
         raise InvalidInput(f"{path}: no array {missing[0]!r}; it holds: {', '.join(arrays) or 'nothing'}")
-    parts = [(arrays["x"], arrays[label_key])]
+    names = [("x", label_key)]
     if ("x_test" in arrays) != (f"{label_key}_test" in arrays):
         raise InvalidInput(f"{path}: x_test and {label_key}_test must be given together")
     if "x_test" in arrays:
-        parts.append((arrays["x_test"], arrays[f"{label_key}_test"]))
-    for (x, y), names in zip(parts, (("x", label_key), ("x_test", f"{label_key}_test"))):
+        names.append(("x_test", f"{label_key}_test"))
+    parts = [(arrays[x], arrays[y]) for x, y in names]
+    for (x, y), (x_name, y_name) in zip(parts, names):
         if x.ndim == 0 or y.shape != x.shape[:1]:
-            raise InvalidInput(
-                f"{path}: {names[0]} has shape {x.shape}, {names[1]} has {y.shape}: rows differ"
-            )
+            raise InvalidInput(f"{path}: {x_name} has shape {x.shape}, {y_name} has {y.shape}: rows differ")
     first, last = parts[0][0], parts[-1][0]
     if first.shape[1:] != last.shape[1:] or (first.dtype == np.uint8) != (last.dtype == np.uint8):
         raise InvalidInput(f"{path}: x is {first.dtype} {first.shape}, x_test is {last.dtype} {last.shape}")
@@ -90,28 +89,27 @@ def _from_mapping(spec: str, fields: Mapping[str, object]) -> Dataset:
     declared = fields.get("classes")
     names = None if declared is None else [str(name) for name in np.asarray(declared).tolist()]
     y, classes = encode_labels(np.asarray(fields["y"]), where=spec, names=names)
-    split = np.full(len(y), "train") if fields.get("split") is None else _strings(fields["split"])
+    texts = {
+        name: np.asarray(fields[name]).astype(np.str_)
+        for name in ("split", "key", "group")
+        if fields.get(name) is not None
+    }
+    split = texts.get("split", np.full(len(y), "train"))
     columns = fields.get("columns")
-    if columns is not None and not isinstance(columns, pa.Table):
-        if not isinstance(columns, Mapping):
-            raise InvalidInput(
-                f"{spec}: columns is {type(columns).__name__}; give a pyarrow Table or a mapping"
-            )
+    if isinstance(columns, Mapping):
         columns = pa.table(dict(columns))
+    elif columns is not None and not isinstance(columns, pa.Table):
+        raise InvalidInput(f"{spec}: columns is {type(columns).__name__}; give a pyarrow Table or a mapping")
     return Dataset(
         name=spec,
         x=x,
         y=y,
         classes=classes,
         split=split,
-        key=row_keys(split) if fields.get("key") is None else _strings(fields["key"]),
-        group=None if fields.get("group") is None else _strings(fields["group"]),
+        key=texts["key"] if "key" in texts else row_keys(split),
+        group=texts.get("group"),
         columns=columns,
     )
-
-
-def _strings(values: object) -> np.ndarray:
-    return np.asarray(values).astype(np.str_)
 
 
 def _groups(groups: np.ndarray, lengths: list[int], path: Path) -> np.ndarray:

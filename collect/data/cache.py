@@ -98,9 +98,8 @@ def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     if not isinstance(mapped, np.memmap) or mapped.shape != shape or mapped.dtype != np.uint8:
         return None
     # Fortran order or a longer file: not what this module writes.
-    if not mapped.flags.c_contiguous or path.stat().st_size != mapped.offset + mapped.nbytes:
-        return None
-    return np.asarray(mapped)
+    whole = mapped.flags.c_contiguous and path.stat().st_size == mapped.offset + mapped.nbytes
+    return np.asarray(mapped) if whole else None
 
 
 def _sweep(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +48,11 @@ def load_files(
     picture = _picture_column(schema)
     tables = [_read_parquet(file, picture) if parquet else _read_csv(file, key) for file in files]
     for file, read in zip(files, tables):
-        _check_columns(read, tables[0], file, files[0], label, group, key)
+        _check_columns(read.column_names, file, label, group, key)
+        if differing := set(read.column_names) ^ set(tables[0].column_names):
+            raise InvalidInput(
+                f"{file}: columns differ from those of {files[0].name}: {', '.join(sorted(differing))}"
+            )
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
@@ -125,10 +128,8 @@ def _picture_column(schema: pa.Schema | None) -> str | None:
 
 def _read_parquet(path: Path, picture: str | None) -> pa.Table:
     schema = _parquet_schema(path)
-    if _picture_column(schema) != picture:
-        raise InvalidInput(
-            f"{path}: its picture column is {_picture_column(schema)}, in the other files {picture}"
-        )
+    if (own := _picture_column(schema)) != picture:
+        raise InvalidInput(f"{path}: its picture column is {own}, in the other files {picture}")
     _refuse_duplicates(schema.names, path)
     try:
         with pq.ParquetFile(path) as parquet:  # not read_table: that would take folders for partitions
@@ -153,22 +154,15 @@ def _read_csv(path: Path, key: str | None) -> pa.Table:
     return table
 
 
-def _refuse_duplicates(names: Sequence[str], path: Path) -> None:
-    twice = {name for name in names if list(names).count(name) > 1}
+def _refuse_duplicates(names: list[str], path: Path) -> None:
+    twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise InvalidInput(f"{path}: columns that occur twice: {', '.join(sorted(twice))}; rename them")
 
 
 def _check_columns(
-    table: pa.Table,
-    first: pa.Table,
-    path: Path,
-    first_path: Path,
-    label: str | None,
-    group: str | None,
-    key: str | None,
+    names: list[str], path: Path, label: str | None, group: str | None, key: str | None
 ) -> None:
-    names = table.column_names
     if label is None and "label" not in names:
         raise InvalidInput(f"{path}: no column 'label'; name the label column, one of: {', '.join(names)}")
     for what, name in (("label column", label), ("group column", group), ("key column", key)):
@@ -179,11 +173,6 @@ def _check_columns(
     if key is not None and key in (label or "label", group):
         what = "group" if key == group else "label"
         raise InvalidOption(f"column {key!r} is both {what} and key; choose another key column")
-    differing = set(names) ^ set(first.column_names)
-    if differing:
-        raise InvalidInput(
-            f"{path}: columns differ from those of {first_path.name}: {', '.join(sorted(differing))}"
-        )
 
 
 def _class_names(schema: pa.Schema | None, label: str) -> list[str] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...store.errors import InvalidInput, MissingExtra
+from ...store.errors import InvalidInput
 from .cache import data_directory
 from .record import Dataset, row_keys
 
@@ -24,15 +24,13 @@ def load_torchvision(spec: str, name: str, *, data_dir: Path | None) -> Dataset:
     The CIFAR archives hold pickles; torchvision reads them, and only where their checksums are the published
     ones. SVHN is used without its `extra` split. Raises InvalidInput where the data cannot be fetched.
     """
-    try:
-        import torchvision.datasets as published
-    except ImportError as error:
-        raise MissingExtra(f"{name} needs torchvision; install it: pip install torchvision") from error
+    import torchvision.datasets as published  # takes seconds, with torch
+
     root = data_directory(data_dir)
     maker: Callable[..., Any] = getattr(published, name)
     parts = []
-    for split in ("train", "test"):
-        chosen = {"split": split} if name == "SVHN" else {"train": split == "train"}
+    for half in ("train", "test"):
+        chosen = {"split": half} if name == "SVHN" else {"train": half == "train"}
         try:
             root.mkdir(parents=True, exist_ok=True)
             # torchvision reports with print(); standard output belongs to results.

@@ -187,7 +187,7 @@ def prepare_experiment(
     # As stored, not as chosen just now: the runs of the experiment rely on it.
     kept = lake.samples(experiment)
     forgotten = np.zeros(len(y), dtype=bool)
-    forgotten[list(held.forgotten)] = True
+    forgotten[list(lake.experiment(experiment).forgotten)] = True
     # A forgotten one keeps its place in the draws of members, or those of all others would change.
     pool = np.where(forgotten, *(each["pool"].to_numpy(zero_copy_only=False) for each in (table, kept)))
     canary = np.zeros(len(y), dtype=bool)
