@@ -28,8 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from losslake.collect.data.training import DeviceData
-from losslake.collect.data.training import TrainingData
+from losslake.collect.data.training import DeviceData, TrainingData
 from losslake.collect.hook.recorded_run import RecordedRun
 from losslake.collect.hook.start import start_run
 from losslake.collect.recipe import load_recipe
