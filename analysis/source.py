@@ -18,7 +18,8 @@ from ..store.lake import Lake
 from ..store.query.engine_errors import engine_errors
 from ..store.query.scan import rows_of_each
 from ..store.query.views import connect
-from ..store.read.looking_again import listed_files, read_again
+from ..store.read.catalogue import listed_files
+from ..store.read.changes import read_again
 from .declare import Analysis, parse_score
 
 T = TypeVar("T")

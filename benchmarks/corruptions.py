@@ -16,7 +16,7 @@ from fault_lake import IDS, E, make
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.store.errors import LosslakeError
 from losslake.store.lake import Lake
-from losslake.store.read.results import results
+from losslake.store.read.catalogue import results
 from losslake.store.upkeep.verify import verify
 from losslake.store.write.checkpoints import (
     CheckpointWriter,

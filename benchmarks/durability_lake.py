@@ -21,7 +21,7 @@ import pyarrow as pa
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
-from losslake.store.read.looking_again import TRIES
+from losslake.store.read.changes import TRIES
 from losslake.store.upkeep import gc
 
 MADE = "made"

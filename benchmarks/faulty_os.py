@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from losslake.store.files import explained_io
 from losslake.store.files import local as local_files
+from losslake.store.files.faults import disk_explained
 
 TAKING_SPACE = {"write", "mkdir", "link", "fsync", "create"}
 """Calls that fail on a full disk; the others go on working there."""
@@ -81,28 +81,27 @@ class _FaultyOs:
 def faulty(faults: Faults) -> Iterator[None]:
     """In the block the lake's file system meets ``faults``."""
 
-    class Reading(explained_io.FileToRead):
+    class Reading(local_files.FileToRead):
         def readinto(self, buffer: Any) -> int | None:
-            with explained_io.explained(*self._named):
+            with disk_explained(*self._named):
                 faults.meet("read", self.name)
             view = memoryview(buffer)
             return super().readinto(view[: max(1, len(view) // 2)] if faults.short else view)
 
         def readall(self) -> bytes:
-            with explained_io.explained(*self._named):
+            with disk_explained(*self._named):
                 faults.meet("read", self.name)
             return super().readall()
 
-    class Writing(explained_io.NewFile):
+    class Writing(local_files.NewFile):
         def write(self, data: Any) -> int:
-            with explained_io.explained(*self._named):
+            with disk_explained(*self._named):
                 faults.meet("write", self.name)
             view = memoryview(data).cast("B")
             return super().write(view[: max(1, len(view) // 2)] if faults.short else view)
 
     with (
         patch.object(local_files, "os", _FaultyOs(faults)),
-        patch.object(explained_io, "os", _FaultyOs(faults)),
         patch.object(local_files, "FileToRead", Reading),
         patch.object(local_files, "NewFile", Writing),
     ):

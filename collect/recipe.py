@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Any
 
 from ..store.errors import InvalidInput, InvalidOption, NotFound
-from ..store.toml_file import read_toml
+from ..store.format.text import read_toml
 from .callables import unknown_choice
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

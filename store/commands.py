@@ -115,7 +115,7 @@ def gc(lake: str, older_than: str, dry_run: bool, checkpoints: bool) -> None:
       losslake lake gc --lake my-lake --dry-run
       losslake lake gc --lake my-lake --older-than 12h
     """
-    from .ages import parse_age
+    from .format.text import parse_age
     from .upkeep.gc import collect_garbage
 
     done = collect_garbage(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from ...store.errors import InvalidOption
-from ...store.toml_file import read_toml
+from ...store.format.text import read_toml
 from ..declare import parse_score
 from ..scoring.catalogue import find
 

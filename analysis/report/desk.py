@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.ranges import ranges_of
-from ...store.read.results import Result
+from ...store.format.records import Result
 from ..attacks.logits import Lists, need_lists
 from ..declare import parse_options
 from ..evaluations.catalogue import evaluation_variant, find_evaluation, run_evaluation

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ...store.errors import InvalidOption, NotEnoughData, OlderFormat
 from ...store.format.records import Run
-from ...store.read.results import fingerprint
+from ...store.read.catalogue import fingerprint
 from ...store.write.results import save_result
 from ..attacks.masking import masked_source, parse_mask
 from ..declare import DUALS, MASK, SHARED, Analysis, parse_options, variant_of

@@ -9,8 +9,8 @@ from itertools import dropwhile
 import polars as pl
 
 from ...store.format.paths import NO_TARGET
-from ...store.read.looking_again import read_result
-from ...store.read.results import Result, fingerprint, results
+from ...store.format.records import Result
+from ...store.read.catalogue import fingerprint, read_result, results
 from ..declare import variant_of
 from ..scores import Scores
 from ..source import Source

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
-from ..errors import InvalidOption
+from ..errors import InvalidOption, MissingExtra
 from .local import LocalFiles
 
 if TYPE_CHECKING:
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_SCHEMES = ("s3", "gs", "az")
+
+_OTHER_NAMES = ("s3a", "s3n", "gcs", "abfs", "abfss", "adl", "azure")
+"""What other programs call the same stores."""
+
+_PLACE = re.compile(
+    r"(?P<scheme>[A-Za-z0-9+.-]+)://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]*)(?:/(?P<prefix>.*))?", re.DOTALL
+)
 
 
 class Files(Protocol):
@@ -88,9 +97,9 @@ def files_at(path: str | Path) -> Files:
     """
     text = str(path)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
-        from .object_store import ObjectFiles
-
-        return ObjectFiles(text)
+        scheme, bucket, prefix = _split_url(text)
+        _check_prefix(prefix)
+        return _in_store(scheme, bucket, prefix)
     if re.match(r"(s3|gs|az):/", text):
         raise InvalidOption(
             f"{text}: give a URL with two slashes, as text and not as a Path, which drops one"
@@ -109,3 +118,48 @@ def files_at(path: str | Path) -> Files:
                 "engines; choose a path without '='"
             )
     return LocalFiles(root)
+
+
+def read_url(location: str) -> BinaryIO:
+    """An object to read, by what `Files.location` says of it."""
+    scheme, bucket, key = _split_url(location)
+    return _in_store(scheme, bucket, "").open_input(key)
+
+
+def _in_store(scheme: str, bucket: str, prefix: str) -> Files:
+    try:
+        from .object_store import ObjectFiles
+    except ImportError as error:
+        raise MissingExtra(
+            "lakes in object stores need the package obstore; 'pip install losslake[object-store]'"
+        ) from error
+    return ObjectFiles(scheme, bucket, prefix)
+
+
+def _split_url(url: str) -> tuple[str, str, str]:
+    """Scheme, bucket and prefix of a lake's URL. Raises InvalidOption for what is none."""
+    place = _PLACE.fullmatch(url)
+    if place is not None and place["scheme"] in _SCHEMES:
+        parts = (place["prefix"] or "").split("/")
+        return place["scheme"], place["bucket"], "/".join(filter(None, parts))
+    scheme = url.partition("://")[0].lower()
+    if scheme == "file":
+        raise InvalidOption(f"{url}: give the folder itself, without file://")
+    known = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
+    if scheme in (*_SCHEMES, *_OTHER_NAMES):
+        raise InvalidOption(f"{url[:300]} is no place for a lake; write {known}")
+    raise InvalidOption(
+        f"a lake lies in a folder, or at {known}; what {scheme[:50]}:// reaches has no put that losslake knows to fail where "
+        "a name is taken, and could give one run to two writers"
+    )
+
+
+def _check_prefix(prefix: str) -> None:
+    """Raises InvalidOption for a prefix that does not mean itself everywhere."""
+    for part in prefix.split("/"):
+        # Query engines read partitions off the whole key, and take the others for patterns or parts of a URL.
+        if part in (".", "..") or re.search(r"[=*?\[\]{}#\\\x00-\x1f\x7f]", part):
+            raise InvalidOption(
+                f"{part[:100]!r} in the place of the lake means something else to query engines; choose a prefix without "
+                "any of = * ? [ ] { } # and backslash"
+            )

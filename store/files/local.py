@@ -10,11 +10,11 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ..errors import CorruptLake, InvalidInput, LosslakeError
-from .explained_io import FileToRead, NewFile, explained
-from .tokens import TEMPORARY, new_token
+from .faults import disk_explained
+from .tokens import TEMPORARY, is_temporary, new_token
 
 if TYPE_CHECKING:
     import duckdb
@@ -25,7 +25,6 @@ R = TypeVar("R")
 _TRIES = 100
 """How often to try again where others keep removing a folder or a temporary file, or changing a folder that is listed."""
 
-
 _SETTLED = 50_000_000
 """Nanoseconds after which a folder's time tells a change: clocks of file systems tick every few milliseconds."""
 
@@ -34,37 +33,9 @@ class LocalFiles:
     """A lake in a folder of a local or network disk; what each call promises is said in `Files`."""
 
     def __init__(self, root: Path) -> None:
-        self._root = str(root.expanduser().resolve())
-        self._own = {self._root}  # folders that are known to lie in the lake
-
-    @property
-    def root(self) -> str:
-        return self._root
-
-    def _path(self, path: str) -> str:
-        if "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
-            raise InvalidInput(f"{path[:300]!r} is not a path inside the lake")
-        return f"{self._root}/{path}"
-
-    def _readable(self, path: str) -> str:
-        """The same for a file to read. Raises CorruptLake for one that is a link out of the lake, a pipe or a device.
-
-        A lake that somebody gave one must not have its reader open files of the reader's own.
-        """
-        target = self._path(path)
-        self._refuse_foreign(os.path.dirname(target), path)
-        with explained(self.root, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            mode = os.lstat(target).st_mode
-            if stat.S_ISLNK(mode):
-                self._refuse_link(target, path)
-                mode = os.stat(target).st_mode
-            if not stat.S_ISREG(mode):
-                raise CorruptLake(f"{path} in the lake {self.root} is no file; run 'losslake lake verify'")
-        return target
-
-    @property
-    def storage_options(self) -> dict[str, str]:
-        return {}
+        self.root = str(root.resolve())
+        self.storage_options: dict[str, str] = {}
+        self._own = {self.root}  # folders that are known to lie in the lake
 
     def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
         pass  # DuckDB opens local files by itself
@@ -72,26 +43,11 @@ class LocalFiles:
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
         return [work(item) for item in items]
 
-    def _refuse_foreign(self, folder: str, path: str) -> None:
-        """Raises CorruptLake where a folder of the lake, or one above it there, is a link that leads out."""
-        while folder not in self._own and folder.startswith(self._root):
-            if os.path.islink(folder):
-                self._refuse_link(folder, path)
-            self._own.add(folder)
-            folder = os.path.dirname(folder)
-
-    def _refuse_link(self, link: str, path: str) -> None:
-        if not os.path.realpath(link).startswith(f"{self._root}/"):
-            raise CorruptLake(
-                f"{path} in the lake {self.root} is, or lies behind, a link that leads out of the lake; put there what it "
-                "points to if you trust it"
-            )
-
     def location(self, path: str) -> str:
         return self._readable(path)
 
     def exists(self, path: str) -> bool:
-        with explained(self.root, path):
+        with disk_explained(self.root, path):
             try:
                 os.stat(self._path(path))
             except (FileNotFoundError, NotADirectoryError):
@@ -99,11 +55,11 @@ class LocalFiles:
             return True
 
     def size(self, path: str) -> int:
-        with explained(self.root, path):
+        with disk_explained(self.root, path):
             return os.stat(self._readable(path)).st_size
 
     def modified(self, path: str) -> float:
-        with explained(self.root, path):
+        with disk_explained(self.root, path):
             return os.stat(self._path(path)).st_mtime
 
     def read(self, path: str) -> bytes:
@@ -111,7 +67,7 @@ class LocalFiles:
             return file.read()
 
     def open_input(self, path: str) -> BinaryIO:
-        with explained(self.root, path):
+        with disk_explained(self.root, path):
             return io.BufferedReader(FileToRead(self._readable(path), self.root, path))
 
     @contextlib.contextmanager
@@ -119,7 +75,7 @@ class LocalFiles:
         file = self._new(self._path(path), path, durable)
         try:
             yield file
-            with explained(self.root, path):
+            with disk_explained(self.root, path):
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
@@ -127,9 +83,8 @@ class LocalFiles:
                 if durable:
                     _sync_folder(os.path.dirname(self._path(path)))
         except BaseException:
-            with contextlib.suppress(
-                OSError, LosslakeError
-            ):  # what could not be written is not wanted any more
+            # What could not be written is not wanted any more.
+            with contextlib.suppress(OSError, LosslakeError):
                 file.close()
             with contextlib.suppress(LosslakeError):
                 self.delete(path)
@@ -157,6 +112,77 @@ class LocalFiles:
 
         return not self.exists(path) and self._in_one_step(path, data, claim)
 
+    def list(self, folder: str, suffix: str = "") -> list[str]:
+        names = self._walk(self._path(folder))
+        return sorted(
+            f"{where}/{name}" for where, name in names if name.endswith(suffix) and not is_temporary(name)
+        )
+
+    def holds_anything(self) -> bool:
+        try:
+            with os.scandir(self.root) as entries:
+                return any(not is_temporary(entry.name) for entry in entries)
+        except FileNotFoundError:
+            return False
+        except NotADirectoryError:
+            return True
+        except OSError as error:
+            raise InvalidInput(
+                f"{self.root} cannot be looked at: {error.strerror}; choose another folder"
+            ) from error
+
+    def temporaries(self) -> Sequence[str]:
+        return sorted(
+            f"{where}/{name}".lstrip("/") for where, name in self._walk(self.root) if is_temporary(name)
+        )
+
+    def delete(self, path: str) -> None:
+        target = self._path(path)
+        self._refuse_foreign(os.path.dirname(target), path)
+        with disk_explained(self.root, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(target)
+        folder = os.path.dirname(target)
+        with contextlib.suppress(OSError):  # a folder goes with its last file, never before
+            while folder != self.root:
+                os.rmdir(folder)
+                folder = os.path.dirname(folder)
+
+    def _path(self, path: str) -> str:
+        if "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
+            raise InvalidInput(f"{path[:300]!r} is not a path inside the lake")
+        return f"{self.root}/{path}"
+
+    def _readable(self, path: str) -> str:
+        """The same for a file to read. Raises CorruptLake for one that is a link out of the lake, a pipe or a device.
+
+        A lake that somebody gave one must not have its reader open files of the reader's own.
+        """
+        target = self._path(path)
+        self._refuse_foreign(os.path.dirname(target), path)
+        with disk_explained(self.root, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            mode = os.lstat(target).st_mode
+            if stat.S_ISLNK(mode):
+                self._refuse_link(target, path)
+                mode = os.stat(target).st_mode
+            if not stat.S_ISREG(mode):
+                raise CorruptLake(f"{path} in the lake {self.root} is no file; run 'losslake lake verify'")
+        return target
+
+    def _refuse_foreign(self, folder: str, path: str) -> None:
+        """Raises CorruptLake where a folder of the lake, or one above it there, is a link that leads out."""
+        while folder not in self._own and folder.startswith(self.root):
+            if os.path.islink(folder):
+                self._refuse_link(folder, path)
+            self._own.add(folder)
+            folder = os.path.dirname(folder)
+
+    def _refuse_link(self, link: str, path: str) -> None:
+        if not os.path.realpath(link).startswith(f"{self.root}/"):
+            raise CorruptLake(
+                f"{path} in the lake {self.root} is, or lies behind, a link that leads out of the lake; put there what it "
+                "points to if you trust it"
+            )
+
     def _in_one_step(self, path: str, data: bytes, step: Callable[[str], T]) -> T:
         """Do a step with a file of ``data`` beside ``path``. Where somebody removes that file first, once more."""
         for _ in range(_TRIES):
@@ -173,8 +199,8 @@ class LocalFiles:
     def _temporary(self, path: str, data: bytes) -> Iterator[str]:
         """A file with ``data`` beside where ``path`` is to be; the step done in the block outlasts a power failure."""
         folder = os.path.dirname(self._path(path))
-        temporary = f"{folder}/{TEMPORARY}{new_token(self._root)}"
-        with explained(self.root, path):
+        temporary = f"{folder}/{TEMPORARY}{new_token(self.root)}"
+        with disk_explained(self.root, path):
             try:
                 with self._new(temporary, path, durable=True) as file:
                     file.write(data)
@@ -188,11 +214,10 @@ class LocalFiles:
 
     def _new(self, target: str, path: str, durable: bool) -> BinaryIO:
         self._refuse_foreign(os.path.dirname(target), path)
-        with explained(self.root, path):
+        with disk_explained(self.root, path):
             for _ in range(_TRIES):
-                with contextlib.suppress(
-                    FileNotFoundError
-                ):  # another writer removed the folder while it was empty
+                # Another writer may remove the folder while it is empty.
+                with contextlib.suppress(FileNotFoundError):
                     self._make_folder(os.path.dirname(target), durable)
                     return io.BufferedWriter(NewFile(target, self.root, path))
         raise LosslakeError(
@@ -207,40 +232,16 @@ class LocalFiles:
         for new in reversed(missing):
             with contextlib.suppress(FileExistsError):
                 # The lake says which records a model exposes: nobody but its owner may look.
-                os.mkdir(new, 0o700 if f"{new}/".startswith(f"{self._root}/") else 0o777)
+                os.mkdir(new, 0o700 if f"{new}/".startswith(f"{self.root}/") else 0o777)
             if durable:
                 _sync_folder(os.path.dirname(new))
 
-    def list(self, folder: str, suffix: str = "") -> list[str]:
-        names = self._walk(self._path(folder))
-        return sorted(
-            f"{where}/{name}" for where, name in names if name.endswith(suffix) and not _is_temporary(name)
-        )
-
-    def holds_anything(self) -> bool:
-        try:
-            with os.scandir(self._root) as entries:
-                return any(not _is_temporary(entry.name) for entry in entries)
-        except FileNotFoundError:
-            return False
-        except NotADirectoryError:
-            return True
-        except OSError as error:
-            raise InvalidInput(
-                f"{self.root} cannot be looked at: {error.strerror}; choose another folder"
-            ) from error
-
-    def temporaries(self) -> Sequence[str]:
-        return sorted(
-            f"{where}/{name}".lstrip("/") for where, name in self._walk(self._root) if _is_temporary(name)
-        )
-
     def _walk(self, base: str) -> Iterator[tuple[str, str]]:
-        with explained(self.root, os.path.relpath(base, self._root)):
+        with disk_explained(self.root, os.path.relpath(base, self.root)):
             waiting = [base]
             while waiting:
                 where = waiting.pop()
-                inside = where[len(self._root) + 1 :]
+                inside = where[len(self.root) + 1 :]
                 for name, is_folder in _entries(where).items():
                     # A folder in the place of a manifest: were it left out, a run would be gone without a word.
                     if not is_folder or (name.endswith(".json") and "=" not in name):
@@ -248,16 +249,33 @@ class LocalFiles:
                     if is_folder and not os.path.islink(f"{where}/{name}"):
                         waiting.append(f"{where}/{name}")
 
-    def delete(self, path: str) -> None:
-        target = self._path(path)
-        self._refuse_foreign(os.path.dirname(target), path)
-        with explained(self.root, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.unlink(target)
-        folder = os.path.dirname(target)
-        with contextlib.suppress(OSError):  # a folder goes with its last file, never before
-            while folder != self._root:
-                os.rmdir(folder)
-                folder = os.path.dirname(folder)
+
+class NewFile(io.FileIO):
+    """A new private file whose write errors (a full disk) name it, whoever does the writing."""
+
+    def __init__(self, target: str, root: str, path: str) -> None:
+        super().__init__(target, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))
+        self._named = (root, path)
+
+    def write(self, data: Any) -> int:
+        with disk_explained(*self._named):
+            return super().write(data)
+
+
+class FileToRead(io.FileIO):
+    """A file to read whose errors (a failing disk) name it, whoever does the reading."""
+
+    def __init__(self, target: str, root: str, path: str) -> None:
+        super().__init__(target, "rb", opener=lambda name, flags: os.open(name, flags))
+        self._named = (root, path)
+
+    def readinto(self, buffer: Any) -> int | None:
+        with disk_explained(*self._named):
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        with disk_explained(*self._named):
+            return super().readall()
 
 
 class _Vanished(Exception):
@@ -287,19 +305,13 @@ def _entries(folder: str) -> dict[str, bool]:
     return found
 
 
-def _is_temporary(name: str) -> bool:
-    return name.startswith(TEMPORARY)
-
-
 def _sync_folder(folder: str) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-        ):  # some network file systems sync folders by themselves
+        # Some network file systems sync folders by themselves.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(handle)

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import fsspec
+import obstore
 
 from ..errors import CorruptLake
 
@@ -37,8 +38,6 @@ class ObjectEnd:
     """The size of an object and its last bytes, in one request; in two from Azure where they are not all."""
 
     def __init__(self, store: Any, key: str, explain: Explain) -> None:
-        import obstore
-
         with explain():
             try:
                 self.size, self.tail = _part(store, key, {"suffix": _TAIL})
@@ -51,8 +50,6 @@ class ObjectEnd:
 
 def _part(store: Any, key: str, part: Any) -> tuple[int, bytes]:
     """The size of an object, and a part of it; all of one that is empty and has no parts."""
-    import obstore
-
     try:
         found = obstore.get(store, key, options={"range": part})
         data = bytes(found.bytes())
@@ -104,8 +101,6 @@ class ObjectReader(io.RawIOBase):
         return self._start <= start and start + length <= self._start + len(self._window)
 
     def _fetch(self, wanted: int) -> None:
-        import obstore
-
         tail = self._end.tail
         if self._at >= self._size - len(tail):
             self._start, self._window = self._size - len(tail), tail

@@ -17,7 +17,7 @@ and so on), and nothing of them is stored.
 from __future__ import annotations
 
 import contextlib
-import errno
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,15 +26,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from ..errors import CorruptLake, InvalidInput, LosslakeError
-from .object_errors import NoAnswer, NoCondition, explained
-from .object_urls import check_prefix, plain_http, split_url, store_at
-from .tokens import TEMPORARY, new_token
+import obstore
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from ..errors import InvalidInput, InvalidOption, LosslakeError
+from .faults import NoAnswer, NoCondition, missing, store_explained, temporary_disk_explained
+from .object_reader import Explain, ObjectEnd, ObjectReader, ReadingFileSystem
+from .tokens import TEMPORARY, is_temporary, new_token
 
 if TYPE_CHECKING:
     import duckdb
-
-    from .object_reader import Explain, ObjectEnd, ObjectReader
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,34 +59,31 @@ _LATER = {
 _WAITS = (0.2, 1.0, 5.0, None)
 """Seconds between attempts to claim a name: obstore does not repeat a conditional put whose answer was lost."""
 
+_ENDPOINTS = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT",
+    "AZURE_STORAGE_ENDPOINT",
+    "AZURE_ENDPOINT",
+    "AZURITE_BLOB_STORAGE_URL",
+)
+
 
 class ObjectFiles:
     """The files of a lake below a prefix of a bucket. See `Files`."""
 
-    def __init__(self, url: str) -> None:
-        scheme, bucket, prefix = split_url(url)
-        self._prefix = "/".join(part for part in prefix.split("/") if part)
-        check_prefix(self._prefix)
-        self._scheme, self._bucket = scheme, bucket
-        self._root = f"{scheme}://{bucket}/{self._prefix}".rstrip("/")
-        self._stores = [store_at(scheme, bucket, patience) for patience in (_FIRST, _LATER)]
+    def __init__(self, scheme: str, bucket: str, prefix: str) -> None:
+        self._scheme, self._bucket, self._prefix = scheme, bucket, prefix
+        self.root = f"{scheme}://{bucket}/{self._prefix}".rstrip("/")
+        # As obstore, Polars takes the rest from the environment.
+        self.storage_options = {"allow_http": "true"} if _plain_http() else {}
+        self._stores = [_store_at(scheme, bucket, patience) for patience in (_FIRST, _LATER)]
         self._answered = False
         self._conditional = False
         self._local: dict[str, Path] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
-    @property
-    def root(self) -> str:
-        return self._root
-
-    @property
-    def storage_options(self) -> dict[str, str]:
-        # As obstore, Polars takes the rest from the environment.
-        return {"allow_http": "true"} if plain_http() else {}
-
     def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
-        from .object_reader import ReadingFileSystem
-
         connection.register_filesystem(ReadingFileSystem(self._scheme, self._end, self._reader))
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
@@ -105,8 +103,6 @@ class ObjectFiles:
         return float(self._there(path)["last_modified"].timestamp())
 
     def read(self, path: str) -> bytes:
-        import obstore
-
         key = self._key(path)
         with self._explained(path):
             return bytes(obstore.get(self._store, key).bytes())
@@ -119,14 +115,12 @@ class ObjectFiles:
 
     @contextlib.contextmanager
     def create(self, path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
-        import obstore
-
         key = self._key(path)
         if not durable:
             with self._create_local(path) as local:
                 yield local
             return
-        with _disk_explained(path, self._root), tempfile.SpooledTemporaryFile(max_size=_PART) as file:
+        with temporary_disk_explained(self.root, path), tempfile.SpooledTemporaryFile(max_size=_PART) as file:
             yield cast(BinaryIO, file)
             size = file.tell()
             file.seek(0)
@@ -145,10 +139,10 @@ class ObjectFiles:
 
     @contextlib.contextmanager
     def _create_local(self, path: str) -> Iterator[BinaryIO]:
-        with _disk_explained(path, self._root):
+        with temporary_disk_explained(self.root, path):
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="losslake-")
-            target = Path(self._folder.name) / new_token(self._root)
+            target = Path(self._folder.name) / new_token(self.root)
             self._local[path] = target
             try:
                 with open(target, "xb") as file:
@@ -158,8 +152,6 @@ class ObjectFiles:
                 raise
 
     def put(self, path: str, data: bytes) -> None:
-        import obstore
-
         key = self._key(path)
         with self._explained(path):
             obstore.put(self._store, key, data, use_multipart=False)
@@ -179,8 +171,6 @@ class ObjectFiles:
         raise AssertionError("the last attempt returns or raises")
 
     def _put_new(self, path: str, data: bytes) -> bool:
-        import obstore
-
         key = self._key(path)
         with self._explained(path):
             try:
@@ -191,7 +181,7 @@ class ObjectFiles:
 
     def _check_condition(self) -> None:
         """Raises LosslakeError where the store writes over an object although it was asked not to."""
-        probe = f"{TEMPORARY}{new_token(self._root)}"
+        probe = f"{TEMPORARY}{new_token(self.root)}"
         try:
             self.put(probe, b"1")
             try:
@@ -200,7 +190,7 @@ class ObjectFiles:
                 written_over = True
             if written_over:
                 raise LosslakeError(
-                    f"the store of {self._root} has no conditional put (If-None-Match), which claims a run's name safely; "
+                    f"the store of {self.root} has no conditional put (If-None-Match), which claims a run's name safely; "
                     "write the lake to a local folder and copy it there"
                 )
         finally:
@@ -209,17 +199,15 @@ class ObjectFiles:
 
     def list(self, folder: str, suffix: str = "") -> list[str]:
         found = self._below(folder)
-        return sorted(path for path in found if path.endswith(suffix) and not _is_temporary(path))
+        return sorted(path for path in found if path.endswith(suffix) and not is_temporary(path))
 
     def holds_anything(self) -> bool:
-        return any(not _is_temporary(path) for path in self._below(""))
+        return any(not is_temporary(path) for path in self._below(""))
 
     def temporaries(self) -> Sequence[str]:
-        return sorted(path for path in self._below("") if _is_temporary(path))
+        return sorted(path for path in self._below("") if is_temporary(path))
 
     def delete(self, path: str) -> None:
-        import obstore
-
         local = self._local.pop(path, None)
         if local is not None:
             local.unlink(missing_ok=True)
@@ -238,8 +226,6 @@ class ObjectFiles:
         return f"{self._prefix}/{path}" if self._prefix else path
 
     def _head(self, path: str) -> Any:
-        import obstore
-
         key = self._key(path)
         with self._explained(path):
             try:
@@ -250,12 +236,10 @@ class ObjectFiles:
     def _there(self, path: str) -> Any:
         found = self._head(path)
         if found is None:
-            raise CorruptLake(f"{path} is missing from the lake {self._root}; run 'losslake lake verify'")
+            raise missing(self.root, path)
         return found
 
     def _below(self, folder: str) -> Iterator[str]:
-        import obstore
-
         base = self._key(folder) if folder else self._prefix
         start = f"{base}/" if base else ""
         within = f"{self._prefix}/" if self._prefix else ""
@@ -265,45 +249,50 @@ class ObjectFiles:
                 yield from (each["path"][len(within) :] for each in chunk if each["path"].startswith(start))
 
     def _end(self, location: str) -> ObjectEnd:
-        from .object_reader import ObjectEnd
-
         return ObjectEnd(self._store, *self._at(location))
 
     def _reader(self, location: str, end: ObjectEnd) -> ObjectReader:
-        from .object_reader import ObjectReader
-
         return ObjectReader(self._store, *self._at(location), end)
 
     def _at(self, location: str) -> tuple[str, Explain]:
         """The key of an object, and what explains the store's answers about it."""
-        path = location.removeprefix(f"{self._root}/")
+        path = location.removeprefix(f"{self.root}/")
         return self._key(path), lambda: self._explained(path)
 
     @contextlib.contextmanager
     def _explained(self, path: str) -> Iterator[None]:
-        with explained(self._root, path):
+        with store_explained(self.root, path):
             yield
         self._answered = True
 
 
-def read_url(location: str) -> BinaryIO:
-    """An object to read, by what `Files.location` says of it."""
-    scheme, bucket, key = split_url(location)
-    return ObjectFiles(f"{scheme}://{bucket}").open_input(key)
-
-
-def _is_temporary(path: str) -> bool:
-    return path.rpartition("/")[2].startswith(TEMPORARY)
-
-
-@contextlib.contextmanager
-def _disk_explained(path: str, root: str) -> Iterator[None]:
-    """For what is written to the local disk on its way."""
+def _store_at(scheme: str, bucket: str, patience: dict[str, Any]) -> Any:
+    """obstore's client of a bucket, by what the environment says of credentials and endpoint; else InvalidOption."""
+    options: Any = {
+        "client_options": {
+            "connect_timeout": "4s",
+            "timeout": "5min",
+            "read_timeout": "30s",
+            "allow_http": _plain_http(),
+        },
+        "retry_config": patience,
+    }
     try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise LosslakeError(
-            f"{path} of the lake {root}: the disk of temporary files is full; set TMPDIR to a larger one"
+        if scheme == "gs":
+            return GCSStore(bucket, **options)
+        if scheme == "az":
+            return AzureStore(bucket, **options)
+        # One request an object: it is repeated where its answer is lost, the one for many is not.
+        return S3Store(bucket, config={"disable_bulk_delete": True}, **options)
+    except Exception as error:  # of many kinds: a damaged file of credentials, a setting in the environment
+        told = str(error).partition("\n")[0]
+        if scheme == "az" and "Account must be specified" in told:
+            told = "AZURE_STORAGE_ACCOUNT_NAME says whose container it is, and is not set"
+        raise InvalidOption(
+            f"{scheme}://{bucket}: the settings in the environment do not do: {told}"
         ) from error
+
+
+def _plain_http() -> bool:
+    """Whether the endpoint that the user has set is one without encryption, as a server of one's own may be."""
+    return any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)

@@ -44,6 +44,11 @@ def writer_of(path: str) -> str | None:
     return match[1] if match else None
 
 
+def is_temporary(path: str) -> bool:
+    """Whether a file is one of an atomic step that goes on, or never ended."""
+    return path.rpartition("/")[2].startswith(TEMPORARY)
+
+
 def may_have_lease(path: str) -> bool:
     """Whether the token in a path is of a kind whose writers have leases."""
     match = _TOKEN.search(path)

@@ -1,1 +1,1 @@
-"""What lies in a lake: paths, manifests, schemas."""
+"""What lies in a lake: paths, manifests, the records and tables behind them; and text that people write."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +14,9 @@ from ..errors import CorruptLake, NewerFormat, OlderFormat
 from ..files.filesystem import Files
 from . import paths
 from .schema import FORMAT
+
+STEPS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (lambda content: content,)
+"""Step i turns a manifest's content of format i + 1 into that of format i + 2. It touches no file."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,13 @@ class DataFile:
     shared: Shared | None = None
 
 
-class HashingFile:
+class HashingFile(io.RawIOBase):
     """A write-only file that hashes what passes through, so that a checksum costs no second read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._hash = hashlib.sha256()
         self.bytes = 0
-        self.closed = False
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
@@ -65,20 +68,8 @@ class HashingFile:
     def tell(self) -> int:
         return self.bytes
 
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self.closed = True
-
-    def readable(self) -> bool:
-        return False
-
     def writable(self) -> bool:
         return True
-
-    def seekable(self) -> bool:
-        return False
 
     def sha256(self) -> str:
         return self._hash.hexdigest()
@@ -99,6 +90,14 @@ def dump(content: Mapping[str, Any]) -> bytes:
     return json.dumps({**body, "checksum": _checksum(body)}, indent=1, sort_keys=True).encode()
 
 
+def _likeness(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def now() -> str:
     """This moment as manifests say it, by the clock of this machine."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -115,6 +114,13 @@ def load(files: Files, path: str) -> dict[str, Any]:
 def load_as_written(files: Files, path: str) -> dict[str, Any]:
     """The same in the format that it was written in."""
     return parsed(files.read(path), path, files.root)
+
+
+def upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """A manifest's content as today's format has it."""
+    for step in STEPS[content["format"] - 1 :]:
+        content = step(content)
+    return {**content, "format": FORMAT}
 
 
 def parsed(data: bytes, path: str, root: str) -> dict[str, Any]:
@@ -157,11 +163,7 @@ def check_names(content: Mapping[str, Any], path: str, **expected: str) -> None:
 
 
 def files_to_json(data: tuple[DataFile, ...]) -> list[dict[str, Any]]:
-    return [_file_to_json(file) for file in data]
-
-
-def _file_to_json(file: DataFile) -> dict[str, Any]:
-    return {name: value for name, value in asdict(file).items() if value is not None}
+    return [{name: value for name, value in asdict(file).items() if value is not None} for file in data]
 
 
 def files_from_json(
@@ -192,29 +194,3 @@ def _check_types(value: DataFile | Shared, types: Mapping[str, type]) -> None:
         given = getattr(value, name)
         if type(given) is not kind or (isinstance(given, int) and given < 0):
             raise TypeError(f"{name} of a listed file is {given!r}")
-
-
-def _likeness(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def _checksum(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-Step = Callable[[dict[str, Any]], dict[str, Any]]
-
-
-def _to_2(content: dict[str, Any]) -> dict[str, Any]:
-    return content
-
-
-STEPS: tuple[Step, ...] = (_to_2,)
-"""Step i turns a manifest's content of format i + 1 into that of format i + 2. It touches no file."""
-
-
-def upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """A manifest's content as today's format has it."""
-    for step in STEPS[content["format"] - 1 :]:
-        content = step(content)
-    return {**content, "format": FORMAT}

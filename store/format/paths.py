@@ -16,6 +16,20 @@ CLAIMS = "claims"
 LEASES = "writers"
 """Where the leases of writers lie."""
 
+NO_TARGET = "all"
+"""Stands where a run's name would for an analysis that looks at all runs alike; no run is called so."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{port}{digit}" for port in ("com", "lpt") for digit in "123456789"),
+}
+"""What Windows takes for a device, with any extension: no file of a lake may be called so."""
+
 
 def experiment_manifest(experiment: str) -> str:
     return f"experiments/{experiment}.json"
@@ -92,21 +106,6 @@ def checkpoints_folder(experiment: str, run: str) -> str:
 
 def checkpoint_folder(experiment: str, run: str, token: str) -> str:
     return f"{checkpoints_folder(experiment, run)}/{token}"
-
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-_DEVICES = {
-    "con",
-    "prn",
-    "aux",
-    "nul",
-    *(f"{port}{digit}" for port in ("com", "lpt") for digit in "123456789"),
-}
-"""What Windows takes for a device, with any extension: no file of a lake may be called so."""
-
-NO_TARGET = "all"
-"""Stands where a run's name would for an analysis that looks at all runs alike; no run is called so."""
 
 
 def check_name(kind: str, name: str) -> str:

@@ -1,17 +1,19 @@
-"""What the lake knows about an experiment and about a run, apart from their rows."""
+"""What the lake knows about an experiment, a run and a result of an analysis, apart from their rows."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CorruptLake
+from ..errors import CorruptLake, InvalidInput
 from ..files.filesystem import Files
 from . import manifest, paths
 from .manifest import DataFile, files_from_json, files_to_json
@@ -166,6 +168,61 @@ def run_from_json(content: dict[str, Any], path: str) -> Run:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptLake(f"{path} is not the manifest of a run: {error}") from error
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an analysis found: scores as rows in ``file``, and ``metrics`` beside them.
+
+    A result is named by (experiment, analysis, target, variant); the variant spells the options that differ from the
+    defaults. ``fingerprint`` is that of the runs it was computed from, so that a stale one is never mistaken for a fresh
+    one. ``metrics`` are objects with metric, value, ci_low, ci_high, n and parameters."""
+
+    experiment: str
+    analysis: str
+    target: str
+    variant: str
+    options: Mapping[str, Any]
+    fingerprint: str
+    notes: tuple[str, ...]
+    metrics: tuple[Mapping[str, Any], ...]
+    file: DataFile | None
+
+
+def result_path(experiment: str, analysis: str, target: str, variant: str) -> str:
+    # A variant is free text; its digest is a name that fits any file system.
+    short = hashlib.sha256(variant.encode()).hexdigest()[:12] if variant else "default"
+    return paths.result_manifest(experiment, analysis, target, short)
+
+
+def result_from_json(content: dict[str, Any], path: str) -> Result:
+    """A result from its manifest's content. Raises CorruptLake for anything that is not one."""
+    names = ("experiment", "analysis", "target", "variant", "options", "fingerprint")
+    try:
+        place = [content[name] for name in names[:4]]
+        if path != result_path(*place):
+            raise ValueError(f"it speaks of {'/'.join(place)}")
+        files = files_from_json(content["files"], paths.scores_folder(*place[:3]))
+        metrics = tuple(dict(metric) for metric in content["metrics"])
+        check_metrics(place[1], metrics)
+        return Result(
+            **{name: content[name] for name in names},
+            notes=tuple(content["notes"]),
+            metrics=metrics,
+            file=files[0] if files else None,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as error:
+        raise CorruptLake(f"{path} is not the manifest of a result: {error}") from error
+
+
+def check_metrics(analysis: str, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Raises InvalidInput for a metric without a name, or with something else than numbers."""
+    for metric in metrics:
+        numbers = [metric.get(name) for name in ("value", "ci_low", "ci_high", "n")]
+        if not isinstance(metric.get("metric"), str) or not all(
+            n is None or isinstance(n, Real) for n in numbers
+        ):
+            raise InvalidInput(f"a metric of {analysis} needs a name and numbers, not {dict(metric)}")
 
 
 def pack_samples(chosen: npt.NDArray[np.bool_]) -> str:

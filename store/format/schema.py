@@ -60,6 +60,26 @@ TRACES = pa.schema(
     ]
 )
 
+SCORES = pa.schema(
+    [("variant", pa.string()), ("sample_id", pa.int32()), ("member", pa.bool_()), ("score", pa.float64())]
+)
+"""What every result has; the analysis's own columns come on top."""
+
+METRICS = pa.schema(
+    [
+        ("experiment", pa.string()),
+        ("analysis", pa.string()),
+        ("target", pa.string()),
+        ("variant", pa.string()),
+        ("metric", pa.string()),
+        ("parameters", pa.string()),
+        ("value", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("n", pa.int64()),
+    ]
+)
+
 TRACE_SIGNALS = ("loss", "grad_norm", "margin")
 
 ROW_GROUP = 131_072

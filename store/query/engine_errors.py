@@ -131,7 +131,7 @@ def _unreadable_file(connection: duckdb.DuckDBPyConnection) -> str | None:
 
 def _opened(location: str) -> BinaryIO:
     if "://" in location:
-        from ..files.object_store import read_url
+        from ..files.filesystem import read_url
 
         return read_url(location)
     return open(location, "rb")

@@ -13,7 +13,7 @@ from ..files.filesystem import Files
 from ..format.manifest import DataFile
 from ..format.records import Run
 from ..format.schema import SIGNALS, TRACE_SIGNALS, TRACES
-from ..read.changed_files import check_unchanged
+from ..read.changes import check_unchanged
 from .listed_files import table_files
 from .views import read_view
 

@@ -17,10 +17,10 @@ import pyarrow as pa
 
 from ...sql import read_sql
 from ..errors import CorruptLake, InvalidOption, QueryRefused
-from ..format.records import Run
-from ..format.schema import SAMPLES, SIGNALS, TRACES
-from ..read.changed_files import check_unchanged
-from ..read.results import METRICS, SCORES, Result, results
+from ..format.records import Result, Run
+from ..format.schema import METRICS, SAMPLES, SCORES, SIGNALS, TRACES
+from ..read.catalogue import results
+from ..read.changes import check_unchanged
 from .engine_errors import engine_errors, first_lines
 from .listed_files import FILE_LISTS, lists_for, table_files, view_statements
 from .read_only import one_query

@@ -1,23 +1,31 @@
-"""The catalogue of a lake: what its manifests list, and the rows behind them."""
+"""The catalogue of a lake: the experiments, runs and results that its manifests list, and the rows behind them."""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from ...version import __version__
 from ..errors import CorruptLake, NotFound
 from ..files.filesystem import Files
 from ..format import manifest, paths
 from ..format.manifest import DataFile
 from ..format.paths import check_name
-from ..format.records import Experiment, Run, experiment_from_json, run_from_json
-from .changed_files import check_unchanged
+from ..format.records import (
+    Experiment,
+    Result,
+    Run,
+    experiment_from_json,
+    result_from_json,
+    run_from_json,
+)
+from .changes import check_unchanged, read_again
 from .data_rows import read_rows
-from .looking_again import listed_files, read_again
 
 T = TypeVar("T")
 
@@ -161,6 +169,76 @@ class Catalogue:
             content, path, experiment=experiment, run=path.rpartition("/")[2].removesuffix(".json")
         )
         return run_from_json(content, path)
+
+
+def results(lake: Catalogue, experiment: str) -> list[Result]:
+    """Every stored result of an experiment, fresh or stale, by analysis, target and variant."""
+    return [result for _, result, _ in _stored(lake, experiment)]
+
+
+def results_with(lake: Catalogue, experiment: str, samples: Sequence[int]) -> list[tuple[str, Result]]:
+    """The results, and where their manifests are, that were computed when one of ``samples`` was not forgotten yet."""
+    return [(path, result) for path, result, known in _stored(lake, experiment) if set(samples) - known]
+
+
+def fingerprint(lake: Catalogue, experiment: str, runs: Iterable[Run] | None = None) -> str:
+    """Changes whenever the samples or the committed runs of an experiment do, or losslake itself.
+
+    ``runs`` are those that an analysis saw; without them, those that are committed now.
+    """
+    known = lake.experiment(experiment)
+    parts = [__version__, known.digest, *(f"without {sample}" for sample in known.forgotten)]
+    for run in lake.runs(experiment) if runs is None else runs:
+        parts += [run.run, run.info.role, *(file.sha256 for file in run.files)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def read_result(lake: Catalogue, result: Result) -> tuple[Result, pa.Table]:
+    """The scores of a result, and the result itself: as it is now where it was replaced since. It must have scores."""
+    latest = result
+
+    def read() -> tuple[Result, pa.Table]:
+        if latest.file is None:
+            raise ValueError(f"the result of {latest.analysis} has no scores")
+        check_unchanged(lake.files, [latest])
+        return latest, lake.read_file(latest.file)
+
+    def look() -> Result:
+        nonlocal latest
+        name = (result.analysis, result.target, result.variant)
+        for each in results(lake, result.experiment):
+            if (each.analysis, each.target, each.variant) == name:
+                latest = each
+        return latest
+
+    return read_again(read, look)
+
+
+def listed_files(lake: Catalogue, experiment: str | None = None) -> frozenset[str]:
+    """The data files that the manifests of an experiment, or of all, list at this moment."""
+    found: set[str] = set()
+    for name in [experiment] if experiment is not None else lake.experiments():
+        owners: tuple[Experiment | Run, ...] = (lake.experiment(name), *lake.runs(name))
+        found.update(file.path for owner in owners for file in owner.files)
+        found.update(result.file.path for result in results(lake, name) if result.file is not None)
+    return frozenset(found)
+
+
+def _stored(lake: Catalogue, experiment: str) -> list[tuple[str, Result, set[int]]]:
+    """Each result with the path of its manifest and the samples that were forgotten when it was computed."""
+    found = lake.files.list(f"results/experiment={check_name('experiment', experiment)}", ".json")
+
+    def load(path: str) -> tuple[str, Result, set[int]] | None:
+        try:
+            content = manifest.load(lake.files, path)
+        except CorruptLake:
+            if lake.files.exists(path):
+                raise
+            return None  # removed since it was listed, with a sample that it tells of
+        manifest.check_names(content, path, experiment=experiment)
+        return path, result_from_json(content, path), set(content.get("forgotten", ()))
+
+    return [loaded for loaded in lake.files.each(load, found) if loaded is not None]
 
 
 def _part(content: dict[str, Any], name: str, path: str) -> Any:

@@ -79,10 +79,11 @@ def sql(
       losslake sql --lake my-lake --engine spark "select role, count(*) from runs group by role"
       losslake sql --lake my-lake
     """
-    from ..ages import parse_age
+    from ..format.text import parse_age
     from ..query.patience import StillRunning
     from ..query.views import connect
-    from ..read.looking_again import listed_files, read_again
+    from ..read.catalogue import listed_files
+    from ..read.changes import read_again
     from .answers import answer_to, leave, limits_of, print_answer
     from .named_queries import find_query, parse_parameters, ready
 

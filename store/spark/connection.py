@@ -12,7 +12,7 @@ import pyarrow as pa
 from ..errors import InvalidOption, QueryRefused
 from ..format.records import Run
 from ..query.views import VIEWS
-from ..read.changed_files import check_unchanged
+from ..read.changes import check_unchanged
 from .session import spark_errors, spark_session
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from ...sql import read_sql
 from ..errors import InvalidOption
 from ..format.manifest import DataFile
 from ..format.records import Run
-from ..format.schema import SAMPLES, SIGNALS, TRACES
+from ..format.schema import SAMPLES, SCORES, SIGNALS, TRACES
 from ..query.listed_files import table_files
 from ..query.views import metrics_table, runs_table
-from ..read.results import SCORES, results
+from ..read.catalogue import results
 from .transpile import written_out
 
 if TYPE_CHECKING:

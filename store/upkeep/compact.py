@@ -23,8 +23,8 @@ from ..format.schema import parquet_writer
 from ..read.catalogue import Catalogue
 from ..read.data_rows import open_rows
 from ..write import leases
-from ..write.claims import claim
-from ..write.row_removal import rows_without, sha_without
+from ..write.leases import claim
+from ..write.table_file import rows_without, sha_without
 
 SMALL = 16 << 20
 """Bytes of a file from which on it stays as it is: opening one costs little of the time of reading it."""

@@ -19,8 +19,8 @@ from ..errors import AlreadyExists, InvalidOption, LosslakeError
 from ..query.engine_errors import engine_errors, first_lines
 from ..query.listed_files import FILE_LISTS, ROW_LISTS, view_statements
 from ..query.views import VIEWS, connect
-from ..read.catalogue import Catalogue
-from ..read.looking_again import listed_files, read_again
+from ..read.catalogue import Catalogue, listed_files
+from ..read.changes import read_again
 
 LISTS = (*FILE_LISTS, *ROW_LISTS)
 

@@ -30,12 +30,10 @@ from ..format.records import (
     pack_samples,
     unpack_samples,
 )
-from ..read.catalogue import Catalogue
-from ..read.results import results_with
+from ..read.catalogue import Catalogue, results_with
 from ..write import leases
-from ..write.claims import claim
-from ..write.row_removal import Holdings, copy_without
-from ..write.table_file import write_table
+from ..write.leases import claim
+from ..write.table_file import Holdings, copy_without, write_table
 from .compact import Part, kind_of, pack, schema_of
 from .forget_leftovers import remove_leftovers
 

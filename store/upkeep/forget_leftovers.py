@@ -17,7 +17,7 @@ from ..format import paths
 from ..format.manifest import DataFile
 from ..format.records import Experiment
 from ..read.catalogue import Catalogue
-from ..write.row_removal import Holdings
+from ..write.table_file import Holdings
 from .leftovers import Inventory, Writer, take_inventory
 
 _GONE: tuple[Writer, ...] = ("killed", "ended", "unknown")

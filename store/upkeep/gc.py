@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ..ages import age
 from ..errors import CorruptLake
 from ..files import tokens
 from ..files.filesystem import Files
 from ..format import paths
+from ..format.text import age
 from ..read.catalogue import Catalogue
 from ..write import leases
 from .leftovers import Inventory, take_inventory

@@ -12,9 +12,8 @@ from ..files import tokens
 from ..files.filesystem import Files
 from ..format import manifest, paths
 from ..format.manifest import DataFile, upgraded
-from ..format.records import experiment_from_json, run_from_json
+from ..format.records import experiment_from_json, result_from_json, run_from_json
 from ..read.catalogue import Catalogue
-from ..read.results import result_from_json
 from ..write import leases
 from ..write.checkpoints import resumable_files
 

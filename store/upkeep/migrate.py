@@ -12,7 +12,7 @@ from ..format import manifest, paths
 from ..format.manifest import upgraded
 from ..format.schema import FORMAT
 from ..read.catalogue import Catalogue
-from ..write.claims import claim
+from ..write.leases import claim
 
 MANIFESTS = ("experiments", "runs", "designs", "results")
 

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from ..ages import age
 from ..errors import CorruptLake
 from ..files import tokens
 from ..format import paths
+from ..format.text import age
 from ..query.connection import Connection
 from ..query.views import connect
-from ..read.catalogue import Catalogue
-from ..read.looking_again import listed_files, read_again
+from ..read.catalogue import Catalogue, listed_files
+from ..read.changes import read_again
 from ..write import leases
 from .leftovers import what_became_of
 

@@ -1,8 +1,12 @@
-"""Leases: who is writing into a lake. One small file a process, ``writers/<process>.json``.
+"""Who is at work in a lake: leases say who writes into it, claims who rewrites the manifests of an experiment.
 
-A process writes its lease before its first file in a lake and removes it when it ends; a killed one leaves it. So what
-lies around without a manifest can be told apart: files of writers at work, and what the killed ones left. It takes no
-lock and no clock where writer and reader are on the same machine.
+A lease is one small file a process, ``writers/<process>.json``. A process writes it before its first file in a lake and
+removes it when it ends; a killed one leaves it. So what lies around without a manifest can be told apart: files of writers
+at work, and what the killed ones left. It takes no lock and no clock where writer and reader are on the same machine.
+
+A claim is a small file ``claims/WHAT/<token>.json``. Who lays one down and then sees no other of a process that may still
+be at work, has it: of two that do so at once, the later one sees the other's. Both may, and both step back. A claim of a
+killed process counts no more, so nothing has to be cleared away before the next try.
 """
 
 from __future__ import annotations
@@ -10,9 +14,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import random
 import socket
 import sys
+import time
 import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +31,14 @@ from ..format import manifest, paths
 
 State = Literal["at work", "killed", "elsewhere"]
 """What a lease says of its writer: on this machine it runs or does not; on another one nothing can be said."""
+
+STALE = timedelta(hours=1)
+"""A claim on another machine that was not renewed for so long counts as that of a killed process."""
+
+_TRIES = 4
+
+_held: set[tuple[str, str]] = set()
+"""The claims that this process has, by lake and path. One of its own beside them could not be removed when it ended."""
 
 
 def token(files: Files) -> str:
@@ -57,45 +73,6 @@ def hold(files: Files, *, any_format: bool = False) -> None:
     _at_exit(files, path)
 
 
-def states(files: Files) -> dict[str, State]:
-    """What each lease of a lake says, by writer as in `tokens.writer_of`. One that cannot be read says "elsewhere"."""
-    here = host_identity()
-    found: dict[str, State] = {}
-    for path in files.list(paths.LEASES, ".json"):
-        try:
-            found[writer_of_lease(path)] = _state(read_lease(files, path), here)
-        except LosslakeError:
-            if files.exists(path):  # else its process has ended in this moment
-                found[writer_of_lease(path)] = "elsewhere"
-    return found
-
-
-def writer_of_lease(path: str) -> str:
-    """Whose lease lies at a path."""
-    return path.removeprefix(f"{paths.LEASES}/").removesuffix(".json")
-
-
-def read_lease(files: Files, path: str) -> dict[str, Any]:
-    """A lease. Raises CorruptLake for anything that `hold` did not write."""
-    return checked_lease(manifest.load(files, path), path)
-
-
-def checked_lease(content: dict[str, Any], path: str) -> dict[str, Any]:
-    """The content of the manifest ``path``. Raises CorruptLake where that is no lease."""
-    manifest.check_names(content, path, kind="writer", writer=writer_of_lease(path))
-    types = {"host": (str,), "pid": (int,), "started": (int, type(None))}
-    for name, kinds in types.items():
-        if type(content.get(name)) not in kinds:
-            raise CorruptLake(f"{path} is not a writer's lease: its {name} is {content.get(name)!r}")
-    return content
-
-
-def _state(lease: dict[str, Any], here: str) -> State:
-    if lease["host"] != here:
-        return "elsewhere"
-    return "at work" if runs(lease["pid"], lease["started"]) else "killed"
-
-
 def _at_exit(files: Files, path: str) -> None:
     pid = os.getpid()
 
@@ -113,6 +90,101 @@ def _at_exit(files: Files, path: str) -> None:
 
         if process.parent_process() is not None:
             util.Finalize(None, remove, exitpriority=0)
+
+
+def states(files: Files) -> dict[str, State]:
+    """What each lease of a lake says, by writer as in `tokens.writer_of`. One that cannot be read says "elsewhere"."""
+    here = host_identity()
+    found: dict[str, State] = {}
+    for path in files.list(paths.LEASES, ".json"):
+        state: State = "elsewhere"
+        try:
+            lease = read_lease(files, path)
+            if lease["host"] == here:
+                state = "at work" if runs(lease["pid"], lease["started"]) else "killed"
+        except LosslakeError:
+            if not files.exists(path):  # its process has ended in this moment
+                continue
+        found[writer_of_lease(path)] = state
+    return found
+
+
+def writer_of_lease(path: str) -> str:
+    """Whose lease lies at a path."""
+    return path.removeprefix(f"{paths.LEASES}/").removesuffix(".json")
+
+
+def read_lease(files: Files, path: str) -> dict[str, Any]:
+    """A lease. Raises CorruptLake for anything that `hold` did not write."""
+    return checked_lease(manifest.load(files, path), path)
+
+
+def checked_lease(content: dict[str, Any], path: str) -> dict[str, Any]:
+    """The content of the manifest ``path``. Raises CorruptLake where that is no lease."""
+    manifest.check_names(content, path, kind="writer", writer=writer_of_lease(path))
+    for name, kinds in (("host", (str,)), ("pid", (int,)), ("started", (int, type(None)))):
+        if type(content.get(name)) not in kinds:
+            raise CorruptLake(f"{path} is not a writer's lease: its {name} is {content.get(name)!r}")
+    return content
+
+
+@contextlib.contextmanager
+def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Callable[[], None]]:
+    """While the block lasts no other process has the claim to ``what``, such as ``experiment=E``.
+
+    The block gets a function that renews the claim. Call it before every few changes: it raises LosslakeError where the
+    claim was lost, because this process slept too long. Raises LosslakeError where another process is at work, and
+    OlderFormat as `hold`.
+    """
+    hold(files, any_format=any_format)
+    path = f"{paths.claims_folder(what)}/{tokens.new_token(files.root)}.json"
+    data = manifest.dump({"kind": "claim", "what": what, "created": manifest.now()})
+    held = (files.root, path)
+    _held.add(held)
+    try:
+        for attempt in range(_TRIES):
+            files.put(path, data)
+            if not _others(files, path):
+                break
+            files.delete(path)
+            if attempt < _TRIES - 1:
+                time.sleep(random.uniform(0.05, 0.3))
+        else:
+            raise LosslakeError(
+                f"another process compacts, migrates or forgets samples of {what} in the lake {files.root}; try again when it has ended"
+            )
+
+        def renew() -> None:
+            if not files.exists(path):
+                raise LosslakeError(f"the claim to {what} in the lake {files.root} was lost; start again")
+            files.put(path, data)
+
+        yield renew
+    finally:
+        _held.discard(held)
+        with contextlib.suppress(LosslakeError):
+            files.delete(path)
+
+
+def _others(files: Files, own: str) -> bool:
+    """Whether other processes that may be at work claim the same. Claims of processes known to be gone are removed."""
+    others = [path for path in files.list(own.rpartition("/")[0], ".json") if path != own]
+    at_work = [path for path in others if _may_be_at_work(files, path)]
+    for path in set(others).difference(at_work):
+        files.delete(path)
+    return bool(at_work)
+
+
+def _may_be_at_work(files: Files, path: str) -> bool:
+    if tokens.writer_of(path) == tokens.process_part(files.root):
+        return (files.root, path) in _held
+    state = states(files).get(tokens.writer_of(path) or "")
+    if state in ("at work", "killed"):
+        return state == "at work"
+    try:
+        return time.time() - files.modified(path) < STALE.total_seconds()
+    except CorruptLake:  # it has gone since
+        return False
 
 
 def host_identity() -> str:

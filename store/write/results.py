@@ -10,11 +10,11 @@ import pyarrow as pa
 from ..errors import InvalidInput
 from ..format import manifest, paths
 from ..format.paths import NO_TARGET, check_name
-from ..format.schema import SAMPLES
-from ..read.results import SCORES, check_metrics, fingerprint, result_path
+from ..format.records import check_metrics, result_path
+from ..format.schema import SAMPLES, SCORES
+from ..read.catalogue import fingerprint
 from . import leases
-from .row_removal import rows_without
-from .table_file import write_table
+from .table_file import rows_without, write_table
 
 if TYPE_CHECKING:
     from ..read.catalogue import Catalogue

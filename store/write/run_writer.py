@@ -39,8 +39,7 @@ from .given_rows import (
     copied,
     distinct,
 )
-from .row_removal import copy_without
-from .table_file import TableFile
+from .table_file import TableFile, copy_without
 from .traces import (
     BLOCK,
     Piece,

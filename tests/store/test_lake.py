@@ -33,7 +33,7 @@ from losslake.store.format.paths import NO_TARGET, check_name
 from losslake.store.format.records import RunInfo
 from losslake.store.format.schema import FORMAT
 from losslake.store.lake import Lake
-from losslake.store.read.results import fingerprint, results
+from losslake.store.read.catalogue import fingerprint, results
 from losslake.store.write import new_experiment as sample_table
 from losslake.store.write.results import save_result
 

@@ -12,7 +12,7 @@ from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.stored import keep_scores
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake
-from losslake.store.read.results import results
+from losslake.store.read.catalogue import results
 from polars.testing import assert_frame_equal
 
 MakeLake = Callable[..., Lake]

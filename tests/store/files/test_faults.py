@@ -18,9 +18,9 @@ import pytest
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.errors import AlreadyExists, CorruptLake, LosslakeError
 from losslake.store.lake import Lake
-from losslake.store.read import changed_files
+from losslake.store.read import changes
 from losslake.store.upkeep.verify import verify
-from losslake.store.write.claims import claim
+from losslake.store.write.leases import claim
 
 ROWS = "select run, sum(loss) as total from signals group by run order by run"
 
@@ -100,11 +100,11 @@ def test_a_changed_byte_is_an_error_for_every_reader(lake: Lake) -> None:
 
 def test_files_that_were_only_copied_are_read(lake: Lake) -> None:
     wanted = lake.sql(ROWS)
-    changed_files._found_whole.clear()
+    changes._found_whole.clear()
     for path in Path(lake.path).rglob("*.parquet"):
         os.utime(path, None)
     assert lake.sql(ROWS).equals(wanted)
-    assert len(changed_files._found_whole) >= 4
+    assert len(changes._found_whole) >= 4
 
 
 def test_what_leaves_no_time_is_found_by_verify(lake: Lake) -> None:

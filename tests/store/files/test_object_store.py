@@ -417,14 +417,14 @@ def test_an_endpoint_that_does_not_answer(s3: str, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_what_the_store_refuses_is_said_in_a_line(status: str, code: str, said: str) -> None:
-    from losslake.store.files.object_errors import explained
+    from losslake.store.files.faults import store_explained
     from obstore.exceptions import GenericError
 
     text = (
         f"Generic S3 error: Error performing GET http://x/y in 1ms - Server returned non-2xx status code: {status}: "
         f"<Error><Code>{code}</Code>\n<Message>No.</Message></Error>\n\nDebug source:\nmuch more"
     )
-    with pytest.raises(LosslakeError, match=said) as caught, explained("s3://b/p", "lake.json"):
+    with pytest.raises(LosslakeError, match=said) as caught, store_explained("s3://b/p", "lake.json"):
         raise GenericError(text)
     assert "\n" not in str(caught.value)
 

@@ -33,7 +33,7 @@ from losslake.store.errors import (
 from losslake.store.files.filesystem import files_at
 from losslake.store.lake import Lake
 from losslake.store.query.views import VIEWS, connect
-from losslake.store.read.results import results
+from losslake.store.read.catalogue import results
 from losslake.store.shell.named_queries import query_names
 from losslake.store.spark import session as sessions
 from losslake.store.spark.connection import SparkConnection, connect_spark, frame_of

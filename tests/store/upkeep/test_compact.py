@@ -26,13 +26,13 @@ from losslake.store.format import manifest, paths
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from losslake.store.query.views import VIEWS, connect
-from losslake.store.read.results import fingerprint
+from losslake.store.read.catalogue import fingerprint
 from losslake.store.upkeep import compact as compaction
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.export import export
 from losslake.store.upkeep.verify import verify
-from losslake.store.write import claims
-from losslake.store.write.claims import claim
+from losslake.store.write import leases
+from losslake.store.write.leases import claim
 from polars.testing import assert_frame_equal
 
 MakeLake = Callable[..., Lake]
@@ -323,7 +323,7 @@ def test_a_second_compaction_is_kept_out_and_a_killed_one_is_not_in_the_way(many
         compact(many, "e")
     holder = """
 import sys, time
-from losslake.store.write.claims import claim
+from losslake.store.write.leases import claim
 from losslake.store.lake import Lake
 with claim(Lake.open(sys.argv[1]).files, "experiment=e"):
     print("ready", flush=True)
@@ -371,11 +371,11 @@ def test_a_claim_of_another_machine_counts_until_it_is_stale(
 ) -> None:
     path = f"{paths.claims_folder('experiment=e')}/{'a' * 16}{'0' * 8}.json"
     many.files.put(path, manifest.dump({"kind": "claim"}))
-    monkeypatch.setattr(claims, "_TRIES", 1)
+    monkeypatch.setattr(leases, "_TRIES", 1)
     with pytest.raises(LosslakeError, match="another process"):
         compact(many, "e")
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + claims.STALE.total_seconds() + 1)
+    monkeypatch.setattr(time, "time", lambda: now + leases.STALE.total_seconds() + 1)
     assert compact(many, "e").runs == 20
     with claim(many.files, "experiment=e") as renew:
         many.files.delete(many.files.list("claims")[0])

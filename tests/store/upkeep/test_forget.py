@@ -28,7 +28,7 @@ from losslake.store.format import manifest, paths
 from losslake.store.format.records import RunInfo, pack_samples, unpack_samples
 from losslake.store.lake import Lake
 from losslake.store.query.views import VIEWS
-from losslake.store.read.results import results
+from losslake.store.read.catalogue import results
 from losslake.store.upkeep import forget as forgetting
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.export import export

@@ -20,15 +20,15 @@ from click.testing import CliRunner
 from losslake.analysis.attacks.logits import lists_of
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.cli import cli
-from losslake.store.ages import age, parse_age
 from losslake.store.errors import CorruptLake, InvalidOption
 from losslake.store.files import local as local_files
 from losslake.store.files import tokens
 from losslake.store.format import manifest, paths
 from losslake.store.format.records import RunInfo
+from losslake.store.format.text import age, parse_age
 from losslake.store.lake import Lake
-from losslake.store.read.looking_again import TRIES, read_again, read_result
-from losslake.store.read.results import results
+from losslake.store.read.catalogue import read_result, results
+from losslake.store.read.changes import TRIES, read_again
 from losslake.store.upkeep import gc
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.gc import collect_garbage

@@ -85,12 +85,12 @@ from losslake.store.format import manifest
 from losslake.store.format import manifest as formats
 from losslake.store.format.schema import FORMAT
 from losslake.store.lake import Lake
-from losslake.store.read.results import fingerprint, results
+from losslake.store.read.catalogue import fingerprint, results
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.export import export
 from losslake.store.upkeep.migrate import migrate
 from losslake.store.upkeep.verify import verify
-from losslake.store.write.claims import claim
+from losslake.store.write.leases import claim
 from losslake.store.write.results import save_result
 from places import LAKES
 from polars.testing import assert_frame_equal

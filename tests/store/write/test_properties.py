@@ -19,7 +19,7 @@ from losslake.store.errors import LosslakeError
 from losslake.store.format import manifest, paths
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
-from losslake.store.read.results import results
+from losslake.store.read.catalogue import results
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.verify import verify
 from losslake.store.write.results import save_result

@@ -1,4 +1,8 @@
-"""Files that something wrote to after losslake did: looked at before a query engine reads them.
+"""Reading what may change meanwhile: others replace or remove files, and something may have written to one.
+
+A file that a manifest lists may go once the manifest has been replaced: by a result that is written again, by runs that are
+compacted, by garbage collection. So whoever misses one looks at the manifests again, and only where they still list it the
+lake is damaged.
 
 Parquet's pages have checksums, and neither DuckDB nor Polars looks at them: a changed byte would become another loss.
 Hashing every file before every query would cost more than many a query. But a data file is complete before the manifest that
@@ -8,20 +12,42 @@ size is compared. What changes without leaving a time, on a failing disk, 'lake 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from ..errors import CorruptLake
 from ..files.filesystem import Files
 from ..files.local import LocalFiles
 from ..format import paths
 from ..format.manifest import DataFile, sha256_of
-from ..format.records import Experiment, Run
-from .results import Result, result_path
+from ..format.records import Experiment, Result, Run, result_path
 
+T = TypeVar("T")
+
+TRIES = 10
+"""How often others may replace what is being read before it is given up."""
 _MOST = 1 << 30
 """Bytes that are hashed before a query, at most: a second or so. More of a copied lake is left to 'lake verify'."""
 
 _found_whole: set[tuple[str, str, int, float]] = set()
+
+
+def read_again(read: Callable[[], T], look: Callable[[], object]) -> T:
+    """What ``read`` returns; where it raises CorruptLake, it is called again as long as manifests change meanwhile.
+
+    ``look`` says what manifests list at this moment. ``read`` must find out by itself which files to read.
+    """
+    seen = None
+    for attempt in range(TRIES):
+        try:
+            return read()
+        except CorruptLake:
+            listed = look()
+            # Equal: the manifests were the same before this attempt as after it, and it read what they list.
+            if attempt == TRIES - 1 or (attempt and listed == seen):
+                raise
+            seen = listed
+    raise AssertionError("the last attempt returns or raises")
 
 
 def check_unchanged(

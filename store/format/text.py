@@ -1,13 +1,19 @@
-"""Lengths of time in words: ``40 s``, ``3 min``, ``5 h``, ``2 d``."""
+"""What people write by hand and read: lengths of time (``40 s``, ``3 min``, ``5 h``, ``2 d``), and small TOML files."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
-from .errors import InvalidOption
+from ..errors import InvalidOption
 
 _UNITS = {"d": 86_400, "h": 3_600, "min": 60, "s": 1}
+
+_LONGEST_TOML = 1 << 20
+"""Bytes; what is longer is some other file, or a device that never ends."""
 
 
 def age(since: timedelta) -> str:
@@ -27,3 +33,15 @@ def parse_age(text: str) -> timedelta:
             f"{text!r} is no length of time; write a number and d, h, min or s, such as 1d or 12h"
         )
     return timedelta(seconds=int(match[1]) * _UNITS[match[2]]) if match[1] else timedelta()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises OSError where it cannot be read, ValueError where it is no TOML."""
+    with path.open("rb") as file:
+        data = file.read(_LONGEST_TOML + 1)
+    if len(data) > _LONGEST_TOML:
+        raise ValueError(f"it is longer than {_LONGEST_TOML} bytes")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

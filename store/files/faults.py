@@ -1,14 +1,25 @@
-"""What an object store answers, turned into losslake's errors."""
+"""What an error of the operating system or an answer of an object store means: the file it is about, and what to do."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 from collections.abc import Iterator
 
 from ..errors import CorruptLake, LosslakeError, NotFound
 
-_ADVICE = {
+_DISK = {
+    errno.ENOSPC: "; free some space and run the same command again",
+    errno.EDQUOT: "; free some space and run the same command again",
+    errno.EACCES: "; a lake belongs to the user who made it",
+    errno.EROFS: "; copy the lake to a place that can be written to",
+    errno.EIO: "; the disk failed: run 'losslake lake verify' to learn what is affected",
+    errno.EMFILE: "; raise the limit of open files (ulimit -n)",
+    errno.EFBIG: "; raise the limit of a file's size (ulimit -f)",
+}
+
+_STORE = {
     "InvalidAccessKeyId": "it does not know the access key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "SignatureDoesNotMatch": "the secret key is not that of the access key; set AWS_SECRET_ACCESS_KEY",
     "AccessDenied": "the credentials may not do this there",
@@ -28,8 +39,6 @@ _CREDENTIALS = (
     "AZURE_STORAGE_ACCOUNT_KEY, to ones that may read and write there"
 )
 
-_NO_CONDITION = ("NotImplemented", "501 Not Implemented")
-
 
 class NoCondition(LosslakeError):
     """The store does not know how to do what it was asked to do."""
@@ -40,8 +49,34 @@ class NoAnswer(LosslakeError):
 
 
 @contextlib.contextmanager
-def explained(root: str, path: str) -> Iterator[None]:
-    """Turn what obstore raises in the block into losslake's errors.
+def disk_explained(root: str, path: str) -> Iterator[None]:
+    """Turns an error of the operating system into one that names ``path`` in the lake at ``root``: CorruptLake where it is
+    missing, else LosslakeError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise missing(root, path) from error
+    except OSError as error:
+        advice = _DISK.get(error.errno or 0, "")
+        raise LosslakeError(f"{path} in the lake {root}: {error.strerror or error}{advice}") from error
+
+
+@contextlib.contextmanager
+def temporary_disk_explained(root: str, path: str) -> Iterator[None]:
+    """The same for what lies on the local disk on its way to an object store; only a full disk needs a word."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise LosslakeError(
+            f"{path} of the lake {root}: the disk of temporary files is full; set TMPDIR to a larger one"
+        ) from error
+
+
+@contextlib.contextmanager
+def store_explained(root: str, path: str) -> Iterator[None]:
+    """Turns what obstore raises into losslake's errors.
 
     CorruptLake for an object that is missing, NotFound for a bucket that is, LosslakeError for all else: no answer, refused
     credentials.
@@ -54,6 +89,11 @@ def explained(root: str, path: str) -> Iterator[None]:
         raise _meaning(root, path, error) from error
 
 
+def missing(root: str, path: str) -> CorruptLake:
+    """That a file of a lake is not there."""
+    return CorruptLake(f"{path} is missing from the lake {root}; run 'losslake lake verify'")
+
+
 def _meaning(root: str, path: str, error: Exception) -> LosslakeError:
     text = str(error).partition("\n\nDebug source")[0]
     code = re.search(r"<Code>(\w+)</Code>", text)
@@ -63,11 +103,11 @@ def _meaning(root: str, path: str, error: Exception) -> LosslakeError:
             f"there is no bucket or container for {root}{_endpoint(text)}; make it first, losslake makes none"
         )
     if isinstance(error, FileNotFoundError):
-        return CorruptLake(f"{path} is missing from the lake {root}; run 'losslake lake verify'")
-    if any(word in text for word in _NO_CONDITION):
+        return missing(root, path)
+    if "NotImplemented" in text or "501 Not Implemented" in text:
         return NoCondition(f"{root}: the store cannot do this: {_short(text)}")
     if code:
-        said = _ADVICE.get(code[1]) or f"{code[1]}: {_short(message[1] if message else '')}"
+        said = _STORE.get(code[1]) or f"{code[1]}: {_short(message[1] if message else '')}"
         return LosslakeError(f"{path} in the lake {root}: the store refuses: {said}")
     if "169.254." in text or "metadata" in text:
         return LosslakeError(
