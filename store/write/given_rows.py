@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -12,9 +12,13 @@ import pyarrow as pa
 from ..errors import InvalidInput, InvalidOption
 from ..format import manifest
 from ..format.records import ROLES, RunInfo
+from ..format.schema import SIGNALS
 
-_CHECKED_ROWS = 32_768
-"""Wide logits are looked at by so many rows at a time."""
+Ids = npt.NDArray[np.integer]
+Values = npt.NDArray[np.floating]
+
+_ROWS = 32_768
+"""Signals are looked at and taken in by so many rows at a time: copies of wide logits stay small."""
 
 
 def checked_ids(sample_id: Ids, samples: int, what: str, experiment: str) -> npt.NDArray[np.int64]:
@@ -43,37 +47,70 @@ def distinct(ids: npt.NDArray[np.int64], samples: int, what: str) -> npt.NDArray
     return seen
 
 
-def added_rows(
-    run: str,
-    ids: npt.NDArray[np.int64],
-    queries: npt.NDArray,
-    samples: int,
-    before: Mapping[int, npt.NDArray[np.bool_]],
-) -> dict[int, npt.NDArray[np.bool_]]:
-    """The samples that come in, by query. Raises InvalidInput where one is there ``before``, or comes twice."""
-    added = {}
-    for number in np.unique(queries):
-        rows = ids[queries == number]
-        seen = np.zeros(samples, dtype=bool)
-        seen[rows] = True
-        known = before.get(int(number))
-        if np.count_nonzero(seen) != len(rows) or (known is not None and (known & seen).any()):
-            counts = np.bincount(rows, minlength=len(seen)) + (0 if known is None else known)
-            twice = np.flatnonzero(counts > 1)[0]
-            raise InvalidInput(f"run {run!r} has two rows for sample {twice} and query {int(number)}")
-        added[int(number)] = seen
-    return added
+def epoch_values(
+    values: Mapping[str, Values | None], ids: npt.NDArray[np.int64], what: str
+) -> dict[str, npt.NDArray[np.float32]]:
+    """What was given of one epoch of a trace, as float32. Raises InvalidInput for other shapes than (ids,)."""
+    given = {name: _floats(v, f"{name} of {what}") for name, v in values.items() if v is not None}
+    for name, value in given.items():
+        if value.shape != ids.shape:
+            raise InvalidInput(
+                f"{name} of {what} has shape {value.shape}, its sample ids have shape {ids.shape}"
+            )
+    return given
 
 
-def check_finite(
-    run: str,
+def whole_traces(values: Mapping[str, Values | None], rows: int, what: str) -> dict[str, Values]:
+    """What was given of a trace. Raises InvalidInput where not all of it are numbers of one shape (rows, epochs)."""
+    traces = {name: np.asanyarray(given) for name, given in values.items() if given is not None}
+    shapes = {name: given.shape for name, given in traces.items()}
+    if any(len(shape) != 2 or shape[0] != rows or not shape[1] for shape in shapes.values()) or (
+        len(set(shapes.values())) > 1
+    ):
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise InvalidInput(
+            f"shapes of {what}: {listed}; each must be ({rows}, epochs), with a row a sample id"
+        )
+    for name, given in traces.items():
+        if given.dtype.kind not in "fiu":
+            raise InvalidInput(f"{name} of {what} is {given.dtype}; it must be numbers")
+    return traces
+
+
+def signal_columns(
     ids: npt.NDArray[np.int64],
-    loss: npt.NDArray,
-    phi: npt.NDArray | None,
-    logits: npt.NDArray | None,
-) -> None:
+    query: Ids,
+    label: Ids | None,
+    loss: Values,
+    phi: Values | None,
+    correct: npt.NDArray[np.bool_] | None,
+    logits: Values | None,
+    features: Values | None,
+) -> dict[str, npt.NDArray]:
+    """Those columns of signals that were given, of the lake's types. Raises InvalidInput for what does not fit ``ids``."""
+    columns: dict[str, npt.NDArray] = {
+        "query": _integers(query, "query of the signals", np.int16),
+        "loss": _floats(loss, "loss of the signals"),
+    }
+    if phi is not None:
+        columns["phi"] = _floats(phi, "phi of the signals")
+    if label is not None:
+        columns["label"] = _integers(label, "label of the signals", np.int32)
+    if correct is not None:
+        columns["correct"] = np.asarray(correct, dtype=bool)
+    for name, values in columns.items():
+        if values.shape != ids.shape:
+            raise InvalidInput(
+                f"{name} of the signals has shape {values.shape}, the sample ids have shape {ids.shape}"
+            )
+    wide = {"logits": logits, "features": features}
+    return columns | {name: _matrix(v, len(ids), name) for name, v in wide.items() if v is not None}
+
+
+def check_finite(run: str, ids: npt.NDArray[np.int64], columns: Mapping[str, npt.NDArray]) -> None:
     """Raises InvalidInput where a loss, phi or logit is NaN, or a phi infinite."""
     advice = "the model has probably diverged: lower the learning rate"
+    loss, phi, logits = columns["loss"], columns.get("phi"), columns.get("logits")
     bad = np.isnan(loss) if phi is None else np.isnan(loss) | ~np.isfinite(phi)
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
@@ -82,10 +119,53 @@ def check_finite(
             f"(loss {loss[first]}, phi {'NULL' if phi is None else phi[first]}); {advice}"
         )
     if logits is not None:
-        for start in range(0, len(ids), _CHECKED_ROWS):
-            rows = np.flatnonzero(np.isnan(logits[start : start + _CHECKED_ROWS]).any(axis=1))
+        for start in range(0, len(ids), _ROWS):
+            rows = np.flatnonzero(np.isnan(logits[start : start + _ROWS]).any(axis=1))
             if len(rows):
                 raise InvalidInput(f"run {run!r}: logits of sample {ids[start + rows[0]]} are NaN; {advice}")
+
+
+def samples_seen(
+    run: str,
+    ids: npt.NDArray[np.int64],
+    queries: npt.NDArray,
+    samples: int,
+    before: Mapping[int, npt.NDArray[np.bool_]],
+) -> dict[int, npt.NDArray[np.bool_]]:
+    """Which samples have a row by query, with these ``ids``. Raises InvalidInput where one has two."""
+    seen = dict(before)
+    for number in np.unique(queries).tolist():
+        rows = ids[queries == number]
+        known = before.get(number, np.zeros(samples, dtype=bool))
+        seen[number] = known.copy()
+        seen[number][rows] = True
+        if np.count_nonzero(seen[number]) != np.count_nonzero(known) + len(rows):
+            twice = np.flatnonzero(np.bincount(rows, minlength=samples) + known > 1)[0]
+            raise InvalidInput(f"run {run!r} has two rows for sample {twice} and query {number}")
+    return seen
+
+
+def signal_schema(columns: Mapping[str, npt.NDArray]) -> pa.Schema:
+    """The schema of signals whose wide columns are as wide, and of the type, that they were given."""
+    types = {name: pa.list_(pa.from_numpy_dtype(v.dtype)) for name, v in columns.items() if v.ndim == 2}
+    return pa.schema([field.with_type(types.get(field.name, field.type)) for field in SIGNALS])
+
+
+def signal_tables(
+    ids: npt.NDArray[np.int64],
+    member: npt.NDArray[np.bool_],
+    columns: Mapping[str, npt.NDArray],
+    schema: pa.Schema,
+) -> Iterator[pa.Table]:
+    """Signals as tables of the lake, some rows at a time."""
+    columns = {"sample_id": ids.astype(np.int32), "member": member, **columns}
+    for start in range(0, len(ids), _ROWS):
+        rows = slice(start, min(start + _ROWS, len(ids)))
+        arrays = {name: _copied(values, rows) for name, values in columns.items()}
+        absent = rows.stop - rows.start
+        yield pa.table(
+            [arrays.get(field.name, pa.nulls(absent, field.type)) for field in schema], schema=schema
+        )
 
 
 def check_complete(
@@ -120,11 +200,7 @@ def check_info(info: RunInfo, run: str) -> None:
         raise InvalidInput(f"what is said of run {run!r} cannot be written as JSON: {error}") from error
 
 
-Ids = npt.NDArray[np.integer]
-Values = npt.NDArray[np.floating]
-
-
-def as_floats(values: Values, what: str) -> npt.NDArray[np.float32]:
+def _floats(values: Values, what: str) -> npt.NDArray[np.float32]:
     """Numbers as float32. Raises InvalidInput, naming ``what``, for anything else."""
     try:
         with np.errstate(over="ignore"):  # beyond float32 is infinite, and told apart where that matters
@@ -133,7 +209,7 @@ def as_floats(values: Values, what: str) -> npt.NDArray[np.float32]:
         raise InvalidInput(f"{what} are not numbers: {error}") from error
 
 
-def as_integers(values: Ids, what: str, kind: type[np.integer]) -> npt.NDArray[np.integer]:
+def _integers(values: Ids, what: str, kind: type[np.integer]) -> npt.NDArray[np.integer]:
     """Whole numbers as ``kind``. Raises InvalidInput for others and for those that do not fit."""
     array = np.asarray(values)
     if array.size and not np.issubdtype(array.dtype, np.integer):
@@ -145,49 +221,21 @@ def as_integers(values: Ids, what: str, kind: type[np.integer]) -> npt.NDArray[n
     return array.astype(kind)
 
 
-def as_matrix(values: Values, rows: int, name: str) -> Values:
+def _matrix(values: Values, rows: int, name: str) -> Values:
     """Values of shape (rows, width), float16 or float32. Raises InvalidInput for any other."""
     values = np.asarray(values)
-    if (
-        values.ndim != 2
-        or len(values) != rows
-        or not values.shape[1]
-        or values.dtype not in (np.float16, np.float32)
-    ):
+    wide = values.ndim == 2 and len(values) == rows and values.shape[1]
+    if not wide or values.dtype not in (np.float16, np.float32):
         raise InvalidInput(
             f"{name} must be float16 or float32 of shape ({rows}, width), not {values.dtype}{values.shape}"
         )
     return values
 
 
-def as_traces(traces: Mapping[str, Values], rows: int, what: str) -> int:
-    """The number of epochs of traces of shape (rows, epochs). Raises InvalidInput where they are not all of one."""
-    shapes = {name: values.shape for name, values in traces.items()}
-    (first, *others) = shapes.values()
-    if len(first) != 2 or first[0] != rows or not first[1] or any(other != first for other in others):
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise InvalidInput(
-            f"shapes of {what}: {listed}; each must be ({rows}, epochs), with a row a sample id"
-        )
-    for name, values in traces.items():
-        if values.dtype.kind not in "fiu":
-            raise InvalidInput(f"{name} of {what} is {values.dtype}; it must be numbers")
-    return int(first[1])
-
-
-def copied(values: npt.NDArray, rows: slice) -> pa.Array:
+def _copied(values: npt.NDArray, rows: slice) -> pa.Array:
     """Some rows as Arrow values of their own: the caller may use the array again before they are written."""
     part = np.array(values[rows], order="C")
     if part.ndim == 1:
         return pa.array(part)
     offsets = np.arange(0, part.size + 1, part.shape[1], dtype=np.int32)
     return pa.ListArray.from_arrays(offsets, pa.array(part.ravel()))
-
-
-def lists_with_gaps(values: npt.NDArray[np.float32], there: npt.NDArray[np.bool_] | None) -> pa.Array:
-    """A list a row; elements that are not there are NULL. None: all are there."""
-    bits = None
-    if there is not None and not there.all():
-        bits = pa.py_buffer(np.packbits(there.ravel(), bitorder="little"))
-    flat = pa.Array.from_buffers(pa.float32(), values.size, [bits, pa.py_buffer(values)])
-    return pa.ListArray.from_arrays(np.arange(0, values.size + 1, values.shape[1], dtype=np.int32), flat)

@@ -14,7 +14,6 @@ from typing import Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from ..errors import AlreadyExists, InvalidInput, LosslakeError
 from ..files.filesystem import Files
@@ -22,39 +21,26 @@ from ..format import manifest
 from ..format.manifest import DataFile
 from ..format.paths import run_manifest, signals_folder, staging_folder, trace_file
 from ..format.records import Run, RunInfo, forgotten_mask, run_to_json
-from ..format.schema import SIGNALS, TRACE_SIGNALS
 from . import leases
 from .given_rows import (
     Ids,
     Values,
-    added_rows,
-    as_floats,
-    as_integers,
-    as_matrix,
-    as_traces,
     check_complete,
     check_finite,
     check_info,
     checked_ids,
-    copied,
     distinct,
+    epoch_values,
+    samples_seen,
+    signal_columns,
+    signal_schema,
+    signal_tables,
+    whole_traces,
 )
 from .table_file import TableFile, copy_without
-from .traces import (
-    BLOCK,
-    Piece,
-    given_piece,
-    pieces,
-    read_epoch,
-    staged_piece,
-    write_epoch,
-    write_traces,
-)
+from .traces import StagedTrace, Traces, given_traces, write_traces
 
 Source = Literal["train", "eval"]
-
-_APPENDED_ROWS = 32_768
-"""Signals are taken in by so many rows at a time: copies of wide logits stay small."""
 
 
 class RunWriter:
@@ -84,9 +70,7 @@ class RunWriter:
         self.forgotten = forgotten_mask(files, experiment, len(self.members))
         self._files = files
         self.token = leases.token(files)
-        self._staged: dict[Source, dict[int, str]] = {}
-        self._columns: dict[Source, set[str]] = {}
-        self._held: dict[Source, npt.NDArray[np.bool_]] = {}
+        self._staged: dict[Source, StagedTrace] = {}
         self._whole: set[Source] = set()
         self._written: list[DataFile] = []
         self._signals: TableFile | None = None
@@ -111,40 +95,31 @@ class RunWriter:
         self._check_source(source)
         if source in self._whole:
             raise InvalidInput(f"the {source} trace of run {self.run!r} was given as a whole before")
-        if epoch < 0 or epoch in self._staged.get(source, {}):
+        staged = self._staged.get(source)
+        if epoch < 0 or (staged is not None and epoch in staged.paths):
             raise InvalidInput(
                 f"epoch {epoch} of the {source} trace of run {self.run!r} was given twice or is negative"
             )
         what = f"epoch {epoch} of the {source} trace"
-        values = {"loss": loss, "grad_norm": grad_norm, "margin": margin}
-        given = {name: as_floats(v, f"{name} of {what}") for name, v in values.items() if v is not None}
+        ids = self._ids(sample_id, what)
+        given = epoch_values({"loss": loss, "grad_norm": grad_norm, "margin": margin}, ids, what)
         if not given:
             raise InvalidInput(f"{what} of run {self.run!r} has neither loss nor grad_norm nor margin")
-        ids = self._ids(sample_id, what)
-        seen = distinct(ids, len(self.members), f"{what} of run {self.run!r}")
-        for name, value in given.items():
-            if value.shape != ids.shape:
-                raise InvalidInput(
-                    f"{name} of {what} has shape {value.shape}, its sample ids have shape {ids.shape}"
-                )
-        if self.forgotten[ids].any():
-            kept = ~self.forgotten[ids]
-            ids, given = ids[kept], {name: value[kept] for name, value in given.items()}
-            seen &= ~self.forgotten
-        path = f"{staging_folder(self.experiment, self.run, self.token)}/{source}-{epoch:06d}.arrow"
-        write_epoch(self._files, path, len(self.members), ids, given)
-        self._staged.setdefault(source, {})[int(epoch)] = path
-        self._columns.setdefault(source, set()).update(given)
-        self._held[source] = self._held[source] | seen if source in self._held else seen
+        distinct(ids, len(self.members), f"{what} of run {self.run!r}")
+        ids, given = self._without_forgotten(ids, given)
+        if staged is None:
+            folder = staging_folder(self.experiment, self.run, self.token)
+            staged = StagedTrace(self._files, folder, source, len(self.members))
+        staged.add(int(epoch), ids, given)
+        self._staged[source] = staged
 
     def staged_epochs(self) -> list[tuple[Source, int]]:
         """The epochs that `append_epoch` was given so far."""
-        return [(source, epoch) for source, epochs in self._staged.items() for epoch in epochs]
+        return [(source, epoch) for source, staged in self._staged.items() for epoch in staged.paths]
 
     def staged_epoch(self, source: Source, epoch: int) -> dict[str, npt.NDArray]:
         """What `append_epoch` was given for one epoch: sample_id, ascending, and the values of each signal, float32."""
-        blocks = -(-len(self.members) // BLOCK)
-        table = read_epoch(self._files, self._staged[source][epoch], 0, blocks)
+        table = self._staged[source].read(epoch)
         return {name: table[name].to_numpy() for name in table.column_names}
 
     def staged_traces(
@@ -155,15 +130,10 @@ class RunWriter:
         Values and flags are (ids, epochs from 0 to the last). Nothing where the source has no epoch with ``name``.
         """
         self._check_source(source)
-        epochs = dict(self._staged.get(source, {}))
-        if name not in self._columns.get(source, ()):
-            return
-        length = max(epochs) + 1
-        for ids, traces in pieces(
-            self._held[source], [name], length, staged_piece(self._files, epochs, [name], length)
-        ):
-            values, there = traces[name]
-            yield ids, values, np.ones(values.shape, dtype=bool) if there is None else there
+        staged = self._staged.get(source)
+        if staged is not None and name in staged.names:
+            for ids, traces in staged.traces({name}):
+                yield ids, *traces[name]
 
     def append_traces(
         self,
@@ -185,12 +155,10 @@ class RunWriter:
             raise InvalidInput(f"{what} of run {self.run!r} was given before; give it once")
         ids = self._ids(sample_id, what)
         held = distinct(ids, len(self.members), f"{what} of run {self.run!r}") & ~self.forgotten
-        given = {"loss": loss, "grad_norm": grad_norm, "margin": margin}
-        traces = {name: np.asanyarray(values) for name, values in given.items() if values is not None}
+        traces = whole_traces({"loss": loss, "grad_norm": grad_norm, "margin": margin}, len(ids), what)
         if not traces:
             raise InvalidInput(f"{what} of run {self.run!r} has neither loss nor grad_norm nor margin")
-        length = as_traces(traces, len(ids), what)
-        self._written.append(self._write_traces(source, held, list(traces), length, given_piece(traces, ids)))
+        self._write_traces(source, given_traces(traces, ids, held))
         self._whole.add(source)
 
     def append_signals(
@@ -212,50 +180,18 @@ class RunWriter:
         """
         self._check_open()
         ids = self._ids(sample_id, "signals")
-        queries = as_integers(query, "query of the signals", np.int16)
-        losses = as_floats(loss, "loss of the signals")
-        columns: dict[str, npt.NDArray] = {"query": queries, "loss": losses}
-        if phi is not None:
-            columns["phi"] = as_floats(phi, "phi of the signals")
-        if label is not None:
-            columns["label"] = as_integers(label, "label of the signals", np.int32)
-        if correct is not None:
-            columns["correct"] = np.asarray(correct, dtype=bool)
-        for name, values in columns.items():
-            if values.shape != ids.shape:
-                raise InvalidInput(
-                    f"{name} of the signals has shape {values.shape}, the sample ids have shape {ids.shape}"
-                )
-        wide = {
-            name: as_matrix(values, len(ids), name)
-            for name, values in (("logits", logits), ("features", features))
-            if values is not None
-        }
-        if self.forgotten[ids].any():
-            kept = ~self.forgotten[ids]
-            ids, queries, losses = ids[kept], queries[kept], losses[kept]
-            columns = {name: values[kept] for name, values in columns.items()}
-            wide = {name: values[kept] for name, values in wide.items()}
-        check_finite(self.run, ids, losses, columns.get("phi"), wide.get("logits"))
-        added = added_rows(self.run, ids, queries, len(self.members), self._seen)
-        types = {name: pa.list_(pa.from_numpy_dtype(v.dtype)) for name, v in wide.items()}
-        schema = pa.schema([field.with_type(types.get(field.name, field.type)) for field in SIGNALS])
+        columns = signal_columns(ids, query, label, loss, phi, correct, logits, features)
+        ids, columns = self._without_forgotten(ids, columns)
+        check_finite(self.run, ids, columns)
+        seen = samples_seen(self.run, ids, columns["query"], len(self.members), self._seen)
+        schema = signal_schema(columns)
         if self._signals is None:
             path = f"{signals_folder(self.experiment, self.run)}/{self.token}.parquet"
             self._signals = TableFile(self._files, "signals", path, schema)
         self._signals.check(schema)
-        for start in range(0, len(ids), _APPENDED_ROWS):
-            rows = slice(start, start + _APPENDED_ROWS)
-            arrays = {
-                "sample_id": pa.array(ids[rows].astype(np.int32)),
-                "member": pa.array(self.members[ids[rows]]),
-                **{name: copied(values, rows) for name, values in (columns | wide).items()},
-            }
-            count = len(arrays["sample_id"])
-            table = [arrays.get(field.name, pa.nulls(count, field.type)) for field in schema]
-            self._signals.write(pa.table(table, schema=schema))
-        for number, seen in added.items():
-            self._seen[number] = self._seen[number] | seen if number in self._seen else seen
+        for table in signal_tables(ids, self.members[ids], columns, schema):
+            self._signals.write(table)
+        self._seen = seen
 
     def commit(self, info: RunInfo) -> Run:
         """Make the run visible. Raises AlreadyExists when another writer committed the same run first.
@@ -265,12 +201,14 @@ class RunWriter:
         self._check_open()
         check_info(info, self.run)
         try:
-            check_complete(self.run, self._seen, self._staged.items())
+            epochs = [(source, staged.paths) for source, staged in self._staged.items()]
+            check_complete(self.run, self._seen, epochs)
             if self._signals is not None:
                 self._written.insert(0, self._signals.close())
                 self._signals = None
             for source in sorted(self._staged):
-                self._written.append(self._lay_out(source))
+                staged = self._staged[source]
+                self._write_traces(source, staged.traces(staged.names))
             self._drop_forgotten()
             run = Run(
                 experiment=self.experiment,
@@ -336,21 +274,20 @@ class RunWriter:
         if source not in get_args(Source):
             raise InvalidInput(f"a trace's source is 'train' or 'eval', not {source!r}")
 
-    def _lay_out(self, source: Source) -> DataFile:
-        """Turn the epochs staged for one source into one row a sample."""
-        length = max(self._staged[source]) + 1
-        names = [name for name in TRACE_SIGNALS if name in self._columns[source]]
-        piece = staged_piece(self._files, self._staged[source], names, length)
-        return self._write_traces(source, self._held[source], names, length, piece)
-
     def _ids(self, sample_id: Ids, what: str) -> npt.NDArray[np.int64]:
         return checked_ids(sample_id, len(self.members), what, self.experiment)
 
-    def _write_traces(
-        self, source: Source, held: npt.NDArray[np.bool_], names: list[str], length: int, piece: Piece
-    ) -> DataFile:
+    def _without_forgotten(
+        self, ids: npt.NDArray[np.int64], columns: dict[str, npt.NDArray]
+    ) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray]]:
+        kept = ~self.forgotten[ids]
+        if kept.all():
+            return ids, columns
+        return ids[kept], {name: values[kept] for name, values in columns.items()}
+
+    def _write_traces(self, source: Source, traces: Traces) -> None:
         path = trace_file(self.experiment, self.run, self.token, source)
-        return write_traces(self._files, path, source, self.members, held, names, length, piece)
+        self._written.append(write_traces(self._files, path, source, self.members, traces))
 
     def _drop_forgotten(self) -> None:
         """Take the samples that were forgotten since the writer began out of what it has written."""
@@ -365,14 +302,13 @@ class RunWriter:
             self.forgotten = now
 
     def _drop_staging(self) -> None:
-        self._delete([path for epochs in self._staged.values() for path in epochs.values()])
+        self._delete([path for staged in self._staged.values() for path in staged.paths.values()])
         self._staged = {}
 
     def _delete(self, paths: list[str]) -> None:
         for path in paths:
-            with contextlib.suppress(
-                LosslakeError
-            ):  # a leftover, which 'lake verify' lists; the run is not at stake
+            # A leftover, which 'lake verify' lists; the run is not at stake.
+            with contextlib.suppress(LosslakeError):
                 self._files.delete(path)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,18 +77,23 @@ class TableFile:
         """Remove the file, whatever state it is in."""
         self._waiting = []
         # Ending the Parquet file may fail where writing it did: on a full disk.
-        with (
-            contextlib.suppress(_Abandoned, LosslakeError, OSError, pa.ArrowException, ValueError),
-            self._stack,
-        ):
-            raise _Abandoned
+        with contextlib.suppress(LosslakeError, OSError, pa.ArrowException, ValueError), self._stack:
+            raise LosslakeError  # so that the open file is removed
 
 
 def write_table(files: Files, table: str, path: str, rows: pa.Table) -> DataFile:
     """Write a whole table as one data file and say what a manifest must know of it."""
-    file = TableFile(files, table, path, rows.schema)
+    return write_parts(files, table, path, rows.schema, [rows])
+
+
+def write_parts(
+    files: Files, table: str, path: str, schema: pa.Schema, parts: Iterable[pa.Table]
+) -> DataFile:
+    """The same of a table that comes in parts. Nothing stays where one of them cannot be had."""
+    file = TableFile(files, table, path, schema)
     try:
-        file.write(rows)
+        for part in parts:
+            file.write(part)
         return file.close()
     except BaseException:
         file.abort()
@@ -98,14 +103,8 @@ def write_table(files: Files, table: str, path: str, rows: pa.Table) -> DataFile
 def copy_without(files: Files, file: DataFile, samples: Collection[int], path: str) -> DataFile:
     """Write the rows of a file of one run's, or of an experiment's, to ``path`` without those of ``samples``."""
     with open_rows(files, file) as (parquet, groups):
-        out = TableFile(files, file.table, path, parquet.schema_arrow)
-        try:
-            for group in groups:
-                out.write(rows_without(parquet.read_row_group(group), samples))
-            return out.close()
-        except BaseException:
-            out.abort()
-            raise
+        kept = (rows_without(parquet.read_row_group(group), samples) for group in groups)
+        return write_parts(files, file.table, path, parquet.schema_arrow, kept)
 
 
 def rows_without(rows: pa.Table, samples: Collection[int]) -> pa.Table:
@@ -174,7 +173,3 @@ def _may_hold(parquet: pq.ParquetFile, group: int, wanted: pa.Array) -> bool:
         return True
     known = wanted.to_numpy()
     return bool(np.any((known >= ids.min) & (known <= ids.max)))
-
-
-class _Abandoned(Exception):
-    """Unwinds an open file so that it is removed."""

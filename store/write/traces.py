@@ -1,8 +1,11 @@
-"""The traces of one run and source on disk: one row a sample, written in pieces that bound the memory."""
+"""The traces of one run and source on disk: one row a sample, written in pieces that bound the memory.
+
+Epochs that come one by one are staged, each in a file of its own, and laid out sample by sample when all are there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -13,95 +16,28 @@ from ..errors import CorruptLake
 from ..files.filesystem import Files
 from ..format.manifest import DataFile
 from ..format.schema import TRACE_ROW_GROUP, TRACES
-from .given_rows import Values, lists_with_gaps
-from .table_file import TableFile
+from .given_rows import Values
+from .table_file import write_parts
 
-Trace = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]
-"""Values (samples, epochs), and which of them are there; None: all are."""
+Trace = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
+"""Values (samples, epochs), and which of them are there."""
 
-Piece = Callable[[npt.NDArray[np.int64], int, int], dict[str, Trace]]
-"""``piece(ids, first, last)``: the traces of the samples ``ids``, those held in the blocks ``first`` to ``last`` (not
-counted in) of the experiment's sample ids."""
+Traces = Iterator[tuple[npt.NDArray[np.int64], dict[str, Trace]]]
+"""(sample ids, their traces) in the order of ids, as many as fit in memory at a time."""
+
+BLOCK = TRACE_ROW_GROUP
+"""Sample ids a block: a block becomes about one row group."""
 
 _LAID_OUT_BYTES = 64 << 20
 """Values of a trace that are held at once while it is laid out."""
 
 
 def write_traces(
-    files: Files,
-    path: str,
-    source: str,
-    members: npt.NDArray[np.bool_],
-    held: npt.NDArray[np.bool_],
-    names: Sequence[str],
-    length: int,
-    piece: Piece,
+    files: Files, path: str, source: str, members: npt.NDArray[np.bool_], traces: Traces
 ) -> DataFile:
-    """Write one row for every sample in ``held`` (N,), in the order of sample ids.
-
-    ``piece`` gives the traces in ``names``, of ``length`` epochs each.
-    """
-    out = TableFile(files, "traces", path, TRACES)
-    try:
-        for ids, traces in pieces(held, names, length, piece):
-            out.write(_rows(source, ids, members, traces))
-        return out.close()
-    except BaseException:
-        out.abort()
-        raise
-
-
-def pieces(
-    held: npt.NDArray[np.bool_], names: Sequence[str], length: int, piece: Piece
-) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, Trace]]]:
-    """(sample ids, their traces) of all samples in ``held`` (N,), in the order of ids, as many as fit in memory at a time."""
-    blocks = -(-len(held) // BLOCK)
-    step = max(1, _LAID_OUT_BYTES // (BLOCK * length * 4 * len(names)))
-    for first in range(0, blocks, step):
-        start = first * BLOCK
-        ids = start + np.flatnonzero(held[start : start + step * BLOCK])
-        if len(ids):
-            yield ids, piece(ids, first, min(first + step, blocks))
-
-
-def staged_piece(files: Files, epochs: Mapping[int, str], names: Sequence[str], length: int) -> Piece:
-    """Pieces of a trace whose epochs were staged one by one: epoch to path. What an epoch lacks is not there."""
-
-    def piece(ids: npt.NDArray[np.int64], first: int, last: int) -> dict[str, Trace]:
-        values = {name: np.zeros((len(ids), length), dtype=np.float32) for name in names}
-        there = {name: np.zeros((len(ids), length), dtype=bool) for name in names}
-        for epoch, path in epochs.items():
-            table = read_epoch(files, path, first, last)
-            # Nearly always every sample is in every epoch: then each is where it belongs.
-            whole = len(table) == len(ids)
-            where = slice(None) if whole else np.searchsorted(ids, table["sample_id"].to_numpy())
-            for name in set(names) & set(table.column_names):
-                values[name][where, epoch] = table[name].to_numpy()
-                there[name][where, epoch] = True
-        return {name: (values[name], there[name]) for name in names}
-
-    return piece
-
-
-def given_piece(traces: Mapping[str, Values], sample_id: npt.NDArray[np.int64]) -> Piece:
-    """Pieces of traces (rows, epochs) of distinct samples ``sample_id`` (rows,), in any order."""
-    order = None if (sample_id[1:] > sample_id[:-1]).all() else np.argsort(sample_id)
-    sorted_ids = sample_id if order is None else sample_id[order]
-
-    def piece(ids: npt.NDArray[np.int64], first: int, last: int) -> dict[str, Trace]:
-        start = int(np.searchsorted(sorted_ids, ids[0]))
-        rows: slice | npt.NDArray[np.intp] = slice(start, start + len(ids))
-        if not np.array_equal(sorted_ids[rows], ids):  # some of the samples given are not held
-            rows = np.searchsorted(sorted_ids, ids)
-        wanted = rows if order is None else order[rows]
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, as for an epoch
-            # A copy: rows wait until they fill a row group, and the caller may use the array again.
-            return {
-                name: (np.array(values[wanted], dtype=np.float32, order="C"), None)
-                for name, values in traces.items()
-            }
-
-    return piece
+    """Write one row a sample. ``members`` is boolean over all samples of the experiment."""
+    rows = (_rows(source, ids, members, part) for ids, part in traces)
+    return write_parts(files, "traces", path, TRACES, rows)
 
 
 def _rows(
@@ -114,17 +50,94 @@ def _rows(
     }
     for field in TRACES:
         if field.name in traces:
-            columns[field.name] = lists_with_gaps(*traces[field.name])
+            columns[field.name] = _lists(*traces[field.name])
         elif field.name not in columns:
             columns[field.name] = pa.nulls(len(ids), field.type)
     return pa.table(columns, schema=TRACES)
 
 
-BLOCK = TRACE_ROW_GROUP
-"""Sample ids a block: a block becomes about one row group."""
+def _lists(values: npt.NDArray[np.float32], there: npt.NDArray[np.bool_]) -> pa.Array:
+    """A list a row; elements that are not there are NULL."""
+    bits = None
+    if not there.all():
+        bits = pa.py_buffer(np.packbits(there.ravel(), bitorder="little"))
+    flat = pa.Array.from_buffers(pa.float32(), values.size, [bits, pa.py_buffer(values)])
+    return pa.ListArray.from_arrays(np.arange(0, values.size + 1, values.shape[1], dtype=np.int32), flat)
 
 
-def write_epoch(
+def given_traces(
+    traces: Mapping[str, Values], sample_id: npt.NDArray[np.int64], held: npt.NDArray[np.bool_]
+) -> Traces:
+    """Whole traces (rows, epochs) of distinct samples ``sample_id`` (rows,), in any order; of those in ``held`` (N,) only."""
+    order = None if (sample_id[1:] > sample_id[:-1]).all() else np.argsort(sample_id)
+    sorted_ids = sample_id if order is None else sample_id[order]
+    for ids, _, _ in _blocks(held, sum(values.shape[1] for values in traces.values())):
+        start = int(np.searchsorted(sorted_ids, ids[0]))
+        rows: slice | npt.NDArray[np.intp] = slice(start, start + len(ids))
+        if not np.array_equal(sorted_ids[rows], ids):  # some of the samples given are not held
+            rows = np.searchsorted(sorted_ids, ids)
+        wanted = rows if order is None else order[rows]
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, as for an epoch
+            # A copy: rows wait until they fill a row group, and the caller may use the array again.
+            part = {name: np.array(v[wanted], dtype=np.float32, order="C") for name, v in traces.items()}
+        yield ids, {name: (values, np.ones(values.shape, dtype=bool)) for name, values in part.items()}
+
+
+class StagedTrace:
+    """The trace of one source of a run, as far as its epochs have come; each lies in a file of its own below ``folder``."""
+
+    def __init__(self, files: Files, folder: str, source: str, samples: int) -> None:
+        self._files, self._start = files, f"{folder}/{source}"
+        self._held = np.zeros(samples, dtype=bool)
+        self.paths: dict[int, str] = {}
+        self.names: set[str] = set()
+
+    def add(
+        self, epoch: int, ids: npt.NDArray[np.int64], values: Mapping[str, npt.NDArray[np.float32]]
+    ) -> None:
+        """Store one epoch. ``ids`` are distinct, in any order."""
+        path = f"{self._start}-{epoch:06d}.arrow"
+        _write_epoch(self._files, path, len(self._held), ids, values)
+        held = self._held.copy()  # others may be in the middle of reading
+        held[ids] = True
+        self._held = held
+        self.paths[epoch] = path
+        self.names.update(values)
+
+    def read(self, epoch: int) -> pa.Table:
+        """One epoch as it was added, in the order of sample ids."""
+        return _read_epoch(self._files, self.paths[epoch], 0, -(-len(self._held) // BLOCK))
+
+    def traces(self, names: set[str]) -> Traces:
+        """The traces in ``names``, of epochs 0 to the last, of all samples that an epoch had. What one lacks is not there."""
+        paths, length = dict(self.paths), max(self.paths) + 1
+        for ids, first, last in _blocks(self._held, length * len(names)):
+            values = {name: np.zeros((len(ids), length), dtype=np.float32) for name in names}
+            there = {name: np.zeros((len(ids), length), dtype=bool) for name in names}
+            for epoch, path in paths.items():
+                table = _read_epoch(self._files, path, first, last)
+                # Nearly always every sample is in every epoch: then each is where it belongs.
+                whole = len(table) == len(ids)
+                where = slice(None) if whole else np.searchsorted(ids, table["sample_id"].to_numpy())
+                for name in names.intersection(table.column_names):
+                    values[name][where, epoch] = table[name].to_numpy()
+                    there[name][where, epoch] = True
+            yield ids, {name: (values[name], there[name]) for name in names}
+
+
+def _blocks(held: npt.NDArray[np.bool_], width: int) -> Iterator[tuple[npt.NDArray[np.int64], int, int]]:
+    """(ids of samples in ``held`` (N,), the blocks first to last, not counted in, that they are of), with ``width`` values
+    of each sample as many as fit in memory at a time."""
+    blocks = -(-len(held) // BLOCK)
+    step = max(1, _LAID_OUT_BYTES // (BLOCK * width * 4))
+    for first in range(0, blocks, step):
+        start = first * BLOCK
+        ids = start + np.flatnonzero(held[start : start + step * BLOCK])
+        if len(ids):
+            yield ids, first, min(first + step, blocks)
+
+
+def _write_epoch(
     files: Files,
     path: str,
     samples: int,
@@ -147,7 +160,7 @@ def write_epoch(
             writer.write_batch(pa.record_batch([pa.array(column) for column in columns], schema=schema))
 
 
-def read_epoch(files: Files, path: str, first: int, last: int) -> pa.Table:
+def _read_epoch(files: Files, path: str, first: int, last: int) -> pa.Table:
     """The rows of blocks ``first`` to ``last`` (not counted in) of one stored epoch, in the order of sample ids."""
     try:
         with files.open_input(path) as source:
