@@ -21,6 +21,9 @@ from .manifest import DataFile, files_from_json, files_to_json
 Role = Literal["target", "shadow", "reference", "distilled", "leave_one_out"]
 ROLES: tuple[str, ...] = get_args(Role)
 
+FORGOTTEN = "forgotten"
+"""The pool of forgotten samples."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -40,7 +43,7 @@ class Experiment:
     @property
     def forgotten(self) -> tuple[int, ...]:
         """The samples that were forgotten, ascending."""
-        return samples_of(self.forgettings)
+        return tuple(sorted({sample for each in self.forgettings for sample in each.samples}))
 
 
 def experiment_from_json(content: dict[str, Any], path: str) -> Experiment:
@@ -63,6 +66,44 @@ def experiment_from_json(content: dict[str, Any], path: str) -> Experiment:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptLake(f"{path} is not the manifest of an experiment: {error}") from error
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """One call of `forget`: when it began, which ``samples``, how many ``rows`` there were of them by table.
+
+    ``finished`` is None as long as rows may be left.
+    """
+
+    when: str
+    samples: tuple[int, ...]
+    rows: Mapping[str, int]
+    finished: str | None
+
+
+def forgettings_to_json(given: tuple[Forgetting, ...]) -> list[dict[str, Any]]:
+    return [asdict(each) for each in given]
+
+
+def forgettings_from_json(content: Mapping[str, Any]) -> tuple[Forgetting, ...]:
+    """What an experiment's manifest says. Raises KeyError, TypeError or ValueError for anything else."""
+    found = []
+    for entry in content.get("forgotten", []):
+        each = Forgetting(**{**entry, "samples": tuple(entry["samples"]), "rows": dict(entry["rows"])})
+        if any(type(sample) is not int or not 0 <= sample < content["samples"] for sample in each.samples):
+            raise ValueError(f"it has forgotten what is no sample: {each.samples[:5]}")
+        if type(each.when) is not str or not isinstance(each.finished, str | None):
+            raise TypeError(f"it has forgotten samples at {each.when!r}")
+        found.append(each)
+    return tuple(found)
+
+
+def forgotten_mask(files: Files, experiment: str, samples: int) -> npt.NDArray[np.bool_]:
+    """Which samples an experiment has forgotten by now: bool (samples,)."""
+    path = paths.experiment_manifest(experiment)
+    mask = np.zeros(samples, dtype=np.bool_)
+    mask[list(experiment_from_json(manifest.load(files, path), path).forgotten)] = True
+    return mask
 
 
 @dataclass(frozen=True)
@@ -241,50 +282,3 @@ def unpack_samples(text: str, samples: int) -> npt.NDArray[np.bool_]:
             f"a set of samples in a run's manifest is of {len(bits)} bytes; {samples} samples need {-(-samples // 8)}"
         )
     return np.unpackbits(bits, count=samples).astype(np.bool_)
-
-
-FORGOTTEN = "forgotten"
-"""The pool of forgotten samples."""
-
-
-@dataclass(frozen=True)
-class Forgetting:
-    """One call of `forget`: when it began, which ``samples``, how many ``rows`` there were of them by table.
-
-    ``finished`` is None as long as rows may be left.
-    """
-
-    when: str
-    samples: tuple[int, ...]
-    rows: Mapping[str, int]
-    finished: str | None
-
-
-def forgettings_to_json(given: tuple[Forgetting, ...]) -> list[dict[str, Any]]:
-    return [asdict(each) for each in given]
-
-
-def forgettings_from_json(content: Mapping[str, Any]) -> tuple[Forgetting, ...]:
-    """What an experiment's manifest says. Raises KeyError, TypeError or ValueError for anything else."""
-    found = []
-    for entry in content.get("forgotten", []):
-        each = Forgetting(**{**entry, "samples": tuple(entry["samples"]), "rows": dict(entry["rows"])})
-        if any(type(sample) is not int or not 0 <= sample < content["samples"] for sample in each.samples):
-            raise ValueError(f"it has forgotten what is no sample: {each.samples[:5]}")
-        if type(each.when) is not str or not isinstance(each.finished, str | None):
-            raise TypeError(f"it has forgotten samples at {each.when!r}")
-        found.append(each)
-    return tuple(found)
-
-
-def samples_of(given: tuple[Forgetting, ...]) -> tuple[int, ...]:
-    """All forgotten samples, ascending."""
-    return tuple(sorted({sample for each in given for sample in each.samples}))
-
-
-def forgotten_mask(files: Files, experiment: str, samples: int) -> npt.NDArray[np.bool_]:
-    """Which samples an experiment has forgotten by now: bool (samples,)."""
-    content = manifest.load(files, paths.experiment_manifest(experiment))
-    mask = np.zeros(samples, dtype=np.bool_)
-    mask[list(samples_of(forgettings_from_json(content)))] = True
-    return mask

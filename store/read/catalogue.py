@@ -85,7 +85,7 @@ class Catalogue:
     def runs(self, experiment: str, role: str | None = None) -> list[Run]:
         """The committed runs of an experiment, by name; of one role when given."""
         self.experiment(experiment)
-        found = self._manifests(f"runs/experiment={experiment}")
+        found = self.files.list(f"runs/experiment={experiment}", ".json")
         loaded = self.files.each(lambda path: self._load_run(experiment, path), found)
         return [run for run in loaded if role is None or run.info.role == role]
 
@@ -144,7 +144,11 @@ class Catalogue:
         pattern = re.compile(re.escape(check_name("fleet", fleet)) + "-([0-9]{4,})")
         matches = (pattern.fullmatch(name) for name in self._names_in(folder))
         found = sorted((int(match[1]), f"{folder}/{match[0]}.json") for match in matches if match)
-        return [_part(manifest.load(self.files, path), "design", path) for _, path in found]
+        loaded = {path: manifest.load(self.files, path) for _, path in found}
+        for path, content in loaded.items():
+            if "design" not in content:
+                raise CorruptLake(f"{path} has no design; run 'losslake lake verify'")
+        return [content["design"] for content in loaded.values()]
 
     # --- inside -------------------------------------------------------------------------------------------
 
@@ -157,11 +161,8 @@ class Catalogue:
         check_unchanged(self.files, [replace(owner, files=tuple(wanted))])
         return wanted
 
-    def _manifests(self, folder: str) -> list[str]:
-        return self.files.list(folder, ".json")
-
     def _names_in(self, folder: str) -> list[str]:
-        return [path[len(folder) + 1 : -len(".json")] for path in self._manifests(folder)]
+        return [path[len(folder) + 1 : -len(".json")] for path in self.files.list(folder, ".json")]
 
     def _load_run(self, experiment: str, path: str) -> Run:
         content = manifest.load(self.files, path)
@@ -239,9 +240,3 @@ def _stored(lake: Catalogue, experiment: str) -> list[tuple[str, Result, set[int
         return path, result_from_json(content, path), set(content.get("forgotten", ()))
 
     return [loaded for loaded in lake.files.each(load, found) if loaded is not None]
-
-
-def _part(content: dict[str, Any], name: str, path: str) -> Any:
-    if name not in content:
-        raise CorruptLake(f"{path} has no {name}; run 'losslake lake verify'")
-    return content[name]

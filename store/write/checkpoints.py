@@ -63,7 +63,7 @@ class CheckpointWriter:
     """The checkpoints of one writer of a run. ``token`` is the writer's."""
 
     def __init__(self, files: Files, experiment: str, run: str, token: str) -> None:
-        self._files, self._experiment, self._run, self._token = files, experiment, run, token
+        self._files, self._whose = files, (experiment, run, token)
         self._folder = checkpoint_folder(experiment, run, token)
         self._pieces: list[StoredFile] = []
         self._written: list[Checkpoint] = []
@@ -78,17 +78,14 @@ class CheckpointWriter:
 
         Answers whether the writer now has as many as it keeps; older ones of its own are removed.
         """
-        stored = self._store(f"{self._folder}/epoch-{epoch:06d}.safetensors", state)
         checkpoint = Checkpoint(
-            self._experiment,
-            self._run,
-            self._token,
-            epoch,
-            key,
-            manifest.now(),
-            dict(facts),
-            stored,
-            tuple(self._pieces),
+            *self._whose,
+            epoch=epoch,
+            key=key,
+            created=manifest.now(),
+            facts=dict(facts),
+            state=self._store(f"{self._folder}/epoch-{epoch:06d}.safetensors", state),
+            pieces=tuple(self._pieces),
         )
         self._files.put(checkpoint.path, manifest.dump({"kind": "checkpoint", **asdict(checkpoint)}))
         self._written.append(checkpoint)

@@ -20,6 +20,13 @@ from ..format.schema import PICTURES, SAMPLES
 from . import leases
 from .table_file import write_table
 
+POOLS = ("audit", "population")
+
+_DIGESTED_ROWS = 65_536
+"""Values that are turned into text at a time for a digest."""
+
+_RESERVED = ("experiment", "run", *SAMPLES.names)
+
 
 def write_experiment(
     files: Files,
@@ -70,14 +77,6 @@ def _pictures_table(samples: pa.Table, pictures: pa.Array) -> pa.Table:
         ) from error
 
 
-POOLS = ("audit", "population")
-
-_DIGESTED_ROWS = 65_536
-"""Values that are turned into text at a time for a digest."""
-
-_RESERVED = ("experiment", "run", *SAMPLES.names)
-
-
 def complete_samples(samples: pa.Table) -> pa.Table:
     """The fixed columns, filled in where absent, and then the user's. Raises InvalidInput naming what is wrong."""
     rows = len(samples)
@@ -85,18 +84,14 @@ def complete_samples(samples: pa.Table) -> pa.Table:
         raise InvalidInput("an experiment needs at least one sample")
     _check_column_names(samples.column_names)
     given = {name: samples[name] for name in samples.column_names}
-    expected = pa.array(np.arange(rows, dtype=np.int32))
-    if "sample_id" in given and not _cast(given.pop("sample_id"), SAMPLES.field("sample_id")).equals(
-        pa.chunked_array([expected])
-    ):
-        raise InvalidInput("sample_id must count 0, 1, 2, ... in the order of the rows")
-    columns: dict[str, Any] = {"sample_id": expected}
-    defaults = {"pool": pa.repeat("audit", rows), "key": expected.cast(pa.string())}
+    expected = pa.chunked_array([np.arange(rows, dtype=np.int32)])
+    columns = {"sample_id": expected, "pool": pa.repeat("audit", rows), "key": expected.cast(pa.string())}
     for field in SAMPLES:
-        if field.name != "sample_id":
-            column = given.pop(field.name, None)
-            absent = defaults.get(field.name, pa.nulls(rows, field.type))
-            columns[field.name] = absent if column is None else _cast(column, field)
+        if field.name in given:
+            columns[field.name] = _cast(given.pop(field.name), field)
+    if not columns["sample_id"].equals(expected):
+        raise InvalidInput("sample_id must count 0, 1, 2, ... in the order of the rows")
+    columns = {field.name: columns.get(field.name, pa.nulls(rows, field.type)) for field in SAMPLES}
     lowest = pc.min(columns["label"]).as_py()
     if lowest is not None and lowest < 0:
         raise InvalidInput(
@@ -116,11 +111,7 @@ def samples_digest(table: pa.Table) -> str:
     for name in table.column_names:
         column = table[name]
         sink.update(json.dumps([name, str(column.type), len(column)]).encode())
-        if (
-            pa.types.is_integer(column.type)
-            or pa.types.is_float32(column.type)
-            or pa.types.is_float64(column.type)
-        ):
+        if pa.types.is_integer(column.type) or column.type in (pa.float32(), pa.float64()):
             values = column.combine_chunks()
             sink.update(np.packbits(values.is_null().to_numpy(zero_copy_only=False)).tobytes())
             sink.update(values.fill_null(0).to_numpy(zero_copy_only=False).tobytes())

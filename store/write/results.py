@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -12,12 +12,9 @@ from ..format import manifest, paths
 from ..format.paths import NO_TARGET, check_name
 from ..format.records import check_metrics, result_path
 from ..format.schema import SAMPLES, SCORES
-from ..read.catalogue import fingerprint
+from ..read.catalogue import Catalogue, fingerprint
 from . import leases
 from .table_file import rows_without, write_table
-
-if TYPE_CHECKING:
-    from ..read.catalogue import Catalogue
 
 
 def save_result(
