@@ -44,7 +44,20 @@ class LocalFiles:
         return [work(item) for item in items]
 
     def location(self, path: str) -> str:
-        return self._readable(path)
+        """Raises CorruptLake for what is a link out of the lake, a pipe or a device.
+
+        A lake that somebody gave one must not have its reader open files of the reader's own.
+        """
+        target = self._path(path)
+        self._refuse_foreign(os.path.dirname(target), path)
+        with disk_explained(self.root, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            mode = os.lstat(target).st_mode
+            if stat.S_ISLNK(mode):
+                self._refuse_link(target, path)
+                mode = os.stat(target).st_mode
+            if not stat.S_ISREG(mode):
+                raise CorruptLake(f"{path} in the lake {self.root} is no file; run 'losslake lake verify'")
+        return target
 
     def exists(self, path: str) -> bool:
         with disk_explained(self.root, path):
@@ -56,7 +69,7 @@ class LocalFiles:
 
     def size(self, path: str) -> int:
         with disk_explained(self.root, path):
-            return os.stat(self._readable(path)).st_size
+            return os.stat(self.location(path)).st_size
 
     def modified(self, path: str) -> float:
         with disk_explained(self.root, path):
@@ -68,7 +81,7 @@ class LocalFiles:
 
     def open_input(self, path: str) -> BinaryIO:
         with disk_explained(self.root, path):
-            return io.BufferedReader(FileToRead(self._readable(path), self.root, path))
+            return io.BufferedReader(FileToRead(self.location(path), self.root, path))
 
     @contextlib.contextmanager
     def create(self, path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
@@ -151,22 +164,6 @@ class LocalFiles:
         if "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
             raise InvalidInput(f"{path[:300]!r} is not a path inside the lake")
         return f"{self.root}/{path}"
-
-    def _readable(self, path: str) -> str:
-        """The same for a file to read. Raises CorruptLake for one that is a link out of the lake, a pipe or a device.
-
-        A lake that somebody gave one must not have its reader open files of the reader's own.
-        """
-        target = self._path(path)
-        self._refuse_foreign(os.path.dirname(target), path)
-        with disk_explained(self.root, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            mode = os.lstat(target).st_mode
-            if stat.S_ISLNK(mode):
-                self._refuse_link(target, path)
-                mode = os.stat(target).st_mode
-            if not stat.S_ISREG(mode):
-                raise CorruptLake(f"{path} in the lake {self.root} is no file; run 'losslake lake verify'")
-        return target
 
     def _refuse_foreign(self, folder: str, path: str) -> None:
         """Raises CorruptLake where a folder of the lake, or one above it there, is a link that leads out."""

@@ -31,13 +31,15 @@ _KNOWN = 512
 _NO_PARTS = ("NotPartial", "416 Range Not Satisfiable")
 """What obstore says where a store gives no part of an empty object, and where it refuses one."""
 
-Explain = Callable[[], AbstractContextManager[None]]
-
 
 class ObjectEnd:
-    """The size of an object and its last bytes, in one request; in two from Azure where they are not all."""
+    """The size of an object and its last bytes, in one request; in two from Azure where they are not all.
 
-    def __init__(self, store: Any, key: str, explain: Explain) -> None:
+    ``explain`` gives what turns the store's errors into losslake's.
+    """
+
+    def __init__(self, store: Any, key: str, explain: Callable[[], AbstractContextManager[None]]) -> None:
+        self.store, self.key, self.explain = store, key, explain
         with explain():
             try:
                 self.size, self.tail = _part(store, key, {"suffix": _TAIL})
@@ -64,11 +66,9 @@ def _part(store: Any, key: str, part: Any) -> tuple[int, bytes]:
 class ObjectReader(io.RawIOBase):
     """An object as a file to read from any position. What is fetched ahead grows while one reads on."""
 
-    def __init__(self, store: Any, key: str, explain: Explain, end: ObjectEnd) -> None:
-        self._store, self._key, self._explain = store, key, explain
-        self._size = end.size
+    def __init__(self, end: ObjectEnd) -> None:
+        self._end, self._size = end, end.size
         self._start, self._window = end.size - len(end.tail), end.tail
-        self._end = end
         self._at = 0
         self._ahead = _TAIL
 
@@ -90,48 +90,39 @@ class ObjectReader(io.RawIOBase):
         wanted = min(len(buffer), self._size - self._at)
         if wanted <= 0:
             return 0
-        if not self._holds(self._at, wanted):
+        if not self._start <= self._at <= self._start + len(self._window) - wanted:
             self._fetch(wanted)
         first = self._at - self._start
         buffer[:wanted] = self._window[first : first + wanted]
         self._at += wanted
         return wanted
 
-    def _holds(self, start: int, length: int) -> bool:
-        return self._start <= start and start + length <= self._start + len(self._window)
-
     def _fetch(self, wanted: int) -> None:
-        tail = self._end.tail
-        if self._at >= self._size - len(tail):
-            self._start, self._window = self._size - len(tail), tail
+        end = self._end
+        if self._at >= self._size - len(end.tail):
+            self._start, self._window = self._size - len(end.tail), end.tail
             return
         # Who goes on where the last bytes ended will go on: twice as many the next time.
         goes_on = self._start <= self._at <= self._start + len(self._window)
         self._ahead = min(2 * self._ahead, _AHEAD) if goes_on else 0
         length = min(max(wanted, self._ahead), self._size - self._at)
-        with self._explain():
-            self._window = bytes(obstore.get_range(self._store, self._key, start=self._at, length=length))
+        with end.explain():
+            self._window = bytes(obstore.get_range(end.store, end.key, start=self._at, length=length))
         self._start = self._at
         self._ahead = max(self._ahead, _TAIL)
         if len(self._window) < wanted:
-            raise CorruptLake(f"{self._key} is shorter than it was; run 'losslake lake verify'")
+            raise CorruptLake(f"{end.key} is shorter than it was; run 'losslake lake verify'")
 
 
 class ReadingFileSystem(fsspec.AbstractFileSystem):
-    """What DuckDB opens objects with. ``look`` and ``reader`` take what `Files.location` gives."""
+    """What DuckDB opens objects with. ``look`` takes what `Files.location` gives."""
 
     cachable = False
 
-    def __init__(
-        self,
-        scheme: str,
-        look: Callable[[str], ObjectEnd],
-        reader: Callable[[str, ObjectEnd], ObjectReader],
-    ) -> None:
+    def __init__(self, scheme: str, look: Callable[[str], ObjectEnd]) -> None:
         super().__init__()
         self.protocol = scheme
         self._look = lru_cache(_KNOWN)(look)  # what a manifest lists is never written again
-        self._reader = reader
 
     def glob(self, path: str, **_: Any) -> list[str]:
         return [path]  # the views name files, not patterns
@@ -139,7 +130,7 @@ class ReadingFileSystem(fsspec.AbstractFileSystem):
     def open(self, path: str, mode: str = "rb", **_: Any) -> ObjectReader:
         if mode != "rb":
             raise PermissionError(f"{path} can only be read")
-        return self._reader(path, self._look(path))
+        return ObjectReader(self._look(path))
 
     def size(self, path: str) -> int:
         return self._look(path).size

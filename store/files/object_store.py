@@ -31,7 +31,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from ..errors import InvalidInput, InvalidOption, LosslakeError
 from .faults import NoAnswer, NoCondition, missing, store_explained, temporary_disk_explained
-from .object_reader import Explain, ObjectEnd, ObjectReader, ReadingFileSystem
+from .object_reader import ObjectEnd, ObjectReader, ReadingFileSystem
 from .tokens import TEMPORARY, is_temporary, new_token
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class ObjectFiles:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
-        connection.register_filesystem(ReadingFileSystem(self._scheme, self._end, self._reader))
+        connection.register_filesystem(ReadingFileSystem(self._scheme, self._end))
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
         with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
@@ -110,8 +110,7 @@ class ObjectFiles:
     def open_input(self, path: str) -> BinaryIO:
         if path in self._local:
             return open(self._local[path], "rb")
-        location = self.location(path)
-        return cast(BinaryIO, self._reader(location, self._end(location)))
+        return cast(BinaryIO, ObjectReader(self._end(self.location(path))))
 
     @contextlib.contextmanager
     def create(self, path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
@@ -249,15 +248,8 @@ class ObjectFiles:
                 yield from (each["path"][len(within) :] for each in chunk if each["path"].startswith(start))
 
     def _end(self, location: str) -> ObjectEnd:
-        return ObjectEnd(self._store, *self._at(location))
-
-    def _reader(self, location: str, end: ObjectEnd) -> ObjectReader:
-        return ObjectReader(self._store, *self._at(location), end)
-
-    def _at(self, location: str) -> tuple[str, Explain]:
-        """The key of an object, and what explains the store's answers about it."""
         path = location.removeprefix(f"{self.root}/")
-        return self._key(path), lambda: self._explained(path)
+        return ObjectEnd(self._store, self._key(path), lambda: self._explained(path))
 
     @contextlib.contextmanager
     def _explained(self, path: str) -> Iterator[None]:
