@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 FORMAT = 2
-"""Version of the lake's layout, see `formats`. A reader refuses a newer one and reads all older ones."""
+"""Version of the lake's layout, see `STEPS` in `manifest`. A reader refuses a newer one and reads all older ones."""
 
 ORIGINAL = 0
 """The ``query`` number of the sample as it is; 1 is its flip, and what else an import has counts on from there."""

@@ -15,6 +15,10 @@ from ..errors import CorruptLake
 from ..files.filesystem import Files
 from ..format.manifest import DataFile
 
+_CHECKED = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
+
 
 @contextmanager
 def open_rows(files: Files, file: DataFile) -> Iterator[tuple[pq.ParquetFile, list[int]]]:
@@ -22,8 +26,7 @@ def open_rows(files: Files, file: DataFile) -> Iterator[tuple[pq.ParquetFile, li
 
     Raises CorruptLake for one that cannot be read, also for what the block meets while it reads.
     """
-    with _corrupt(files, file), files.open_input(file.path) as source:
-        _check_size(file, source)
+    with _opened(files, file) as source:
         parquet = pq.ParquetFile(source, page_checksum_verification=True)
         yield parquet, _groups(file, parquet.num_row_groups)
 
@@ -32,8 +35,7 @@ def read_rows(
     files: Files, file: DataFile, columns: list[str] | None, filters: list[tuple[Any, ...]] | None
 ) -> pa.Table:
     """The rows of a listed file; of some columns or rows where asked for. Raises CorruptLake as `open_rows`."""
-    with _corrupt(files, file), files.open_input(file.path) as source:
-        _check_size(file, source)
+    with _opened(files, file) as source:
         if file.shared is None:
             return pq.read_table(
                 source, columns=columns, filters=filters, partitioning=None, page_checksum_verification=True
@@ -49,17 +51,19 @@ def read_rows(
         return rows
 
 
-_CHECKED = ds.ParquetFileFormat(
-    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-)
-
-
-def _check_size(file: DataFile, source: BinaryIO) -> None:
-    """Raises ValueError for a file that is another one, or a part of one."""
-    size = source.seek(0, os.SEEK_END)
-    source.seek(0)
-    if size != (file.shared or file).bytes:
-        raise ValueError(f"it has {size} bytes, its manifest says {(file.shared or file).bytes}")
+@contextmanager
+def _opened(files: Files, file: DataFile) -> Iterator[BinaryIO]:
+    try:
+        with files.open_input(file.path) as source:
+            size = source.seek(0, os.SEEK_END)
+            source.seek(0)
+            if size != (file.shared or file).bytes:  # another file, or a part of one
+                raise ValueError(f"it has {size} bytes, its manifest says {(file.shared or file).bytes}")
+            yield source
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptLake(
+            f"{file.path} in {files.root} cannot be read: {error}; run 'losslake lake verify'"
+        ) from error
 
 
 def _groups(file: DataFile, there: int) -> list[int]:
@@ -69,13 +73,3 @@ def _groups(file: DataFile, there: int) -> list[int]:
     if end > there:
         raise ValueError(f"it has {there} row groups, a manifest lists {end}")
     return list(range(file.shared.first_group, end))
-
-
-@contextmanager
-def _corrupt(files: Files, file: DataFile) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptLake(
-            f"{file.path} in {files.root} cannot be read: {error}; run 'losslake lake verify'"
-        ) from error

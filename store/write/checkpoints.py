@@ -91,7 +91,7 @@ class CheckpointWriter:
         self._written.append(checkpoint)
         while len(self._written) > _KEPT:
             old = self._written.pop(0)
-            _delete(self._files, old.path, old.state.path)
+            _remove(self._files, [old.path, old.state.path])
         return len(self._written) == _KEPT
 
     def _store(self, path: str, data: bytes) -> StoredFile:
@@ -112,7 +112,7 @@ def find_checkpoints(files: Files, experiment: str, run: str) -> tuple[list[Chec
         except LosslakeError as error:
             if files.exists(path):  # else its writer has removed it since it was listed
                 damage.append(str(error))
-    return sorted(found, key=lambda each: (each.epoch, each.created), reverse=True), damage
+    return _furthest_first(found), damage
 
 
 def load_checkpoint(files: Files, path: str) -> Checkpoint:
@@ -150,23 +150,20 @@ def checkpoint_key(what: Mapping[str, Any]) -> str:
 
 def remove_checkpoints(files: Files, experiment: str, run: str) -> None:
     """Remove every checkpoint of a run, and what unfinished ones left."""
-    _remove_all(files, files.list(checkpoints_folder(experiment, run)))
+    _remove(files, files.list(checkpoints_folder(experiment, run)))
 
 
 def remove_idle(files: Files, experiment: str, run: str, writers: Collection[str] | None = None) -> None:
     """Remove the checkpoints of a run, or of those of its ``writers`` (tokens) alone, unless another process on this
     machine is at work on them.
     """
-    states, own = leases.states(files), tokens.process_part(files.root)
+    at_work = {process for process, state in leases.states(files).items() if state == "at work"}
+    at_work.discard(tokens.process_part(files.root))
     folders = [checkpoint_folder(experiment, run, token) for token in writers or ()]
     if writers is None:
         folders = [checkpoints_folder(experiment, run)]
-    idle = []
-    for path in (path for folder in folders for path in files.list(folder)):
-        process = tokens.writer_of(path)
-        if process == own or states.get(process or "") != "at work":
-            idle.append(path)
-    _remove_all(files, idle)
+    there = [path for folder in folders for path in files.list(folder)]
+    _remove(files, [path for path in there if tokens.writer_of(path) not in at_work])
 
 
 def resumable_files(files: Files) -> set[str]:
@@ -188,10 +185,13 @@ def resumable_files(files: Files) -> set[str]:
         else:
             kept.setdefault((each.experiment, each.run, each.key), []).append(each)
     for found in kept.values():
-        found.sort(key=lambda each: (each.epoch, each.created), reverse=True)
-        for each in found[:_KEPT]:
+        for each in _furthest_first(found)[:_KEPT]:
             needed |= {each.path, each.state.path, *(piece.path for piece in each.pieces)}
     return needed
+
+
+def _furthest_first(found: list[Checkpoint]) -> list[Checkpoint]:
+    return sorted(found, key=lambda each: (each.epoch, each.created), reverse=True)
 
 
 def _manifest_of(folder: str, epoch: int) -> str:
@@ -205,12 +205,8 @@ def _listed(entry: Mapping[str, Any], folder: str) -> StoredFile:
     return file
 
 
-def _remove_all(files: Files, paths: list[str]) -> None:
+def _remove(files: Files, paths: list[str]) -> None:
     # Manifests first: a process that is killed here leaves no checkpoint that lacks its files.
-    _delete(files, *sorted(paths, key=lambda path: not path.endswith(".json")))
-
-
-def _delete(files: Files, *paths: str) -> None:
-    for path in paths:
+    for path in sorted(paths, key=lambda path: not path.endswith(".json")):
         with contextlib.suppress(LosslakeError):  # a leftover, which 'lake verify' lists
             files.delete(path)
