@@ -15,9 +15,9 @@ from ..sql import read_sql
 from ..store.errors import NotEnoughData, NotFound
 from ..store.format.records import Run
 from ..store.lake import Lake
+from ..store.query.connection import connect
 from ..store.query.engine_errors import engine_errors
 from ..store.query.scan import rows_of_each
-from ..store.query.views import connect
 from ..store.read.catalogue import listed_files
 from ..store.read.changes import read_again
 from .declare import Analysis, parse_score

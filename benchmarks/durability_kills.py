@@ -27,7 +27,7 @@ from durability_lake import DIGESTS, MADE, Broken, Promise, collect, digests, ma
 from losslake.store.files import tokens
 from losslake.store.format import manifest, paths
 from losslake.store.lake import Lake
-from losslake.store.upkeep.migrate import MANIFESTS
+from losslake.store.upkeep.leftovers import MANIFESTS
 from losslake.store.upkeep.verify import verify
 from zygote import Child, Zygote, children_of
 

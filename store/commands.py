@@ -60,7 +60,7 @@ def runs(lake: str, experiment: str | None, chosen: str | None) -> None:
     Example:
       losslake lake runs --lake my-lake --experiment digits --format csv
     """
-    from .upkeep.running import for_reading, run_table
+    from .upkeep.runs import for_reading, run_table
 
     wanted = format_of(None, chosen)
     frame = run_table(Lake.open(lake), experiment)

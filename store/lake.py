@@ -141,8 +141,7 @@ class Lake(Catalogue):
         The views show what was committed when the connection was made. ``memory`` is a limit such as '4GB', ``timeout`` one
         in seconds per answer.
         """
-        from .query.connection import Connection
-        from .query.views import connect
+        from .query.connection import Connection, connect
 
         return Connection(connect(self, experiment, threads=threads, memory=memory), timeout)
 
@@ -202,7 +201,7 @@ class Lake(Catalogue):
 
     def arrow(self, view: str, experiment: str | None = None) -> pa.Table:
         """A view as an Arrow table."""
-        from .query.views import read_view
+        from .query.connection import read_view
 
         return self._again(experiment, lambda: read_view(self, view, experiment))
 

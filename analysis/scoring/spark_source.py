@@ -13,8 +13,7 @@ import pyarrow as pa
 from ...store.errors import InvalidOption
 from ...store.format.records import Run
 from ...store.lake import Lake
-from ...store.spark.connection import SparkConnection, connect_spark, frame_of
-from ...store.spark.session import spark_session
+from ...store.spark.connection import SparkConnection, connect_spark, spark_session
 from ..declare import Analysis
 from ..source import Source
 
@@ -67,7 +66,7 @@ class SparkSource(Source):
 
     def sql(self, text: str, parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
         """The answer to one query in DuckDB's SQL with its ``$parameters`` bound."""
-        return self.again(lambda: frame_of(self._spark.query(text, parameters)))
+        return self.again(lambda: pl.DataFrame(self._spark.query(text, parameters)))
 
     def provide(self, name: str, table: pa.Table) -> None:
         """Let queries read ``table`` under ``name``; one of that name provided before is replaced."""

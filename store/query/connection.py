@@ -1,31 +1,59 @@
-"""SQL over the lake from Python: a connection that takes queries and nothing else."""
+"""SQL over the lake: connections that can read the lake and nothing else, and those that users get.
+
+What a query of a user's may do is looked at besides, see `read_only`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import atexit
+import functools
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import duckdb
 import pyarrow as pa
 
-from ..errors import InvalidOption, MissingExtra
-from .engine_errors import engine_errors
-from .patience import StillRunning, wait_for
-from .views import VIEWS, frame_of, run_query
+from ...sql import read_sql
+from ..errors import InvalidOption, MissingExtra, QueryRefused
+from ..format.records import Run
+from ..read.changed_files import check_unchanged
+from ..read.results import results
+from .engine_errors import engine_errors, first_lines
+from .limits import StillRunning, wait_for
+from .read_only import one_query
+from .views import FILE_LISTS, VIEWS, define_views, file_lists, hold, metrics_table, runs_table
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from ..read.catalogue import Catalogue
+
 T = TypeVar("T")
+
+# Progress is counted, for `wait_for`, and not printed. SHOW is of a view, and not of a setting.
+_SETTINGS = """
+set autoinstall_known_extensions = false;
+set autoload_known_extensions = false;
+set preserve_insertion_order = false;
+set allow_community_extensions = false;
+set allow_extension_repositories = 'forbidden';
+set allow_persistent_secrets = false;
+set python_enable_replacements = false;
+set show_behavior = 'table';
+set enable_progress_bar = true;
+set enable_progress_bar_print = false;
+"""
 
 
 class Connection:
     """The lake's views for queries of one's own. Get one with `Lake.connect`; use it as a context manager.
 
-    Every statement is looked at before it runs and refused unless it only reads (see `store.read_only` for what one can
-    rely on). The views show what was committed when the connection was made. ``timeout`` is in seconds, per answer.
+    Every statement is looked at before it runs and refused unless it only reads (see `read_only` for what one can rely
+    on). The views show what was committed when the connection was made. ``timeout`` is in seconds, per answer.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, timeout: float | None = None) -> None:
@@ -61,18 +89,12 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if not isinstance(error, StillRunning):  # that one closes when its query ends
             self.close()
 
     def _take(self, work: Callable[[], T]) -> T:
-        def guarded() -> T:
-            with engine_errors(self._connection):
-                return work()
-
-        return self._wait(guarded)
+        return self._wait(engine_errors(self._connection)(work))
 
     def _wait(self, work: Callable[[], T]) -> T:
         return work() if self._timeout is None else wait_for(self._connection, work, self._timeout)
@@ -113,3 +135,118 @@ class Answer:
 
     def __repr__(self) -> str:
         return f"<answer with the columns {', '.join(self.columns)}; .pl(), .arrow(), .df() or .fetchall() gives its rows>"
+
+
+def connect(
+    lake: Catalogue,
+    experiment: str | None = None,
+    *,
+    runs: Sequence[Run] | None = None,
+    threads: int | None = None,
+    memory: str | None = None,
+) -> duckdb.DuckDBPyConnection:
+    """A connection with the lake's views that can read the lake and nothing else, and change no setting.
+
+    ``runs`` are the ones to show, for a caller that has read their manifests already; by default all that are
+    committed. ``memory`` is a limit in DuckDB's notation, such as '4GB'. A private folder takes what does not fit, up to half
+    of what is free on its disk.
+
+    What runs here is not looked at: this is for losslake's own SQL. A text of a user's goes through `run_query` or
+    `Lake.connect`.
+    """
+    experiments = [experiment] if experiment is not None else lake.experiments()
+    shown = [run for name in experiments for run in lake.runs(name)] if runs is None else list(runs)
+    found = [result for name in experiments for result in results(lake, name)]
+    known = [lake.experiment(name) for name in experiments]
+    check_unchanged(lake.files, [*known, *shown, *found])
+    lists = file_lists(known, shown, found, lake.files.location)
+    connection = duckdb.connect()
+    try:
+        _settings(connection, threads, memory)
+        lake.files.let_read(connection)
+        with engine_errors(connection):
+            hold(connection, "runs", runs_table(shown))
+            hold(connection, "metrics", metrics_table(found))
+            define_views(connection, lists)
+            connection.execute(read_sql("macros_duckdb"))
+            _close_the_door(connection, [file for name in FILE_LISTS for file in lists[name]])
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _settings(connection: duckdb.DuckDBPyConnection, threads: int | None, memory: str | None) -> None:
+    connection.execute(_SETTINGS)
+    # DuckDB makes the folder when it needs one and lets queries read it, so it is nobody else's.
+    connection.execute(
+        "set temp_directory = $folder", {"folder": f"{_private_folder()}/{secrets.token_hex(8)}"}
+    )
+    connection.execute(
+        "set max_temp_directory_size = $size",
+        {"size": f"{shutil.disk_usage(_private_folder()).free // 2} bytes"},
+    )
+    if threads is not None:
+        connection.execute("set threads = $threads", {"threads": threads})
+    if memory is not None:
+        try:
+            connection.execute("set memory_limit = $memory", {"memory": memory})
+        except duckdb.Error as error:
+            raise InvalidOption(
+                f"memory limit {memory!r} is not understood; write for example 4GB"
+            ) from error
+
+
+@functools.cache
+def _private_folder() -> str:
+    """A folder for this process alone, removed when it ends."""
+    folder = tempfile.mkdtemp(prefix="losslake-")
+    atexit.register(remove_private_folder)
+    return folder
+
+
+def remove_private_folder() -> None:
+    """Remove this process's folder of temporary files, for one that is about to end."""
+    shutil.rmtree(_private_folder(), ignore_errors=True)
+
+
+def _close_the_door(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
+    # Files that manifests list, and not the lake's folder: what never committed is out of reach as well.
+    connection.execute("set allowed_paths = $files", {"files": files})
+    connection.execute("set enable_external_access = false")
+    connection.execute("set lock_configuration = true")
+
+
+def run_query(
+    connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, Any] | None = None
+) -> duckdb.DuckDBPyRelation:
+    """Run one statement that only reads. Raises QueryRefused for any other and for what DuckDB rejects.
+
+    The answer is computed when it is taken out of the relation, anew each time: do that inside `engine_errors`.
+    """
+    statement = one_query(connection, query)
+    with engine_errors(connection):
+        answer = connection.sql(statement, params=dict(parameters) if parameters else None)
+    if answer is None:
+        raise QueryRefused("the statement returns no rows; losslake runs queries only")
+    return answer
+
+
+def frame_of(answer: duckdb.DuckDBPyRelation) -> pl.DataFrame:
+    """The rows of an answer as a Polars frame; inside `engine_errors`. Raises QueryRefused for types that Polars lacks."""
+    import polars as pl
+
+    try:
+        return answer.pl()
+    except pl.exceptions.PolarsError as error:
+        raise QueryRefused(
+            f"the answer has a column of a type that cannot be handed on; cast it to varchar ({first_lines(error)})"
+        ) from error
+
+
+def read_view(lake: Catalogue, view: str, experiment: str | None = None) -> pa.Table:
+    """A whole view as an Arrow table. Raises InvalidOption for an unknown view."""
+    if view not in VIEWS:
+        raise InvalidOption(f"there is no view {view!r} (views: {', '.join(VIEWS)})")
+    with connect(lake, experiment) as connection, engine_errors(connection):
+        return connection.view(view).to_arrow_table()

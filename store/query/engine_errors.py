@@ -11,7 +11,7 @@ from typing import BinaryIO
 import duckdb
 
 from ..errors import CorruptLake, LimitReached, LosslakeError, QueryRefused
-from .listed_files import FILE_LISTS
+from .views import FILE_LISTS, lists_behind
 
 _READ_AGAIN = 1 << 30
 """Bytes that are read again, at most, to find out which file is damaged when DuckDB does not say."""
@@ -105,8 +105,10 @@ def _explained(connection: duckdb.DuckDBPyConnection, error: duckdb.Error) -> Lo
 
 def _missing_file(connection: duckdb.DuckDBPyConnection, text: str) -> str | None:
     """The file behind the views that DuckDB speaks of, where it is not there."""
-    named = (location for location in _files_behind(connection) if f'"{location}' in text)
-    return next((location for location in named if not os.path.exists(location)), None)
+    for location in _files_behind(connection):
+        if f'"{location}' in text and not os.path.exists(location):
+            return location
+    return None
 
 
 def _unreadable_file(connection: duckdb.DuckDBPyConnection) -> str | None:
@@ -138,9 +140,7 @@ def _opened(location: str) -> BinaryIO:
 
 
 def _files_behind(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    listed: list[str] = []
-    for name in FILE_LISTS:
-        with contextlib.suppress(duckdb.Error):
-            rows = connection.execute("select getvariable($name)", {"name": name}).fetchall()
-            listed += rows[0][0] or []
-    return listed
+    with contextlib.suppress(duckdb.Error):
+        lists = lists_behind(connection)
+        return [location for name in FILE_LISTS for location in lists[name]]
+    return []

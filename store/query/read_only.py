@@ -1,6 +1,6 @@
 """What an ad-hoc statement may do: read the lake's views and compute. Everything else is refused before it runs.
 
-DuckDB's own lock (see `views.connect`) keeps files and settings out of reach; but a file that a query may read
+DuckDB's own lock (see `connection.connect`) keeps files and settings out of reach; but a file that a query may read
 it may also overwrite, and a CTE may hold INSERT, DELETE or COPY. So the parsed statement is looked at as well.
 
 What a user can rely on: a text that passes opens no file but those that the lake's manifests list, and those to read

@@ -12,15 +12,14 @@ import pyarrow as pa
 from ..files.filesystem import Files
 from ..format.manifest import DataFile
 from ..format.records import Run
-from ..format.schema import SIGNALS, TRACE_SIGNALS, TRACES
+from ..format.schema import TRACE_SIGNALS
 from ..read.changes import check_unchanged
-from .listed_files import table_files
-from .views import read_view
+from .views import table_files
+from .connection import read_view
+from .views import COLUMNS
 
 if TYPE_CHECKING:
     from ..read.catalogue import Catalogue
-
-_ON_DISK = {"signals": SIGNALS, "traces": TRACES}
 
 
 def scan(lake: Catalogue, view: str, experiment: str | None = None) -> pl.LazyFrame:
@@ -32,25 +31,22 @@ def scan(lake: Catalogue, view: str, experiment: str | None = None) -> pl.LazyFr
     """
     if view == "trace_points":
         return _points(scan(lake, "traces", experiment))
-    if view in _ON_DISK:
+    if view in ("signals", "traces"):
         names = [experiment] if experiment is not None else lake.experiments()
         runs = [run for name in names for run in lake.runs(name)]
         check_unchanged(lake.files, runs, missing=True)
         parts = _scans(lake, runs, view)
         if parts:
             return pl.concat(parts)
-    frame = pl.from_arrow(read_view(lake, view, experiment))
-    assert isinstance(frame, pl.DataFrame)
-    return frame.lazy()
+    return pl.DataFrame(read_view(lake, view, experiment)).lazy()
 
 
 def _scans(lake: Catalogue, runs: Sequence[Run], table: str) -> list[pl.LazyFrame]:
     """The rows of a table of runs: of files of their own, and of those that they share."""
-    listed, columns = table_files(runs, table), _ON_DISK[table]
+    listed, columns = table_files(runs, table), COLUMNS[table]
     found = []
     if listed.own:
-        own = [file.path for file in listed.own]
-        found.append(_scan_files(lake.files, own, columns, ("experiment", "run")))
+        found.append(_scan_files(lake.files, listed.own, columns, ("experiment", "run")))
     if listed.whole:
         found.append(_scan_files(lake.files, listed.whole, columns, ("experiment",)))
     for path, counted in listed.part.items():
@@ -64,11 +60,9 @@ def _scan_files(
 ) -> pl.LazyFrame:
     # The schema is said, not read off the first file: runs may keep logits in half or in single precision.
     names = {"experiment": pl.String(), "run": pl.String()}
-    frame = pl.from_arrow(columns.empty_table())
-    assert isinstance(frame, pl.DataFrame)
     read = pl.scan_parquet(
         [files.location(path) for path in paths],
-        schema={**frame.schema, **names},
+        schema={**pl.DataFrame(columns.empty_table()).schema, **names},
         glob=False,
         hive_partitioning=True,
         hive_schema={name: names[name] for name in partitions},

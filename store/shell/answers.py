@@ -13,9 +13,9 @@ import click
 import duckdb
 import polars as pl
 
+from ..query.connection import frame_of, remove_private_folder, run_query
 from ..query.engine_errors import engine_errors
-from ..query.patience import StillRunning, ceiling_for, memory_ceiling, wait_for
-from ..query.views import frame_of, remove_private_folder, run_query
+from ..query.limits import StillRunning, ceiling_for, memory_ceiling, wait_for
 from .output import Format, show, write_frame
 
 T = TypeVar("T")

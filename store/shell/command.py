@@ -80,8 +80,8 @@ def sql(
       losslake sql --lake my-lake
     """
     from ..format.text import parse_age
-    from ..query.patience import StillRunning
-    from ..query.views import connect
+    from ..query.limits import StillRunning
+    from ..query.connection import connect
     from ..read.catalogue import listed_files
     from ..read.changes import read_again
     from .answers import answer_to, leave, limits_of, print_answer
@@ -140,8 +140,9 @@ def _ask_spark(
     out: Path | None,
 ) -> None:
     import duckdb
+    import polars as pl
 
-    from ..spark.connection import connect_spark, frame_of
+    from ..spark.connection import connect_spark
     from .named_queries import ready
 
     with connect_spark(lake, experiment, master=master) as connection, contextlib.ExitStack() as stack:
@@ -151,7 +152,7 @@ def _ask_spark(
     if out is None and wanted == "table":
         click.echo(show(duckdb.from_arrow(answer)))
     else:
-        write_frame(frame_of(answer), out, wanted)
+        write_frame(pl.DataFrame(answer), out, wanted)
 
 
 def _shell(

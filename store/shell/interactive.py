@@ -14,7 +14,7 @@ import duckdb
 
 from ..errors import InvalidOption, LosslakeError
 from ..query.engine_errors import engine_errors
-from ..query.patience import StillRunning
+from ..query.limits import StillRunning
 from ..query.views import VIEWS
 from .answers import NO_LIMITS, SHELL_FORMATS, Limits, ShellFormat, print_answer
 from .input import is_command, piped

@@ -1,21 +1,62 @@
-"""One text for two engines: DuckDB's SQL written out for Spark, with the macros of sql/macros_spark.sql."""
+"""One text for two engines: a query in DuckDB's SQL, written out for Spark with the macros of sql/macros_spark.sql.
+
+A user's query is looked at before: it may read the lake's views and compute. Spark has no lock such as DuckDB's: whoever
+may run a text may read files, run methods of Java and write tables. So every part of the parsed text must be one that is
+known to do no more than compute: a kind of expression, a function, or the name of a view. What is not listed is refused,
+however harmless. Spark is given what is written anew from the parts, never the text itself.
+
+What a user can rely on is less than on DuckDB (see `query.read_only`): this rests on two parsers that understand a text
+alike, and on nothing inside Spark. SQL of people one does not trust belongs on DuckDB, or on a cluster whose user may read
+nothing but the lake.
+"""
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from sqlglot import ErrorLevel, exp, parse, parse_one
 from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import SqlglotError
+from sqlglot.optimizer.scope import traverse_scope
 
 from ...sql import read_sql
 from ..errors import QueryRefused
 
 _MACRO = re.compile(r"create macro (\w+)\(([^)]*)\) as\s+(.*?);", flags=re.DOTALL)
+
+_PART_NAMES = """
+Select Subquery Union Except Intersect With CTE From Join
+Where Group Having Order Ordered Limit Offset Distinct Qualify
+Table TableAlias Values Tuple
+Column Identifier Alias Star Literal Boolean Null Parameter
+Placeholder Var Interval Dot Bracket Slice Lambda Paren
+Add Sub Mul Div IntDiv Mod Neg And Or Not EQ NEQ
+GT GTE LT LTE NullSafeEQ NullSafeNEQ Is Like ILike Escape
+DPipe Between In Exists Case If Cast TryCast DataType
+Window WindowSpec Filter WithinGroup IgnoreNulls RespectNulls
+"""
+_PARTS: frozenset[type[exp.Expr]] = frozenset(getattr(exp, name) for name in _PART_NAMES.split())
+"""Kinds of expressions: queries, names and values, operators, windows and aggregates."""
+
+_FUNCTION_NAMES = """
+abs ceil ceiling floor round sign sqrt cbrt exp ln pow power pi greatest least coalesce nullif ifnull
+isnan isfinite is_nan is_inf isinf sin cos tan asin acos atan atan2 degrees radians
+lower upper length trim ltrim rtrim concat concat_ws substring substr replace left right starts_with startswith
+ends_with endswith contains str_position split_part reverse
+year month day hour minute second date_trunc timestamp_trunc
+array array_size array_length array_max array_min array_contains array_position array_sort sort_array array_filter
+filter transform array_transform array_distinct flatten
+count count_if sum avg min max any_value first last arg_max arg_min max_by min_by
+bool_and bool_or logical_and logical_or stddev stddev_pop stddev_samp variance variance_samp var_samp var_pop
+variance_pop corr covar_pop covar_samp median mode percentile_cont
+row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value nth_value
+"""
+_FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
+"""Functions that compute a value and do nothing else; beside them the macros of sql/macros_spark.sql."""
 
 
 class _Text(DuckDB):
@@ -50,6 +91,45 @@ def parse_query(text: str) -> exp.Query:
     for part in found[0].walk():
         part.comments = None
     return found[0]
+
+
+def check_query(query: exp.Query, views: Collection[str]) -> None:
+    """Raises QueryRefused unless every part of a query is known to only read ``views`` and compute."""
+    there = {view.casefold() for view in views}
+    named = {cte.alias.casefold() for cte in query.find_all(exp.CTE)}
+    for part in query.walk():
+        if isinstance(part, exp.Table):
+            _check_table(part, there | named)
+        elif type(part) in _PARTS:
+            _check_part(part)
+        elif isinstance(part, exp.Func):
+            _check_function(part)
+        else:
+            raise QueryRefused(f"{part.key.upper()} is not for queries on Spark")
+    # A name may be that of a CTE in one place only; elsewhere Spark would look for a table of its own.
+    for scope in traverse_scope(query):
+        for source in scope.sources.values():
+            if isinstance(source, exp.Table):
+                _check_table(source, there)
+
+
+def _check_table(table: exp.Table, readable: Collection[str]) -> None:
+    beside = [name for name, value in table.args.items() if value and name not in ("this", "alias", "joins")]
+    if not isinstance(table.this, exp.Identifier) or beside or table.name.casefold() not in readable:
+        raise QueryRefused(f"queries on Spark read the lake's views, not {table.sql('duckdb')[:100]!r}")
+
+
+def _check_part(part: exp.Expr) -> None:
+    if isinstance(part, exp.DataType) and (
+        not isinstance(part.this, exp.DataType.Type) or part.this == exp.DataType.Type.USERDEFINED
+    ):
+        raise QueryRefused(f"Spark has no type {part.sql('duckdb')[:100]!r}")
+
+
+def _check_function(function: exp.Func) -> None:
+    names = [function.name] if isinstance(function, exp.Anonymous) else function.sql_names()
+    if not {name.casefold() for name in names} & (_FUNCTIONS | macros().keys()):
+        raise QueryRefused(f"{names[0].lower()}() is not among the functions that queries on Spark may use")
 
 
 def for_spark(query: exp.Query) -> str:

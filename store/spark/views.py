@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql.functions import expr, lit
+from pyspark.sql.functions import expr
 
 from ...sql import read_sql
 from ..errors import InvalidOption
 from ..format.manifest import DataFile
 from ..format.records import Run
-from ..format.schema import SAMPLES, SCORES, SIGNALS, TRACES
-from ..query.listed_files import table_files
-from ..query.views import metrics_table, runs_table
+from ..format.schema import SIGNALS
+from ..query.views import table_files
+from ..query.views import metrics_table
+from ..query.views import runs_table
 from ..read.catalogue import results
+from ..query.views import COLUMNS
+from ..query.views import PARTITIONS
 from .transpile import written_out
 
 if TYPE_CHECKING:
@@ -38,12 +41,8 @@ _TYPES = {
     pa.list_(pa.float32()): "array<float>",
     pa.list_(pa.float16()): "array<binary>",  # Spark has no such type and reads the two bytes as they are
 }
-_SCHEMAS = {"signals": SIGNALS, "traces": TRACES, "samples": SAMPLES, "scores": SCORES}
 _HALVES = pa.list_(pa.float16())
 _LISTS = ("logits", "features")
-_OF_EXPERIMENT = ("experiment",)
-_OF_RUN = ("experiment", "run")
-_OF_RESULT = ("experiment", "analysis", "target")
 
 
 def define_views(
@@ -57,10 +56,10 @@ def define_views(
     scores = [result.file for result in found if result.file is not None]
     session.createDataFrame(runs_table(runs)).createOrReplaceTempView("runs")
     session.createDataFrame(metrics_table(found)).createOrReplaceTempView("metrics")
-    _with_own_columns(session, lake, "samples", samples, _OF_EXPERIMENT).createOrReplaceTempView("samples")
-    _with_own_columns(session, lake, "scores", scores, _OF_RESULT).createOrReplaceTempView("scores")
+    _with_own_columns(session, lake, "samples", samples).createOrReplaceTempView("samples")
+    _with_own_columns(session, lake, "scores", scores).createOrReplaceTempView("scores")
     for table in ("signals", "traces"):
-        _of_runs(session, lake, table, runs, _SCHEMAS[table]).createOrReplaceTempView(table)
+        _of_runs(session, lake, table, runs, COLUMNS[table]).createOrReplaceTempView(table)
     session.sql(read_sql("views_spark")).createOrReplaceTempView("trace_points")
 
 
@@ -96,37 +95,32 @@ def _of_runs(
     session: SparkSession, lake: Catalogue, table: str, runs: Iterable[Run], columns: pa.Schema
 ) -> DataFrame:
     """The rows of a table of runs: of files of their own, and of those that they share."""
-    files = table_files(runs, table)
-    parts = []
-    if files.own:
-        parts.append(_read(session, lake, [file.path for file in files.own], _OF_RUN, columns))
-    if files.whole:
-        parts.append(_read(session, lake, files.whole, _OF_RUN, columns))
+    files, partitions = table_files(runs, table), PARTITIONS[table]
+    parts = [_read(session, lake, paths, partitions, columns) for paths in (files.own, files.whole) if paths]
     counted: dict[tuple[str, ...], list[str]] = {}
     for path, names in files.part.items():
         counted.setdefault(tuple(sorted(names)), []).append(path)
     for of, paths in counted.items():
-        rows = _read(session, lake, paths, _OF_RUN, columns)
+        rows = _read(session, lake, paths, partitions, columns)
         parts.append(rows.filter(rows["run"].isin(*of)))
-    return _together(parts) if parts else _empty(session, _OF_RUN, columns)
+    return _together(parts) if parts else _empty(session, partitions, columns)
 
 
 def _with_own_columns(
-    session: SparkSession, lake: Catalogue, table: str, files: Sequence[DataFile], partitions: tuple[str, ...]
+    session: SparkSession, lake: Catalogue, table: str, files: Sequence[DataFile]
 ) -> DataFrame:
     """The rows of files that may differ in columns beyond the table's own: a file without one has NULL there."""
-    alike: dict[str, list[str]] = {}
 
     def columns_of(file: DataFile) -> str:
         with lake.files.open_input(file.path) as source:
             return str(pq.read_schema(source).remove_metadata())
 
-    held = lake.files.each(columns_of, files)
-    for file, columns in zip(files, held, strict=True):
+    alike: dict[str, list[str]] = {}
+    for file, columns in zip(files, lake.files.each(columns_of, files), strict=True):
         alike.setdefault(columns, []).append(file.path)
     if not alike:
-        return _empty(session, partitions, _SCHEMAS[table])
-    return _together([_read(session, lake, paths, partitions) for paths in alike.values()])
+        return _empty(session, PARTITIONS[table], COLUMNS[table])
+    return _together([_read(session, lake, paths, PARTITIONS[table]) for paths in alike.values()])
 
 
 def _read(
@@ -142,7 +136,7 @@ def _read(
     reader = session.read.option("basePath", places[0][:inside])
     reader = reader.option("parquet.page.verify-checksum.enabled", "true")
     if columns is not None:
-        reader = reader.schema(_ddl(partitions, columns))
+        reader = reader.schema(", ".join(f"`{name}` {kind}" for name, kind in _types(partitions, columns)))
     rows = reader.parquet(*places)
     own = [name for name in rows.columns if name not in partitions]
     return rows.select(*partitions, *(f"`{name.replace('`', '``')}`" for name in own))
@@ -170,17 +164,10 @@ def _together(parts: Sequence[DataFrame]) -> DataFrame:
 
 
 def _empty(session: SparkSession, partitions: Sequence[str], columns: pa.Schema) -> DataFrame:
-    typed = [
-        *((name, "string") for name in partitions),
-        *((each.name, _TYPES[each.type]) for each in columns),
-    ]
-    return session.range(0).select(*(lit(None).cast(kind).alias(name) for name, kind in typed))
+    nulls = (f"cast(null as {kind}) as `{name}`" for name, kind in _types(partitions, columns))
+    return session.range(0).selectExpr(*nulls)
 
 
-def _ddl(partitions: Sequence[str], columns: pa.Schema) -> str:
-    """A schema as Spark writes it."""
-    named = [
-        *((name, "string") for name in partitions),
-        *((field.name, _TYPES[field.type]) for field in columns),
-    ]
-    return ", ".join(f"`{name}` {kind}" for name, kind in named)
+def _types(partitions: Sequence[str], columns: pa.Schema) -> list[tuple[str, str]]:
+    """The names of columns with their types in Spark's SQL."""
+    return [*((name, "string") for name in partitions), *((each.name, _TYPES[each.type]) for each in columns)]

@@ -84,18 +84,18 @@ def compact(
     left_out: dict[str, str] = {}
     with claim(lake.files, f"experiment={experiment}") as renew:
         batches = list(_plan(lake, experiment, small, least, left_out))
-        total = sum(map(_count_files, (parts for _, _, parts in batches)))
+        total = sum(map(_count_files, batches))
         done = 0
-        for kind, schema, parts in batches:
+        for parts in batches:
             whole = _whole(lake, parts, left_out)
             if _count_files(whole) > 1:
-                packed = pack(lake, experiment, kind, schema, whole)
+                packed = pack(lake, experiment, whole)
                 renew()
                 moved = _replace(lake, experiment, packed)
                 runs |= moved
                 if moved:
-                    before |= {part.file.path: _size(part.file) for part in whole}
-                    after |= {new.path: _size(new) for _, new in packed}
+                    before |= {part.file.path: (part.file.shared or part.file).bytes for part in whole}
+                    after |= {new.path: new.shared.bytes for _, new in packed if new.shared}
                 else:  # others replaced all of them in the meantime
                     lake.files.delete(packed[0][1].path)
             done += _count_files(parts)
@@ -116,8 +116,8 @@ def compact(
 
 def _plan(
     lake: Catalogue, experiment: str, small: int, least: int, left_out: dict[str, str]
-) -> Iterator[tuple[str, pa.Schema, list[Part]]]:
-    """What becomes one file each: the kind of rows, their columns, and whose. Damaged files go to ``left_out``."""
+) -> Iterator[list[Part]]:
+    """What becomes one file each: parts with rows of one kind and the same columns. Damaged files go to ``left_out``."""
     parts = [Part(run.run, file) for run in lake.runs(experiment) for file in run.files]
     sharing: dict[str, list[Part]] = {}
     for part in parts:
@@ -127,33 +127,28 @@ def _plan(
         runs, size = len(sharing[part.file.path]), sum(other.file.bytes for other in sharing[part.file.path])
         # Shared files with many runs are left, else their rows would be copied again and again.
         if size < small and runs <= MOST_RUNS // 2:
-            kinds.setdefault(kind_of(part.file), []).append(part)
-    for kind, of_kind in sorted(kinds.items()):
+            kinds.setdefault(_kind_of(part.file), []).append(part)
+    for _, of_kind in sorted(kinds.items()):
         if _count_files(of_kind) < least:
             continue
         alike: dict[pa.Schema, list[Part]] = {}  # runs keep their logits in half or in single precision
         for part in of_kind:
             try:
-                alike.setdefault(schema_of(lake, part.file), []).append(part)
+                alike.setdefault(_schema_of(lake, part.file), []).append(part)
             except CorruptLake as error:
                 left_out[part.file.path] = str(error)
-        for schema, same in alike.items():
+        for same in alike.values():
             if _count_files(same) >= least:
-                for batch in _batches(same):
-                    yield kind, schema, batch
+                yield from _batches(same)
 
 
-def kind_of(file: DataFile) -> str:
+def _kind_of(file: DataFile) -> str:
     """signals, eval or train."""
     return trace_source(file.path) if file.table == "traces" else file.table
 
 
 def _count_files(parts: Sequence[Part]) -> int:
     return len({part.file.path for part in parts})
-
-
-def _size(file: DataFile) -> int:
-    return file.bytes if file.shared is None else file.shared.bytes
 
 
 def _batches(parts: Sequence[Part]) -> Iterator[list[Part]]:
@@ -168,7 +163,7 @@ def _batches(parts: Sequence[Part]) -> Iterator[list[Part]]:
     yield batch
 
 
-def schema_of(lake: Catalogue, file: DataFile) -> pa.Schema:
+def _schema_of(lake: Catalogue, file: DataFile) -> pa.Schema:
     """The columns of a run's rows."""
     with open_rows(lake.files, file) as (parquet, _):
         return pa.schema([field for field in parquet.schema_arrow if field.name != "run"])
@@ -180,7 +175,7 @@ def schema_of(lake: Catalogue, file: DataFile) -> pa.Schema:
 def _whole(lake: Catalogue, parts: Sequence[Part], left_out: dict[str, str]) -> list[Part]:
     """The parts whose files are as they were written: a copy of a damaged file would have a checksum that is right."""
     for path, part in {part.file.path: part for part in parts}.items():
-        expected = part.file.sha256 if part.file.shared is None else part.file.shared.sha256
+        expected = (part.file.shared or part.file).sha256
         try:
             if sha256_of(lake.files, path) != expected:
                 left_out[path] = f"{path} was changed after it was written (SHA-256 differs)"
@@ -190,18 +185,13 @@ def _whole(lake: Catalogue, parts: Sequence[Part], left_out: dict[str, str]) -> 
 
 
 def pack(
-    lake: Catalogue,
-    experiment: str,
-    kind: str,
-    schema: pa.Schema,
-    parts: Sequence[Part],
-    *,
-    without: Collection[int] = (),
+    lake: Catalogue, experiment: str, parts: Sequence[Part], *, without: Collection[int] = ()
 ) -> list[tuple[Part, DataFile]]:
     """Write one file with the rows of all parts, each in row groups of its own; what a manifest lists for each part.
 
-    Rows of the samples ``without`` are left out.
+    The rows are of one kind and have the same columns. Those of the samples ``without`` are left out.
     """
+    kind, schema = _kind_of(parts[0].file), _schema_of(lake, parts[0].file)
     token = leases.token(lake.files)
     path = (
         paths.packed_signals(experiment, token)
@@ -242,11 +232,10 @@ def pack(
 
 
 def _row_groups(lake: Catalogue, file: DataFile, schema: pa.Schema) -> Iterator[pa.Table]:
+    # What fails while they are written says nothing of this file, and is raised outside of `open_rows`.
     with open_rows(lake.files, file) as (parquet, groups):
         for group in groups:
-            rows = parquet.read_row_group(group, columns=schema.names)
-            if len(rows):
-                yield rows
+            yield parquet.read_row_group(group, columns=schema.names)
 
 
 def _group_sizes(footer: pq.FileMetaData) -> list[int]:

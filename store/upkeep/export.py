@@ -16,13 +16,16 @@ import duckdb
 
 from ...sql import read_sql
 from ..errors import AlreadyExists, InvalidOption, LosslakeError
+from ..query.connection import connect
 from ..query.engine_errors import engine_errors, first_lines
-from ..query.listed_files import FILE_LISTS, ROW_LISTS, view_statements
-from ..query.views import VIEWS, connect
-from ..read.catalogue import Catalogue, listed_files
+from ..query.views import view_statements
+from ..query.views import VIEWS
+from ..read.catalogue import Catalogue
+from ..read.catalogue import listed_files
 from ..read.changes import read_again
-
-LISTS = (*FILE_LISTS, *ROW_LISTS)
+from ..query.views import LISTS
+from ..query.views import hold
+from ..query.views import lists_behind
 
 STORAGE = "v1.2.0"
 """Of DuckDB's formats one that programs with an older DuckDB inside read as well."""
@@ -50,26 +53,17 @@ def export(
     def write() -> dict[str, int]:
         with connect(lake, experiment) as source, _database(target, force) as out:
             lake.files.let_read(out)
-            made = _definitions(_lists_behind(source) if views else {name: [] for name in LISTS})
-            for name in VIEWS:
-                if name not in made:
-                    _copy(source, out, name)
+            made = _definitions(lists_behind(source) if views else {name: [] for name in LISTS})
             with engine_errors(source):
+                for name in VIEWS:
+                    if name not in made:
+                        hold(out, name, source.view(name).to_arrow_reader(_ROWS))
                 for statement in made.values():
                     out.execute(statement)
                 out.execute(read_sql("macros_duckdb"))
                 return {name: _count(out, name) for name in VIEWS}
 
     return read_again(write, lambda: listed_files(lake, experiment))
-
-
-def _lists_behind(source: duckdb.DuckDBPyConnection) -> dict[str, list[Any]]:
-    """The variables of views.sql in a lake's connection."""
-    found = {}
-    for name in LISTS:
-        rows = source.execute("select getvariable($name)", {"name": name}).fetchall()
-        found[name] = list(rows[0][0])
-    return found
 
 
 def _refuse_existing(target: Path) -> None:
@@ -120,14 +114,6 @@ def _put(made: Path, target: Path, force: bool) -> None:
             raise
         _refuse_existing(target)  # no hard links here
         os.replace(made, target)
-
-
-def _copy(source: duckdb.DuckDBPyConnection, out: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Copy the rows of a view in batches."""
-    with engine_errors(source):
-        out.register("_incoming", source.view(name).to_arrow_reader(_ROWS))
-        out.table("_incoming").create(name)
-        out.unregister("_incoming")
 
 
 def _definitions(lists: Mapping[str, list[Any]]) -> dict[str, str]:

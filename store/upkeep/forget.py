@@ -33,9 +33,12 @@ from ..format.records import (
 from ..read.catalogue import Catalogue, results_with
 from ..write import leases
 from ..write.leases import claim
-from ..write.table_file import Holdings, copy_without, write_table
-from .compact import Part, kind_of, pack, schema_of
-from .forget_leftovers import remove_leftovers
+from ..write.table_file import Holdings
+from ..write.table_file import copy_without
+from ..write.table_file import write_table
+from .compact import Part
+from .compact import pack
+from .leftovers import remove_leftovers
 
 _PATIENCE = 600.0
 """Seconds that a run committed meanwhile waits for the one who forgets or compacts."""
@@ -81,7 +84,8 @@ def forget(
         chosen = _chosen(lake, known, samples, keys)
         counted = _count(lake, known, chosen)
         if set(chosen) - set(known.forgotten) or counted:
-            known = _mark(lake, known, chosen, counted)
+            begun = Forgetting(manifest.now(), chosen, counted, None)
+            known = _replace_experiment(lake, replace(known, forgettings=(*known.forgettings, begun)))
         ids = known.forgotten
         holdings = Holdings(lake.files, ids)
         again = True
@@ -171,16 +175,11 @@ def _count(lake: Catalogue, known: Experiment, ids: Sequence[int]) -> dict[str, 
 # --- the experiment's manifest ------------------------------------------------------------------------------
 
 
-def _mark(
-    lake: Catalogue, known: Experiment, chosen: Sequence[int], counted: Mapping[str, int]
-) -> Experiment:
-    """Say that samples are forgotten, and take what identifies them out of the samples in the same step."""
-    begun = Forgetting(manifest.now(), tuple(chosen), dict(counted), None)
-    return _replace_experiment(lake, replace(known, forgettings=(*known.forgettings, begun)))
-
-
 def _replace_experiment(lake: Catalogue, known: Experiment) -> Experiment:
-    """Write the manifest with the forgettings of ``known``, over files without the forgotten samples; delete the old ones."""
+    """Write the manifest with the forgettings of ``known``, over files without the forgotten samples; delete the old ones.
+
+    Saying that samples are forgotten and taking out what identifies them is one step.
+    """
     path = paths.experiment_manifest(known.name)
     ids = known.forgotten
     written = []
@@ -258,33 +257,26 @@ def _forget_in_runs(
     """Replace the manifests of runs that share files by ones that list copies without ``ids``; delete the old files."""
     new: dict[tuple[str, DataFile], DataFile] = {}
     shared: dict[str, list[Part]] = {}
-    members: dict[str, set[int]] = {}
     for run in runs:
         for file in run.files:
             if file.shared is not None:
                 shared.setdefault(file.path, []).append(Part(run.run, file))
-            held = holdings.of(file)
-            members.setdefault(run.run, set()).update(held.members)
-            if held.rows and file.shared is None:
+            elif holdings.of(file).rows:
                 new[run.run, file] = copy_without(lake.files, file, ids, _beside(lake, known.name, run, file))
     for parts in shared.values():
         if any(holdings.of(part.file).rows for part in parts):
-            first = parts[0].file
-            schema, kind = schema_of(lake, first), kind_of(first)
-            for part, file in pack(lake, known.name, kind, schema, parts, without=ids):
+            for part, file in pack(lake, known.name, parts, without=ids):
                 new[part.run, part.file] = file
     for run in runs:
         path = paths.run_manifest(known.name, run.run)
         content = manifest.load(lake.files, path)
-        listed = tuple(new.get((run.run, file), file) for file in run.files)
-        extra = _extra_without(run.info.extra, ids, known.samples)
-        content = {
-            **content,
-            "files": manifest.files_to_json(listed),
-            "members": run.members - len(members.get(run.run, ())),
-            "info": {**content["info"], "extra": extra},
+        gone = frozenset[int]().union(*(holdings.of(file).members for file in run.files))
+        changed = {
+            "files": manifest.files_to_json(tuple(new.get((run.run, file), file) for file in run.files)),
+            "members": run.members - len(gone),
+            "info": {**content["info"], "extra": _extra_without(run.info.extra, ids, known.samples)},
         }
-        lake.files.put(path, manifest.dump(content))
+        lake.files.put(path, manifest.dump({**content, **changed}))
     for old in {file.path for _, file in new}:
         lake.files.delete(old)
 

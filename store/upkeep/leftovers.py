@@ -1,23 +1,36 @@
-"""What lies in a lake: what its manifests list, and the leftovers that none of them does, with their writers."""
+"""What lies in a lake: what its manifests list, and the leftovers that none of them does, with their writers.
+
+Leftovers are files of writers that were killed or are at work; some may hold rows of samples that were forgotten since.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import safetensors.numpy
+from safetensors import SafetensorError
 
 from ..errors import CorruptLake, LosslakeError
 from ..files import tokens
 from ..files.filesystem import Files
 from ..format import manifest, paths
 from ..format.manifest import DataFile, upgraded
-from ..format.records import experiment_from_json, result_from_json, run_from_json
+from ..format.records import experiment_from_json
+from ..format.records import result_from_json
+from ..format.records import run_from_json
+from ..format.records import Experiment
 from ..read.catalogue import Catalogue
 from ..write import leases
 from ..write.checkpoints import resumable_files
+from ..write.row_removal import Holdings
 
-_MANIFESTS = ("experiments", "runs", "designs", "results")
+MANIFESTS = ("experiments", "runs", "designs", "results")
 _DATA = (
     "samples",
     "pictures",
@@ -33,6 +46,17 @@ _DATA = (
 Writer = Literal["at work", "killed", "ended", "elsewhere", "unknown"]
 """What became of the writer of a file: "elsewhere" is on another machine, "unknown" wrote before there were leases."""
 
+_GONE: tuple[Writer, ...] = ("killed", "ended", "unknown")
+_REWRITTEN = ("samples/", "pictures/", "packed/")
+"""Written by those alone who hold the claim to the experiment, or before it was there: loose files are never needed."""
+
+_PLACES = {
+    "experiment": re.compile(r"experiments/(?P<experiment>.+)\.json"),
+    "run": re.compile(r"runs/experiment=(?P<experiment>[^/]+)/(?P<run>.+)\.json"),
+    "result": re.compile(r"results/experiment=(?P<experiment>[^/]+)/analysis=(?P<analysis>[^/]+)/.+\.json"),
+}
+"""Where manifests lie, by kind."""
+
 
 @dataclass(frozen=True)
 class Inventory:
@@ -47,11 +71,6 @@ class Inventory:
     damaged: Mapping[str, str]
     leftovers: Mapping[str, Writer]
     withheld: tuple[str, ...]
-
-    @property
-    def manifests(self) -> tuple[str, ...]:
-        """Where they are, the damaged ones too."""
-        return (*self.listed, *(path for path in self.damaged if not path.startswith(f"{paths.LEASES}/")))
 
 
 def take_inventory(lake: Catalogue, *, checkpoints: bool = False) -> Inventory:
@@ -69,7 +88,7 @@ def take_inventory(lake: Catalogue, *, checkpoints: bool = False) -> Inventory:
     listed: dict[str, tuple[DataFile, ...]] = {}
     damaged: dict[str, str] = {}
     kept_back: list[str] = []
-    for path in [paths.LAKE, *(path for folder in _MANIFESTS for path in files.list(folder, ".json"))]:
+    for path in [paths.LAKE, *(path for folder in MANIFESTS for path in files.list(folder, ".json"))]:
         try:
             listed[path] = files_listed_by(files, path)
         except LosslakeError as error:
@@ -81,9 +100,9 @@ def take_inventory(lake: Catalogue, *, checkpoints: bool = False) -> Inventory:
     needed = {file.path for own in listed.values() for file in own}
     if not checkpoints:
         needed |= resumable_files(files)
-    loose = sorted(present - needed)
-    withheld = [path for path in loose if path.startswith(tuple(kept_back))]
-    leftovers = {path: what_became_of(path, writers) for path in loose if path not in set(withheld)}
+    loose = present - needed
+    withheld = sorted(path for path in loose if path.startswith(tuple(kept_back)))
+    leftovers = {path: what_became_of(path, writers) for path in loose.difference(withheld)}
     leftovers |= {paths.lease(writer): state for writer, state in writers.items() if state != "at work"}
     return Inventory(listed, damaged, dict(sorted(leftovers.items())), tuple(withheld))
 
@@ -99,8 +118,7 @@ def what_became_of(path: str, writers: Mapping[str, leases.State]) -> Writer:
 def files_listed_by(files: Files, path: str) -> tuple[DataFile, ...]:
     """The files that a manifest lists. Raises CorruptLake for one that is not as it was written."""
     content = _as_dumped(files, path)
-    for name, value in _expected_names(path).items():
-        manifest.check_names(content, path, **{name: value})
+    manifest.check_names(content, path, **_expected_names(path))
     return _parsed_files(content, path)
 
 
@@ -143,34 +161,26 @@ def _parsed_files(content: dict[str, Any], path: str) -> tuple[DataFile, ...]:
 
 def _expected_names(path: str) -> dict[str, str]:
     """What a manifest must say of itself by where it lies."""
-    match = re.fullmatch(r"experiments/(.+)\.json", path)
-    if match:
-        return {"kind": "experiment", "experiment": match[1]}
-    match = re.fullmatch(r"runs/experiment=([^/]+)/(.+)\.json", path)
-    if match:
-        return {"kind": "run", "experiment": match[1], "run": match[2]}
-    match = re.fullmatch(r"results/experiment=([^/]+)/analysis=([^/]+)/.+\.json", path)
-    if match:
-        return {"kind": "result", "experiment": match[1], "analysis": match[2]}
+    for kind, pattern in _PLACES.items():
+        if match := pattern.fullmatch(path):
+            return {"kind": kind, **match.groupdict()}
     return {"kind": "lake" if path == paths.LAKE else "design"}
 
 
 def _folders_of(path: str) -> list[str]:
     """Where the data of a manifest lies, as far as its place tells."""
-    names = _expected_names(path)
-    experiment = names.get("experiment", "")
-    if names["kind"] == "experiment":
-        folders = [paths.samples_folder(experiment), paths.pictures_folder(experiment)]
-    elif names["kind"] == "run":
-        folders = [
-            paths.signals_folder(experiment, names["run"]),
-            paths.traces_folder(experiment, names["run"]),
-            paths.packed_folder(experiment),
-        ]
-    elif names["kind"] == "result":
-        folders = [f"scores/experiment={experiment}/analysis={names['analysis']}"]
-    else:
-        folders = []
+    folders: list[str] = []
+    match _expected_names(path):
+        case {"experiment": experiment, "run": run}:
+            folders = [
+                paths.signals_folder(experiment, run),
+                paths.traces_folder(experiment, run),
+                paths.packed_folder(experiment),
+            ]
+        case {"experiment": experiment, "analysis": analysis}:
+            folders = [f"scores/experiment={experiment}/analysis={analysis}"]
+        case {"experiment": experiment}:
+            folders = [paths.samples_folder(experiment), paths.pictures_folder(experiment)]
     return [f"{folder}/" for folder in folders]
 
 
@@ -180,3 +190,110 @@ def _mentioned(files: Files, path: str) -> list[str]:
         return [str(file["path"]) for file in manifest.load(files, path)["files"]]
     except (LosslakeError, KeyError, TypeError):
         return []
+
+
+# --- of forgotten samples -----------------------------------------------------------------------------------
+
+
+def remove_leftovers(lake: Catalogue, known: Experiment, ids: Sequence[int]) -> tuple[list[str], list[str]]:
+    """Delete the loose files that hold rows of ``ids``, or may; those deleted, and those of writers still at work.
+
+    Checkpoints go with the folder of their writer, where they hold rows or were begun before the samples were forgotten:
+    what they go on with has seen these. The caller has the claim to the experiment.
+    """
+    found = take_inventory(lake, checkpoints=True)
+    removed, pending = [], []
+    for path, state in _suspects(lake.files, found, known, ids):
+        if state in _GONE or _never_needed(path, found):
+            lake.files.delete(path)
+            removed.append(path)
+        else:
+            pending.append(path)
+    return removed, pending
+
+
+def left_of_forgotten(lake: Catalogue, known: Experiment) -> Iterator[str]:
+    """Sentences about samples that were forgotten and of which something is there all the same."""
+    again = f"run 'losslake lake forget --experiment {known.name}'"
+    for each in known.forgettings:
+        if each.finished is None:
+            named = ", ".join(map(str, each.samples[:8])) + (", ..." if len(each.samples) > 8 else "")
+            yield f"experiment {known.name}: forgetting samples {named}, begun {each.when}, did not finish; {again}"
+    ids = known.forgotten
+    found = take_inventory(lake, checkpoints=True)
+    holdings = Holdings(lake.files, ids)
+    listed = (file for path, files in found.listed.items() for file in files if _is_of(path, known.name))
+    for file in listed:
+        try:
+            rows = holdings.of(file).rows if file.table != "samples" else 0
+        except LosslakeError:
+            continue  # damaged, which is told elsewhere, or replaced since
+        if rows:
+            yield f"{file.path} holds {rows} rows of forgotten samples; {again}"
+    for path, state in _suspects(lake.files, found, known, ids):
+        if state in _GONE:
+            yield f"{path}, which a writer left that is gone, may hold rows of forgotten samples; {again}"
+
+
+def _is_of(path: str, experiment: str) -> bool:
+    return f"/experiment={experiment}/" in path or path == paths.experiment_manifest(experiment)
+
+
+def _suspects(
+    files: Files, found: Inventory, known: Experiment, ids: Sequence[int]
+) -> Iterator[tuple[str, Writer]]:
+    """Loose files of an experiment that hold rows of ``ids`` or cannot be looked into, with their writers."""
+    if not ids:
+        return
+    begun = max(datetime.fromisoformat(each.when).timestamp() for each in known.forgettings)
+    checkpoints: dict[str, list[str]] = {}
+    for path, state in found.leftovers.items():
+        top = path.partition("/")[0]
+        if not _is_of(path, known.name) or "/.tmp-" in path:
+            continue
+        if top == paths.CHECKPOINTS:
+            checkpoints.setdefault(path.rpartition("/")[0], []).append(path)
+        elif path.endswith((".parquet", ".arrow")) and _may_hold(files, path, ids):
+            yield path, state
+    for of_writer in checkpoints.values():
+        if any(_older(files, path, begun) or _may_hold(files, path, ids) for path in of_writer):
+            # Manifests first: a process that is killed here leaves no checkpoint that lacks its files.
+            for path in sorted(of_writer, key=lambda path: not path.endswith(".json")):
+                yield path, found.leftovers[path]
+
+
+def _never_needed(path: str, found: Inventory) -> bool:
+    """Whether a loose file of a writer at work is none that it is going to commit."""
+    match = re.match(r"(?:signals|traces)/experiment=([^/]+)/run=([^/]+)/", path)
+    if match:
+        return paths.run_manifest(match[1], match[2]) in found.listed
+    # A score that can be read has rows of before; whoever is about to keep it will find the sample forgotten.
+    return path.startswith((*_REWRITTEN, "scores/"))
+
+
+def _older(files: Files, path: str, than: float) -> bool:
+    try:
+        return files.modified(path) < than
+    except CorruptLake:
+        return False
+
+
+def _may_hold(files: Files, path: str, ids: Sequence[int]) -> bool:
+    """Whether a loose file has rows of ``ids``; yes where it is damaged or not whole."""
+    try:
+        if path.endswith(".parquet"):
+            return Holdings(files, ids).of(DataFile("", path, 0, files.size(path), "")).rows > 0
+        if path.endswith(".arrow"):
+            with files.open_input(path) as source:
+                there = pa.ipc.open_file(source).read_all()["sample_id"].to_numpy()
+            return bool(np.isin(there, list(ids)).any())
+        if path.rpartition("/")[2].startswith("traces-"):  # of a checkpoint, whose other files name no sample
+            held = safetensors.numpy.load(files.read(path))
+            return any(
+                np.isin(values, list(ids)).any()
+                for name, values in held.items()
+                if name.endswith("/sample_id")
+            )
+    except (LosslakeError, pa.ArrowException, OSError, ValueError, KeyError, SafetensorError):
+        return files.exists(path)
+    return False

@@ -13,8 +13,7 @@ from ..format.manifest import upgraded
 from ..format.schema import FORMAT
 from ..read.catalogue import Catalogue
 from ..write.leases import claim
-
-MANIFESTS = ("experiments", "runs", "designs", "results")
+from .leftovers import MANIFESTS
 
 
 def migrate(lake: Catalogue, *, told: Callable[[int, int], None] = lambda done, total: None) -> int:

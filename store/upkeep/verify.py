@@ -13,11 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import LosslakeError
-from ..format import manifest
+from ..format import manifest, paths
 from ..format.manifest import DataFile
 from ..read.catalogue import Catalogue
-from .forget_leftovers import whats_left
-from .leftovers import Writer, files_listed_by, take_inventory
+from .leftovers import Writer, files_listed_by, left_of_forgotten, take_inventory
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def verify(lake: Catalogue) -> Verification:
             damage += wrong
     present = {promise.path: promise for promise in listed}
     return Verification(
-        manifests=len(found.manifests),
+        manifests=len(found.listed) + sum(not path.startswith(f"{paths.LEASES}/") for path in found.damaged),
         files=len(present),
         bytes=sum(promise.bytes for promise in present.values()),
         damage=tuple(damage),
@@ -67,7 +66,7 @@ def _remembered(lake: Catalogue) -> Iterator[str]:
         with contextlib.suppress(LosslakeError):  # its manifest is damaged, which is told already
             known = lake.experiment(name)
             if known.forgettings:
-                yield from whats_left(lake, known)
+                yield from left_of_forgotten(lake, known)
 
 
 def _still_listed(lake: Catalogue, path: str, file: DataFile) -> bool:

@@ -18,7 +18,7 @@ from losslake.analysis.source import Source
 from losslake.analysis.statistics.roc import evaluate
 from losslake.store.errors import NotEnoughData
 from losslake.store.lake import Lake
-from losslake.store.query.views import connect
+from losslake.store.query.connection import connect
 from losslake.store.upkeep.compact import compact
 from scipy.stats import norm
 

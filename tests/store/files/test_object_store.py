@@ -203,7 +203,7 @@ def test_analyses_give_the_same_scores(pair: tuple[Lake, Lake], analysis: str) -
 
 
 def test_queries_reach_nothing_but_the_listed_files(pair: tuple[Lake, Lake]) -> None:
-    from losslake.store.query.views import connect
+    from losslake.store.query.connection import connect
 
     lake = pair[1]
     lake.files.put("other.parquet", b"x")

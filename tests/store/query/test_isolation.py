@@ -20,9 +20,9 @@ from losslake.cli import cli
 from losslake.store.errors import InvalidOption, LimitReached, QueryRefused
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
-from losslake.store.query.patience import StillRunning
+from losslake.store.query.connection import connect, run_query
+from losslake.store.query.limits import StillRunning
 from losslake.store.query.read_only import _FUNCTIONS_REFUSED
-from losslake.store.query.views import connect, run_query
 
 SECRET = "xyzzy-4711"
 
@@ -594,7 +594,7 @@ def test_lake_sql_has_limits(place: Path) -> None:
 def test_an_expression_that_cannot_be_stopped_is_left_behind(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("losslake.store.query.patience._GRACE", 0.2)
+    monkeypatch.setattr("losslake.store.query.limits._GRACE", 0.2)
     with pytest.raises(StillRunning, match="cannot be stopped"):
         Lake.open(place / "lake").sql(
             "select levenshtein(repeat('a', 30000), repeat('b', 30000))", timeout=0.1

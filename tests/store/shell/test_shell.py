@@ -21,7 +21,7 @@ from losslake.analysis.scoring.catalogue import open_source
 from losslake.cli import _run
 from losslake.store.errors import InvalidOption, QueryRefused
 from losslake.store.lake import Lake
-from losslake.store.query.views import connect
+from losslake.store.query.connection import connect
 from losslake.store.shell import interactive as shell
 from losslake.store.shell import prompt as shell_prompt
 from losslake.store.shell.answers import Limits, answer_to

@@ -32,11 +32,12 @@ from losslake.store.errors import (
 )
 from losslake.store.files.filesystem import files_at
 from losslake.store.lake import Lake
-from losslake.store.query.views import VIEWS, connect
+from losslake.store.query.views import VIEWS
+from losslake.store.query.connection import connect
 from losslake.store.read.catalogue import results
 from losslake.store.shell.named_queries import query_names
-from losslake.store.spark import session as sessions
-from losslake.store.spark.connection import SparkConnection, connect_spark, frame_of
+from losslake.store.spark import connection as sessions
+from losslake.store.spark.connection import SparkConnection, connect_spark
 from losslake.store.upkeep.compact import compact
 
 MASTER = "local-cluster[2,1,700]"
@@ -227,7 +228,7 @@ def test_the_correlation_of_stored_scores(spark: SparkConnection, lake: Lake) ->
     parameters = {"first": "loss", "first_variant": "", "second": "lira", "second_variant": ""}
     parameters |= {"target": "run-0000", "among": "members"}
     expected = lake.sql(read_sql("spearman"), parameters)
-    same_rows(expected, frame_of(spark.sql(read_sql("spearman"), parameters)))
+    same_rows(expected, pl.DataFrame(spark.sql(read_sql("spearman"), parameters)))
     assert expected["n"].item() > 10
 
 
@@ -281,7 +282,7 @@ KEYS = {
 @needs_spark
 @pytest.mark.parametrize("view", VIEWS)
 def test_views_hold_the_same(view: str, spark: SparkConnection, lake: Lake) -> None:
-    same_rows(lake.sql(f"from {view}"), frame_of(spark.sql(f"from {view}")), KEYS[view])
+    same_rows(lake.sql(f"from {view}"), pl.DataFrame(spark.sql(f"from {view}")), KEYS[view])
 
 
 @needs_spark
@@ -290,7 +291,7 @@ def test_of_shared_files_only_the_rows_of_listed_runs_count(cluster: Any, lake: 
     some = lake.runs("tests")[2:5]
     query = "select run, count(*) as n, sum(loss) as loss from signals where isfinite(loss) group by run order by run"
     with connect_spark(lake, "tests", runs=some) as spark, connect(lake, "tests", runs=some) as duckdb:
-        same_rows(duckdb.sql(query).pl(), frame_of(spark.sql(query)))
+        same_rows(duckdb.sql(query).pl(), pl.DataFrame(spark.sql(query)))
 
 
 @needs_spark
@@ -322,7 +323,7 @@ order by sample_id
 @needs_spark
 def test_sql_of_ones_own_means_the_same(spark: SparkConnection, lake: Lake) -> None:
     parameters = {"text": "it's :text \\' $text"}
-    same_rows(lake.sql(ASKED, parameters), frame_of(spark.sql(ASKED, parameters)))
+    same_rows(lake.sql(ASKED, parameters), pl.DataFrame(spark.sql(ASKED, parameters)))
 
 
 REFUSED = [
@@ -373,12 +374,11 @@ REFUSED = [
 @needs_sqlglot
 @pytest.mark.parametrize("text", REFUSED)
 def test_what_does_more_than_read_is_refused(text: str) -> None:
-    from losslake.store.spark.transpile import for_spark, macros, parse_query
-    from losslake.store.spark.vetting import check_query
+    from losslake.store.spark.transpile import check_query, for_spark, parse_query
 
     def put() -> str:
         query = parse_query(text)
-        check_query(query, VIEWS, macros())
+        check_query(query, VIEWS)
         return for_spark(query)
 
     with pytest.raises(QueryRefused):
@@ -388,11 +388,10 @@ def test_what_does_more_than_read_is_refused(text: str) -> None:
 @needs_sqlglot
 @pytest.mark.parametrize("name", query_names())
 def test_the_queries_of_losslake_pass(name: str) -> None:
-    from losslake.store.spark.transpile import for_spark, macros, parse_query
-    from losslake.store.spark.vetting import check_query
+    from losslake.store.spark.transpile import check_query, for_spark, parse_query
 
     query = parse_query(read_sql(name))
-    check_query(query, {*VIEWS, "phi_medians", "reference_runs", "taught", "compared_runs"}, macros())
+    check_query(query, {*VIEWS, "phi_medians", "reference_runs", "taught", "compared_runs"})
     text = for_spark(query)
     assert "$" not in text
     assert "--" not in text

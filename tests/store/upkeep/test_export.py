@@ -22,7 +22,7 @@ from losslake.store.errors import AlreadyExists, InvalidOption, LosslakeError, N
 from losslake.store.lake import Lake
 from losslake.store.query.views import VIEWS
 from losslake.store.upkeep.export import export
-from losslake.store.upkeep.running import for_reading, run_table, running
+from losslake.store.upkeep.runs import for_reading, run_table, running
 from polars.testing import assert_frame_equal
 
 MakeLake = Callable[..., Lake]

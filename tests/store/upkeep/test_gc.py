@@ -32,7 +32,7 @@ from losslake.store.read.changes import TRIES, read_again
 from losslake.store.upkeep import gc
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.gc import collect_garbage
-from losslake.store.upkeep.running import running
+from losslake.store.upkeep.runs import running
 from losslake.store.upkeep.verify import verify
 from losslake.store.write import leases
 from losslake.store.write import leases as processes

@@ -1,8 +1,15 @@
-"""Waiting for a query: how far it is; Ctrl-C, or the end of the time it was given, ends the query and nothing else."""
+"""What a query may take: time, until it is cancelled, and memory.
+
+DuckDB's own limit of memory counts the blocks of its operators, not the values that one expression builds:
+`lpad('x', 2000000000, 'y')` takes gigabytes under a limit of a hundred megabytes. So while a query of the command line
+runs, the process as a whole may grow by the limit and a margin and no further; what is over it fails as if memory had
+run out, and the query ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import sys
@@ -25,6 +32,11 @@ _GRACE = 5.0
 """Seconds within which a query that was cancelled has to end. The engine looks up between batches of rows, not within one."""
 
 _CLEARED = "\r\x1b[K"
+
+_MARGIN = 1 << 30
+"""Bytes beside the limit: stacks of threads, copies of the answer."""
+
+_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 class StillRunning(LimitReached):
@@ -59,19 +71,21 @@ def wait_for(connection: duckdb.DuckDBPyConnection, work: Callable[[], T], timeo
     # Not the thread itself is waited for: a join that Ctrl-C breaks takes it for ended (Python 3.11, 3.12).
     done, ending = threading.Event(), threading.Lock()
     cancelled = late = shown = False
+    limit = math.inf if timeout is None else timeout
+    watched = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     started = time.monotonic()
     threading.Thread(target=run, daemon=True).start()
     while not (done.is_set() or left_behind):
         try:
-            done.wait(0.1 if timeout is None else min(0.1, timeout))
+            done.wait(min(0.1, limit))
             passed = time.monotonic() - started
-            late |= not done.is_set() and timeout is not None and passed > timeout
+            late |= not done.is_set() and passed > limit
             if cancelled or late:
                 connection.interrupt()  # again and again, in case it came between two statements
-            elif not done.is_set() and passed > _QUIET and _watched():
+            elif not done.is_set() and passed > _QUIET and watched:
                 _tell(connection, passed)
                 shown = True
-            if late and timeout is not None and passed > timeout + _GRACE:
+            if passed > limit + _GRACE:
                 with ending:
                     left_behind = not done.is_set()
         except KeyboardInterrupt:
@@ -81,22 +95,18 @@ def wait_for(connection: duckdb.DuckDBPyConnection, work: Callable[[], T], timeo
         _say(_CLEARED)
     if left_behind:
         raise StillRunning(
-            f"the query ran longer than the {timeout:g} s it may, and cannot be stopped inside the expression it is in; "
+            f"the query ran longer than the {limit:g} s it may, and cannot be stopped inside the expression it is in; "
             "ask for less"
         )
     if cancelled:
         raise KeyboardInterrupt
     if late and errors:
         raise LimitReached(
-            f"the query ran longer than the {timeout:g} s it may; ask for less, or give it more time"
+            f"the query ran longer than the {limit:g} s it may; ask for less, or give it more time"
         ) from errors[0]
     if errors:
         raise errors[0]
     return answers[0]
-
-
-def _watched() -> bool:
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _tell(connection: duckdb.DuckDBPyConnection, seconds: float) -> None:
@@ -111,12 +121,6 @@ def _say(text: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()
-
-
-_MARGIN = 1 << 30
-"""Bytes beside the limit: stacks of threads, copies of the answer."""
-
-_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 @contextlib.contextmanager
@@ -138,19 +142,13 @@ def memory_ceiling(bytes_in_all: int | None) -> Iterator[None]:
 
 def ceiling_for(connection: duckdb.DuckDBPyConnection) -> int | None:
     """The `memory_ceiling` that goes with a connection's own memory limit; None where the system knows no such thing."""
-    held = _data_bytes()
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    held = re.search(r"^VmData:\s+(\d+) kB$", status, flags=re.MULTILINE)  # what RLIMIT_DATA counts
     text = connection.execute("select current_setting('memory_limit')").fetchall()[0][0]
     limit = re.fullmatch(r"([\d.]+) (\w+)", text)
     if held is None or limit is None or limit[2] not in _UNITS:
         return None
-    return held + int(float(limit[1]) * _UNITS[limit[2]]) + _MARGIN
-
-
-def _data_bytes() -> int | None:
-    """What RLIMIT_DATA counts of this process now, on Linux."""
-    try:
-        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    found = re.search(r"^VmData:\s+(\d+) kB$", text, flags=re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+    return int(held[1]) * 1024 + int(float(limit[1]) * _UNITS[limit[2]]) + _MARGIN
