@@ -20,12 +20,12 @@ import pyarrow as pa
 from ...sql import read_sql
 from ..errors import InvalidOption, MissingExtra, QueryRefused
 from ..format.records import Run
-from ..read.changed_files import check_unchanged
-from ..read.results import results
+from ..read.changes import check_unchanged
+from ..read.catalogue import results
 from .engine_errors import engine_errors, first_lines
 from .limits import StillRunning, wait_for
 from .read_only import one_query
-from .views import FILE_LISTS, VIEWS, define_views, file_lists, hold, metrics_table, runs_table
+from .views import FILE_LISTS, VIEWS, define_views, file_lists, metrics_table, runs_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -165,8 +165,8 @@ def connect(
         _settings(connection, threads, memory)
         lake.files.let_read(connection)
         with engine_errors(connection):
-            hold(connection, "runs", runs_table(shown))
-            hold(connection, "metrics", metrics_table(found))
+            connection.from_arrow(runs_table(shown)).create("runs")
+            connection.from_arrow(metrics_table(found)).create("metrics")
             define_views(connection, lists)
             connection.execute(read_sql("macros_duckdb"))
             _close_the_door(connection, [file for name in FILE_LISTS for file in lists[name]])

@@ -150,7 +150,8 @@ def define_views(connection: duckdb.DuckDBPyConnection, lists: Mapping[str, list
     views = view_statements(lists)
     for name in COLUMNS.keys() - views.keys():
         partitions = [pa.field(part, pa.string()) for part in PARTITIONS[name]]
-        hold(connection, name, pa.schema([*partitions, *COLUMNS[name]]).empty_table())
+        empty = pa.schema([*partitions, *COLUMNS[name]]).empty_table()
+        connection.from_arrow(empty).create(name)
     for statement in views.values():
         connection.execute(statement)
 
@@ -167,13 +168,6 @@ def view_statements(lists: Mapping[str, list[Any]]) -> dict[str, str]:
             if there:
                 found[created[1]] = text[: created.end()] + "\nunion all\n".join(there)
     return found
-
-
-def hold(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
-    """Make a table of a copy of ``rows``."""
-    connection.register("_incoming", rows)
-    connection.table("_incoming").create(name)
-    connection.unregister("_incoming")
 
 
 # --- tables ---------------------------------------------------------------------------------------------------

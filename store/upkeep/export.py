@@ -24,7 +24,7 @@ from ..read.catalogue import Catalogue
 from ..read.catalogue import listed_files
 from ..read.changes import read_again
 from ..query.views import LISTS
-from ..query.views import hold
+from ..write.leases import hold
 from ..query.views import lists_behind
 
 STORAGE = "v1.2.0"
@@ -57,7 +57,7 @@ def export(
             with engine_errors(source):
                 for name in VIEWS:
                     if name not in made:
-                        hold(out, name, source.view(name).to_arrow_reader(_ROWS))
+                        out.from_arrow(source.view(name).to_arrow_reader(_ROWS)).create(name)
                 for statement in made.values():
                     out.execute(statement)
                 out.execute(read_sql("macros_duckdb"))

@@ -28,7 +28,7 @@ from ..format.records import Experiment
 from ..read.catalogue import Catalogue
 from ..write import leases
 from ..write.checkpoints import resumable_files
-from ..write.row_removal import Holdings
+from ..write.table_file import Holdings
 
 MANIFESTS = ("experiments", "runs", "designs", "results")
 _DATA = (

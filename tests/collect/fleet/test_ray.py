@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from losslake import __version__
+from losslake.version import __version__
 from losslake.cli import _run
 from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.fleet.distilled import collect_distilled
