@@ -16,10 +16,9 @@ from ...store.errors import InvalidInput
 from ...store.format.records import Run
 from ...store.lake import Lake
 from ..callables import unknown_choice
-from ..data.npy import brief
+from ..data.npy import brief, refuse_pickle
 from ..progress import Progress
 from .files import check_labels, in_order, read_keep, read_labels
-from ..data.npy import refuse_pickle
 from .runs import GivenRun, Universe, import_runs, run_names
 
 _FOLDERS = {"losses": "traces", "grad_norms": "grad_norms", "confidences": "margins"}

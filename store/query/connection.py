@@ -20,8 +20,8 @@ import pyarrow as pa
 from ...sql import read_sql
 from ..errors import InvalidOption, MissingExtra, QueryRefused
 from ..format.records import Run
-from ..read.changes import check_unchanged
 from ..read.catalogue import results
+from ..read.changes import check_unchanged
 from .engine_errors import engine_errors, first_lines
 from .limits import StillRunning, wait_for
 from .read_only import one_query

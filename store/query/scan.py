@@ -14,9 +14,8 @@ from ..format.manifest import DataFile
 from ..format.records import Run
 from ..format.schema import TRACE_SIGNALS
 from ..read.changes import check_unchanged
-from .views import table_files
 from .connection import read_view
-from .views import COLUMNS
+from .views import COLUMNS, table_files
 
 if TYPE_CHECKING:
     from ..read.catalogue import Catalogue

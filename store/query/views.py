@@ -14,15 +14,9 @@ import pyarrow as pa
 
 from ...sql import read_sql
 from ..errors import CorruptLake
-from ..format.records import Result
-from ..format.records import Run
-from ..format.schema import METRICS
-from ..format.schema import SAMPLES
-from ..format.schema import SCORES
-from ..format.schema import SIGNALS
-from ..format.schema import TRACES
 from ..format.manifest import DataFile
-from ..format.records import Experiment
+from ..format.records import Experiment, Result, Run
+from ..format.schema import METRICS, SAMPLES, SCORES, SIGNALS, TRACES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

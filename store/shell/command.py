@@ -80,8 +80,8 @@ def sql(
       losslake sql --lake my-lake
     """
     from ..format.text import parse_age
-    from ..query.limits import StillRunning
     from ..query.connection import connect
+    from ..query.limits import StillRunning
     from ..read.catalogue import listed_files
     from ..read.changes import read_again
     from .answers import answer_to, leave, limits_of, print_answer

@@ -17,12 +17,8 @@ from ..errors import InvalidOption
 from ..format.manifest import DataFile
 from ..format.records import Run
 from ..format.schema import SIGNALS
-from ..query.views import table_files
-from ..query.views import metrics_table
-from ..query.views import runs_table
+from ..query.views import COLUMNS, PARTITIONS, metrics_table, runs_table, table_files
 from ..read.catalogue import results
-from ..query.views import COLUMNS
-from ..query.views import PARTITIONS
 from .transpile import written_out
 
 if TYPE_CHECKING:

@@ -18,14 +18,9 @@ from ...sql import read_sql
 from ..errors import AlreadyExists, InvalidOption, LosslakeError
 from ..query.connection import connect
 from ..query.engine_errors import engine_errors, first_lines
-from ..query.views import view_statements
-from ..query.views import VIEWS
-from ..read.catalogue import Catalogue
-from ..read.catalogue import listed_files
+from ..query.views import LISTS, VIEWS, lists_behind, view_statements
+from ..read.catalogue import Catalogue, listed_files
 from ..read.changes import read_again
-from ..query.views import LISTS
-from ..write.leases import hold
-from ..query.views import lists_behind
 
 STORAGE = "v1.2.0"
 """Of DuckDB's formats one that programs with an older DuckDB inside read as well."""

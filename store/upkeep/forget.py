@@ -33,11 +33,8 @@ from ..format.records import (
 from ..read.catalogue import Catalogue, results_with
 from ..write import leases
 from ..write.leases import claim
-from ..write.table_file import Holdings
-from ..write.table_file import copy_without
-from ..write.table_file import write_table
-from .compact import Part
-from .compact import pack
+from ..write.table_file import Holdings, copy_without, write_table
+from .compact import Part, pack
 from .leftovers import remove_leftovers
 
 _PATIENCE = 600.0

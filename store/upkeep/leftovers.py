@@ -21,10 +21,7 @@ from ..files import tokens
 from ..files.filesystem import Files
 from ..format import manifest, paths
 from ..format.manifest import DataFile, upgraded
-from ..format.records import experiment_from_json
-from ..format.records import result_from_json
-from ..format.records import run_from_json
-from ..format.records import Experiment
+from ..format.records import Experiment, experiment_from_json, result_from_json, run_from_json
 from ..read.catalogue import Catalogue
 from ..write import leases
 from ..write.checkpoints import resumable_files

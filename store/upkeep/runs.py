@@ -13,10 +13,8 @@ from ..errors import CorruptLake
 from ..files import tokens
 from ..format import paths
 from ..format.text import age
-from ..query.connection import Connection
-from ..query.connection import connect
-from ..read.catalogue import Catalogue
-from ..read.catalogue import listed_files
+from ..query.connection import Connection, connect
+from ..read.catalogue import Catalogue, listed_files
 from ..read.changes import read_again
 from ..write import leases
 from .leftovers import what_became_of

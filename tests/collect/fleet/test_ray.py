@@ -15,7 +15,6 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from losslake.version import __version__
 from losslake.cli import _run
 from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.fleet.distilled import collect_distilled
@@ -39,6 +38,7 @@ from losslake.store.files import tokens
 from losslake.store.format import paths
 from losslake.store.lake import Lake
 from losslake.store.write import leases
+from losslake.version import __version__
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

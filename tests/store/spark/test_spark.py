@@ -32,8 +32,8 @@ from losslake.store.errors import (
 )
 from losslake.store.files.filesystem import files_at
 from losslake.store.lake import Lake
-from losslake.store.query.views import VIEWS
 from losslake.store.query.connection import connect
+from losslake.store.query.views import VIEWS
 from losslake.store.read.catalogue import results
 from losslake.store.shell.named_queries import query_names
 from losslake.store.spark import connection as sessions

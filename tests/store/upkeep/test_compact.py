@@ -25,8 +25,8 @@ from losslake.store.errors import CorruptLake, LosslakeError
 from losslake.store.format import manifest, paths
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
-from losslake.store.query.views import VIEWS
 from losslake.store.query.connection import connect
+from losslake.store.query.views import VIEWS
 from losslake.store.read.catalogue import fingerprint
 from losslake.store.upkeep import compact as compaction
 from losslake.store.upkeep.compact import compact
