@@ -13,6 +13,7 @@ import polars as pl
 from ..store.command_options import choose_experiment, engine_options, experiment_option, lake_option
 from ..store.lake import Lake
 from ..store.shell.output import format_of, write_frame
+from ..store.spark.session import spark_session
 from .declare import Analysis, Declaration, Evaluation, Option
 from .evaluations.catalogue import EVALUATIONS, run_evaluation
 from .gate.command import gate
@@ -101,7 +102,8 @@ def _opened(
     opened = Lake.open(lake)
     chosen = choose_experiment(opened, experiment)
     if engine == "spark":
-        return SparkSource.open(opened, chosen, target, find=find, master=spark_master)
+        spark_session(spark_master)  # a process has one, which the source then finds
+        return SparkSource.open(opened, chosen, target, find=find)
     return open_source(opened, chosen, target)
 
 

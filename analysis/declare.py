@@ -7,7 +7,7 @@ import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..store.errors import InvalidOption
 from .scores import Finding, Scores
@@ -66,8 +66,22 @@ class Declaration:
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """The keyword options, in the order of the function."""
-        return options_of(self.compute)
+        """The annotated keyword-only parameters, in the order of the function."""
+        hints = get_type_hints(self.compute, include_extras=True)
+        found = []
+        for parameter in inspect.signature(self.compute).parameters.values():
+            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+                continue
+            kind, text = get_args(hints[parameter.name])
+            if get_origin(kind) in (Union, types.UnionType):
+                kind = next(part for part in get_args(kind) if part is not type(None))
+            many = get_origin(kind) is tuple
+            if many:
+                kind = get_args(kind)[0]
+            choices = get_args(kind) if get_origin(kind) is Literal else ()
+            kind = str if choices else kind
+            found.append(Option(parameter.name, kind, parameter.default, text, choices, many))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -98,29 +112,6 @@ class Evaluation(Declaration):
     default_scores: tuple[str, ...] = ()
 
 
-def options_of(function: Callable[..., Any]) -> tuple[Option, ...]:
-    """The annotated keyword-only parameters of a function."""
-    hints = get_type_hints(function, include_extras=True)
-    found = []
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            continue
-        hint = hints[parameter.name]
-        if get_origin(hint) is not Annotated:
-            raise TypeError(f"{function.__name__}: {parameter.name} needs Annotated[type, 'help']")
-        inner, text = get_args(hint)
-        if get_origin(inner) in (Union, types.UnionType):
-            inner = next(part for part in get_args(inner) if part is not type(None))
-        many = get_origin(inner) is tuple
-        if many:
-            inner = get_args(inner)[0]
-        choices = get_args(inner) if get_origin(inner) is Literal else ()
-        found.append(
-            Option(parameter.name, str if choices else inner, parameter.default, text, choices, many)
-        )
-    return tuple(found)
-
-
 def parse_options(options: tuple[Option, ...], given: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Check options by name (hyphens or underscores) and turn text into their types.
 
@@ -132,19 +123,16 @@ def parse_options(options: tuple[Option, ...], given: Mapping[str, Any], what: s
         option = by_name.get(name.rstrip("_").replace("_", "-"))
         if option is None:
             raise InvalidOption(f"{what} has no option {name!r} (options: {', '.join(by_name) or 'none'})")
-        parsed[option.keyword] = _parse(option, value, what)
+        if option.many:
+            # In a score's name, attack-r[alpha=0.01+0.1], where the comma parts options.
+            parts = value.split("+") if isinstance(value, str) else value
+            parsed[option.keyword] = tuple(_parse(option, part, what) for part in parts)
+        else:
+            parsed[option.keyword] = _parse(option, value, what)
     return parsed
 
 
 def _parse(option: Option, value: Any, what: str) -> Any:
-    if option.many:
-        # In a score's name, attack-r[alpha=0.01+0.1], where the comma parts options.
-        value = value.split("+") if isinstance(value, str) else value
-        return tuple(_parse_one(option, part, what) for part in value)
-    return _parse_one(option, value, what)
-
-
-def _parse_one(option: Option, value: Any, what: str) -> Any:
     if option.choices:
         if value not in option.choices:
             raise InvalidOption(
@@ -183,10 +171,5 @@ def parse_score(text: str, find: Callable[[str], Analysis]) -> tuple[Analysis, d
 
 def variant_of(options: tuple[Option, ...], chosen: Mapping[str, Any]) -> str:
     """The options that differ from their defaults, as ``name=value,name=value``; empty for none."""
-    defaults = {option.keyword: option for option in options}
-    parts = [
-        f"{defaults[keyword].name}={value}"
-        for keyword, value in chosen.items()
-        if value != defaults[keyword].default
-    ]
-    return ",".join(sorted(parts))
+    asked = [(option, chosen.get(option.keyword, option.default)) for option in options]
+    return ",".join(sorted(f"{option.name}={value}" for option, value in asked if value != option.default))

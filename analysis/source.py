@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ..sql import read_sql
 from ..store.errors import NotEnoughData, NotFound
-from ..store.format.records import Run
+from ..store.format.records import Role, Run
 from ..store.lake import Lake
 from ..store.query.connection import connect
 from ..store.query.engine_errors import engine_errors
@@ -94,11 +94,7 @@ class Source:
 
     def need_shadows(self) -> tuple[Run, ...]:
         """The shadow runs with signals, the target left out. Raises NotEnoughData where there is none."""
-        found = tuple(
-            run
-            for run in self.runs
-            if run.info.role == "shadow" and run.run != self.target_name and "signals" in run.tables()
-        )
+        found = self._others("shadow")
         if not found:
             raise NotEnoughData(
                 f"experiment {self.experiment!r} has no shadow runs"
@@ -106,6 +102,17 @@ class Source:
                 "collect some with 'losslake collect shadows'"
             )
         return found
+
+    def need_references(self) -> tuple[Run, ...]:
+        """The same with reference runs beside the shadow runs."""
+        return self._others("shadow", "reference") or self.need_shadows()
+
+    def _others(self, *roles: Role) -> tuple[Run, ...]:
+        return tuple(
+            run
+            for run in self.runs
+            if run.info.role in roles and run.run != self.target_name and "signals" in run.tables()
+        )
 
     def query(self, name: str, parameters: Mapping[str, Any]) -> pl.DataFrame:
         """The answer to ``sql/NAME.sql`` with its ``$parameters`` bound."""
@@ -176,7 +183,7 @@ class Source:
 
     def reopened(self) -> Self:
         """The same experiment and target as of now, with what was kept since."""
-        return self.beside(self.target.run if self.target else None)
+        return self.beside(self.target_name or None)
 
     def beside(self, target: str | None, *, experiment: str | None = None, lake: Lake | None = None) -> Self:
         """Another target, of this experiment or another one, in this lake or another one."""
@@ -197,9 +204,8 @@ class Source:
 
 def _only_target(experiment: str, runs: tuple[Run, ...]) -> Run | None:
     targets = [run for run in runs if run.info.role == "target"]
-    first = [
-        run for run in targets if run.info.parent is None
-    ] or targets  # duals name the target as their parent
+    # Duals name the target as their parent.
+    first = [run for run in targets if run.info.parent is None] or targets
     if len(first) > 1:
         raise NotFound(
             f"experiment {experiment!r} has several targets ({', '.join(run.run for run in first[:8])}); "

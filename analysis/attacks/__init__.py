@@ -1,1 +1,1 @@
-"""Scores that claim membership; one attack a file."""
+"""Scores that claim membership; one attack a file, or a few of a kind."""

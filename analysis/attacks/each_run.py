@@ -19,7 +19,7 @@ from .lira_each import lira_each
 from .masking import masked_source, parse_mask
 from .phi_matrix import read_phi
 
-SLOWLY = 16
+_SLOWLY = 16
 """So many runs at most are attacked unless told otherwise, where an attack is computed anew for each."""
 
 
@@ -61,13 +61,13 @@ def attack_each(source: Source, analysis: Analysis, options: Mapping[str, Any], 
     runs = in_turn(source)
     full = {**{option.keyword: option.default for option in analysis.options}, **options}
     vectorised = analysis.name == "lira" and full["center"] == "mean" and full["queries"] == "mean"
-    most = count if count is not None else len(runs) if vectorised else SLOWLY
+    most = count if count is not None else len(runs) if vectorised else _SLOWLY
     chosen = runs[:most]
     if vectorised:
         found = _lira(source, chosen, full["mode"], full["variance"])
     else:
         found = _one_by_one(source, analysis, options, chosen)
-    if not (~np.isnan(found.score)).any():
+    if np.isnan(found.score).all():
         raise NotEnoughData(
             f"no run of experiment {source.experiment!r} can be attacked by {analysis.name} with the others as its "
             f"shadow runs ({len(chosen)} tried); collect more with 'losslake collect shadows'"
@@ -83,34 +83,30 @@ def in_turn(source: Source) -> tuple[Run, ...]:
     with_signals = [run for run in source.runs if "signals" in run.tables()]
     targets = [run for run in with_signals if run.info.role == "target" and run.info.parent is None]
     shadows = [run for run in with_signals if run.info.role == "shadow"]
-    if not shadows:
-        source.need_shadows()
-    return (*targets, *shadows)
+    return (*targets, *(shadows or source.need_shadows()))
 
 
 def _lira(source: Source, chosen: tuple[Run, ...], mode: str, variance: str) -> EachRun:
     """LiRA on all of them at once; auto is as in the analysis: pooled under 64 runs besides the one under attack."""
     shadows = [run for run in in_turn(source) if run.info.role == "shadow"]
-    names = {run.run: row for row, run in enumerate(shadows)}
-    others = [run for run in chosen if run.run not in names]
-    everything = [*shadows, *others]
-    place = names | {run.run: len(shadows) + row for row, run in enumerate(others)}
-    matrix = read_phi(source, everything, _queries(source))
+    everything = [*shadows, *(run for run in chosen if run.info.role != "shadow")]
+    place = {run.run: row for row, run in enumerate(everything)}
+    plain = source.sql(
+        "select distinct query from signals where query < $plain order by query", {"plain": PLAIN_QUERIES}
+    )
+    matrix = read_phi(source, everything, plain["query"].to_list())
     fitted = np.arange(len(everything)) < len(shadows)
     rows = np.array([place[run.run] for run in chosen], dtype=np.intp)
     score = np.full((len(chosen), len(matrix.sample_id)), np.nan)
+    # Only where there are just POOL_UNDER shadow runs do some runs have fewer besides them, and others not.
     besides = len(shadows) - fitted[rows]
-    kinds = (
-        np.where(besides < POOL_UNDER, "pooled", "sample")
-        if variance == "auto"
-        else np.full(len(rows), variance)
-    )
-    for kind in sorted(set(kinds.tolist())):
-        wanted = kinds == kind
-        score[wanted] = lira_each(matrix, fitted, rows[wanted], mode=mode, variance=kind)
+    pooled = besides < POOL_UNDER if variance == "auto" else np.full(len(rows), variance == "pooled")
+    for kind, wanted in (("pooled", pooled), ("sample", ~pooled)):
+        if wanted.any():
+            score[wanted] = lira_each(matrix, fitted, rows[wanted], mode=mode, variance=kind)
     notes: tuple[str, ...] = ()
-    if len(set(kinds.tolist())) > 1:
-        own = int((kinds == "sample").sum())
+    if pooled.any() and not pooled.all():
+        own = int((~pooled).sum())
         notes = (
             f"{own} of {len(chosen)} runs have {POOL_UNDER} shadow runs or more beside them and take each sample's own "
             "variance, the others the pooled one; lira[variance=pooled] treats them alike",
@@ -118,24 +114,13 @@ def _lira(source: Source, chosen: tuple[Run, ...], mode: str, variance: str) -> 
     return EachRun(chosen, matrix.sample_id, score, matrix.member[rows], notes)
 
 
-def _queries(source: Source) -> list[int]:
-    """The plain queries that any run has signals of, ascending."""
-    found = source.sql(
-        "select distinct query from signals where query < $plain order by query", {"plain": PLAIN_QUERIES}
-    )
-    return found["query"].to_list()
-
-
 def _one_by_one(
     source: Source, analysis: Analysis, options: Mapping[str, Any], chosen: tuple[Run, ...]
 ) -> EachRun:
     """The analysis itself with each run as the target; a run that it has too little data for has no scores."""
-    pool = source.lake.samples(source.experiment)["pool"].to_numpy(zero_copy_only=False)
-    sample_id = np.flatnonzero(pool == "audit")
-    place = np.full(len(pool), -1, dtype=np.int64)
-    place[sample_id] = np.arange(len(sample_id))
-    score = np.full((len(chosen), len(sample_id)), np.nan)
-    member = np.zeros((len(chosen), len(sample_id)), dtype=bool)
+    audit = source.lake.samples(source.experiment)["pool"].to_numpy(zero_copy_only=False) == "audit"
+    score = np.full((len(chosen), len(audit)), np.nan)
+    member = np.zeros(score.shape, dtype=bool)
     failed = []
     for row, run in enumerate(chosen):
         with source.beside(run.run) as turned:
@@ -144,9 +129,8 @@ def _one_by_one(
             except NotEnoughData:
                 failed.append(run.run)
                 continue
-        where = place[frame["sample_id"].to_numpy()]
-        audit = where >= 0
-        score[row, where[audit]] = frame["score"].cast(float).fill_null(np.nan).to_numpy()[audit]
-        member[row, where[audit]] = frame["member"].fill_null(False).to_numpy()[audit]
+        ids = frame["sample_id"].to_numpy()
+        score[row, ids] = frame["score"].cast(float).fill_null(np.nan).to_numpy()
+        member[row, ids] = frame["member"].fill_null(False).to_numpy()
     notes = (f"{analysis.name} has too little data with {', '.join(failed)} as the target",) if failed else ()
-    return EachRun(chosen, sample_id, score, member, notes)
+    return EachRun(chosen, np.flatnonzero(audit), score[:, audit], member[:, audit], notes)

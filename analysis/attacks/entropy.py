@@ -13,8 +13,11 @@ from ..scores import Scores, count_unscored
 from ..source import Source
 from ..statistics.density import Cells, Density, bandwidths
 from ..statistics.roc import rates
-from .attacked import attacked_losses
 from .logits import left_out, shadow_logits, target_logits
+from .loss import attacked_losses
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 LOWEST, HIGHEST = -80.0, 16.0
 """Logarithms of modified entropies are held between these: e^-80 is that of p_y = 1 - 4e-18."""
@@ -22,92 +25,6 @@ LOWEST, HIGHEST = -80.0, 16.0
 CELLS = 3_072
 WIDTH = (HIGHEST - LOWEST) / CELLS
 """1/32. From a bandwidth of 1/16 log densities are within 5e-4 of those of a kernel a value."""
-
-
-def log_modified_entropy(logits: npt.NDArray[np.floating], label: npt.NDArray[np.integer]) -> Floats:
-    """log of the modified entropy of logits (R, C) at labels (R,), LOWEST to HIGHEST; NaN where there is none."""
-    held = np.clip(modified_entropy(logits, label), np.exp(LOWEST), np.exp(HIGHEST))
-    return np.log(held)
-
-
-@dataclass(frozen=True, eq=False)
-class EntropyCells:
-    """What values add up to, by class, membership (0 out, 1 in) and cell: arrays (classes, 2, CELLS).
-
-    ``offset`` and ``square`` are sums of the distances from the cells' lower bounds and of their squares, so that each
-    cell keeps its mean and variance.
-    """
-
-    count: Floats
-    offset: Floats
-    square: Floats
-
-    @classmethod
-    def empty(cls, classes: int) -> EntropyCells:
-        return cls(*(np.zeros((classes, 2, CELLS)) for _ in range(3)))
-
-    def add(self, value: Floats, label: npt.NDArray[np.integer], member: npt.NDArray[np.bool_]) -> None:
-        """Take in values of `log_modified_entropy`; NaN is left out."""
-        known = ~np.isnan(value)
-        value, side = value[known] - LOWEST, member[known].astype(np.int64)
-        cell = np.minimum((value / WIDTH).astype(np.int64), CELLS - 1)
-        place = (label[known] * 2 + side) * CELLS + cell
-        offset = value - cell * WIDTH
-        np.add.at(self.count.reshape(-1), place, 1.0)
-        np.add.at(self.offset.reshape(-1), place, offset)
-        np.add.at(self.square.reshape(-1), place, offset * offset)
-
-    def densities(self, label: int) -> tuple[Density, Density] | None:
-        """Densities of a class's members and non-members, Scott's bandwidths; None where either has no value."""
-        members, others = self._cells(label, 1), self._cells(label, 0)
-        if members is None or others is None:
-            return None
-        chosen = bandwidths(members.moments(), others.moments())
-        return members.smoothed(chosen[0]), others.smoothed(chosen[1])
-
-    def _cells(self, label: int, side: int) -> Cells | None:
-        (filled,) = np.nonzero(self.count[label, side])
-        if len(filled) == 0:
-            return None
-        count = self.count[label, side, filled]
-        mean = self.offset[label, side, filled] / count
-        within = self.square[label, side, filled] / count - mean * mean
-        # What rounding leaves of equal values is no spread.
-        return Cells(LOWEST + filled * WIDTH + mean, np.where(within > 1e-12, within, 0.0), count)
-
-
-def modified_entropy(
-    logits: npt.NDArray[np.floating], label: npt.NDArray[np.integer]
-) -> npt.NDArray[np.float64]:
-    """-(1 - p_y) log p_y - sum over c != y of p_c log(1 - p_c), for logits (R, C) at labels (R,): shape (R,), >= 0.
-
-    Its relative error stays at that of float64 where p rounds to 0 or 1: 1 - p of the likeliest class is summed from
-    the others, and no other p is above 1/2. NaN where a logit is not finite or the label is none of the C classes.
-
-    Source: Song & Mittal 2021, "Systematic Evaluation of Privacy Risks of Machine Learning Models".
-    """
-    z = logits.astype(np.float64)
-    usable = np.isfinite(z).all(axis=1) & (label >= 0) & (label < z.shape[1])
-    z = np.where(usable[:, None], z, 0.0)
-    rows, y = np.arange(len(z)), np.where(usable, label, 0)
-    top = z.argmax(axis=1)
-    highest = z[rows, top]
-    relative = np.exp(z - highest[:, None])
-    relative[rows, top] = 0.0
-    rest = relative.sum(axis=1)  # what the other classes have for each 1 of the likeliest
-    p = relative / (1 + rest)[:, None]
-    surprise = -np.log1p(-p)
-    p[rows, top] = 1 / (1 + rest)
-    # A rest that is too small for float64 belongs to logits more than 700 apart.
-    surprise[rows, top] = np.log1p(rest) - np.log(np.maximum(rest, np.finfo(np.float64).tiny))
-    terms = p * surprise
-    loss = highest - z[rows, y] + np.log1p(rest)
-    terms[rows, y] = np.where(top == y, rest / (1 + rest), 1 - p[rows, y]) * loss
-    return np.where(usable, terms.sum(axis=1), np.nan)
-
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 
 def entropy(source: Source) -> Scores:
@@ -175,3 +92,82 @@ def _ratios(
             inside, outside = fits
             ratio[rows] = inside.log_at(value[rows]) - outside.log_at(value[rows])
     return ratio, n_in, n_out
+
+
+def modified_entropy(logits: npt.NDArray[np.floating], label: npt.NDArray[np.integer]) -> Floats:
+    """-(1 - p_y) log p_y - sum over c != y of p_c log(1 - p_c), for logits (R, C) at labels (R,): shape (R,), >= 0.
+
+    Its relative error stays at that of float64 where p rounds to 0 or 1: 1 - p of the likeliest class is summed from
+    the others, and no other p is above 1/2. NaN where a logit is not finite or the label is none of the C classes.
+
+    Source: Song & Mittal 2021, "Systematic Evaluation of Privacy Risks of Machine Learning Models".
+    """
+    z = logits.astype(np.float64)
+    usable = np.isfinite(z).all(axis=1) & (label >= 0) & (label < z.shape[1])
+    z = np.where(usable[:, None], z, 0.0)
+    rows, y = np.arange(len(z)), np.where(usable, label, 0)
+    top = z.argmax(axis=1)
+    highest = z[rows, top]
+    relative = np.exp(z - highest[:, None])
+    relative[rows, top] = 0.0
+    rest = relative.sum(axis=1)  # what the other classes have for each 1 of the likeliest
+    p = relative / (1 + rest)[:, None]
+    surprise = -np.log1p(-p)
+    p[rows, top] = 1 / (1 + rest)
+    # A rest that is too small for float64 belongs to logits more than 700 apart.
+    surprise[rows, top] = np.log1p(rest) - np.log(np.maximum(rest, np.finfo(np.float64).tiny))
+    terms = p * surprise
+    loss = highest - z[rows, y] + np.log1p(rest)
+    terms[rows, y] = np.where(top == y, rest / (1 + rest), 1 - p[rows, y]) * loss
+    return np.where(usable, terms.sum(axis=1), np.nan)
+
+
+def log_modified_entropy(logits: npt.NDArray[np.floating], label: npt.NDArray[np.integer]) -> Floats:
+    """log of the modified entropy of logits (R, C) at labels (R,), LOWEST to HIGHEST; NaN where there is none."""
+    return np.log(np.clip(modified_entropy(logits, label), np.exp(LOWEST), np.exp(HIGHEST)))
+
+
+@dataclass(frozen=True, eq=False)
+class EntropyCells:
+    """What values add up to, by class, membership (0 out, 1 in) and cell: arrays (classes, 2, CELLS).
+
+    ``offset`` and ``square`` are sums of the distances from the cells' lower bounds and of their squares, so that each
+    cell keeps its mean and variance.
+    """
+
+    count: Floats
+    offset: Floats
+    square: Floats
+
+    @classmethod
+    def empty(cls, classes: int) -> EntropyCells:
+        return cls(*(np.zeros((classes, 2, CELLS)) for _ in range(3)))
+
+    def add(self, value: Floats, label: npt.NDArray[np.integer], member: npt.NDArray[np.bool_]) -> None:
+        """Take in values of `log_modified_entropy`; NaN is left out."""
+        known = ~np.isnan(value)
+        value, side = value[known] - LOWEST, member[known].astype(np.int64)
+        cell = np.minimum((value / WIDTH).astype(np.int64), CELLS - 1)
+        place = (label[known] * 2 + side) * CELLS + cell
+        offset = value - cell * WIDTH
+        np.add.at(self.count.reshape(-1), place, 1.0)
+        np.add.at(self.offset.reshape(-1), place, offset)
+        np.add.at(self.square.reshape(-1), place, offset * offset)
+
+    def densities(self, label: int) -> tuple[Density, Density] | None:
+        """Densities of a class's members and non-members, Scott's bandwidths; None where either has no value."""
+        members, others = self._cells(label, 1), self._cells(label, 0)
+        if members is None or others is None:
+            return None
+        chosen = bandwidths(members.moments(), others.moments())
+        return members.smoothed(chosen[0]), others.smoothed(chosen[1])
+
+    def _cells(self, label: int, side: int) -> Cells | None:
+        (filled,) = np.nonzero(self.count[label, side])
+        if len(filled) == 0:
+            return None
+        count = self.count[label, side, filled]
+        mean = self.offset[label, side, filled] / count
+        within = self.square[label, side, filled] / count - mean * mean
+        # What rounding leaves of equal values is no spread.
+        return Cells(LOWEST + filled * WIDTH + mean, np.where(within > 1e-12, within, 0.0), count)

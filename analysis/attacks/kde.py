@@ -13,8 +13,8 @@ from ..scores import Scores
 from ..source import Source
 from ..statistics.density import densities
 from ..statistics.roc import confusion
-from .attacked import NOT_FINITE, attacked_losses
 from .logits import logits_of, need_lists
+from .loss import NOT_FINITE, attacked_losses
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -85,12 +85,10 @@ def _losses(source: Source, frame: pl.DataFrame, loss: Loss) -> Floats:
     need_lists(source, target)
     of_sample = np.full(source.lake.experiment(source.experiment).samples, np.nan)
     for piece in logits_of(source, target):
-        classes = piece.values.shape[1]
-        z = piece.values.astype(np.float64)
-        whole = np.isfinite(z).all(axis=1) & (piece.label >= 0) & (piece.label < classes)
-        rows = np.flatnonzero(whole)
-        behind = z[rows, piece.label[rows]] - z[rows].max(axis=1)
-        of_sample[piece.sample_id[rows]] = 0.0 - np.expm1(behind)
+        rows = piece.rows(np.flatnonzero(piece.usable()))
+        z = rows.values.astype(np.float64)
+        behind = z[np.arange(len(rows)), rows.label] - z.max(axis=1)
+        of_sample[rows.sample_id] = 0.0 - np.expm1(behind)
     return of_sample[frame["sample_id"].to_numpy()]
 
 

@@ -1,4 +1,4 @@
-"""LiRA: the likelihood-ratio attack."""
+"""LiRA, the likelihood-ratio attack: in SQL, query by query, or with one Gaussian over all queries of a sample."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import polars as pl
 from ...store.errors import InvalidOption, NotEnoughData
 from ..scores import Scores, count_unscored
 from ..source import Source
+from .lira_each import VARIANCE_FLOOR
 from .phi_matrix import NO_MEDIANS, medians, phi_medians, queries_of, read_phi
 
 POOL_UNDER = 64
 """Under this many shadow runs a variance of one's own is too noisy (Carlini et al. 2022, section VI-B)."""
+
+Floats = npt.NDArray[np.float64]
 
 
 def lira(
@@ -47,12 +50,10 @@ def lira(
     shadows = source.need_shadows()
     chosen = variance if variance != "auto" else "pooled" if len(shadows) < POOL_UNDER else "sample"
     if queries == "gaussian":
-        frame = gaussian_queries(source, mode=mode, variance=chosen, center=center)
+        frame = _gaussian_queries(source, mode, chosen, center)
     else:
-        source.provide(
-            "phi_medians",
-            phi_medians(source, shadows, queries_of(source)) if center == "median" else NO_MEDIANS,
-        )
+        middle = phi_medians(source, shadows, queries_of(source)) if center == "median" else NO_MEDIANS
+        source.provide("phi_medians", middle)
         frame = source.query(
             "lira", {"target": target.run, "mode": mode, "variance": chosen, "center": center}
         )
@@ -65,11 +66,7 @@ def lira(
     return Scores(frame, notes)
 
 
-VARIANCE_FLOOR = 1e-12
-Floats = npt.NDArray[np.float64]
-
-
-def gaussian_queries(source: Source, *, mode: str, variance: str, center: str) -> pl.DataFrame:
+def _gaussian_queries(source: Source, mode: str, variance: str, center: str) -> pl.DataFrame:
     """Online LiRA scores with multivariate normals over the queries of a sample.
 
     Returns sample_id, member, score, n_in, n_out of the samples the target has signals of. Covariances divide by
@@ -87,17 +84,17 @@ def gaussian_queries(source: Source, *, mode: str, variance: str, center: str) -
     matrix = read_phi(source, source.need_shadows(), queries)
     phi, trained = matrix.phi, matrix.member
     seen = ~np.isnan(phi).any(axis=2)
-    inside = _fit(phi, seen & trained, variance, center)
-    outside = _fit(phi, seen & ~trained, variance, center)
-    score = _log_density(point, *inside[:2]) - _log_density(point, *outside[:2])
-    scored = (inside[2] > 0) & (outside[2] > 0) & ~np.isnan(point).any(axis=1)
+    *inside, n_in = _fit(phi, seen & trained, variance, center)
+    *outside, n_out = _fit(phi, seen & ~trained, variance, center)
+    score = _log_density(point, *inside) - _log_density(point, *outside)
+    scored = (n_in > 0) & (n_out > 0) & ~np.isnan(point).any(axis=1)
     return pl.DataFrame(
         {
             "sample_id": matrix.sample_id.astype(np.int32),
             "member": attacked.member[0],
             "score": pl.Series(np.where(scored, score, np.nan)).fill_nan(None),
-            "n_in": inside[2],
-            "n_out": outside[2],
+            "n_in": n_in,
+            "n_out": n_out,
         }
     ).filter(pl.Series(np.isfinite(point).any(axis=1)))
 

@@ -1,10 +1,10 @@
-"""Logits and features of a run, read in pieces: the lists of all runs together do not fit into memory."""
+"""Logits and features of runs, read in pieces: the lists of all runs together do not fit into memory."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -49,19 +49,25 @@ class Piece:
 
     def rows(self, which: npt.NDArray[np.intp] | slice) -> Piece:
         """Some of the rows, in the order given."""
-        return Piece(
-            self.sample_id[which],
-            self.query[which],
-            self.member[which],
-            self.label[which],
-            self.values[which],
-        )
+        return Piece(*(getattr(self, field.name)[which] for field in fields(self)))
+
+    def usable(self) -> npt.NDArray[np.bool_]:
+        """Which rows have finite values, and a label that is one of the classes."""
+        known = (self.label >= 0) & (self.label < self.values.shape[1])
+        return np.isfinite(self.values).all(axis=1) & known
 
     def pieces(self) -> Iterator[Piece]:
         """The rows in pieces of the usual size."""
         size = _rows_a_piece(self.values.shape[1])
         for start in range(0, len(self), size):
             yield self.rows(slice(start, start + size))
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Piece]) -> Piece:
+        """The rows of one piece or more, of the same width."""
+        return cls(
+            *(np.concatenate([getattr(piece, field.name) for piece in pieces]) for field in fields(cls))
+        )
 
 
 def logits_of(source: Source, run: Run, *, query: int | None = ORIGINAL) -> Iterator[Piece]:
@@ -75,10 +81,12 @@ def logits_of(source: Source, run: Run, *, query: int | None = ORIGINAL) -> Iter
 
 def lists_of(source: Source, run: Run, column: Lists, *, query: int | None = ORIGINAL) -> Iterator[Piece]:
     """The same for either column of lists."""
+    columns = ["sample_id", "query", "member", "label", column]
     with ExitStack() as stack:
         # All at once: a file that is open can be read to its end, even when its run is compacted meanwhile.
         for file, parquet, groups in source.again(lambda: _opened(source, run, stack)):
-            for batch in _batches(file, parquet, groups, column):
+            rows = _rows_a_piece(_width(parquet.metadata, groups, file.rows, column))
+            for batch in parquet.iter_batches(rows, row_groups=groups, columns=columns):
                 piece = _piece(batch, column, query, file)
                 if len(piece):
                     yield piece
@@ -91,54 +99,6 @@ def need_lists(source: Source, run: Run, column: Lists = "logits") -> None:
             f"run {run.run!r} of experiment {source.experiment!r} has no {column}; "
             f"collect it with {_COLLECT[column]}"
         )
-
-
-def _opened(source: Source, run: Run, stack: ExitStack) -> list[tuple[DataFile, pq.ParquetFile, list[int]]]:
-    """The run's files of signals, open until the stack ends, and which of their row groups are the run's."""
-    listed = [file for file in source.now([run])[0].files if file.table == "signals"]
-    return [(file, *stack.enter_context(open_rows(source.lake.files, file))) for file in listed]
-
-
-def _batches(
-    file: DataFile, parquet: pq.ParquetFile, groups: list[int], column: Lists
-) -> Iterator[pa.RecordBatch]:
-    columns = ["sample_id", "query", "member", "label", column]
-    rows = _rows_a_piece(_width(parquet.metadata, groups, file.rows, column))
-    yield from parquet.iter_batches(rows, row_groups=groups, columns=columns)
-
-
-def _rows_a_piece(width: int) -> int:
-    return min(PIECE, max(256, NUMBERS // max(width, 1)))
-
-
-def _width(metadata: pq.FileMetaData, groups: list[int], rows: int, column: Lists) -> int:
-    """How many numbers each of the ``rows`` of some row groups has in a column of lists, on average."""
-    found = [metadata.row_group(i) for i in groups]
-    chunks = [group.column(i) for group in found for i in range(group.num_columns)]
-    numbers = sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.startswith(f"{column}."))
-    return int(numbers // max(rows, 1))
-
-
-def _piece(batch: pa.RecordBatch, column: Lists, query: int | None, file: DataFile) -> Piece:
-    kept = pc.is_valid(batch[column])
-    if query is not None:
-        kept = pc.and_(kept, pc.equal(batch["query"], query))
-    if not pc.all(kept, min_count=0).as_py():
-        batch = batch.filter(kept)
-    lists = batch[column]
-    flat = lists.flatten().to_numpy(zero_copy_only=False)
-    width = len(flat) // max(len(batch), 1)
-    if len(batch) and not pc.all(pc.equal(pc.list_value_length(lists), width)).as_py():
-        raise CorruptLake(
-            f"{file.path} has {column} of several widths; a run's are all as wide as its model's output"
-        )
-    return Piece(
-        sample_id=batch["sample_id"].to_numpy().astype(np.int64),
-        query=batch["query"].to_numpy(),
-        member=batch["member"].to_numpy(zero_copy_only=False),
-        label=batch["label"].fill_null(NO_LABEL).to_numpy(),
-        values=flat.astype(np.float32, copy=False).reshape(len(batch), width),
-    )
 
 
 def target_logits(source: Source, sample_id: npt.NDArray[np.integer]) -> Piece:
@@ -156,11 +116,8 @@ def target_logits(source: Source, sample_id: npt.NDArray[np.integer]) -> Piece:
             found = _blank(sample_id, piece.values.shape[1])
         rows = np.flatnonzero(place[piece.sample_id] >= 0)
         at = place[piece.sample_id[rows]]
-        found.member[at], found.label[at], found.values[at] = (
-            piece.member[rows],
-            piece.label[rows],
-            piece.values[rows],
-        )
+        found.member[at], found.label[at] = piece.member[rows], piece.label[rows]
+        found.values[at] = piece.values[rows]
     return found if found is not None else _blank(sample_id, 1)
 
 
@@ -193,6 +150,46 @@ def left_out(source: Source, seen: Collection[str]) -> tuple[str, ...]:
         )
     missing = len(shadows) - len(seen)
     return (f"{missing} of {len(shadows)} shadow runs have no logits and are left out",) if missing else ()
+
+
+def _opened(source: Source, run: Run, stack: ExitStack) -> list[tuple[DataFile, pq.ParquetFile, list[int]]]:
+    """The run's files of signals, open until the stack ends, and which of their row groups are the run's."""
+    listed = [file for file in source.now([run])[0].files if file.table == "signals"]
+    return [(file, *stack.enter_context(open_rows(source.lake.files, file))) for file in listed]
+
+
+def _width(metadata: pq.FileMetaData, groups: list[int], rows: int, column: Lists) -> int:
+    """How many numbers each of the ``rows`` of some row groups has in a column of lists, on average."""
+    found = [metadata.row_group(i) for i in groups]
+    chunks = [group.column(i) for group in found for i in range(group.num_columns)]
+    numbers = sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.startswith(f"{column}."))
+    return int(numbers // max(rows, 1))
+
+
+def _rows_a_piece(width: int) -> int:
+    return min(PIECE, max(256, NUMBERS // max(width, 1)))
+
+
+def _piece(batch: pa.RecordBatch, column: Lists, query: int | None, file: DataFile) -> Piece:
+    kept = pc.is_valid(batch[column])
+    if query is not None:
+        kept = pc.and_(kept, pc.equal(batch["query"], query))
+    if not pc.all(kept, min_count=0).as_py():
+        batch = batch.filter(kept)
+    lists = batch[column]
+    flat = lists.flatten().to_numpy(zero_copy_only=False)
+    width = len(flat) // max(len(batch), 1)
+    if len(batch) and not pc.all(pc.equal(pc.list_value_length(lists), width)).as_py():
+        raise CorruptLake(
+            f"{file.path} has {column} of several widths; a run's are all as wide as its model's output"
+        )
+    return Piece(
+        sample_id=batch["sample_id"].to_numpy().astype(np.int64),
+        query=batch["query"].to_numpy(),
+        member=batch["member"].to_numpy(zero_copy_only=False),
+        label=batch["label"].fill_null(NO_LABEL).to_numpy(),
+        values=flat.astype(np.float32, copy=False).reshape(len(batch), width),
+    )
 
 
 def _blank(sample_id: npt.NDArray[np.integer], classes: int) -> Piece:

@@ -99,8 +99,7 @@ def masked_source(source: Source, mask: Mask) -> Iterator[tuple[Source, tuple[st
                 f"{len(left_out)} of {len(source.runs)} runs kept no logits to mask and are left out: {named}",
             )
         try:
-            target = source.target.run if source.target else None
-            with source.beside(target, lake=lake) as hidden:
+            with source.beside(source.target_name or None, lake=lake) as hidden:
                 yield hidden, notes
         except NotEnoughData as error:
             raise NotEnoughData(
@@ -170,16 +169,6 @@ def _members(source: Source, run: Run) -> npt.NDArray[np.bool_]:
     return members
 
 
-def _log_sum(values: Floats) -> Floats:
-    """log sum exp of each row."""
-    highest = values.max(axis=1)
-    return highest + np.log(np.exp(values - highest[:, None]).sum(axis=1))
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    return logits - _log_sum(logits)[:, None]
-
-
 def _top_k(logits: Floats, count: int) -> Floats:
     classes = logits.shape[1]
     if count >= classes:
@@ -207,3 +196,13 @@ def _label_only(logits: Floats) -> Floats:
     found = np.full((rows, classes), math.log(_UNSURE / max(classes - 1, 1)))
     found[np.arange(rows), logits.argmax(axis=1)] = math.log(1 - _UNSURE)
     return found
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    return logits - _log_sum(logits)[:, None]
+
+
+def _log_sum(values: Floats) -> Floats:
+    """log sum exp of each row."""
+    highest = values.max(axis=1)
+    return highest + np.log(np.exp(values - highest[:, None]).sum(axis=1))

@@ -28,6 +28,21 @@ _ROWS = 1 << 24
 _BLOCK_VALUES = 1 << 26
 """Values of phi that are laid side by side for medians: with what is made of them half a gigabyte."""
 
+_COLUMNS = ["sample_id", "query", "member", "phi"]
+
+_MEDIANS = """
+select sample_id, query,
+       percentile_cont(0.5) within group (order by phi::double) filter (where member) as median_in,
+       percentile_cont(0.5) within group (order by phi::double) filter (where not member) as median_out
+from signals
+where query < $plain and run <> $target and not isnan(phi) and run in (select run from runs where role = 'shadow')
+group by sample_id, query
+"""
+
+NO_MEDIANS = pa.schema(
+    {"sample_id": pa.int32(), "query": pa.int16(), "median_in": pa.float64(), "median_out": pa.float64()}
+).empty_table()
+
 
 @dataclass(frozen=True, eq=False)
 class PhiMatrix:
@@ -55,6 +70,74 @@ def read_phi(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> Phi
     """Read phi of ``runs`` for the audit pool and the given queries: runs x samples x queries float32 in memory."""
     audit = _audit(source)
     return _laid_out(_frames(source, runs), len(runs), audit, range(len(audit)), queries)
+
+
+def phi_medians(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> pa.Table:
+    """Medians of phi over in- and out-runs: sample_id, query, median_in, median_out; NULL where there is no run.
+
+    An engine that has the rows spread over many machines counts them there.
+    """
+    if source.engine == "spark":
+        return source.sql(_MEDIANS, {"target": source.target_name, "plain": PLAIN_QUERIES}).to_arrow()
+    found = [_medians_of(matrix) for matrix in _matrices(source, runs, queries)]
+    return pa.concat_tables(found)
+
+
+def _medians_of(matrix: PhiMatrix) -> pa.Table:
+    runs, samples, queries = matrix.phi.shape
+    values = matrix.phi.reshape(runs, -1)
+    trained = matrix.member if queries == 1 else np.repeat(matrix.member, queries, axis=1)
+    seen = ~np.isnan(values)
+    sides = {"median_in": medians(values, seen & trained), "median_out": medians(values, seen & ~trained)}
+    return pa.table(
+        {
+            "sample_id": np.repeat(matrix.sample_id, queries).astype(np.int32),
+            "query": np.tile(np.asarray(matrix.queries, dtype=np.int16), samples),
+            **{name: pa.array(side, from_pandas=True) for name, side in sides.items()},
+        }
+    )
+
+
+def medians(values: npt.NDArray[np.float32], used: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Median of each column of ``values`` (rows, columns) over the rows that ``used`` marks; NaN where it marks none.
+
+    Marked values must be finite.
+    """
+    found = np.full(values.shape[1], np.nan)
+    for start in range(0, values.shape[1], _BLOCK):
+        part = slice(start, start + _BLOCK)
+        marked = used[:, part]
+        # What is not marked sorts behind all that is.
+        ranked = np.ascontiguousarray(np.where(marked, values[:, part], np.float32(np.inf)).T)
+        ranked.sort(axis=1)
+        count = marked.sum(axis=0)
+        some = np.flatnonzero(count)
+        lower, upper = ranked[some, (count[some] - 1) // 2], ranked[some, count[some] // 2]
+        found[start + some] = (lower.astype(np.float64) + upper) / 2
+    return found
+
+
+def _matrices(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> Iterator[PhiMatrix]:
+    """`read_phi` of some samples after others, as many at a time as memory is set aside for."""
+    audit = _audit(source)
+    many = max(1, _BLOCK_VALUES // max(1, len(runs) * len(queries)))
+    if len(audit) <= many:
+        yield _laid_out(_frames(source, runs), len(runs), audit, range(len(audit)), queries)
+        return
+    # Of whole row groups nothing is read twice.
+    many = max(many - many % ROW_GROUP, min(many, ROW_GROUP))
+    for start in range(0, len(audit), many):
+        part = range(start, min(start + many, len(audit)))
+        frames = (source.rows_between(run, "signals", _COLUMNS, part) for run in runs)
+        yield _laid_out(frames, len(runs), audit, part, queries)
+
+
+def _frames(source: Source, runs: Sequence[Run]) -> Iterator[pl.DataFrame]:
+    """sample_id, query, member and phi of each run; runs are read together as long as they are few rows."""
+    rows = [sum(file.rows for file in run.files if file.table == "signals") for run in runs]
+    at_once = max(1, _ROWS // max(1, max(rows, default=1)))
+    for start in range(0, len(runs), at_once):
+        yield from source.rows_of_each(runs[start : start + at_once], "signals", _COLUMNS)
 
 
 def _audit(source: Source) -> npt.NDArray[np.bool_]:
@@ -98,93 +181,3 @@ def _laid_out(
             phi[row, where, which] = frame["phi"].to_numpy()[asked]
             member[row, where] = frame["member"].to_numpy()[asked]
     return PhiMatrix(phi, member, sample_id, tuple(queries))
-
-
-def _frames(source: Source, runs: Sequence[Run]) -> Iterator[pl.DataFrame]:
-    """sample_id, query, member and phi of each run; runs are read together as long as they are few rows."""
-    rows = [sum(file.rows for file in run.files if file.table == "signals") for run in runs]
-    at_once = max(1, _ROWS // max(1, max(rows, default=1)))
-    for start in range(0, len(runs), at_once):
-        yield from source.rows_of_each(runs[start : start + at_once], "signals", _COLUMNS)
-
-
-_COLUMNS = ["sample_id", "query", "member", "phi"]
-
-
-def _matrices(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> Iterator[PhiMatrix]:
-    """`read_phi` of some samples after others, as many at a time as memory is set aside for."""
-    audit = _audit(source)
-    many = max(1, _BLOCK_VALUES // max(1, len(runs) * len(queries)))
-    if len(audit) <= many:
-        yield _laid_out(_frames(source, runs), len(runs), audit, range(len(audit)), queries)
-        return
-    # Of whole row groups nothing is read twice.
-    many = max(many - many % ROW_GROUP, min(many, ROW_GROUP))
-    for start in range(0, len(audit), many):
-        part = range(start, min(start + many, len(audit)))
-        frames = (source.rows_between(run, "signals", _COLUMNS, part) for run in runs)
-        yield _laid_out(frames, len(runs), audit, part, queries)
-
-
-def medians(values: npt.NDArray[np.float32], used: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Median of each column of ``values`` (rows, columns) over the rows that ``used`` marks; NaN where it marks none.
-
-    Marked values must be finite.
-    """
-    found = np.full(values.shape[1], np.nan)
-    for start in range(0, values.shape[1], _BLOCK):
-        part = slice(start, start + _BLOCK)
-        marked = used[:, part]
-        # What is not marked sorts behind all that is.
-        ranked = np.ascontiguousarray(np.where(marked, values[:, part], np.float32(np.inf)).T)
-        ranked.sort(axis=1)
-        count = marked.sum(axis=0)
-        some = np.flatnonzero(count)
-        lower, upper = ranked[some, (count[some] - 1) // 2], ranked[some, count[some] // 2]
-        found[start + some] = (lower.astype(np.float64) + upper) / 2
-    return found
-
-
-def phi_medians(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> pa.Table:
-    """Medians of phi over in- and out-runs: sample_id, query, median_in, median_out; NULL where there is no run.
-
-    An engine that has the rows spread over many machines counts them there.
-    """
-    if source.engine == "spark":
-        return source.sql(_MEDIANS, {"target": source.target_name, "plain": PLAIN_QUERIES}).to_arrow()
-    found = [_medians_of(matrix) for matrix in _matrices(source, runs, queries)]
-    return pa.concat_tables(found)
-
-
-def _medians_of(matrix: PhiMatrix) -> pa.Table:
-    runs, samples, queries = matrix.phi.shape
-    values = matrix.phi.reshape(runs, -1)
-    trained = matrix.member if queries == 1 else np.repeat(matrix.member, queries, axis=1)
-    seen = ~np.isnan(values)
-    sides = {"median_in": medians(values, seen & trained), "median_out": medians(values, seen & ~trained)}
-    return pa.table(
-        {
-            "sample_id": np.repeat(matrix.sample_id, queries).astype(np.int32),
-            "query": np.tile(np.asarray(matrix.queries, dtype=np.int16), samples),
-            **{name: pa.array(side, from_pandas=True) for name, side in sides.items()},
-        }
-    )
-
-
-_MEDIANS = """
-select sample_id, query,
-       percentile_cont(0.5) within group (order by phi::double) filter (where member) as median_in,
-       percentile_cont(0.5) within group (order by phi::double) filter (where not member) as median_out
-from signals
-where query < $plain and run <> $target and not isnan(phi) and run in (select run from runs where role = 'shadow')
-group by sample_id, query
-"""
-
-NO_MEDIANS = pa.schema(
-    [
-        ("sample_id", pa.int32()),
-        ("query", pa.int16()),
-        ("median_in", pa.float64()),
-        ("median_out", pa.float64()),
-    ]
-).empty_table()

@@ -15,7 +15,6 @@ from ...store.format.records import Run
 from ..scores import Scores
 from ..source import Source
 from ..statistics.roc import whole_part
-from .attacked import need_references
 from .rmia import Gamma, Mode, Resemblance, check_options, checked, scored_views
 
 _SAMPLES_AT_ONCE = 500_000
@@ -117,7 +116,7 @@ def _comparable(source: Source, wanted: str) -> tuple[list[Run], list[Range], tu
             f"run {target.run!r} of experiment {source.experiment!r} has no {of_kind} queries; collect it and its shadow "
             f"runs with --queries original,{example}"
         )
-    others = need_references(source)
+    others = source.need_references()
     held = {run.run: ranges_of(run) for run in others}
     for run in others:
         for kind, ours in own.items():

@@ -7,24 +7,30 @@ is its p-value but for 1 / (n + 1), and rejecting at F <= alpha should have the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
 
 from ...store.errors import InvalidOption
 from ..scores import Scores, count_unscored
-from ..source import Source
 from ..statistics.metric import Metric
 from ..statistics.roc import rates
 
 ALPHAS = (0.001, 0.01, 0.05, 0.1)
 """Significance levels that the attacks are judged at unless told otherwise."""
 
-ALPHA_HELP = "significance levels to reject at: the false-positive rates that are aimed at"
+Alpha = Annotated[
+    tuple[float, ...], "significance levels to reject at: the false-positive rates that are aimed at"
+]
+Interpolate = Annotated[
+    bool, "let F run straight between reference losses (from F = 0 at loss 0), not in steps"
+]
 
 Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Levels = Sequence[float]
 
 
 def levels_of(alpha: tuple[float, ...]) -> tuple[float, ...]:
@@ -37,62 +43,6 @@ def levels_of(alpha: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(sorted(set(alpha)))
 
 
-def most_below(count: Counts, level: float) -> Counts:
-    """How many of ``count`` reference losses, (R,), may lie at or under a loss that is rejected: the largest k with k / count <= level."""
-    whole = np.floor(level * count).astype(np.int64)
-    n = np.maximum(count, 1)
-    # Shares are quotients: 29 / 100 is 0.29, though 0.29 * 100 is below 29.
-    whole += (whole + 1) / n <= level
-    whole -= whole / n > level
-    return whole
-
-
-def thresholds_at(
-    ranked: npt.NDArray[np.floating],
-    start: Counts,
-    count: Counts,
-    levels: Sequence[float],
-    interpolate: bool,
-) -> Floats:
-    """c_alpha of R references at L levels, (R, L): losses under it are rejected, losses above it are not.
-
-    ``ranked`` holds the lowest losses of one reference after another, ascending, each from ``start`` (R,) on; ``count``
-    (R,) is how many it has in all. In steps c is the reference loss that would be one too many; interpolated it lies
-    where F reaches the level. Infinite where any finite loss is rejected, NaN without reference losses. (The paper's
-    alpha-percentile of these losses, but for which of the two neighbours it takes.)
-    """
-    found = np.full((len(count), len(levels)), np.nan)
-    some = np.flatnonzero(count)
-    start, n = start[some], count[some]
-    for column, level in enumerate(levels):
-        whole = most_below(n, level)
-        threshold = ranked[start + whole].astype(np.float64)
-        if interpolate:
-            low = np.where(whole > 0, ranked[start + np.maximum(whole - 1, 0)], 0.0)
-            part = np.clip(level * n - whole, 0.0, 1.0)
-            inside = np.isfinite(threshold)  # nothing runs towards an infinite loss
-            threshold[inside] = low[inside] + part[inside] * (threshold[inside] - low[inside])
-        found[some, column] = threshold
-    return found
-
-
-def with_thresholds(frame: pl.DataFrame, thresholds: Floats, levels: Sequence[float]) -> pl.DataFrame:
-    """Add the column thresholds: a list of {alpha, loss} a row, NULL where there is no reference loss."""
-    columns = pl.DataFrame({str(at): thresholds[:, at] for at in range(len(levels))})
-    pairs = [
-        pl.struct(pl.lit(level, pl.Float64).alias("alpha"), pl.col(str(at)).alias("loss"))
-        for at, level in enumerate(levels)
-    ]
-    listed = columns.select(pl.when(pl.col("0").is_not_nan()).then(pl.concat_list(pairs)))
-    return frame.with_columns(listed.to_series().alias("thresholds"))
-
-
-INTERPOLATE_HELP = "let F run straight between reference losses (from F = 0 at loss 0), not in steps"
-
-Floats = npt.NDArray[np.float64]
-Levels = Sequence[float]
-
-
 def share_scores(frame: pl.DataFrame, levels: Levels, interpolate: bool, why: str) -> Scores:
     """Scores with notes and the rates at each level, from rows of sample_id, member, score, share, n_reference.
 
@@ -100,7 +50,9 @@ def share_scores(frame: pl.DataFrame, levels: Levels, interpolate: bool, why: st
     """
     known = frame.filter(pl.col("member").is_not_null() & pl.col("score").is_not_null())
     member, share = known["member"].to_numpy(), known["share"].to_numpy()
-    metrics = [metric for level in levels for metric in _at(level, share, member)]
+    metrics = [
+        metric for level in levels for metric in rates(share <= level, member, "at_alpha", {"alpha": level})
+    ]
     typical = frame.filter(pl.col("score").is_not_null())["n_reference"].median()
     notes = list(count_unscored(frame, why))
     if isinstance(typical, float):
@@ -108,10 +60,6 @@ def share_scores(frame: pl.DataFrame, levels: Levels, interpolate: bool, why: st
         if not interpolate:
             notes += _too_coarse(levels, typical)
     return Scores(frame, tuple(notes), tuple(metrics))
-
-
-def _at(level: float, share: Floats, member: npt.NDArray[np.bool_]) -> tuple[Metric, ...]:
-    return rates(share <= level, member, "at_alpha", {"alpha": level})
 
 
 def _beyond_the_level(metrics: Sequence[Metric], typical: float) -> list[str]:
@@ -141,80 +89,51 @@ def _too_coarse(levels: Levels, typical: float) -> list[str]:
     ]
 
 
-def share_among_losses(
-    frame: pl.DataFrame, reference: pl.DataFrame, by: str | None, levels: Levels, interpolate: bool
-) -> pl.DataFrame:
-    """Add share, n_reference and thresholds and set score = 1 - share, from the columns loss of both frames; label goes.
+def most_below(count: Counts, level: float) -> Counts:
+    """How many of ``count`` reference losses, (R,), may lie at or under a loss that is rejected: the largest k with k / count <= level."""
+    whole = np.floor(level * count).astype(np.int64)
+    n = np.maximum(count, 1)
+    # Shares are quotients: 29 / 100 is 0.29, though 0.29 * 100 is below 29.
+    whole += (whole + 1) / n <= level
+    whole -= whole / n > level
+    return whole
 
-    ``by`` names an integer column of both whose values are kept apart. The score is NULL where no reference loss
-    is of its kind or where it was NULL.
+
+def thresholds_at(
+    ranked: npt.NDArray[np.floating],
+    start: Counts,
+    count: Counts,
+    levels: Levels,
+    interpolate: bool,
+) -> Floats:
+    """c_alpha of R references at L levels, (R, L): losses under it are rejected, losses above it are not.
+
+    ``ranked`` holds the lowest losses of one reference after another, ascending, each from ``start`` (R,) on; ``count``
+    (R,) is how many it has in all. In steps c is the reference loss that would be one too many; interpolated it lies
+    where F reaches the level. Infinite where any finite loss is rejected, NaN without reference losses. (The paper's
+    alpha-percentile of these losses, but for which of the two neighbours it takes.)
     """
-    loss = frame["loss"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-    others = reference["loss"].to_numpy()
-    share, count = np.full(len(loss), np.nan), np.zeros(len(loss), dtype=np.int64)
-    thresholds = np.full((len(loss), len(levels)), np.nan)
-    own = np.zeros(len(loss), dtype=np.int64) if by is None else frame[by].to_numpy()
-    kinds = np.zeros(len(others), dtype=np.int64) if by is None else reference[by].to_numpy()
-    grouped = np.argsort(kinds, kind="stable")
-    others, kinds = others[grouped], kinds[grouped]
-    rows_of = np.argsort(own, kind="stable")
-    for kind in np.unique(own):
-        rows = rows_of[slice(*np.searchsorted(own, [kind, kind + 1], sorter=rows_of))]
-        part = np.sort(others[slice(*np.searchsorted(kinds, [kind, kind + 1]))])
-        share[rows], count[rows] = share_at_or_below(part, loss[rows], interpolate), len(part)
-        thresholds[rows] = thresholds_at(
-            part, np.zeros(1, np.int64), np.array([len(part)]), levels, interpolate
-        )
-    scored = frame["score"].is_not_null().to_numpy() & (count > 0)
-    share = np.where(scored, share, np.nan)
-    found = frame.drop("label").with_columns(
-        pl.Series("score", 1 - share).fill_nan(None),
-        pl.Series("share", share).fill_nan(None),
-        pl.Series("n_reference", count),
-    )
-    return with_thresholds(found, thresholds, levels)
+    found = np.full((len(count), len(levels)), np.nan)
+    some = np.flatnonzero(count)
+    start, n = start[some], count[some]
+    for column, level in enumerate(levels):
+        whole = most_below(n, level)
+        threshold = ranked[start + whole].astype(np.float64)
+        if interpolate:
+            low = np.where(whole > 0, ranked[start + np.maximum(whole - 1, 0)], 0.0)
+            part = np.clip(level * n - whole, 0.0, 1.0)
+            inside = np.isfinite(threshold)  # nothing runs towards an infinite loss
+            threshold[inside] = low[inside] + part[inside] * (threshold[inside] - low[inside])
+        found[some, column] = threshold
+    return found
 
 
-NONE_TAUGHT = pa.schema([("run", pa.string()), ("sample_id", pa.int32())]).empty_table()
-"""No run learnt from a sample without being trained on its label."""
-
-
-def share_among_runs(
-    source: Source, target: str, runs: pa.Table, taught: pa.Table, levels: Levels, interpolate: bool
-) -> pl.DataFrame:
-    """sample_id, member, score, share, n_reference, loss and thresholds of the target's audit samples.
-
-    Each sample's loss is compared with its losses on ``runs`` that did not train on it: run and sample_id, which is
-    NULL, or the one sample that a run counts for. ``taught`` (run, sample_id) are left out of the comparison.
-    """
-    source.provide("reference_runs", runs)
-    source.provide("taught", taught)
-    most = int(most_below(np.array([len(runs)]), max(levels))[0]) + 1
-    frame = source.query("attack_same_sample", {"target": target, "interpolate": interpolate, "most": most})
-    lowest = frame["lowest"]
-    held = lowest.list.len().fill_null(0).cast(pl.Int64).to_numpy()
-    ranked = lowest.explode().drop_nulls().to_numpy()
-    thresholds = thresholds_at(
-        ranked, np.cumsum(held) - held, frame["n_reference"].to_numpy(), levels, interpolate
-    )
-    return with_thresholds(frame.drop("lowest"), thresholds, levels)
-
-
-def share_at_or_below(ranked: Floats, loss: Floats, interpolate: bool) -> Floats:
-    """F at each loss: the share of ``ranked`` values (sorted) at or under it; NaN where there are none.
-
-    Interpolated, F goes on in a straight line from each reference loss towards the next one, by one value's share,
-    and from 0 at loss 0 to the first; at a reference loss both are equal.
-    """
-    n = len(ranked)
-    if n == 0:
-        return np.full(len(loss), np.nan)
-    below = np.searchsorted(ranked, loss, "right").astype(np.float64)
-    if not interpolate:
-        return below / n
-    at = below.astype(np.int64)
-    low = np.where(at > 0, ranked[np.maximum(at - 1, 0)], 0.0)
-    high = ranked[np.minimum(at, n - 1)].astype(np.float64)
-    inside = (at < n) & np.isfinite(high) & (loss > low)
-    below[inside] += (loss[inside] - low[inside]) / (high[inside] - low[inside])
-    return below / n
+def with_thresholds(frame: pl.DataFrame, thresholds: Floats, levels: Levels) -> pl.DataFrame:
+    """Add the column thresholds: a list of {alpha, loss} a row, NULL where there is no reference loss."""
+    columns = pl.DataFrame({str(at): thresholds[:, at] for at in range(len(levels))})
+    pairs = [
+        pl.struct(pl.lit(level, pl.Float64).alias("alpha"), pl.col(str(at)).alias("loss"))
+        for at, level in enumerate(levels)
+    ]
+    listed = columns.select(pl.when(pl.col("0").is_not_nan()).then(pl.concat_list(pairs)))
+    return frame.with_columns(listed.to_series().alias("thresholds"))

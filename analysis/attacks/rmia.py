@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
@@ -16,8 +18,7 @@ from ...store.format.schema import ORIGINAL, PLAIN_QUERIES
 from ..scores import Scores, count_unscored
 from ..source import Source
 from ..statistics.metric import Metric
-from .attacked import NOT_FINITE, need_references
-from .rmia_views import DECIMALS, Flags, View, beats, log_ratio, read_views
+from .loss import NOT_FINITE
 
 Mode = Annotated[
     Literal["online", "offline"], "compare with runs with and without the sample, or only those without"
@@ -27,11 +28,17 @@ Resemblance = Annotated[
 ]
 Gamma = Annotated[float, "how many times a population record's ratio must be exceeded"]
 
+DECIMALS = 12
+"""Log ratios are rounded to so many: losses have seven digits, and the order in which an engine sums must not part ties."""
+
 GRID = np.arange(11) / 10
 """Values of a that are tried."""
 
 TUNED_ON = 20_000
 """Samples at most that a is tuned on, evenly spread over the experiment."""
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
 def rmia(
@@ -62,9 +69,25 @@ def rmia(
     source.need_target_table("signals")
     last = PLAIN_QUERIES - 1 if queries == "mean" else ORIGINAL
     frames, metrics = scored_views(
-        source, need_references(source), [(ORIGINAL, last)], mode=mode, a=a, gamma=gamma
+        source, source.need_references(), [(ORIGINAL, last)], mode=mode, a=a, gamma=gamma
     )
     return checked(source, _mean_over_views(list(frames)), mode, metrics)
+
+
+def _mean_over_views(views: list[pl.DataFrame]) -> pl.DataFrame:
+    """One row a sample; no score where a view has none."""
+    if len(views) == 1:
+        return views[0].with_columns(pl.col("score", "log_ratio").fill_nan(None))
+    return (
+        pl.concat(views)
+        .group_by("sample_id")
+        .agg(
+            pl.col("member").any(),
+            pl.col("score", "log_ratio").mean().fill_nan(None),  # NaN in one view is NaN in the mean
+            pl.col("n_in", "n_out").min(),
+        )
+        .sort("sample_id")
+    )
 
 
 def check_options(what: str, mode: str, a: float | None, gamma: float) -> None:
@@ -86,13 +109,13 @@ def scored_views(
     a: float | None,
     gamma: float,
 ) -> tuple[Iterator[pl.DataFrame], tuple[Metric, ...]]:
-    """`View.scored` of every view, see `read_views`, and what offline RMIA tuned: a, on the first of them.
+    """`View.scored` of every view, see `_read_views`, and what offline RMIA tuned: a, on the first of them.
 
     Raises NotEnoughData where the target has none of the views.
     """
     tuned = mode == "offline" and a is None
     stand_in = _stand_in(source, references) if tuned else ""
-    views = read_views(source, references, blocks, stand_in=stand_in)
+    views = _read_views(source, references, blocks, stand_in=stand_in)
     first = next(views, None)
     if first is None:
         raise NotEnoughData(
@@ -117,6 +140,113 @@ def checked(source: Source, frame: pl.DataFrame, mode: str, metrics: tuple[Metri
     return Scores(frame, count_unscored(frame, why), metrics)
 
 
+@dataclass(frozen=True)
+class View:
+    """One view (query) of all samples: which are of the population, and what each side says of them."""
+
+    population: Flags
+    target: Side
+    stand_in: Side
+    inside: Side
+    outside: Side
+
+    def scored(self, a: float | None, log_gamma: float) -> pl.DataFrame:
+        """sample_id, member, score, log_ratio, n_in and n_out of the audit samples the target has this view of."""
+        inside = self.inside.with_one(self.stand_in, self.stand_in.member)
+        outside = self.outside.with_one(self.stand_in, ~self.stand_in.member)
+        ratio = _log_ratio(self.target, inside, outside, self.population, a)
+        beaten, of = _beats(ratio, ratio[self.population], log_gamma)
+        audit = ~self.population & (self.target.n > 0)
+        return pl.DataFrame(
+            {
+                "sample_id": np.flatnonzero(audit),
+                "member": self.target.member[audit],
+                "score": np.where(np.isnan(ratio), np.nan, beaten / of)[audit],
+                "log_ratio": ratio[audit],
+                "n_in": inside.n[audit],
+                "n_out": outside.n[audit],
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one side says of each sample: its runs (0 for none), the log of their mean probability, membership."""
+
+    n: npt.NDArray[np.int64]
+    log_mean: Floats
+    member: Flags
+
+    def at(self, rows: npt.NDArray[np.intp]) -> Side:
+        """The same of some samples."""
+        return Side(self.n[rows], self.log_mean[rows], self.member[rows])
+
+    def with_one(self, other: Side, chosen: Flags) -> Side:
+        """The side with ``other``'s single run added where ``chosen``."""
+        n = self.n + (chosen & (other.n > 0))
+        grown = n > self.n
+        log_mean = self.log_mean.copy()
+        total = np.where(
+            self.n[grown] > 0, self.log_mean[grown] + np.log(np.maximum(self.n[grown], 1)), -np.inf
+        )
+        log_mean[grown] = np.logaddexp(total, other.log_mean[grown]) - np.log(n[grown])
+        return Side(n, log_mean, self.member)
+
+
+def _read_views(
+    source: Source, references: Sequence[Run], blocks: Sequence[tuple[int, int]], *, stand_in: str
+) -> Iterator[View]:
+    """Every view that the target has, compared with ``references``, in the order of their query numbers.
+
+    Views whose numbers lie in one of the ``blocks``, first to last, are read together. ``stand_in`` names a reference
+    that is kept apart from the others, or is empty. Raises NotEnoughData where no record of a view is in no training set.
+    """
+    target = source.need_target_table("signals")
+    source.provide("compared_runs", pa.table({"run": pa.array([run.run for run in references], pa.string())}))
+    for first, last in blocks:
+        rows = source.query(
+            "rmia",
+            {"target": target.run, "stand_in": stand_in, "first_query": first, "last_query": last},
+        )
+        for query in rows.filter(pl.col("side") == "target")["query"].unique().sort():
+            yield _view(rows.filter(pl.col("query") == query), source)
+
+
+def _view(rows: pl.DataFrame, source: Source) -> View:
+    """Rows of one query by side, in arrays as long as the experiment has samples."""
+    samples = source.lake.experiment(source.experiment).samples
+    population = np.zeros(samples, dtype=bool)
+    population[rows["sample_id"].to_numpy()[rows["population"].to_numpy()]] = True
+    sides = []
+    for name in ("target", "stand-in", "in", "out"):
+        part = rows.filter(pl.col("side") == name)
+        ids = part["sample_id"].to_numpy()
+        side = Side(np.zeros(samples, np.int64), np.full(samples, -np.inf), np.zeros(samples, bool))
+        side.n[ids] = part["n"].to_numpy()
+        side.log_mean[ids] = part["log_mean"].to_numpy()
+        side.member[ids] = part["member"].to_numpy()
+        sides.append(side)
+    view = View(population, *sides)
+    if not (population & (view.target.n > 0) & (view.outside.n + view.stand_in.n > 0)).any():
+        raise NotEnoughData(
+            f"RMIA compares with records that no run trained on, and run {source.target_name!r} of experiment "
+            f"{source.experiment!r} and its shadow runs have signals of none; set some aside with --population when "
+            "collecting"
+        )
+    return view
+
+
+def _stand_in(source: Source, references: Sequence[Run]) -> str:
+    """The shadow run whose training set is nearest half of the audit samples: its AUC is the surest."""
+    shadows = [run for run in references if run.info.role == "shadow"]
+    if not shadows:
+        raise NotEnoughData(
+            f"experiment {source.experiment!r} has no shadow run to tune a on; collect some, or choose it with --a"
+        )
+    audit = source.sql("select count(*) from samples where pool = 'audit'").item()
+    return min(shadows, key=lambda run: abs(2 * run.members - audit)).run
+
+
 def _tune(view: View, log_gamma: float, stand_in: str) -> float:
     """The a of the grid with the greatest AUC on the run that stands in for the target."""
     known = (view.stand_in.n > 0) & np.isfinite(view.stand_in.log_mean) & (view.outside.n > 0)
@@ -132,8 +262,8 @@ def _tune(view: View, log_gamma: float, stand_in: str) -> float:
     own, inside, outside = (side.at(rows) for side in (view.stand_in, view.inside, view.outside))
     areas = []
     for a in GRID:
-        ratio = log_ratio(own, inside, outside, view.population[rows], float(a))
-        beaten, most = beats(ratio[: len(audit)], ratio[len(audit) :], log_gamma)
+        ratio = _log_ratio(own, inside, outside, view.population[rows], float(a))
+        beaten, most = _beats(ratio[: len(audit)], ratio[len(audit) :], log_gamma)
         areas.append(_auc(beaten, member, most))
     return float(GRID[int(np.argmax(np.round(areas, DECIMALS)))])
 
@@ -146,28 +276,26 @@ def _auc(count: npt.NDArray[np.int64], member: Flags, most: int) -> float:
     return float((members * (lower + others / 2)).sum() / (members.sum() * others.sum()))
 
 
-def _stand_in(source: Source, references: Sequence[Run]) -> str:
-    """The shadow run whose training set is nearest half of the audit samples: its AUC is the surest."""
-    shadows = [run for run in references if run.info.role == "shadow"]
-    if not shadows:
-        raise NotEnoughData(
-            f"experiment {source.experiment!r} has no shadow run to tune a on; collect some, or choose it with --a"
-        )
-    audit = source.sql("select count(*) from samples where pool = 'audit'").item()
-    return min(shadows, key=lambda run: abs(2 * run.members - audit)).run
+def _log_ratio(of: Side, inside: Side, outside: Side, population: Flags, a: float | None) -> Floats:
+    """log(p(x | model) / p(x)) of every sample; NaN where it is not known or the model's loss is not finite.
+
+    ``a`` None is the online form, in which population records have out-runs only.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if a is None:
+            both = np.logaddexp(inside.log_mean, outside.log_mean) - np.log(2)
+            expected = np.where(population, outside.log_mean, np.where(inside.n > 0, both, np.nan))
+        else:
+            expected = np.logaddexp(np.log1p(a) + outside.log_mean, np.log1p(-a)) - np.log(2)
+        ratio = of.log_mean - expected
+    known = (of.n > 0) & (outside.n > 0) & (population | np.isfinite(of.log_mean))
+    return np.where(known, ratio, np.nan).round(DECIMALS)
 
 
-def _mean_over_views(views: list[pl.DataFrame]) -> pl.DataFrame:
-    """One row a sample; no score where a view has none."""
-    if len(views) == 1:
-        return views[0].with_columns(pl.col("score", "log_ratio").fill_nan(None))
-    return (
-        pl.concat(views)
-        .group_by("sample_id")
-        .agg(
-            pl.col("member").any(),
-            pl.col("score", "log_ratio").mean().fill_nan(None),  # NaN in one view is NaN in the mean
-            pl.col("n_in", "n_out").min(),
-        )
-        .sort("sample_id")
-    )
+def _beats(ratio: Floats, of_population: Floats, log_gamma: float) -> tuple[npt.NDArray[np.int64], int]:
+    """How many population records each log ratio exceeds by more than log gamma, and how many there are.
+
+    By one sort, in place of a matrix of samples x population records.
+    """
+    ranked = np.sort(of_population[~np.isnan(of_population)])
+    return np.searchsorted(ranked, np.round(ratio - log_gamma, DECIMALS), "left"), len(ranked)

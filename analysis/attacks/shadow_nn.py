@@ -14,71 +14,8 @@ from ...store.errors import InvalidOption, NotEnoughData
 from ..scores import Scores, count_unscored
 from ..source import Source
 from ..statistics.roc import rates
-from .attacked import attacked_losses
 from .logits import Piece, left_out, shadow_logits, target_logits
-
-
-def draw_evenly(pieces: Iterable[tuple[Piece, Flags]], most: int, seed: int) -> Piece | None:
-    """Up to ``most`` rows of members and equally many of non-members, of the rows that each piece's flags allow.
-
-    Every row gets a random number, and those with the least are kept: each set of rows is as likely as any other, and
-    memory holds a few times ``most`` rows whatever the length of the stream. None where either kind has no row.
-    """
-    random = np.random.default_rng(seed)
-    sides = (_Lowest(most), _Lowest(most))
-    for piece, allowed in pieces:
-        ticket = random.random(len(piece))
-        for member, side in zip((False, True), sides, strict=True):
-            side.offer(piece, ticket, allowed & (piece.member == member))
-    drawn = [side.drawn() for side in sides]
-    count = min(len(tickets) for _, tickets in drawn)
-    if count == 0:
-        return None
-    return _joined([piece.rows(slice(count)) for piece, _ in drawn])
-
-
-class _Lowest:
-    """The rows with the least tickets among all that were offered."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._bound = np.inf
-        self._waiting: list[tuple[Piece, npt.NDArray[np.float64]]] = []
-
-    def offer(self, piece: Piece, ticket: npt.NDArray[np.float64], allowed: Flags) -> None:
-        rows = np.flatnonzero(allowed & (ticket < self._bound))
-        if len(rows):
-            self._waiting.append((piece.rows(rows), ticket[rows]))
-        if sum(len(tickets) for _, tickets in self._waiting) > 2 * self._most:
-            self._waiting = [self.drawn()]
-            self._bound = self._waiting[0][1][-1]
-
-    def drawn(self) -> tuple[Piece, npt.NDArray[np.float64]]:
-        """The rows and their tickets, ascending."""
-        if not self._waiting:
-            return _NO_ROWS, np.zeros(0)
-        tickets = np.concatenate([ticket for _, ticket in self._waiting])
-        least = np.argsort(tickets, kind="stable")[: self._most]
-        return _joined([piece for piece, _ in self._waiting]).rows(least), tickets[least]
-
-
-def _joined(pieces: list[Piece]) -> Piece:
-    return Piece(
-        np.concatenate([piece.sample_id for piece in pieces]),
-        np.concatenate([piece.query for piece in pieces]),
-        np.concatenate([piece.member for piece in pieces]),
-        np.concatenate([piece.label for piece in pieces]),
-        np.concatenate([piece.values for piece in pieces]),
-    )
-
-
-_NO_ROWS = Piece(
-    np.zeros(0, np.int64),
-    np.zeros(0, np.int16),
-    np.zeros(0, bool),
-    np.zeros(0, np.int32),
-    np.zeros((0, 0), np.float32),
-)
+from .loss import attacked_losses
 
 Floats = npt.NDArray[np.float64]
 Inputs = npt.NDArray[np.float32]
@@ -131,7 +68,7 @@ def shadow_nn(
     target = target_logits(source, frame["sample_id"].to_numpy())
     drawn, notes = _draw(source, target.values.shape[1], rows, seed)
     network = train(inputs(drawn), drawn.member, seed)
-    known = _usable(target)
+    known = target.usable()
     score = np.full(len(target), np.nan)
     score[known] = np.concatenate([network.log_odds(inputs(part)) for part in target.pieces()])[known]
     scored = frame.select("sample_id", "member", pl.Series("score", score).fill_nan(None))
@@ -143,7 +80,7 @@ def shadow_nn(
 
 def inputs(piece: Piece) -> Inputs:
     """What the network sees of logits (R, C): (R, 2C), the sorted log probabilities and the label; 0 where not usable."""
-    usable = _usable(piece)
+    usable = piece.usable()
     z = np.where(usable[:, None], piece.values, 0).astype(np.float64)
     z -= z.max(axis=1, keepdims=True)
     z -= np.log(np.exp(z).sum(axis=1, keepdims=True))
@@ -219,7 +156,7 @@ def _draw(source: Source, classes: int, rows: int, seed: int) -> tuple[Piece, tu
         nonlocal total
         for run, piece in shadow_logits(source, classes):
             seen.add(run)
-            usable = _usable(piece)
+            usable = piece.usable()
             total += int(usable.sum())
             yield piece, usable
 
@@ -238,5 +175,43 @@ def _draw(source: Source, classes: int, rows: int, seed: int) -> tuple[Piece, tu
     return drawn, notes
 
 
-def _usable(piece: Piece) -> Flags:
-    return np.isfinite(piece.values).all(axis=1) & (piece.label >= 0) & (piece.label < piece.values.shape[1])
+def draw_evenly(pieces: Iterable[tuple[Piece, Flags]], most: int, seed: int) -> Piece | None:
+    """Up to ``most`` rows of members and equally many of non-members, of the rows that each piece's flags allow.
+
+    Every row gets a random number, and those with the least are kept: each set of rows is as likely as any other, and
+    memory holds a few times ``most`` rows whatever the length of the stream. None where either kind has no row.
+    """
+    random = np.random.default_rng(seed)
+    sides = (_Lowest(most), _Lowest(most))
+    for piece, allowed in pieces:
+        ticket = random.random(len(piece))
+        for member, side in zip((False, True), sides, strict=True):
+            side.offer(piece, ticket, allowed & (piece.member == member))
+    if not all(side.waiting for side in sides):
+        return None
+    drawn = [side.drawn() for side in sides]
+    count = min(len(tickets) for _, tickets in drawn)
+    return Piece.joined([piece.rows(slice(count)) for piece, _ in drawn])
+
+
+class _Lowest:
+    """The rows with the least tickets among all that were offered."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._bound = np.inf
+        self.waiting: list[tuple[Piece, Floats]] = []
+
+    def offer(self, piece: Piece, ticket: Floats, allowed: Flags) -> None:
+        rows = np.flatnonzero(allowed & (ticket < self._bound))
+        if len(rows):
+            self.waiting.append((piece.rows(rows), ticket[rows]))
+        if sum(len(tickets) for _, tickets in self.waiting) > 2 * self._most:
+            self.waiting = [self.drawn()]
+            self._bound = self.waiting[0][1][-1]
+
+    def drawn(self) -> tuple[Piece, Floats]:
+        """The rows and their tickets, ascending."""
+        tickets = np.concatenate([ticket for _, ticket in self.waiting])
+        least = np.argsort(tickets, kind="stable")[: self._most]
+        return Piece.joined([piece for piece, _ in self.waiting]).rows(least), tickets[least]

@@ -1,7 +1,11 @@
-"""Influence: which test records does the model get right only because it saw a certain training record."""
+"""Influence: which test records does the model get right only because it saw a certain training record.
+
+Influences of N samples on Z test records are matrix products over runs, of which only the largest pairs stay.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -11,11 +15,28 @@ import polars as pl
 import pyarrow as pa
 
 from ...store.errors import InvalidOption, NotEnoughData
+from ...store.format.records import Run
+from ...store.format.schema import ORIGINAL
 from ..scores import Scores, count_unscored
 from ..source import Source, with_membership
-from ..statistics.intervals import CHANCE, clopper_pearson
+from ..statistics.intervals import CHANCE
 from ..statistics.metric import Metric
-from .influence_sums import IN, OUT, TopPairs, largest_by_chance, read_outcomes, top_pairs
+
+AT_ONCE = 32
+"""Runs read in one go: their rows stand in memory beside the matrices."""
+
+UNKNOWN, OUT, IN = -1, 0, 1
+
+CELLS = 1 << 21
+"""Pairs in memory at a time."""
+
+SHUFFLES = 8
+SHUFFLED = 2_000
+"""Largest influences at most that are looked at with the runs shuffled: of all samples each time, or a part of them."""
+
+Trained = npt.NDArray[np.int8]
+Outcomes = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 
 
 def influence(
@@ -57,9 +78,9 @@ def influence(
             f"influence is measured on test records, and experiment {source.experiment!r} has no {on} samples; "
             f"measure it on the {'audit' if on == 'population' else 'population'} pool with --on"
         )
-    matrix = read_outcomes(source, shadows, of)
-    trained = matrix.trained[:, sample_id]
-    outcome = np.where(matrix.trained[:, tested] == OUT, matrix.outcome[:, tested], np.float32("nan"))
+    trained, outcome = _read_outcomes(source, shadows, of)
+    outcome = np.where(trained[:, tested] == OUT, outcome[:, tested], np.float32("nan"))
+    trained = trained[:, sample_id]
     pairs = top_pairs(trained, outcome, top)
     if not pairs.there.any():
         stored = "they store whether the label was predicted (try --of probability)"
@@ -74,13 +95,18 @@ def influence(
             f"the {len(shadows)} shadow runs of experiment {source.experiment!r} know too few test records in common to "
             "tell influence from chance; collect more"
         )
-    noise = _noise(by_chance, pairs)
+    ranked = np.sort(by_chance)
+    mean = float(ranked.mean(dtype=np.float64))
+    level = float(np.quantile(ranked, 1 - CHANCE, method="higher"))
+    as_large = len(ranked) - np.searchsorted(ranked, pairs.largest, "left")
+    p_value = np.where(pairs.there[:, 0], (1 + as_large) / (1 + len(ranked)), np.nan)
+    scored, beyond = int(pairs.there[:, 0].sum()), int((p_value <= CHANCE).sum())
     frame = pl.DataFrame(
         {
             "sample_id": sample_id.astype(np.int32),
             "score": pl.Series(pairs.influence[:, 0]).fill_nan(None),
             "se": pl.Series(pairs.se).fill_nan(None),
-            "p_value": pl.Series(noise.p_value).fill_nan(None),
+            "p_value": pl.Series(p_value).fill_nan(None),
             "affected": pl.Series(_lists(tested[pairs.test].astype(np.int32), pairs.there)),
             "influences": pl.Series(_lists(pairs.influence, pairs.there)),
             "n_in": (trained == IN).sum(axis=0),
@@ -88,47 +114,40 @@ def influence(
         }
     )
     notes = count_unscored(frame, "no shadow run trained on them, or none did without them")
-    scored = int(pairs.there[:, 0].sum())
     notes += (
-        f"by chance alone the largest of {len(tested)} influences is {noise.mean:.2f} on average and above "
-        f"{noise.level:.2f} for {CHANCE:.0%} of the samples (the same with the {len(shadows)} runs shuffled); "
-        f"{noise.beyond} of {scored} samples have a p-value of {CHANCE} or less, {CHANCE * scored:.0f} would by chance",
+        f"by chance alone the largest of {len(tested)} influences is {mean:.2f} on average and above "
+        f"{level:.2f} for {CHANCE:.0%} of the samples (the same with the {len(shadows)} runs shuffled); "
+        f"{beyond} of {scored} samples have a p-value of {CHANCE} or less, {CHANCE * scored:.0f} would by chance",
     )
-    return Scores(with_membership(source, frame), notes, noise.metrics(scored))
+    metrics = (
+        Metric("largest_by_chance", mean, n=len(ranked), parameters={"at": "mean"}),
+        Metric("largest_by_chance", level, n=len(ranked), parameters={"at": f"{1 - CHANCE:.0%}"}),
+        Metric.share("share_beyond_chance", beyond, scored, {"by_chance": CHANCE}),
+    )
+    return Scores(with_membership(source, frame), notes, metrics)
 
 
-@dataclass(frozen=True, eq=False)
-class _Noise:
-    """The largest influence where there is none: its mean, its upper 5% ``level``, how many samples lie beyond that."""
+def _read_outcomes(source: Source, runs: Sequence[Run], of: str) -> tuple[Trained, Outcomes]:
+    """What ``runs`` say of every sample of the experiment as it is (query 0), (runs, samples) each: 5 bytes a cell.
 
-    mean: float
-    level: float
-    beyond: int
-    p_value: npt.NDArray[np.float64]
-    shuffled: int
-
-    def metrics(self, scored: int) -> tuple[Metric, ...]:
-        return (
-            Metric("largest_by_chance", self.mean, n=self.shuffled, parameters={"at": "mean"}),
-            Metric("largest_by_chance", self.level, n=self.shuffled, parameters={"at": f"{1 - CHANCE:.0%}"}),
-            Metric(
-                "share_beyond_chance",
-                self.beyond / scored,
-                *clopper_pearson(self.beyond, scored),
-                n=scored,
-                parameters={"by_chance": CHANCE},
-            ),
+    `IN`, `OUT`, or `UNKNOWN` where the run has no signals of the sample; and, for ``of`` 'correct', 1 where the label was
+    predicted and 0 where not, for 'probability' p_y: NaN where not known.
+    """
+    samples = source.lake.experiment(source.experiment).samples
+    trained = np.full((len(runs), samples), UNKNOWN, dtype=np.int8)
+    outcome = np.full((len(runs), samples), np.nan, dtype=np.float32)
+    column = "correct" if of == "correct" else "loss"
+    for start in range(0, len(runs), AT_ONCE):
+        frames = source.rows_of_each(
+            runs[start : start + AT_ONCE], "signals", ["sample_id", "query", "member", column]
         )
-
-
-def _noise(by_chance: npt.NDArray[np.float32], pairs: TopPairs) -> _Noise:
-    ranked = np.sort(by_chance)
-    level = float(np.quantile(ranked, 1 - CHANCE, method="higher"))
-    as_large = len(ranked) - np.searchsorted(ranked, pairs.largest, "left")
-    p_value = np.where(pairs.there[:, 0], (1 + as_large) / (1 + len(ranked)), np.nan)
-    return _Noise(
-        float(ranked.mean(dtype=np.float64)), level, int((p_value <= CHANCE).sum()), p_value, len(ranked)
-    )
+        for row, frame in enumerate(frames, start):
+            asked = frame.filter(pl.col("query") == ORIGINAL)
+            ids = asked["sample_id"].to_numpy()
+            value = asked[column].cast(pl.Float32).fill_null(float("nan")).to_numpy()
+            trained[row, ids] = asked["member"].cast(pl.Int8).to_numpy()
+            outcome[row, ids] = value if of == "correct" else np.exp(-value)
+    return trained, outcome
 
 
 def _lists(values: npt.NDArray[np.generic], there: npt.NDArray[np.bool_]) -> pa.ListArray:
@@ -136,3 +155,122 @@ def _lists(values: npt.NDArray[np.generic], there: npt.NDArray[np.bool_]) -> pa.
     count = there.sum(axis=1)
     ends = np.concatenate([[0], np.cumsum(count)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(values[there]), mask=pa.array(count == 0))
+
+
+@dataclass(frozen=True, eq=False)
+class TopPairs:
+    """The largest influences of each sample, arrays (N, K) in descending order, and which of them are ``there``.
+
+    ``test`` are columns of the outcomes, of equal ones the first. ``se`` (N,) is the standard error of the first,
+    ``largest`` (N,) its value in single precision, -inf where a sample has none; the others are NaN there.
+    """
+
+    test: npt.NDArray[np.int64]
+    influence: Floats
+    there: npt.NDArray[np.bool_]
+    se: Floats
+    largest: npt.NDArray[np.float32]
+
+
+def top_pairs(trained: Trained, outcome: Outcomes, top: int) -> TopPairs:
+    """The ``top`` largest influences of each sample of trained (runs, N) on outcome (runs, Z), NaN = not known.
+
+    Found in single precision, in which sums of counts are exact, and computed again in double precision.
+    """
+    samples, width = trained.shape[1], min(top, outcome.shape[1])
+    test, there = np.zeros((samples, width), dtype=np.int64), np.zeros((samples, width), dtype=bool)
+    influence, se = np.full((samples, width), np.nan), np.full((samples, width), np.nan)
+    largest = np.full(samples, -np.inf, dtype=np.float32)
+    products = _Products(outcome)
+    for block in _blocks(samples, outcome):
+        side = np.ascontiguousarray(trained[:, block].T)
+        found = products.influences(side)
+        each = np.arange(len(found))
+        for rank in range(width):
+            best = found.argmax(axis=1)
+            value = found[each, best]
+            found[each, best] = -np.inf
+            test[block, rank], there[block, rank] = best, value > -np.inf
+            influence[block, rank], se[block, rank] = products.exact(side, best)
+            if rank == 0:
+                largest[block] = value
+    influence[~there], se[~there] = np.nan, np.nan
+    order = np.argsort(-influence, axis=1, kind="stable")  # what is not there comes last, as it was
+    test, influence, se = (np.take_along_axis(part, order, axis=1) for part in (test, influence, se))
+    return TopPairs(test, influence, there, se[:, 0], largest)
+
+
+def largest_by_chance(trained: Trained, outcome: Outcomes) -> npt.NDArray[np.float32]:
+    """Largest influences with the runs of the training sets shuffled against those of the outcomes, of some samples.
+
+    That keeps how large the training sets are, how hard each test record is and which of them go together, and takes
+    away every influence. The samples lie evenly over the experiment; the shuffles are always the same ones.
+    """
+    usable = np.flatnonzero((trained == IN).any(axis=0) & (trained == OUT).any(axis=0))
+    chosen = usable[:: -(-len(usable) // SHUFFLED) or 1]
+    rng = np.random.default_rng(0)
+    products = _Products(outcome)
+    found = []
+    for shuffle in range(SHUFFLES):
+        part = chosen if len(chosen) * SHUFFLES <= SHUFFLED else chosen[shuffle::SHUFFLES]
+        shuffled = trained[rng.permutation(len(trained))][:, part].T
+        found += [
+            products.influences(shuffled[block]).max(axis=1) for block in _blocks(len(shuffled), outcome)
+        ]
+    values = np.concatenate(found)
+    return values[np.isfinite(values)]
+
+
+def _blocks(samples: int, outcome: Outcomes) -> Iterator[slice]:
+    step = max(1, CELLS // max(outcome.shape))
+    return (slice(start, start + step) for start in range(0, samples, step))
+
+
+class _Products:
+    """Outcomes laid out for products with training sets: a row a test record, what is not known counting 0."""
+
+    def __init__(self, outcome: Outcomes) -> None:
+        laid_out = np.ascontiguousarray(outcome.T)
+        known = ~np.isnan(laid_out)
+        self.value = np.where(known, laid_out, np.float32(0))
+        self.known = None if known.all() else known.astype(np.float32)
+        self.total = self.value.sum(axis=1)
+        self.runs = np.float32(len(outcome)) if self.known is None else self.known.sum(axis=1)
+
+    def influences(self, side: Trained) -> npt.NDArray[np.float32]:
+        """Influence of every sample of ``side`` (B, runs) on every test record: (B, Z), -inf where there is none."""
+        inside, outside = side == IN, side == OUT
+        found, count = self._sums(inside)
+        if (inside | outside).all():
+            # The runs without a sample are the others, whose sum needs no product.
+            rest, others = self.total - found, self.runs - count
+        else:
+            rest, others = self._sums(outside)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found /= count
+            rest /= others
+            found -= rest
+        np.copyto(found, -np.inf, where=~np.isfinite(found))
+        return found
+
+    def _sums(self, marked: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Sum of each test record's outcomes over the runs marked for each sample, and how many these are."""
+        runs = marked.astype(np.float32)
+        total = runs @ self.value.T
+        return total, runs.sum(axis=1, keepdims=True) if self.known is None else runs @ self.known.T
+
+    def exact(self, side: Trained, test: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Influence of each sample of ``side`` (B, runs) on a test record of its own (B,), and its standard error."""
+        value = self.value[test].astype(np.float64)
+        influence, variance = np.zeros(len(test)), np.zeros(len(test))
+        for which, sign in ((IN, 1), (OUT, -1)):
+            used = (side == which).astype(np.float64)
+            if self.known is not None:
+                used *= self.known[test]
+            with np.errstate(invalid="ignore"):
+                count = used.sum(axis=1)
+                mean = np.einsum("bm,bm->b", used, value) / count
+                square = np.einsum("bm,bm,bm->b", used, value, value) / count
+                influence += sign * mean
+                variance += np.maximum(square - mean**2, 0) / count
+        return influence, np.sqrt(variance)

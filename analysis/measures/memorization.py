@@ -10,7 +10,6 @@ import numpy.typing as npt
 from ...store.errors import NotEnoughData
 from ..scores import Scores, count_unscored
 from ..source import Source, with_membership
-from ..statistics.intervals import clopper_pearson
 from ..statistics.metric import Metric
 
 
@@ -45,9 +44,12 @@ def memorization(
             f"experiment {source.experiment!r} has {len(shadows)} shadow runs"
         )
     known = frame["score"].drop_nulls().to_numpy()
-    metrics = (_mean(known), *(_share_above(known, threshold) for threshold in (0.4, 0.8)))
+    above = (
+        Metric.share("share_above", int((known > level).sum()), len(known), {"threshold": level})
+        for level in (0.4, 0.8)
+    )
     notes = count_unscored(frame, "no shadow run trained on them, or none did without them")
-    return Scores(with_membership(source, frame), notes, metrics)
+    return Scores(with_membership(source, frame), notes, (_mean(known), *above))
 
 
 def _mean(known: npt.NDArray[np.float64]) -> Metric:
@@ -56,14 +58,3 @@ def _mean(known: npt.NDArray[np.float64]) -> Metric:
         return Metric("mean", centre, -1.0, 1.0, n=1)
     spread = 1.959963984540054 * float(known.std(ddof=1)) / len(known) ** 0.5
     return Metric("mean", centre, centre - spread, centre + spread, n=len(known))
-
-
-def _share_above(known: npt.NDArray[np.float64], threshold: float) -> Metric:
-    hits = int((known > threshold).sum())
-    return Metric(
-        "share_above",
-        hits / len(known),
-        *clopper_pearson(hits, len(known)),
-        n=len(known),
-        parameters={"threshold": threshold},
-    )

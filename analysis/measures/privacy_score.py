@@ -1,10 +1,20 @@
-"""The privacy score of Carlini et al.: how far apart a sample's phi lies with and without it."""
+"""How far apart a sample's phi lies with and without it: the privacy score, and the Hellinger distance.
+
+The latter also says how many shadow models a record calls for.
+"""
 
 from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
 
 from ...store.errors import NotEnoughData
 from ..scores import Scores, count_unscored
 from ..source import Source, with_membership
+from ..statistics.intervals import CHANCE
+from ..statistics.metric import Metric
 
 
 def privacy_score(source: Source) -> Scores:
@@ -25,3 +35,69 @@ def privacy_score(source: Source) -> Scores:
         )
     notes = count_unscored(frame, "fewer than two shadow runs trained on them, or without them")
     return Scores(with_membership(source, frame), notes)
+
+
+def hellinger(source: Source) -> Scores:
+    """Hellinger distance between phi with and without the sample, and how many shadow models that calls for.
+
+    Gaussians are fitted to phi of the shadow runs with and without the sample (standard deviations divide by n); the
+    score is their distance H, 0 to 1. Higher = the two are easier to tell apart: more exposed. An adversary who knows
+    both has an advantage between H^2 and sqrt(2) H; one who has to learn them needs a number of shadow models of order
+    1/H^2. The label alone tells members apart with advantage |mem|, so sqrt(2) H is at least |mem|, and a number of
+    order 2/mem^2 is enough. Both are orders of magnitude: the theorems leave the constant open.
+
+    Columns: squared (H^2); by_chance (the H^2 that two fits to one Gaussian have on average); shadows_needed (1/H^2,
+    NULL where H^2 is no larger than chance makes it for 5% of Gaussian phi, which is 3 times by_chance); mem
+    (memorization) and shadows_bound (2/mem^2, NULL where the interval of mem reaches 0); n_in, n_out.
+
+    Metrics of its own: share_resolved, the share of records with a shadows_needed, and median_shadows_needed among
+    them.
+
+    Needs: two or more shadow runs with and two or more without each sample.
+
+    Source: "Why Train More? Effective and Efficient Membership Inference via Memorization", sections 2.2, 5.1 and 5.3
+    (theorems 1 and 2, lemma 2, corollary 1).
+    """
+    shadows = source.need_shadows()
+    distances = source.query("hellinger", {"target": source.target_name})
+    if distances["score"].null_count() == len(distances):
+        raise NotEnoughData(
+            f"the Hellinger distance needs two shadow runs with and two without a sample; experiment "
+            f"{source.experiment!r} has {len(shadows)} shadow runs"
+        )
+    memorized = source.query("memorization", {"target": source.target_name, "of": "correct"})
+    # H^2 beyond its 95% quantile for two fits to one Gaussian: about by_chance times half a chi-square of 2 degrees.
+    beyond_chance = pl.col("squared") > -math.log(CHANCE) * pl.col("by_chance")
+    frame = distances.join(
+        memorized.select("sample_id", pl.col("score").alias("mem"), "ci_low", "ci_high"),
+        on="sample_id",
+        how="left",
+        maintain_order="left",
+    ).select(
+        "sample_id",
+        "score",
+        "squared",
+        "by_chance",
+        pl.when(beyond_chance).then(1 / pl.col("squared")).alias("shadows_needed"),
+        "mem",
+        pl.when((pl.col("ci_low") > 0) | (pl.col("ci_high") < 0))
+        .then(2 / pl.col("mem") ** 2)
+        .alias("shadows_bound"),
+        "n_in",
+        "n_out",
+    )
+    scored = len(frame) - frame["score"].null_count()
+    resolved = frame["shadows_needed"].drop_nulls()
+    notes = count_unscored(frame, "fewer than two shadow runs trained on them, or without them")
+    if len(resolved) < scored:
+        notes += (
+            f"{scored - len(resolved)} of {scored} samples lie no further apart than chance puts them with {len(shadows)} "
+            "shadow runs; what they call for is more than these can tell",
+        )
+    metrics = [Metric.share("share_resolved", len(resolved), scored, {"by_chance": CHANCE})]
+    if len(resolved):
+        middle = float(np.median(resolved.to_numpy()))
+        metrics.append(
+            Metric("median_shadows_needed", middle, n=len(resolved), parameters={"among": "resolved"})
+        )
+    return Scores(with_membership(source, frame), notes, tuple(metrics))

@@ -27,20 +27,14 @@ Aggregate = Literal[
     "linf",
     "first-below",
 ]
-LAST_EPOCH = 1_000_000
+First = Annotated[int, "first epoch to look at; 0 is before training"]
+Last = Annotated[int | None, "last epoch to look at; default: the last there is"]
+RecordedBy = Annotated[Recorded, "by a pass after each epoch, or inside the steps; auto: eval if there"]
 
-_FALLING = {"slope"}
-"""Aggregates of a loss that are lower for exposed samples: their loss falls late and far."""
+_LAST_EPOCH = 1_000_000
 
 _SPREAD = {"iqr", "std", "slope"}
 """Aggregates of a margin that are higher for exposed samples; a margin's level is lower for them."""
-
-
-def direction(signal: Signal, aggregate: Aggregate) -> int:
-    """1 where a higher aggregate means more exposed, -1 where a lower one does."""
-    if signal == "margin":
-        return 1 if aggregate in _SPREAD else -1
-    return -1 if aggregate in _FALLING else 1
 
 
 def trace(
@@ -48,11 +42,9 @@ def trace(
     *,
     signal: Annotated[Signal, "which trace"] = "loss",
     aggregate: Annotated[Aggregate, "what to make of it"] = "iqr",
-    first: Annotated[int, "first epoch to look at; 0 is before training"] = 0,
-    last: Annotated[int | None, "last epoch to look at; default: the last there is"] = None,
-    source_: Annotated[
-        Recorded, "by a pass after each epoch, or inside the steps; auto: eval if there"
-    ] = "auto",
+    first: First = 0,
+    last: Last = None,
+    source_: RecordedBy = "auto",
     low: Annotated[float, "lower quantile of iqr"] = 0.25,
     high: Annotated[float, "upper quantile of iqr"] = 0.75,
 ) -> Scores:
@@ -85,10 +77,10 @@ def trace(
         "signal": signal,
         "aggregate": aggregate,
         "first": first,
-        "last": LAST_EPOCH if last is None else last,
+        "last": _LAST_EPOCH if last is None else last,
         "low": low,
         "high": high,
-        "direction": direction(signal, aggregate),
+        "direction": _direction(signal, aggregate),
     }
     frame = source.query("trace", parameters)
     if frame["score"].null_count() == len(frame):
@@ -101,6 +93,13 @@ def trace(
     )
 
 
+def _direction(signal: Signal, aggregate: Aggregate) -> int:
+    """1 where a higher aggregate means more exposed, -1 where a lower one does."""
+    if signal == "margin":
+        return 1 if aggregate in _SPREAD else -1
+    return -1 if aggregate == "slope" else 1  # the loss of exposed samples falls late and far
+
+
 def recorded_source(target: Run) -> Recorded:
     """Which trace ``auto`` means: the eval trace, for non-members and the epoch before training, else the train trace."""
     return "train" if target.trace_sources() == {"train"} else "eval"
@@ -109,11 +108,9 @@ def recorded_source(target: Run) -> Recorded:
 def lt_iqr(
     source: Source,
     *,
-    first: Annotated[int, "first epoch to look at; 0 is before training"] = 0,
-    last: Annotated[int | None, "last epoch to look at; default: the last there is"] = None,
-    source_: Annotated[
-        Recorded, "by a pass after each epoch, or inside the steps; auto: eval if there"
-    ] = "auto",
+    first: First = 0,
+    last: Last = None,
+    source_: RecordedBy = "auto",
     low: Annotated[float, "lower quantile"] = 0.25,
     high: Annotated[float, "upper quantile"] = 0.75,
 ) -> Scores:

@@ -6,16 +6,12 @@ import difflib
 
 from ...store.errors import InvalidOption
 from ...store.lake import Lake
-from ..attacks.attack_d import attack_d
-from ..attacks.attack_l import attack_l
-from ..attacks.attack_p import attack_p
-from ..attacks.attack_r import attack_r
-from ..attacks.attack_s import attack_s
-from ..attacks.calibrated import calibrated
+from ..attacks.attack_p_s import attack_p, attack_s
+from ..attacks.attack_r_d_l import attack_d, attack_l, attack_r
 from ..attacks.entropy import entropy
 from ..attacks.kde import kde
 from ..attacks.lira import lira
-from ..attacks.loss import loss
+from ..attacks.loss import calibrated, loss
 from ..attacks.ramia import ramia
 from ..attacks.rmia import rmia
 from ..attacks.shadow_nn import shadow_nn
@@ -25,11 +21,10 @@ from ..charts import kde as charts_kde
 from ..charts import models as charts_models
 from ..charts import scores as charts
 from ..declare import Analysis
-from ..measures.hellinger import hellinger
 from ..measures.influence import influence
 from ..measures.memorization import memorization
 from ..measures.ood import ood
-from ..measures.privacy_score import privacy_score
+from ..measures.privacy_score import hellinger, privacy_score
 from ..measures.subpopulation import subpopulation
 from ..measures.trace import lt_iqr, trace
 from ..measures.vulnerability import vulnerability

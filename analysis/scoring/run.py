@@ -81,24 +81,6 @@ def run_analysis(
     return Outcome(analysis, variant, replace(scores, notes=notes), metrics)
 
 
-def _compute(source: Source, analysis: Analysis, chosen: Mapping[str, Any]) -> Scores:
-    shared = [option.keyword for option in SHARED]
-    own = {keyword: value for keyword, value in chosen.items() if keyword not in shared}
-    if chosen.get(DUALS.keyword):
-        return mean_over_duals(source, analysis.compute, own)
-    found: Scores = analysis.compute(source, **own)
-    return found
-
-
-def _unresolved(metrics: tuple[Metric, ...]) -> tuple[str, ...]:
-    coarse = [metric for metric in metrics if metric.parameters.get("resolved") is False]
-    if not coarse:
-        return ()
-    lowest = ", ".join(f"{metric.parameters['fpr']:g}" for metric in coarse)
-    seen = coarse[0].parameters["non_members"]
-    return (f"{seen} non-members cannot resolve an FPR of {lowest}: only the interval of its TPR is given",)
-
-
 def keep(
     source: Source,
     name: str,
@@ -117,7 +99,7 @@ def keep(
             source.lake,
             source.experiment,
             name,
-            source.target.run if source.target else None,
+            source.target_name or None,
             variant,
             options=options,
             notes=notes,
@@ -130,7 +112,67 @@ def keep(
     return tuple(notes)
 
 
-def duals_of(source: Source) -> tuple[Run, ...]:
+def _unresolved(metrics: tuple[Metric, ...]) -> tuple[str, ...]:
+    coarse = [metric for metric in metrics if metric.parameters.get("resolved") is False]
+    if not coarse:
+        return ()
+    lowest = ", ".join(f"{metric.parameters['fpr']:g}" for metric in coarse)
+    seen = coarse[0].parameters["non_members"]
+    return (f"{seen} non-members cannot resolve an FPR of {lowest}: only the interval of its TPR is given",)
+
+
+def _compute(source: Source, analysis: Analysis, chosen: Mapping[str, Any]) -> Scores:
+    shared = [option.keyword for option in SHARED]
+    own = {keyword: value for keyword, value in chosen.items() if keyword not in shared}
+    if chosen.get(DUALS.keyword):
+        return _mean_over_duals(source, analysis.compute, own)
+    found: Scores = analysis.compute(source, **own)
+    return found
+
+
+def _mean_over_duals(source: Source, compute: Callable[..., Scores], options: Mapping[str, Any]) -> Scores:
+    """The mean of a score over the target and its duals, each attacked alone; column sd is their spread (divided by n - 1).
+
+    A sample that one of them has no score for has none. Averaging takes out what the seed decided, and leaves what the
+    data did (Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods").
+    Raises NotEnoughData where there are no duals, or two of them have different members.
+    """
+    target, duals = source.need_target(), _duals_of(source)
+    found: dict[str, Scores] = {}
+    for run in duals:
+        with source.beside(run.run) as aimed:
+            found[run.run] = compute(aimed, **options)
+    score = pl.col("score").cast(pl.Float64)
+    together = (
+        pl.concat(scores.frame.select("sample_id", "member", score) for scores in found.values())
+        .group_by("sample_id")
+        .agg(
+            pl.col("member").n_unique().alias("kinds"),
+            pl.len().alias("runs"),
+            pl.col("score").null_count().alias("missing"),
+            pl.col("score").mean(),
+            pl.col("score").std().alias("sd"),
+        )
+    )
+    if (together["kinds"] > 1).any():
+        raise NotEnoughData(
+            f"the duals of run {target.run!r} of experiment {source.experiment!r} have different members, so a mean over "
+            "them says nothing; attack each alone with --target"
+        )
+    complete = (pl.col("missing") == 0) & (pl.col("runs") == len(duals))
+    frame = (
+        found[target.run]
+        .frame.select("sample_id", "member")
+        .join(together, on="sample_id", how="left", maintain_order="left")
+        .with_columns(pl.when(complete).then(pl.col("score", "sd")))
+        .select("sample_id", "member", "score", "sd")
+    )
+    notes = dict.fromkeys(note for scores in found.values() for note in scores.notes)
+    unscored = count_unscored(frame, "one of the runs has none for them")
+    return Scores(frame, (*notes, *unscored, f"mean over {len(found)} runs: {', '.join(found)}"))
+
+
+def _duals_of(source: Source) -> tuple[Run, ...]:
     """The runs that share the target's members by design: the first of them, then its duals.
 
     Raises NotEnoughData where the target has none.
@@ -148,54 +190,3 @@ def duals_of(source: Source) -> tuple[Run, ...]:
             "'losslake collect target --duals K'"
         )
     return tuple(sorted(found, key=lambda run: run.run != first))
-
-
-def mean_over_duals(source: Source, compute: Callable[..., Scores], options: Mapping[str, Any]) -> Scores:
-    """The mean of a score over the target and its duals, each attacked alone; column sd is their spread (divided by n - 1).
-
-    A sample that one of them has no score for has none. Averaging takes out what the seed decided, and leaves what the
-    data did (Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods").
-    Raises NotEnoughData where there are no duals, or two of them have different members.
-    """
-    target, duals = source.need_target(), duals_of(source)
-    frames, notes = [], []
-    member = None
-    for run in duals:
-        with source.beside(run.run) as aimed:
-            scores = compute(aimed, **options)
-        frames.append(scores.frame.select("sample_id", "member", pl.col("score").cast(pl.Float64)))
-        notes += [note for note in scores.notes if note not in notes]
-        if run.run == target.run:
-            member = scores.frame.select("sample_id", "member")
-    assert member is not None  # the target is one of them
-    together = (
-        pl.concat(frames)
-        .group_by("sample_id")
-        .agg(
-            pl.col("member").n_unique().alias("kinds"),
-            pl.len().alias("runs"),
-            pl.col("score").null_count().alias("missing"),
-            pl.col("score").mean(),
-            pl.col("score").std().alias("sd"),
-        )
-    )
-    if (together["kinds"] > 1).any():
-        raise NotEnoughData(
-            f"the duals of run {target.run!r} of experiment {source.experiment!r} have different members, so a mean over "
-            "them says nothing; attack each alone with --target"
-        )
-    complete = (pl.col("missing") == 0) & (pl.col("runs") == len(duals))
-    frame = (
-        member.join(together, on="sample_id", how="left", maintain_order="left")
-        .with_columns(pl.when(complete).then(pl.col("score", "sd")))
-        .select("sample_id", "member", "score", "sd")
-    )
-    names = ", ".join(run.run for run in duals)
-    return Scores(
-        frame,
-        (
-            *notes,
-            *count_unscored(frame, "one of the runs has none for them"),
-            f"mean over {len(duals)} runs: {names}",
-        ),
-    )

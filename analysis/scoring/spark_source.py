@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import polars as pl
 import pyarrow as pa
 
 from ...store.errors import InvalidOption
 from ...store.format.records import Run
-from ...store.lake import Lake
-from ...store.spark.connection import SparkConnection, connect_spark, spark_session
-from ..declare import Analysis
+from ...store.spark.connection import SparkConnection
+from ...store.spark.connection import connect_spark
 from ..source import Source
 
 ON_SPARK = (
@@ -46,20 +45,6 @@ class SparkSource(Source):
 
     engine: ClassVar[str] = "spark"
     _spark: SparkConnection = field(init=False, repr=False)
-
-    @classmethod
-    def open(
-        cls,
-        lake: Lake,
-        experiment: str,
-        target: str | None = None,
-        *,
-        find: Callable[[str], Analysis],
-        master: str | None = None,
-    ) -> Self:
-        """As `Source.open`; ``master`` is Spark's master URL, None that of Spark's own configuration."""
-        spark_session(master)  # a process has one: that of whoever comes first
-        return super().open(lake, experiment, target, find=find)
 
     def __post_init__(self) -> None:
         self._spark = connect_spark(self.lake, self.experiment, runs=self.runs)

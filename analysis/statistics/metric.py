@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from .intervals import clopper_pearson
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -22,6 +24,11 @@ class Metric:
     ci_high: float | None = None
     n: int | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def share(cls, metric: str, hits: int, n: int, parameters: Mapping[str, Any] | None = None) -> Self:
+        """``hits`` of ``n`` with Clopper and Pearson's interval; nothing can be said without observations."""
+        return cls(metric, hits / n if n else None, *clopper_pearson(hits, n), n, parameters or {})
 
     def to_json(self) -> dict[str, Any]:
         """A flat object: metric, its parameters, value, ci_low, ci_high, n. What is not finite becomes null."""

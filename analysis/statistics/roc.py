@@ -43,9 +43,7 @@ def roc(members: Floats, others: Floats) -> Roc:
     thresholds = np.unique(np.concatenate([members, others]))[::-1]
     tpr = 1 - np.searchsorted(members, thresholds, "left") / max(len(members), 1)
     fpr = 1 - np.searchsorted(others, thresholds, "left") / max(len(others), 1)
-    return Roc(
-        np.concatenate([[0.0], fpr]), np.concatenate([[0.0], tpr]), np.concatenate([[np.inf], thresholds])
-    )
+    return Roc(np.append(0.0, fpr), np.append(0.0, tpr), np.append(np.inf, thresholds))
 
 
 def auc(members: Floats, others: Floats) -> Metric:
@@ -102,9 +100,8 @@ def tpr_at_fpr(members: Floats, others: Floats, fpr: float) -> Metric:
     low, high = uncertain_share(fewest, most, at_most, at_least, len(members))
     resolved = n * fpr >= 1
     value = hits / len(members) if resolved else None
-    return Metric(
-        "tpr_at_fpr", value, low, high, len(members), {"fpr": fpr, "resolved": resolved, "non_members": n}
-    )
+    about = {"fpr": fpr, "resolved": resolved, "non_members": n}
+    return Metric("tpr_at_fpr", value, low, high, len(members), about)
 
 
 def whole_part(share: float, n: int) -> int:
@@ -183,11 +180,11 @@ class Confusion:
         )
         return (
             *(
-                _share("confusion", hits, of, {"is": truth, "said": said, "records": hits})
+                Metric.share("confusion", hits, of, {"is": truth, "said": said, "records": hits})
                 for truth, said, hits, of in cells
             ),
-            _share("accuracy", right, self.records, {}),
-            _share("precision", self.true_positives, named, {}),
+            Metric.share("accuracy", right, self.records),
+            Metric.share("precision", self.true_positives, named),
         )
 
 
@@ -199,8 +196,3 @@ def confusion(said: npt.NDArray[np.bool_], member: npt.NDArray[np.bool_]) -> Con
         int((said & ~member).sum()),
         int((~said & ~member).sum()),
     )
-
-
-def _share(name: str, hits: int, of: int, parameters: dict[str, str | int]) -> Metric:
-    low, high = clopper_pearson(hits, of)
-    return Metric(name, hits / of if of else None, low, high, of, parameters)

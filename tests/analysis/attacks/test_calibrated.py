@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
-from losslake.analysis.attacks.calibrated import calibrated
+from losslake.analysis.attacks.loss import calibrated
 from losslake.analysis.scores import Scores
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis

@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from losslake.analysis.attacks.attack_d import attack_d
-from losslake.analysis.attacks.attack_l import attack_l
-from losslake.analysis.attacks.attack_p import attack_p
-from losslake.analysis.attacks.attack_r import attack_r
-from losslake.analysis.attacks.attack_s import attack_s
-from losslake.analysis.attacks.reference_share import most_below, share_at_or_below, thresholds_at
+from losslake.analysis.attacks.attack_p_s import attack_p, attack_s, share_at_or_below
+from losslake.analysis.attacks.attack_r_d_l import attack_d, attack_l, attack_r
+from losslake.analysis.attacks.reference_share import most_below, thresholds_at
 from losslake.analysis.scores import Scores
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis

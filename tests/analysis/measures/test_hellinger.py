@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from losslake.analysis.measures.hellinger import hellinger
 from losslake.analysis.measures.memorization import memorization
+from losslake.analysis.measures.privacy_score import hellinger
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.errors import NotEnoughData
 from losslake.store.lake import Lake

@@ -9,8 +9,7 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 from losslake.analysis.charts.influence import influence_histogram
-from losslake.analysis.measures import influence_sums
-from losslake.analysis.measures import influence_sums as outcome_matrix
+from losslake.analysis.measures import influence as module
 from losslake.analysis.measures.influence import influence
 from losslake.analysis.scores import Scores
 from losslake.analysis.scoring.catalogue import find, open_source
@@ -69,8 +68,8 @@ def check(frame: pl.DataFrame, pairs: npt.NDArray[np.float64], tested: list[int]
 @pytest.mark.parametrize("on", ["population", "audit"])
 @pytest.mark.parametrize("cells", [1, 1 << 21])
 def test_pairs_match_a_loop(lake_of: MakeLake, monkeypatch: pytest.MonkeyPatch, on: str, cells: int) -> None:
-    monkeypatch.setattr(influence_sums, "CELLS", cells)
-    monkeypatch.setattr(outcome_matrix, "AT_ONCE", 5)
+    monkeypatch.setattr(module, "CELLS", cells)
+    monkeypatch.setattr(module, "AT_ONCE", 5)
     keep, correct, population = runs(1)
     with open_source(
         lake_of(keep, np.zeros(keep.shape), correct=correct, population=population), "tests"
@@ -154,8 +153,8 @@ def test_chance_is_calibrated_where_runs_differ_and_records_go_together() -> Non
     quality = rng.uniform(-1, 1, 64)
     outcome = (rng.normal(size=(64, 300)) + quality[:, None] * 2 > 0).astype(np.float32)
     trained = (rng.random((64, 2000)) < 0.5).astype(np.int8)
-    found = influence_sums.top_pairs(trained, outcome, 1).largest
-    by_chance = influence_sums.largest_by_chance(trained, outcome)
+    found = module.top_pairs(trained, outcome, 1).largest
+    by_chance = module.largest_by_chance(trained, outcome)
     assert len(by_chance) == 2000
     assert (found > np.quantile(by_chance, 0.95)).mean() == pytest.approx(0.05, abs=0.02)
 

@@ -12,8 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from losslake.analysis.attacks.attack_d import attack_d
-from losslake.analysis.attacks.attack_l import attack_l
+from losslake.analysis.attacks.attack_r_d_l import attack_d, attack_l
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.cli import _run
 from losslake.collect.data.training import DeviceData, TrainingData
