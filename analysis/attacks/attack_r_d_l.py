@@ -167,7 +167,7 @@ def _share_among_runs(
     run counts for (default: all count for all); ``taught`` (run, sample_id) are left out of the comparison.
     """
     names = pa.array([run.run for run in runs], pa.string())
-    only = pa.array(samples or [None] * len(runs), pa.int32())
+    only = pa.array(samples, pa.int32()) if samples else pa.nulls(len(runs), pa.int32())
     source.provide("reference_runs", pa.table({"run": names, "sample_id": only}))
     source.provide("taught", taught)
     most = int(most_below(np.array([len(runs)]), max(levels))[0]) + 1

@@ -158,9 +158,9 @@ def _fit(phi: Floats, used: Flags, attacked: Rows) -> Fit:
     squares_without[n <= 1] = 0.0
     cancelled = left_out & (n > 1) & (squares_without < _CANCELLED * squares)
     for row in np.flatnonzero(cancelled.any(axis=(1, 2))):
-        cells = np.nonzero(cancelled[row])
-        others = used[:, *cells].copy()
+        sample, query = np.nonzero(cancelled[row])
+        others = used[:, sample, query].copy()
         others[attacked[row]] = False
-        about = np.where(others, phi[:, *cells] - mean_without[row, *cells], 0.0)
-        squares_without[row, *cells] = (about**2).sum(axis=0)
+        about = np.where(others, phi[:, sample, query] - mean_without[row, sample, query], 0.0)
+        squares_without[row, sample, query] = (about**2).sum(axis=0)
     return Fit(n, mean_without, squares_without)
