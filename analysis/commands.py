@@ -13,7 +13,7 @@ import polars as pl
 from ..store.command_options import choose_experiment, engine_options, experiment_option, lake_option
 from ..store.lake import Lake
 from ..store.shell.output import format_of, write_frame
-from ..store.spark.session import spark_session
+from ..store.spark.connection import spark_session
 from .declare import Analysis, Declaration, Evaluation, Option
 from .evaluations.catalogue import EVALUATIONS, run_evaluation
 from .gate.command import gate

@@ -12,8 +12,7 @@ import pyarrow as pa
 
 from ...store.errors import InvalidOption
 from ...store.format.records import Run
-from ...store.spark.connection import SparkConnection
-from ...store.spark.connection import connect_spark
+from ...store.spark.connection import SparkConnection, connect_spark
 from ..source import Source
 
 ON_SPARK = (
