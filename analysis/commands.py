@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..store.lake import Lake
 from ..store.shell.output import format_of, write_frame
 from ..store.spark.connection import spark_session
 from .declare import Analysis, Declaration, Evaluation, Option
-from .evaluations.catalogue import EVALUATIONS, run_evaluation
+from .evaluations.catalogue import EVALUATIONS, run_all, run_evaluation
 from .gate.command import gate
 from .output import aligned, metric_lines, write_text
 from .scores import Scores, by_exposure
@@ -27,6 +26,16 @@ from .statistics.metric import Metric
 
 SHOWN = 10
 """How many of the most exposed records a command prints."""
+
+target_option = click.option("--target", metavar="RUN", help="The run to look at; default: the only target.")
+fpr_option = click.option(
+    "--fpr", type=float, multiple=True, default=FPRS, show_default=True, help="False-positive rates."
+)
+metrics_option = click.option(
+    "--metrics",
+    type=click.Path(path_type=Path),
+    help="Write the metrics as JSON to this file; - is standard output.",
+)
 
 
 @click.group(name="analyze")
@@ -54,10 +63,8 @@ def list_analyses() -> None:
 @analyze_group.command(name="all")
 @lake_option
 @experiment_option
-@click.option("--target", metavar="RUN", help="The run to look at; default: the only target.")
-@click.option(
-    "--fpr", type=float, multiple=True, default=FPRS, show_default=True, help="False-positive rates."
-)
+@target_option
+@fpr_option
 def analyze_all(lake: str, experiment: str | None, target: str | None, fpr: tuple[float, ...]) -> None:
     """Every analysis and evaluation with its default options; what lacks data is left out and named.
 
@@ -65,8 +72,6 @@ def analyze_all(lake: str, experiment: str | None, target: str | None, fpr: tupl
     Example:
       losslake analyze all --lake my-lake --experiment digits
     """
-    from .evaluations.catalogue import run_all
-
     opened = Lake.open(lake)
     with open_source(opened, choose_experiment(opened, experiment), target) as source:
         for told in run_all(source, fpr):
@@ -108,6 +113,18 @@ def _opened(
 
 
 def _analysis_command(analysis: Analysis) -> click.Command:
+    @click.command(analysis.name)
+    @lake_option
+    @experiment_option
+    @target_option
+    @metrics_option
+    @engine_options
+    @click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        help="Write the scores to this file (.csv, .json, .parquet).",
+    )
+    @fpr_option
     def command(
         lake: str,
         experiment: str | None,
@@ -135,21 +152,18 @@ def _analysis_command(analysis: Analysis) -> click.Command:
         for note in outcome.notes:
             click.echo(f"note: {note}", err=True)
 
-    params: list[click.Parameter] = [_click_option(option) for option in analysis.options]
+    command.params += [_click_option(option) for option in analysis.options]
     example = f"losslake analyze {analysis.name} --lake my-lake --experiment digits --out {analysis.name}.csv"
-    shared = click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        help="Write the scores to this file (.csv, .json, .parquet).",
-    )(
-        click.option(
-            "--fpr", type=float, multiple=True, default=FPRS, show_default=True, help="False-positive rates."
-        )(command)
-    )
-    return _finish(analysis.name, engine_options(shared), params, analysis.description, example)
+    return _described(command, analysis.description, example)
 
 
 def _evaluation_command(evaluation: Evaluation) -> click.Command:
+    @click.command(evaluation.name)
+    @lake_option
+    @experiment_option
+    @target_option
+    @metrics_option
+    @engine_options
     def command(
         lake: str,
         experiment: str | None,
@@ -170,56 +184,32 @@ def _evaluation_command(evaluation: Evaluation) -> click.Command:
             click.echo(f"note: {note}", err=True)
 
     defaults = evaluation.default_scores
-    argument = click.Argument(
-        ["scores"],
-        nargs=-1,
-        required=not defaults,
-        metavar="[SCORE]..." if defaults else "SCORE...",
-    )
-    params: list[click.Parameter] = [argument, *(_click_option(option) for option in evaluation.options)]
+    metavar = "[SCORE]..." if defaults else "SCORE..."
+    command.params.append(click.Argument(["scores"], nargs=-1, required=not defaults, metavar=metavar))
+    command.params += [_click_option(option) for option in evaluation.options]
     named = " ".join(defaults) or 'lt-iqr "trace[aggregate=final]" lira'
     example = f"losslake analyze {evaluation.name} {named} --lake my-lake"
     text = f"{evaluation.description}\n\nA SCORE is an analysis, NAME or NAME[option=value,...]."
     if defaults:
         text += f" Without one: {', '.join(defaults)}."
-    return _finish(evaluation.name, engine_options(command), params, text, example)
+    return _described(command, text, example)
 
 
-def _finish(
-    name: str, command: Callable[..., None], params: list[click.Parameter], text: str, example: str
-) -> click.Command:
-    """A command with the options all of them share."""
-    command = click.option(
-        "--metrics",
-        type=click.Path(path_type=Path),
-        help="Write the metrics as JSON to this file; - is standard output.",
-    )(command)
-    command = click.option("--target", metavar="RUN", help="The run to look at; default: the only target.")(
-        command
-    )
-    made = click.command(name)(lake_option(experiment_option(command)))
-    made.params += params
-    made.help = f"{text}\n\n\b\nExample:\n  {example}"
-    made.short_help = text.splitlines()[0]
-    return made
+def _described(command: click.Command, text: str, example: str) -> click.Command:
+    command.help = f"{text}\n\n\b\nExample:\n  {example}"
+    command.short_help = text.splitlines()[0]
+    return command
 
 
 def _click_option(option: Option) -> click.Option:
-    if option.kind is bool:
-        return click.Option(
-            [f"--{option.name}/--no-{option.name}", option.keyword],
-            default=option.default,
-            show_default=True,
-            help=f"{option.help[0].upper()}{option.help[1:]}.",
-        )
-    kind: Any = click.Choice(option.choices) if option.choices else option.kind
+    switch = f"/--no-{option.name}" if option.kind is bool else ""
     return click.Option(
-        [f"--{option.name}", option.keyword],
-        type=kind,
+        [f"--{option.name}{switch}", option.keyword],
+        type=click.Choice(option.choices) if option.choices else option.kind,
         default=option.default,
         multiple=option.many,
         show_default=option.default is not None,
-        help=option.help[0].upper() + option.help[1:] + ".",
+        help=f"{option.help[0].upper()}{option.help[1:]}.",
     )
 
 
@@ -271,9 +261,8 @@ def report(
 def _most_exposed(source: Source, scores: Scores, count: int) -> pl.DataFrame:
     """The first ``count`` of `by_exposure`: sample_id, key, label, group (where there are any), score."""
     top = by_exposure(scores).head(count).select("sample_id", "score")
-    samples = pl.DataFrame(
-        source.lake.samples(source.experiment).select(["sample_id", "key", "label", "group"])
-    )
+    told = ["sample_id", "key", "label", "group"]
+    samples = pl.DataFrame(source.lake.samples(source.experiment).select(told))
     known = top.join(samples, on="sample_id", how="left", maintain_order="left")
     columns = [name for name in ("key", "label", "group") if known[name].null_count() < len(known)]
     return known.select("sample_id", *columns, "score")

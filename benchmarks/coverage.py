@@ -16,8 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from losslake.analysis.evaluations.epsilon_one_run import audit_one_run
-from losslake.analysis.evaluations.epsilon_rates import dp_law, epsilon_of_mu, gaussian_law, held_out
+from losslake.analysis.evaluations.epsilon import (
+    audit_one_run,
+    dp_law,
+    epsilon_of_mu,
+    gaussian_law,
+    held_out,
+)
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.statistics.intervals import spearman_interval
 from losslake.analysis.statistics.roc import auc, tpr_at_fpr

@@ -8,7 +8,7 @@ import polars as pl
 
 from ..scores import Finding, Scores
 from .axes import number, percent
-from .style import BLUE, GREY, colours, finish, inline, layered
+from .style import BLUE, GREY, colours, finish, inline, interval, layered, line_at
 
 if TYPE_CHECKING:
     import altair as alt
@@ -107,20 +107,18 @@ def auc_by_group(finding: Finding) -> alt.Chart | alt.LayerChart:
             alt.Tooltip("score:N"),
             alt.Tooltip("group:N"),
             alt.Tooltip("auc:Q", title="AUC", format=".3f"),
-            alt.Tooltip("low:Q", title="95% from", format=".3f"),
-            alt.Tooltip("high:Q", title="to", format=".3f"),
+            *interval(".3f"),
             alt.Tooltip("rates:N", title="TPR"),
             alt.Tooltip("members:Q", format=","),
             alt.Tooltip("others:Q", title="non-members", format=","),
         ],
     )
-    chance = alt.Chart(inline([{"at": 0.5}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(x="at:Q")
     subtitle = ["Dashed grey: no better than guessing."]
     if len(groups) > len(shown):
         subtitle.append(f"The first {MOST_GROUPS} of {len(groups) - 1} groups.")
     spoken = "; ".join(f"{row['score']}, {row['group']}: {number(row['auc'])}" for row in rows[:8])
     return finish(
-        layered(spread, points, chance),
+        layered(spread, points, line_at(0.5)),
         "AUC over all records and within each group",
         f"AUC with intervals. {spoken}.",
         subtitle=subtitle,
@@ -166,8 +164,7 @@ def tpr_by_group(finding: Finding) -> alt.Chart | alt.LayerChart:
     tooltip = [
         alt.Tooltip("group:N"),
         alt.Tooltip("told:N", title="of its members"),
-        alt.Tooltip("low:Q", title="95% from", format=".2%"),
-        alt.Tooltip("high:Q", title="to", format=".2%"),
+        *interval(".2%"),
         alt.Tooltip("alarms_told:N", title="of its non-members"),
         alt.Tooltip("members:Q", format=","),
     ]

@@ -10,9 +10,9 @@ import polars as pl
 
 from ..scores import Scores
 from ..statistics.density import Density, densities
-from ..statistics.roc import Confusion, confusion
+from ..statistics.roc import confusion
 from .axes import Axis, percent
-from .style import BLUE, GREY, ORANGE, colours, dashes, finish, inline, layered
+from .style import BLUE, GREY, ORANGE, colours, dashes, finish, inline, layered, matrix
 
 if TYPE_CHECKING:
     import altair as alt
@@ -40,9 +40,10 @@ def loss_densities(scores: Scores) -> alt.Chart | alt.LayerChart:
     """The two densities that were fitted to known losses, and where the attack changes its mind between them."""
     import altair as alt
 
-    members, others = _known(scores)
-    whole = np.concatenate([members, others])
-    axis, beyond = _reach(whole)
+    known = scores.frame.filter(pl.col("known") & pl.col("loss").is_not_null())
+    loss, member = known["loss"].to_numpy(), known["member"].to_numpy()
+    members, others = loss[member], loss[~member]
+    axis, beyond = _reach(loss)
     rows: list[dict[str, object]] = []
     turns: list[float] = []
     if len(members) and len(others):
@@ -87,7 +88,8 @@ def confusion_matrix(scores: Scores) -> alt.Chart | alt.LayerChart:
     """What the attack says of the records it is asked about, against what they are: shares of each row, and counts."""
     import altair as alt
 
-    counted = _judged(scores)
+    asked = scores.frame.filter(pl.col("score").is_not_null() & pl.col("member").is_not_null())
+    counted = confusion(asked["score"].to_numpy() > 0, asked["member"].to_numpy())
     rows = []
     for truth, cells in (
         ("members", (counted.true_positives, counted.false_negatives)),
@@ -108,35 +110,20 @@ def confusion_matrix(scores: Scores) -> alt.Chart | alt.LayerChart:
         ],
     )
     shade = alt.Color("share:Q", scale=alt.Scale(domain=[0, 1], range=["#f4f4f4", BLUE]), legend=None)
-    # The cells have their own ground, so their text has its own colour on light pages and on dark ones.
-    drawn = layered(
-        base.mark_rect().encode(color=shade), base.mark_text(color="#111111").encode(text="text:N")
-    )
-    right = counted.true_positives + counted.true_negatives
-    asked = counted.records
+    right, records = counted.true_positives + counted.true_negatives, counted.records
     accuracy = (
-        f"Right on {percent(right / asked)} of {asked:,} records." if asked else "No record to ask about."
+        f"Right on {percent(right / records)} of {records:,} records."
+        if records
+        else "No record to ask about."
     )
     spoken = "; ".join(f"{row['truth']} called {row['said']}: {row['text']}" for row in rows)
     return finish(
-        drawn,
+        matrix(base, shade),
         "Confusion matrix at a likelihood ratio of 1",
         f"Confusion matrix. {spoken}. {accuracy}",
         subtitle=[accuracy],
         height=150,
     )
-
-
-def _known(scores: Scores) -> tuple[Floats, Floats]:
-    """Losses of the known members and of the known non-members."""
-    known = scores.frame.filter(pl.col("known") & pl.col("loss").is_not_null())
-    loss, member = known["loss"].to_numpy(), known["member"].to_numpy()
-    return loss[member], loss[~member]
-
-
-def _judged(scores: Scores) -> Confusion:
-    asked = scores.frame.filter(pl.col("score").is_not_null() & pl.col("member").is_not_null())
-    return confusion(asked["score"].to_numpy() > 0, asked["member"].to_numpy())
 
 
 def _reach(losses: Floats) -> tuple[Axis, float]:

@@ -9,7 +9,7 @@ import numpy as np
 from ..scores import Finding, Scores
 from .axes import number
 from .scores import Group, grouped_histogram
-from .style import BLUE, GREY, VERMILION, colours, dashes, finish, inline, layered
+from .style import BLUE, GREY, VERMILION, colours, dashes, finish, inline, interval, layered
 
 if TYPE_CHECKING:
     import altair as alt
@@ -96,8 +96,7 @@ def auc_of_each(finding: Finding) -> alt.Chart | alt.LayerChart:
             alt.Tooltip("run:N"),
             alt.Tooltip("role:N"),
             alt.Tooltip("auc:Q", format=".3f"),
-            alt.Tooltip("low:Q", title="95% from", format=".3f"),
-            alt.Tooltip("high:Q", title="to", format=".3f"),
+            *interval(".3f"),
         ],
     )
     layers = [spread, points]
@@ -173,8 +172,7 @@ def shadow_curve_chart(finding: Finding) -> alt.Chart | alt.LayerChart:
             alt.Tooltip("series:N"),
             alt.Tooltip("shadows:Q", title="shadow models"),
             alt.Tooltip("auc:Q", title="AUC", format=".3f"),
-            alt.Tooltip("low:Q", title="95% from", format=".3f"),
-            alt.Tooltip("high:Q", title="to", format=".3f"),
+            *interval(".3f"),
             alt.Tooltip("over:N", title="interval over"),
             alt.Tooltip("records:Q", title="records with a score", format=","),
             alt.Tooltip("coverage:Q", title="share of them", format=".0%"),

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..statistics.metric import Metric
 from ..statistics.roc import roc, split
 from .axes import percent
-from .style import GREY, colours, dashes, finish, inline, layered
+from .style import GREY, colours, dashes, finish, inline, interval, layered
 
 if TYPE_CHECKING:
     import altair as alt
@@ -53,14 +53,14 @@ def curve(name: str, score: Floats, member: npt.NDArray[np.bool_]) -> Curve | No
     return Curve(name, steps.fpr[corner], steps.tpr[corner], len(members), len(others))
 
 
-def thin(found: Curve, *, log: bool = True, cells: int = CELLS) -> tuple[Floats, Floats]:
+def thin(found: Curve, *, log: bool = True) -> tuple[Floats, Floats]:
     """A few hundred corners of the step curve: first and last of each cell of the FPR axis, exact where few fall.
 
     Every point returned lies on the curve. On a log axis the first hundred non-members keep every step.
     """
     low = math.log(min(found.resolution, 0.5))
     place = np.log(np.maximum(found.fpr, found.resolution / 2)) / low if log else found.fpr
-    cell = np.floor(place * cells).astype(np.int64)
+    cell = np.floor(place * CELLS).astype(np.int64)
     changes = np.flatnonzero(np.diff(cell) != 0)
     kept = np.unique(np.concatenate([[0], changes, changes + 1, [len(cell) - 1]]))
     return found.fpr[kept], found.tpr[kept]
@@ -142,7 +142,6 @@ def tpr_chart(attacks: Sequence[tuple[str, Sequence[Metric]]]) -> alt.Chart | al
                 continue
             fpr = float(metric.parameters["fpr"])
             resolved = metric.value is not None
-            told = percent(metric.value) if metric.value is not None else "not resolved"
             rows.append(
                 {
                     "attack": name,
@@ -151,7 +150,7 @@ def tpr_chart(attacks: Sequence[tuple[str, Sequence[Metric]]]) -> alt.Chart | al
                     "tpr": metric.value,
                     "low": metric.ci_low,
                     "high": metric.ci_high,
-                    "told": told,
+                    "told": percent(metric.value) if resolved else "not resolved",
                     "resolved": resolved,
                 }
             )
@@ -172,8 +171,7 @@ def tpr_chart(attacks: Sequence[tuple[str, Sequence[Metric]]]) -> alt.Chart | al
         alt.Tooltip("attack:N"),
         alt.Tooltip("at:N", title="at"),
         alt.Tooltip("told:N", title="TPR"),
-        alt.Tooltip("low:Q", title="95% from", format=".2%"),
-        alt.Tooltip("high:Q", title="to", format=".2%"),
+        *interval(".2%"),
     ]
     base = alt.Chart(inline(rows))
     spread = base.mark_rule(strokeWidth=2).encode(

@@ -1,4 +1,4 @@
-"""Charts of one analysis: how its scores spread, how scores correlate, how well one finds what another does."""
+"""How the scores of one analysis spread: histograms of members and non-members, of memorization, of influence."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ..scores import Finding, Scores
+from ..scores import Scores
+from ..statistics.intervals import CHANCE
 from .axes import Axis, Histogram, axis_for, histogram, number
-from .style import BLUE, GREY, ORANGE, SERIES, VERMILION, colours, dashes, finish, inline, layered
+from .style import BLUE, ORANGE, SERIES, VERMILION, colours, finish, inline, layered, line_at
 
 if TYPE_CHECKING:
     import altair as alt
@@ -78,120 +79,28 @@ def memorization_histogram(scores: Scores) -> alt.Chart | alt.LayerChart:
             tooltip=_bar_tooltip("samples"),
         )
     )
-    line = (
-        alt.Chart(inline([{"at": MEMORIZED}])).mark_rule(color=VERMILION, strokeDash=[4, 3]).encode(x="at:Q")
-    )
     text = f"{memorized:,} of {len(values):,} samples lie above {MEMORIZED} (dashed line)."
-    return finish(layered(bars, line), "Memorization", f"Histogram of memorization. {text}", subtitle=[text])
+    drawn = layered(bars, line_at(MEMORIZED, VERMILION))
+    return finish(drawn, "Memorization", f"Histogram of memorization. {text}", subtitle=[text])
 
 
-def correlation_matrix(finding: Finding) -> alt.Chart | alt.LayerChart:
-    """Spearman's rho of every pair of scores, as a matrix with the numbers in it."""
-    import altair as alt
-
-    rows = []
-    for metric in finding.metrics:
-        if metric.metric != "spearman":
-            continue
-        first, second = str(metric.parameters["first"]), str(metric.parameters["second"])
-        told = "–" if metric.value is None else f"{metric.value:.2f}"
-        spread = (
-            f"{number(metric.ci_low, 2)} to {number(metric.ci_high, 2)}" if metric.value is not None else "–"
-        )
-        about = {"rho": metric.value, "text": told, "interval": spread, "n": metric.n}
-        rows += [{"first": first, "second": second, **about}, {"first": second, "second": first, **about}]
-    names = list(dict.fromkeys(str(row["first"]) for row in rows))
-    rows += [
-        {"first": name, "second": name, "rho": 1.0, "text": "1", "interval": "–", "n": None} for name in names
-    ]
-    base = alt.Chart(inline(rows)).encode(
-        x=alt.X("first:N", sort=names, axis=alt.Axis(title=None, labelAngle=-30)),
-        y=alt.Y("second:N", sort=names, axis=alt.Axis(title=None)),
-        tooltip=[
-            alt.Tooltip("first:N", title="score"),
-            alt.Tooltip("second:N", title="and"),
-            alt.Tooltip("text:N", title="Spearman's rho"),
-            alt.Tooltip("interval:N", title="95% interval"),
-            alt.Tooltip("n:Q", title="samples", format=","),
-        ],
+def influence_histogram(scores: Scores) -> alt.Chart | alt.LayerChart:
+    """Histogram of the largest influence, with a line where chance alone stops being an explanation."""
+    known = scores.frame.filter(pl.col("score").is_not_null())
+    values = known["score"].to_numpy().astype(np.float64)
+    beyond = (
+        known.filter(pl.col("p_value") <= CHANCE)["score"] if len(known) else pl.Series([], dtype=pl.Float64)
     )
-    shade = alt.Color(
-        "rho:Q",
-        scale=alt.Scale(domain=[-1, 0, 1], range=[ORANGE, "#f4f4f4", BLUE]),
-        legend=alt.Legend(title="Spearman's rho"),
-    )
-    # The cells have their own ground, so their text has its own colour on light pages and on dark ones.
-    drawn = layered(
-        base.mark_rect().encode(color=shade), base.mark_text(color="#111111").encode(text="text:N")
-    )
-    spoken = "; ".join(
-        f"{r['first']} and {r['second']}: {r['text']}" for r in rows[: 2 * len(finding.metrics) : 2]
-    )
-    return finish(
-        drawn,
-        "Rank correlation of the scores",
-        f"Matrix of Spearman's rho. {spoken}",
-        height=60 + 44 * len(names),
-    )
-
-
-def precision_curve(finding: Finding) -> alt.Chart | alt.LayerChart:
-    """Precision among the top k of each score, with intervals, beside what picking at random would reach."""
-    import altair as alt
-
-    rows = [
-        {
-            "score": str(metric.parameters["score"]),
-            "k": metric.parameters["k"],
-            "precision": metric.value,
-            "low": metric.ci_low,
-            "high": metric.ci_high,
-            "records": metric.parameters["records"],
-        }
-        for metric in finding.metrics
-        if metric.metric == "precision_at_k" and metric.value is not None
-    ]
-    names = list(dict.fromkeys(str(row["score"]) for row in rows))
-    shares = sorted({float(row["k"]) for row in rows}) or [0.01, 1.0]
-    base_rate = next((metric.value for metric in finding.metrics if metric.metric == "vulnerable"), None)
-    x = alt.X(
-        "k:Q",
-        scale=alt.Scale(type="log", domain=[shares[0] / 1.15, min(1.0, shares[-1] * 1.15)], nice=False),
-        axis=alt.Axis(title="top k, share of the members", format="~%", values=shares),
-    )
-    y = alt.Y(
-        "precision:Q",
-        scale=alt.Scale(domain=[0, 1]),
-        axis=alt.Axis(title="precision among the top k", format="~%"),
-    )
-    series = alt.Color("score:N", scale=colours(names), legend=alt.Legend())
-    told = [
-        alt.Tooltip("score:N"),
-        alt.Tooltip("k:Q", title="top k", format="~%"),
-        alt.Tooltip("records:Q", title="records", format=","),
-        alt.Tooltip("precision:Q", format=".3f"),
-        alt.Tooltip("low:Q", title="95% from", format=".3f"),
-        alt.Tooltip("high:Q", title="to", format=".3f"),
-    ]
-    base = alt.Chart(inline(rows))
-    # The intervals come in no tooltip colour of their own: thin rules behind the points.
-    spread = base.mark_rule(opacity=0.45).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=series)
-    lines = base.mark_line().encode(
-        x=x, y=y, color=series, strokeDash=alt.StrokeDash("score:N", scale=dashes(names))
-    )
-    points = base.mark_point(filled=True, size=55, opacity=1).encode(x=x, y=y, color=series, tooltip=told)
-    layers = [spread, lines, points]
-    if base_rate is not None:
-        chance = alt.Chart(inline([{"rate": base_rate}])).mark_rule(color=GREY, strokeDash=[4, 3])
-        layers.append(chance.encode(y="rate:Q"))
-    subtitle = [] if base_rate is None else [f"Dashed grey: picking members at random finds {base_rate:.1%}."]
-    first = [row for row in rows if row["k"] == shares[0]]
-    spoken = "; ".join(f"{row['score']} {row['precision']:.0%} of the top {row['k']:.0%}" for row in first)
-    return finish(
-        layered(*layers),
-        "Vulnerable records among the top k",
-        f"Precision at k. {spoken}. {' '.join(subtitle)}",
-        subtitle=subtitle,
+    text = f"{len(beyond):,} of {len(known):,} samples have p ≤ {CHANCE:g}; {CHANCE * len(known):,.0f} would by chance"
+    level = beyond.min()
+    if isinstance(level, float):
+        text += f" (dashed line: from {number(level)} on)"
+    return grouped_histogram(
+        [Group("samples", values, BLUE)],
+        "Largest influence on a test record",
+        "largest influence, a difference of probabilities",
+        subtitle=[f"{text}."],
+        line=level if isinstance(level, float) else None,
     )
 
 
@@ -202,8 +111,12 @@ def grouped_histogram(
     *,
     subtitle: Sequence[str] = (),
     axis: Axis | None = None,
+    line: float | None = None,
 ) -> alt.Chart | alt.LayerChart:
-    """Overlaid histograms, each as shares of its own group, so that a small group shows beside a large one."""
+    """Overlaid histograms, each as shares of its own group, so that a small group shows beside a large one.
+
+    ``line`` is where a dashed line stands.
+    """
     import altair as alt
 
     axis = axis or axis_for(np.concatenate([group.values for group in groups]) if groups else np.zeros(0))
@@ -227,8 +140,11 @@ def grouped_histogram(
         outline = alt.Chart(inline([row for name, one in counted.items() for row in _outline(one, name)]))
         steps = outline.mark_line(interpolate="step-after", strokeWidth=2)
         layers.append(steps.encode(x=x, y=y, color=shade, order="from:Q"))
+    if line is not None:
+        layers.append(line_at(line, VERMILION))
     medians = [
-        f"{group.name}: {_count(group.values):,}, median {number(_median(group.values))}" for group in groups
+        f"{name}: {one.total:,}, median {number(_median(group.values))}"
+        for (name, one), group in zip(counted.items(), groups)
     ]
     return finish(
         layered(*layers),
@@ -281,10 +197,6 @@ def _bar_tooltip(what: str) -> list[alt.Tooltip]:
 
 def _values(column: pl.Series) -> Floats:
     return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
-
-
-def _count(values: Floats) -> int:
-    return int(np.isfinite(values).sum())
 
 
 def _median(values: Floats) -> float | None:

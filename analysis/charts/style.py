@@ -97,6 +97,34 @@ def layered(*charts: Any) -> alt.LayerChart:
     return drawn
 
 
+def interval(form: str) -> list[alt.Tooltip]:
+    """Tooltips of the fields low and high: the ends of a 95% interval."""
+    import altair as alt
+
+    return [
+        alt.Tooltip("low:Q", title="95% from", format=form),
+        alt.Tooltip("high:Q", title="to", format=form),
+    ]
+
+
+def line_at(x: float, colour: str = GREY) -> alt.Chart:
+    """A dashed upright line."""
+    import altair as alt
+
+    return alt.Chart(inline([{"at": x}])).mark_rule(color=colour, strokeDash=[4, 3]).encode(x="at:Q")
+
+
+def matrix(base: alt.Chart, shade: alt.Color, size: Any = None, **cell: Any) -> alt.LayerChart:
+    """Shaded cells, each with the field text in it, at a font size.
+
+    The cells have their own ground, so their text has its own colour on light pages and on dark ones.
+    """
+    import altair as alt
+
+    words = base.mark_text(color="#111111", fontSize=size or alt.Undefined)
+    return layered(base.mark_rect().encode(color=shade, **cell), words.encode(text="text:N"))
+
+
 def finish(
     chart: alt.Chart | alt.LayerChart,
     title: str,
@@ -108,9 +136,7 @@ def finish(
     """Give a chart its title, alternative text and size; its width follows the page."""
     import altair as alt
 
-    heading = (
-        alt.TitleParams(text=title, subtitle=list(subtitle)) if subtitle else alt.TitleParams(text=title)
-    )
+    heading = alt.TitleParams(text=title, subtitle=list(subtitle) or alt.Undefined)
     return chart.properties(title=heading, description=description, width="container", height=height)
 
 

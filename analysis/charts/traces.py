@@ -1,4 +1,4 @@
-"""How records went over training: traces of single records beside the spread of all members."""
+"""How records went over training: their traces, the growth of LT-IQR over prefixes, and its quantiles beside others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..scores import Finding
 from ..statistics.metric import Metric
 from .axes import number, percent
-from .style import BLUE, GREY, ORANGE, VERMILION, finish, inline, layered
+from .style import BLUE, GREY, ORANGE, VERMILION, finish, inline, layered, matrix
 
 if TYPE_CHECKING:
     import altair as alt
@@ -58,17 +58,14 @@ def traces_chart(
     *,
     signal: str = "loss",
     lines_name: str = "most exposed",
-    band_name: str = "members",
 ) -> alt.Chart | alt.LayerChart:
-    """Traces of single records over the epochs, in front of the median and the 10% to 90% band of all ``band_name``."""
+    """Traces of single records over the epochs, in front of the median and the 10% to 90% band of all members."""
     import altair as alt
 
     last = max(len(band.epochs) - 1, 1)
     # Both kinds of line name their group in the data: one legend explains them.
-    typical, exposed = (
-        f"typical: median and 10–90% of {band.records:,} {band_name}",
-        f"{lines_name}: {len(lines)} records",
-    )
+    typical = f"typical: median and 10–90% of {band.records:,} members"
+    exposed = f"{lines_name}: {len(lines)} records"
     shade = alt.Color(
         "group:N", scale=alt.Scale(domain=[exposed, typical], range=[VERMILION, BLUE]), legend=alt.Legend()
     )
@@ -114,14 +111,13 @@ def traces_chart(
             tooltip=[alt.Tooltip("record:N"), alt.Tooltip("epoch:Q"), alt.Tooltip("told:N", title=signal)],
         )
     )
-    layers: list[Any] = [area, middle, single, touch]
     spoken = (
-        f"{signal.capitalize()} over {last} epochs. The median of {band.records:,} {band_name} ends at "
+        f"{signal.capitalize()} over {last} epochs. The median of {band.records:,} members ends at "
         f"{number(_last(band.median))}; the {len(lines)} {lines_name} records end at "
         f"{', '.join(number(_last(line.values)) for line in lines) or 'no value'}."
     )
     title = f"{signal[:1].upper()}{signal[1:]} of single records beside typical ones"
-    return finish(layered(*layers), title, spoken)
+    return finish(layered(area, middle, single, touch), title, spoken)
 
 
 def _last(values: Floats) -> float | None:
@@ -260,24 +256,25 @@ def ablation_map(finding: Finding) -> alt.Chart | alt.LayerChart:
             alt.Tooltip("rho:N", title="Spearman's rho"),
         ],
     )
-    cells = base.mark_rect().encode(
-        color=alt.Color(
-            "value:Q",
-            scale=alt.Scale(domain=[0, 1], range=["#f4f4f4", BLUE]),
-            legend=alt.Legend(title="precision at k"),
-        ),
+    shade = alt.Color(
+        "value:Q",
+        scale=alt.Scale(domain=[0, 1], range=["#f4f4f4", BLUE]),
+        legend=alt.Legend(title="precision at k"),
+    )
+    cells = matrix(
+        base,
+        shade,
+        11,
         stroke=alt.condition("datum.usual", alt.value(VERMILION), alt.value(GREY)),
         strokeWidth=alt.condition("datum.usual", alt.value(3), alt.value(0)),
     )
-    # The cells have their own ground, so their text has its own colour on light pages and on dark ones.
-    text = base.mark_text(color="#111111", fontSize=11).encode(text="text:N")
     at = next((f" the top {percent(m.parameters['k'])} of the members" for m in found), " the top k")
     values = [float(m.value) for m in found if m.value is not None]
     spoken = (
         f"from {number(min(values))} to {number(max(values))} over {len(values)} ranges" if values else "none"
     )
     return finish(
-        layered(cells, text),
+        cells,
         f"Precision among{at}, by quantile range of {score}",
         f"Heat map of precision over quantile ranges: {spoken}.",
         subtitle=[

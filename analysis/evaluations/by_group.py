@@ -19,10 +19,82 @@ from ..source import Source
 from ..statistics.intervals import clopper_pearson
 from ..statistics.metric import Metric
 from ..statistics.roc import auc, split, threshold_at_fpr, tpr_at_fpr
+from .compare import check_fprs
 
 MOST_GROUPS = 200
 SINGLETONS = "singletons"
 SUBPOPULATION = "subpopulation"
+
+FEW = 20
+"""A group with fewer members or non-members than this is named in a note."""
+
+NAMED = 5
+"""Groups that a note names."""
+
+Floats = npt.NDArray[np.float64]
+
+
+def by_group(
+    source: Source,
+    scores: tuple[str, ...],
+    *,
+    by: Annotated[
+        str, "singletons, subpopulation, or a column of the samples such as label or group"
+    ] = SINGLETONS,
+    threshold: Annotated[
+        float, "singletons: memorization above this (published: 0.8 CIFAR-10, 0.4 MNIST)"
+    ] = 0.8,
+    fpr: Annotated[tuple[float, ...], "false-positive rates"] = FPRS,
+    threshold_from: Annotated[
+        Literal["group", "all"], "whose non-members set the threshold of a false-positive rate"
+    ] = "group",
+) -> Finding:
+    """AUC and TPR at low FPR of scores over all records and within each group of them.
+
+    AUC compares a group's members with its own non-members. The threshold of an FPR is measured on the group's own
+    non-members too, as for an adversary who attacks that group alone; with --threshold-from all on those of all
+    records, and then fpr_at_threshold says how many of the group's own lie above it. Singletons are chosen by
+    memorization over shadow runs, subpopulations by features: the target's membership plays no part in either.
+
+    Needs: what the scores need; shadow runs (singletons), features (subpopulation) or the column named by --by.
+
+    Source: "Why Train More? Effective and Efficient Membership Inference via Memorization", tables 2 and 3 (all and
+    under-represented records).
+    """
+    check_fprs(*fpr)
+    source.need_target()
+    groups = groups_of(source, by, threshold)
+    notes = list(groups.notes)
+    metrics: list[Metric] = []
+    for name, kept in keep_scores(source, scores).items():
+        everyone, parts, unplaced = _parts(kept.scores, groups.frame, groups.names)
+        notes += [f"{name}: {note}" for note in kept.scores.notes]
+        if unplaced:
+            notes.append(f"{name}: {unplaced} scored samples belong to no group; they count under all only")
+        few, coarse = [], []
+        for part in (everyone, *parts):
+            about = {"score": name, "by": by, "group": part.name}
+            judged = everyone if threshold_from == "all" else part
+            found = _judge(part, judged.others, fpr, about, beside=judged is not part)
+            metrics += found
+            if min(len(part.members), len(part.others)) < FEW:
+                few.append(f"{part.name} ({len(part.members)} and {len(part.others)})")
+            if any(metric.parameters.get("resolved") is False for metric in found):
+                coarse.append(part.name)
+        if few:
+            notes.append(f"{name}: few members or non-members in {_listed(few)}; the intervals tell")
+        if coarse:
+            rates = ", ".join(f"{rate:g}" for rate in fpr)
+            notes.append(
+                f"{name}: the non-members of {_listed(coarse)} "
+                f"are too few for some FPR of {rates}; only the interval of the TPR is given there"
+            )
+    return Finding(tuple(metrics), tuple(notes))
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
 
 
 @dataclass(frozen=True)
@@ -81,74 +153,6 @@ def _singletons(source: Source, threshold: float) -> SampleGroups:
     return SampleGroups(frame.select("sample_id", part.alias("part")), (SINGLETONS, "others"), (note,))
 
 
-FEW = 20
-"""A group with fewer members or non-members than this is named in a note."""
-
-NAMED = 5
-"""Groups that a note names."""
-
-Floats = npt.NDArray[np.float64]
-
-
-def by_group(
-    source: Source,
-    scores: tuple[str, ...],
-    *,
-    by: Annotated[
-        str, "singletons, subpopulation, or a column of the samples such as label or group"
-    ] = SINGLETONS,
-    threshold: Annotated[
-        float, "singletons: memorization above this (published: 0.8 CIFAR-10, 0.4 MNIST)"
-    ] = 0.8,
-    fpr: Annotated[tuple[float, ...], "false-positive rates"] = FPRS,
-    threshold_from: Annotated[
-        Literal["group", "all"], "whose non-members set the threshold of a false-positive rate"
-    ] = "group",
-) -> Finding:
-    """AUC and TPR at low FPR of scores over all records and within each group of them.
-
-    AUC compares a group's members with its own non-members. The threshold of an FPR is measured on the group's own
-    non-members too, as for an adversary who attacks that group alone; with --threshold-from all on those of all
-    records, and then fpr_at_threshold says how many of the group's own lie above it. Singletons are chosen by
-    memorization over shadow runs, subpopulations by features: the target's membership plays no part in either.
-
-    Needs: what the scores need; shadow runs (singletons), features (subpopulation) or the column named by --by.
-
-    Source: "Why Train More? Effective and Efficient Membership Inference via Memorization", tables 2 and 3 (all and
-    under-represented records).
-    """
-    for rate in fpr:
-        if not 0 < rate < 1:
-            raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {rate}")
-    source.need_target()
-    groups = groups_of(source, by, threshold)
-    notes = list(groups.notes)
-    metrics: list[Metric] = []
-    for name, kept in keep_scores(source, scores).items():
-        everyone, parts, unplaced = _parts(kept.scores, groups.frame, groups.names)
-        notes += [f"{name}: {note}" for note in kept.scores.notes]
-        if unplaced:
-            notes.append(f"{name}: {unplaced} scored samples belong to no group; they count under all only")
-        few, coarse = [], set()
-        for part in (everyone, *parts):
-            about = {"score": name, "by": by, "group": part.name}
-            judged = everyone if threshold_from == "all" else part
-            found = _judge(part, judged.others, fpr, about, beside=judged is not part)
-            metrics += found
-            if min(len(part.members), len(part.others)) < FEW:
-                few.append(f"{part.name} ({len(part.members)} and {len(part.others)})")
-            coarse |= {part.name for metric in found if metric.parameters.get("resolved") is False}
-        if few:
-            notes.append(f"{name}: few members or non-members in {_listed(few)}; the intervals tell")
-        if coarse:
-            rates = ", ".join(f"{rate:g}" for rate in fpr)
-            notes.append(
-                f"{name}: the non-members of {_listed([part.name for part in (everyone, *parts) if part.name in coarse])} "
-                f"are too few for some FPR of {rates}; only the interval of the TPR is given there"
-            )
-    return Finding(tuple(metrics), tuple(notes))
-
-
 @dataclass(frozen=True, eq=False)
 class _Part:
     """The scores of a group's members and of its non-members, each sorted."""
@@ -199,8 +203,3 @@ def _judge(
                 )
             )
     return metrics
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more}"

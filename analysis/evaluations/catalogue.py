@@ -7,16 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...store.errors import InvalidOption, NotEnoughData
-from ..charts import defences as charts_defences
-from ..charts import dp_audit as charts_dp_audit
-from ..charts import dp_audit as charts_duci
-from ..charts import groups as charts_groups
-from ..charts import models as charts_models
-from ..charts import models as charts_shadows
-from ..charts import onion as charts_onion
-from ..charts import pairs as charts_agreement
-from ..charts import scores as charts
-from ..charts import traces as charts_evolution
+from ..charts.agreement import agreement_matrix, correlation_matrix, precision_curve
+from ..charts.bounds import epsilon_bounds, usage_shares
+from ..charts.experiments import attacks_with_and_without, onion_chart
+from ..charts.groups import auc_by_group
+from ..charts.models import auc_of_each, shadow_curve_chart
+from ..charts.traces import ablation_map, evolution_chart
 from ..declare import Evaluation, parse_options, variant_of
 from ..scores import Finding
 from ..scoring.catalogue import ANALYSES
@@ -24,7 +20,7 @@ from ..scoring.run import keep, run_analysis
 from ..scoring.spark_source import check_evaluation_on_spark
 from ..source import Source
 from ..statistics.metric import Metric
-from .agreement import agreement
+from .agreement import agreement, spearman
 from .by_group import by_group
 from .compare import compare
 from .defences import defences
@@ -35,31 +31,20 @@ from .onion import onion
 from .per_model import per_model
 from .quantile_ablation import quantile_ablation
 from .shadow_curve import shadow_curve
-from .spearman import spearman
 
 EVALUATIONS: tuple[Evaluation, ...] = (
-    Evaluation("spearman", spearman, ("spearman",), charts.correlation_matrix),
-    Evaluation("compare", compare, (), charts.precision_curve),
-    Evaluation("by-group", by_group, ("memorization",), charts_groups.auc_by_group, default_scores=("lira",)),
-    Evaluation("agreement", agreement, (), charts_agreement.agreement_matrix),
-    Evaluation("per-model", per_model, (), charts_models.auc_of_each, default_scores=("lira",)),
-    Evaluation(
-        "shadow-curve",
-        shadow_curve,
-        ("memorization",),
-        charts_shadows.shadow_curve_chart,
-        default_scores=("lira",),
-    ),
-    Evaluation("onion", onion, ("memorization",), charts_onion.onion_chart, default_scores=("memorization",)),
-    Evaluation("evolution", evolution, (), charts_evolution.evolution_chart, default_scores=("lt-iqr",)),
-    Evaluation(
-        "quantile-ablation", quantile_ablation, (), charts_evolution.ablation_map, default_scores=("lt-iqr",)
-    ),
-    Evaluation(
-        "defences", defences, ("lira",), charts_defences.attacks_with_and_without, default_scores=("lira",)
-    ),
-    Evaluation("dp-audit", dp_audit, (), charts_dp_audit.epsilon_bounds, default_scores=("lira",)),
-    Evaluation("duci", duci, ("lira",), charts_duci.usage_shares, default_scores=("lira",)),
+    Evaluation("spearman", spearman, ("spearman",), correlation_matrix),
+    Evaluation("compare", compare, (), precision_curve),
+    Evaluation("by-group", by_group, ("memorization",), auc_by_group, default_scores=("lira",)),
+    Evaluation("agreement", agreement, (), agreement_matrix),
+    Evaluation("per-model", per_model, (), auc_of_each, default_scores=("lira",)),
+    Evaluation("shadow-curve", shadow_curve, ("memorization",), shadow_curve_chart, default_scores=("lira",)),
+    Evaluation("onion", onion, ("memorization",), onion_chart, default_scores=("memorization",)),
+    Evaluation("evolution", evolution, (), evolution_chart, default_scores=("lt-iqr",)),
+    Evaluation("quantile-ablation", quantile_ablation, (), ablation_map, default_scores=("lt-iqr",)),
+    Evaluation("defences", defences, ("lira",), attacks_with_and_without, default_scores=("lira",)),
+    Evaluation("dp-audit", dp_audit, (), epsilon_bounds, default_scores=("lira",)),
+    Evaluation("duci", duci, ("lira",), usage_shares, default_scores=("lira",)),
 )
 
 

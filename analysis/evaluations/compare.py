@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,69 +18,8 @@ from ..statistics.correlation import rank_correlation, rank_correlations
 from ..statistics.intervals import clopper_pearson
 from ..statistics.metric import Metric
 from ..statistics.roc import split, threshold_at_fpr, whole_part
-from .spearman import Among
 
-
-@dataclass(frozen=True, eq=False)
-class FoundBy:
-    """An attack's ``score`` by sample id (NaN: none) and its ``threshold`` at the FPR on the target's non-members."""
-
-    name: str
-    fpr: float
-    score: Floats
-    threshold: float
-    notes: tuple[str, ...]
-
-    def judge(
-        self, sample_id: npt.NDArray[np.int64], value: Floats, k: float, parameters: dict[str, object]
-    ) -> list[Metric]:
-        """precision_at_k of a score of members, and its Spearman correlation with the attack's.
-
-        ``sample_id`` and ``value`` (members,) without NaN; members that the attack has no score of are left out.
-        Precision is that of `compare`: members tied at the edge of the top k count by their expected share.
-        """
-        attacked = self.score[sample_id]
-        known = ~np.isnan(attacked)
-        attacked, value = attacked[known], value[known]
-        count = whole_part(k, len(value))
-        about = {**parameters, "against": self.name}
-        at_k = {**about, "fpr": self.fpr, "k": k, "records": count}
-        precision = Metric("precision_at_k", None, n=0, parameters=at_k)
-        if count:
-            hits = expected_hits(value, attacked > self.threshold, count)
-            precision = Metric("precision_at_k", hits / count, *clopper_pearson(hits, count), count, at_k)
-        return [precision, rank_correlation(value, attacked, {**about, "among": "members"})]
-
-
-def found_by(source: Source, attack: str, fpr: float) -> FoundBy:
-    """What an attack finds in the target at an FPR. Raises NotEnoughData where it cannot be computed."""
-    check_at(fpr)
-    frame = keep_scores(source, (attack,))[attack].scores.frame
-    score = np.full(source.lake.experiment(source.experiment).samples, np.nan)
-    score[frame["sample_id"].to_numpy()] = frame["score"].fill_null(np.nan).to_numpy()
-    member = np.zeros(len(score), dtype=bool)
-    known = np.zeros(len(score), dtype=bool)
-    known[frame.filter(frame["member"].is_not_null())["sample_id"].to_numpy()] = True
-    member[frame.filter(frame["member"])["sample_id"].to_numpy()] = True
-    others = split(score[known], member[known])[1]
-    threshold = threshold_at_fpr(others, fpr) if len(others) else np.inf
-    coarse = len(others) * fpr < 1
-    told = f"{len(others)} non-members cannot resolve an FPR of {fpr:g}: found means above every one of them"
-    return FoundBy(attack, fpr, score, threshold, (told,) if coarse else ())
-
-
-def check_at(fpr: float) -> None:
-    """Raises InvalidOption for a rate outside 0..1."""
-    if not 0 < fpr < 1:
-        raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {fpr}")
-
-
-def check_k(k: float) -> None:
-    """Raises InvalidOption for a share outside 0..1."""
-    if not 0 < k <= 1:
-        raise InvalidOption(f"k is a share of the members between 0 and 1, not {k}")
-
-
+Among = Literal["all", "members", "non-members"]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
@@ -112,16 +51,15 @@ def compare(
     names = tuple(dict.fromkeys((*scores, against)))
     if not scores:
         raise InvalidOption("name at least one score to compare")
-    for share in k:
-        if not 0 < share <= 1:
-            raise InvalidOption(f"k is a share of the members between 0 and 1, not {share}")
-    if not 0 < fpr < 1:
-        raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {fpr}")
+    check_k(*k)
+    check_fprs(fpr)
     source.need_target()
     table, notes = side_by_side({name: kept.scores for name, kept in keep_scores(source, names).items()})
     member = table["member"].to_numpy()
     columns = {name: table[name].to_numpy() for name in names}
-    vulnerable = _found(columns[against], member, fpr)[member]
+    others = split(columns[against], member)[1]
+    threshold = threshold_at_fpr(others, fpr) if len(others) else np.inf
+    vulnerable = columns[against][member] > threshold
     non_members = int((~member).sum())
     if non_members * fpr < 1:
         notes.append(
@@ -138,7 +76,9 @@ def compare(
     ]
     for name in names:
         if name != against:
-            metrics += _at_k(name, columns[name][member], vulnerable, k, {"against": against, "fpr": fpr})
+            about = {"score": name, "against": against, "fpr": fpr}
+            for share in k:
+                metrics += _at_k(columns[name][member], vulnerable, share, about)
     metrics += [
         _agreement(a, b, columns[a][member], columns[b][member], max(int(vulnerable.sum()), 1))
         for a, b in combinations(names, 2)
@@ -173,32 +113,75 @@ def side_by_side(scores: dict[str, Scores]) -> tuple[pl.DataFrame, list[str]]:
     return table, notes
 
 
-def _found(score: Floats, member: Mask, fpr: float) -> Mask:
-    others = split(score, member)[1]
-    if len(others) == 0:
-        return np.zeros(len(score), dtype=bool)
-    return score > threshold_at_fpr(others, fpr)
+@dataclass(frozen=True, eq=False)
+class FoundBy:
+    """An attack's ``score`` by sample id (NaN: none) and its ``threshold`` at the FPR on the target's non-members."""
+
+    name: str
+    fpr: float
+    score: Floats
+    threshold: float
+    notes: tuple[str, ...]
+
+    def judge(
+        self, sample_id: npt.NDArray[np.int64], value: Floats, k: float, parameters: dict[str, object]
+    ) -> list[Metric]:
+        """precision_at_k of a score of members, and its Spearman correlation with the attack's.
+
+        ``sample_id`` and ``value`` (members,) without NaN; members that the attack has no score of are left out.
+        Precision is that of `compare`: members tied at the edge of the top k count by their expected share.
+        """
+        attacked = self.score[sample_id]
+        known = ~np.isnan(attacked)
+        attacked, value = attacked[known], value[known]
+        about = {**parameters, "against": self.name}
+        precision, _ = _at_k(value, attacked > self.threshold, k, {**about, "fpr": self.fpr})
+        return [precision, rank_correlation(value, attacked, {**about, "among": "members"})]
+
+
+def found_by(source: Source, attack: str, fpr: float) -> FoundBy:
+    """What an attack finds in the target at an FPR. Raises NotEnoughData where it cannot be computed."""
+    check_fprs(fpr)
+    scores = keep_scores(source, (attack,))[attack].scores
+    score = np.full(source.lake.experiment(source.experiment).samples, np.nan)
+    score[scores.frame["sample_id"].to_numpy()] = scores.frame["score"].fill_null(np.nan).to_numpy()
+    others = split(*scores.arrays())[1]
+    threshold = threshold_at_fpr(others, fpr) if len(others) else np.inf
+    coarse = len(others) * fpr < 1
+    told = f"{len(others)} non-members cannot resolve an FPR of {fpr:g}: found means above every one of them"
+    return FoundBy(attack, fpr, score, threshold, (told,) if coarse else ())
+
+
+def check_fprs(*fprs: float) -> None:
+    """Raises InvalidOption for a false-positive rate outside 0..1."""
+    for fpr in fprs:
+        if not 0 < fpr < 1:
+            raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {fpr}")
+
+
+def check_k(*shares: float) -> None:
+    """Raises InvalidOption for a share of the members outside 0..1."""
+    for k in shares:
+        if not 0 < k <= 1:
+            raise InvalidOption(f"k is a share of the members between 0 and 1, not {k}")
 
 
 def _at_k(
-    name: str, score: Floats, vulnerable: Mask, shares: tuple[float, ...], parameters: dict[str, object]
-) -> list[Metric]:
-    metrics = []
-    total = int(vulnerable.sum())
-    for share in shares:
-        k = whole_part(share, len(score))
-        about = {"score": name, **parameters, "k": share, "records": k}
-        if k == 0:
-            metrics.append(Metric("precision_at_k", None, n=0, parameters=about))
-            metrics.append(Metric("recall_at_k", None, n=total, parameters=about))
-            continue
-        hits = expected_hits(score, vulnerable, k)
-        metrics.append(Metric("precision_at_k", hits / k, *clopper_pearson(hits, k), n=k, parameters=about))
-        recall = hits / total if total else None
-        metrics.append(
-            Metric("recall_at_k", recall, *clopper_pearson(hits, total), n=total, parameters=about)
+    score: Floats, vulnerable: Mask, share: float, parameters: dict[str, object]
+) -> tuple[Metric, Metric]:
+    """precision_at_k and recall_at_k of a score of members; no value where the share is of less than one."""
+    k, total = whole_part(share, len(score)), int(vulnerable.sum())
+    about = {**parameters, "k": share, "records": k}
+    if k == 0:
+        return Metric("precision_at_k", None, n=0, parameters=about), Metric(
+            "recall_at_k", None, n=total, parameters=about
         )
-    return metrics
+    hits = expected_hits(score, vulnerable, k)
+    recall = hits / total if total else None
+    return (
+        Metric("precision_at_k", hits / k, *clopper_pearson(hits, k), k, about),
+        Metric("recall_at_k", recall, *clopper_pearson(hits, total), total, about),
+    )
 
 
 def expected_hits(score: Floats, vulnerable: Mask, k: int) -> float:

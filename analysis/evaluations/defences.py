@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..scoring.stored import keep_scores
 from ..source import Source
 from ..statistics.metric import Metric
 from ..statistics.roc import evaluate
+from .compare import check_fprs
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -45,9 +46,7 @@ def defences(
 
     Needs: two experiments of the same records; what the scores need, in both.
     """
-    for rate in fpr:
-        if not 0 < rate < 1:
-            raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {rate}")
+    check_fprs(*fpr)
     source.need_target()
     names = tuple(dict.fromkeys(scores))
     other = _same_records(source) if with_ is None else _checked(source, with_)
@@ -61,34 +60,26 @@ def defences(
         found = [one[name].scores for one in kept]
         for side, one in zip(sides, found, strict=True):
             notes += [f"{name} in {side.experiment}: {note}" for note in one.notes]
-        pair, said = _paired(*found)
+        pair, correlation, said = _paired(*found)
         notes += [f"{name}: {note}" for note in said]
         about = [{"score": name, "experiment": side.experiment} for side in sides]
-        judged = [evaluate(score, member, fpr) for score, member in (pair.first, pair.second)]
+        judged = [evaluate(score, member, fpr) for score, member in pair]
         if not all(judged):
             raise NotEnoughData(f"{name} has no scores of both members and non-members in both experiments")
         for which, side_metrics in zip(about, judged, strict=True):
-            metrics += [
-                Metric(m.metric, m.value, m.ci_low, m.ci_high, m.n, {**which, **m.parameters})
-                for m in side_metrics
-            ]
+            metrics += [replace(m, parameters={**which, **m.parameters}) for m in side_metrics]
         metrics += [
-            _difference(first, second, pair.correlation if first.metric == "auc" else 0.0, about[1])
+            _difference(first, second, correlation if first.metric == "auc" else 0.0, about[1])
             for first, second in zip(*judged, strict=True)
         ]
     return Finding(tuple(metrics), tuple(dict.fromkeys(notes)))
 
 
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """Score and membership of each side, and how their AUCs are correlated; 0 where the sides have not the same members."""
+def _paired(first: Scores, second: Scores) -> tuple[list[tuple[Floats, Flags]], float, list[str]]:
+    """Score and membership of each side, how their AUCs are correlated, and notes.
 
-    first: tuple[Floats, Flags]
-    second: tuple[Floats, Flags]
-    correlation: float
-
-
-def _paired(first: Scores, second: Scores) -> tuple[_Pair, list[str]]:
+    The correlation is 0 where the sides have not the same members.
+    """
     known = [
         one.frame.filter(pl.col("score").is_not_null() & pl.col("member").is_not_null()).select(
             "sample_id", "member", pl.col("score").cast(pl.Float64)
@@ -98,16 +89,14 @@ def _paired(first: Scores, second: Scores) -> tuple[_Pair, list[str]]:
     both = known[0].join(known[1], on="sample_id", suffix="_second").sort("sample_id")
     if not (both["member"] == both["member_second"]).all() or both.is_empty():
         sides = [(one["score"].to_numpy(), one["member"].to_numpy()) for one in known]
-        return _Pair(sides[0], sides[1], 0.0), [
-            "the two targets have different members; their figures are taken for independent"
-        ]
+        return sides, 0.0, ["the two targets have different members; their figures are taken for independent"]
     notes = []
     most = max(map(len, known))
     if len(both) < most:
         notes.append(f"{len(both)} of {most} samples have a score in both experiments; the rest is left out")
     member = both["member"].to_numpy()
     one, other = both["score"].to_numpy(), both["score_second"].to_numpy()
-    return _Pair((one, member), (other, member), auc_correlation(one, other, member)), notes
+    return [(one, member), (other, member)], auc_correlation(one, other, member), notes
 
 
 def auc_correlation(first: Floats, second: Floats, member: Flags) -> float:
@@ -138,7 +127,10 @@ def _difference(first: Metric, second: Metric, correlation: float, about: dict[s
     if "fpr" in first.parameters:
         resolved = first.value is not None and second.value is not None
         parameters |= {"fpr": first.parameters["fpr"], "resolved": resolved}
-    (low, high), (low_2, high_2) = (_bounds(metric) for metric in (first, second))
+    (low, high), (low_2, high_2) = (
+        (0.0 if m.ci_low is None else m.ci_low, 1.0 if m.ci_high is None else m.ci_high)
+        for m in (first, second)
+    )
     n = min(first.n or 0, second.n or 0)
     if first.value is None or second.value is None:
         return Metric("difference", None, low_2 - high, high_2 - low, n, parameters)
@@ -146,13 +138,6 @@ def _difference(first: Metric, second: Metric, correlation: float, about: dict[s
     down = _reach(second.value - low_2, high - first.value, correlation)
     up = _reach(high_2 - second.value, first.value - low, correlation)
     return Metric("difference", value, value - down, value + up, n, parameters)
-
-
-def _bounds(metric: Metric) -> tuple[float, float]:
-    return (
-        0.0 if metric.ci_low is None else metric.ci_low,
-        1.0 if metric.ci_high is None else metric.ci_high,
-    )
 
 
 def _reach(one: float, other: float, correlation: float) -> float:

@@ -14,8 +14,7 @@ from ..scores import Finding, Scores
 from ..scoring.stored import keep_scores
 from ..source import Source
 from ..statistics.metric import Metric
-from .epsilon_one_run import Sides, audit_one_run
-from .epsilon_rates import Rates, dp_law, epsilon_of_mu, gaussian_law, held_out
+from .epsilon import Rates, Sides, audit_one_run, dp_law, epsilon_of_mu, gaussian_law, held_out
 
 Records = Literal["auto", "all", "canaries", "natural"]
 Flags = npt.NDArray[np.bool_]

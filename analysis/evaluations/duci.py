@@ -80,7 +80,7 @@ def duci(
         metrics += found
         notes += [
             f"{name}: on the stand-ins it names as many non-members as members"
-            f"{_where(metric, by)}, within chance; it says nothing of the share"
+            f"{f' of {by} {metric.parameters[by]}' if by in metric.parameters else ''}, within chance; it says nothing of the share"
             for metric in found
             if metric.value is None
         ]
@@ -195,13 +195,14 @@ def usage(named: Flags, rates: Floats) -> Usage:
         return Usage(None, 0.0, 1.0, math.nan, math.nan)
     tpr, fpr = float(rates[:, 0].mean()), float(rates[:, 1].mean())
     gap = tpr - fpr
-    if gap <= 0:
+    # A division by what may be 0 says nothing: no share, and an interval of everything.
+    if gap <= float(ndtri((1 + CONFIDENCE) / 2)) * _gap_error(rates):
         return Usage(None, 0.0, 1.0, tpr, fpr)
     raw = (float(named.mean()) - fpr) / gap
     value = min(1.0, max(0.0, raw))
     count = len(rates)
     if count == 1:
-        return Usage(*_unless_noise(value, None, None, gap, _gap_error(rates)), tpr, fpr)
+        return Usage(value, None, None, tpr, fpr)
     mixed = value * rates[:, 0] + (1 - value) * rates[:, 1]
     between = float(mixed.var(ddof=1))
     of_members, of_others = tpr * (1 - tpr), fpr * (1 - fpr)
@@ -212,7 +213,7 @@ def usage(named: Flags, rates: Floats) -> Usage:
     variance = decisions + max(0.0, between - explained) + max(between, explained) / count
     reach = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * math.sqrt(variance) / gap
     low, high = (min(1.0, max(0.0, raw + side * reach)) for side in (-1, 1))
-    return Usage(*_unless_noise(value, low, high, gap, _gap_error(rates)), tpr, fpr)
+    return Usage(value, low, high, tpr, fpr)
 
 
 def _gap_error(rates: Floats) -> float:
@@ -221,16 +222,3 @@ def _gap_error(rates: Floats) -> float:
     chance = (tpr * (1 - tpr) / rates[:, 2] + fpr * (1 - fpr) / rates[:, 3]).mean()
     seen = (rates[:, 0] - rates[:, 1]).var(ddof=1) if len(rates) > 1 else 0.0
     return math.sqrt(max(float(chance), float(seen)) / len(rates))
-
-
-def _unless_noise(
-    value: float, low: float | None, high: float | None, gap: float, error: float
-) -> tuple[float | None, float | None, float | None]:
-    """A division by what may be 0 says nothing: no share, and an interval of everything."""
-    if gap <= float(ndtri((1 + CONFIDENCE) / 2)) * error:
-        return None, 0.0, 1.0
-    return value, low, high
-
-
-def _where(metric: Metric, by: str) -> str:
-    return f" of {by} {metric.parameters[by]}" if by in metric.parameters else ""

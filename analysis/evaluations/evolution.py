@@ -14,8 +14,8 @@ from ..scores import Finding
 from ..source import Source
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
-from .compare import FoundBy, check_at, check_k, found_by
-from .trace_quantiles import RangeScore, Traces, parse_range, read_traces, trace_quantiles
+from .compare import FoundBy, check_fprs, check_k, found_by
+from .quantile_ablation import RangeScore, Traces, parse_range, read_traces, trace_quantiles
 
 STEPS = 10
 Floats = npt.NDArray[np.float64]
@@ -50,7 +50,7 @@ def evolution(
     for level in quantiles:
         if not 0 <= level <= 1:
             raise InvalidOption(f"a quantile lies between 0 and 1, not {level}")
-    check_at(fpr)
+    check_fprs(fpr)
     check_k(k)
     named = [parse_range(source, name, ("last",)) for name in dict.fromkeys(scores)]
     traces = [(score, read_traces(source, score)) for score in named]

@@ -20,6 +20,7 @@ from ..statistics.correlation import rank_correlation
 from ..statistics.intervals import CONFIDENCE, clopper_pearson
 from ..statistics.metric import Metric
 from ..statistics.roc import split, threshold_at_fpr
+from .compare import check_fprs
 from .reestimation import Outcomes, chance_above, distribution
 
 MEMORIZED = (0.2, 0.4, 0.6, 0.8)
@@ -73,9 +74,7 @@ def onion(
 
     Source: Carlini et al. 2022, "The Privacy Onion Effect: Memorization is Relative".
     """
-    for rate in fpr:
-        if not 0 < rate < 1:
-            raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {rate}")
+    check_fprs(*fpr)
     names = tuple(dict.fromkeys(scores))
     for name in names:
         analysis, _ = source.analysis(name)
@@ -208,14 +207,11 @@ def _exposed(old: Flags, new: Flags, about: dict[str, Any]) -> Iterator[Metric]:
 
 
 def _outcomes(frame: pl.DataFrame) -> Outcomes:
-    counts = [
-        (frame[f"n_{side}"].to_numpy().astype(np.int64), frame[f"mean_{side}"].to_numpy())
-        for side in ("in", "out")
-    ]
-    (n_in, mean_in), (n_out, mean_out) = counts
-    return Outcomes(
-        np.rint(n_in * mean_in).astype(np.int64), n_in, np.rint(n_out * mean_out).astype(np.int64), n_out
-    )
+    counts = []
+    for side in ("in", "out"):
+        n = frame[f"n_{side}"].to_numpy().astype(np.int64)
+        counts += [np.rint(n * frame[f"mean_{side}"].to_numpy()).astype(np.int64), n]
+    return Outcomes(*counts)
 
 
 def _by_chance(both: pl.DataFrame, first: pl.DataFrame, levels: list[_Level]) -> Floats:

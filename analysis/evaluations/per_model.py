@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
 from scipy.special import stdtrit
 
-from ...store.errors import InvalidOption
 from ..attacks.each_run import attack_each
 from ..scores import Finding
 from ..scoring.run import FPRS
@@ -16,6 +16,7 @@ from ..source import Source
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
 from ..statistics.roc import evaluate
+from .compare import check_fprs
 
 
 def per_model(
@@ -35,9 +36,7 @@ def per_model(
 
     Needs: what the attacks need, in shadow runs enough to take each in the target's place.
     """
-    for rate in fpr:
-        if not 0 < rate < 1:
-            raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {rate}")
+    check_fprs(*fpr)
     means: list[Metric] = []
     singles: list[Metric] = []
     notes: list[str] = []
@@ -49,8 +48,7 @@ def per_model(
         for run, score, member in zip(each.runs, each.score, each.member, strict=True):
             about = {"score": name, "run": run.run, "role": run.info.role}
             of_score += [
-                Metric(m.metric, m.value, m.ci_low, m.ci_high, m.n, {**about, **m.parameters})
-                for m in evaluate(score, member, fpr)
+                replace(m, parameters={**about, **m.parameters}) for m in evaluate(score, member, fpr)
             ]
         if not of_score:
             notes.append(f"{name}: no run has both members and non-members with a score")

@@ -1,21 +1,32 @@
-"""Whether the quartiles of LT-IQR are a lucky choice: other quantile ranges of the same traces beside them."""
+"""Quantile ranges of traces, from one read of them; whether the quartiles of LT-IQR are a lucky choice among these."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 
-from ...store.errors import InvalidOption
+from ...store.errors import InvalidOption, NotEnoughData
+from ..declare import SHARED
+from ..measures.trace import Recorded, recorded_source
 from ..scores import Finding
 from ..source import Source
 from ..statistics.metric import Metric
 from .compare import check_k, found_by
-from .trace_quantiles import parse_range, read_traces, trace_quantiles
 
 LOW = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
 HIGH = (0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
+
+_BLOCK = 8_192
+"""Traces sorted at a time."""
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
 def quantile_ablation(
@@ -79,3 +90,107 @@ def _spread(name: str, metrics: list[Metric]) -> list[str]:
     told = f"{name}: precision lies from {min(values.values()):.3f} to {max(values.values()):.3f} over {len(values)} ranges"
     usual = values.get((0.25, 0.75))
     return [told if usual is None else f"{told}; it is {usual:.3f} for 0.25 to 0.75"]
+
+
+@dataclass(frozen=True)
+class RangeScore:
+    """A score that is a quantile range of a trace: lt-iqr, or trace with its aggregate iqr."""
+
+    name: str
+    signal: str = "loss"
+    source: Recorded = "auto"
+    first: int = 0
+    last: int | None = None
+    low: float = 0.25
+    high: float = 0.75
+
+
+@dataclass(frozen=True, eq=False)
+class Traces:
+    """Traces of the target's audit samples: ``values`` float32 (samples, epochs) and which of them are ``recorded``.
+
+    ``sample_id`` and ``member`` (samples,); the first column is epoch ``first``.
+    """
+
+    sample_id: npt.NDArray[np.int64]
+    member: Flags
+    values: npt.NDArray[np.float32]
+    recorded: Flags
+    first: int
+
+    @property
+    def last(self) -> int:
+        """The last epoch there is."""
+        return self.first + self.values.shape[1] - 1
+
+
+def parse_range(source: Source, name: str, varied: Sequence[str]) -> RangeScore:
+    """Read the name of a quantile range. ``varied`` are the options that the evaluation itself varies.
+
+    Raises InvalidOption for another score, and where an option that is varied is given.
+    """
+    analysis, options = source.analysis(name)
+    if analysis.name not in ("lt-iqr", "trace") or options.pop("aggregate", "iqr") != "iqr":
+        raise InvalidOption(f"{name} is no quantile range of a trace; take lt-iqr or trace[signal=...]")
+    shared = next((option.name for option in SHARED if option.keyword in options), None)
+    if shared is not None:
+        raise InvalidOption(f"the traces of one run are looked at as they are; leave {shared} out of {name}")
+    given = next((option for option in varied if option in options), None)
+    if given is not None:
+        raise InvalidOption(f"{given} is what is varied here; leave it out of {name}")
+    if "source_" in options:
+        options["source"] = options.pop("source_")
+    return RangeScore(name, **options)
+
+
+def read_traces(source: Source, score: RangeScore) -> Traces:
+    """The traces a score is made of: samples x epochs in memory. Raises NotEnoughData where there are none."""
+    target = source.need_target_table("traces")
+    recorded = recorded_source(target) if score.source == "auto" else score.source
+    pool = source.lake.samples(source.experiment)["pool"].to_numpy(zero_copy_only=False)
+    rows = source.rows(target, "traces", ["sample_id", "source", "member", score.signal])
+    rows = rows.filter((pl.col("source") == recorded) & pl.col(score.signal).is_not_null())
+    rows = rows.filter(pl.Series(pool[rows["sample_id"].to_numpy()] == "audit")).sort("sample_id")
+    lists = rows[score.signal]
+    lengths = lists.list.len().to_numpy().astype(np.int64)
+    width = int(lengths.max(initial=0))
+    values = np.full((len(rows), width), np.nan, dtype=np.float32)
+    present = np.zeros((len(rows), width), dtype=bool)
+    if width:
+        points = lists.filter(pl.Series(lengths > 0)).explode()
+        inside = np.arange(width) < lengths[:, None]
+        values[inside] = points.fill_null(np.nan).to_numpy()
+        present[inside] = points.is_not_null().to_numpy()
+    span = slice(score.first, None if score.last is None else score.last + 1)
+    values, present = values[:, span], present[:, span]
+    if not present.any():
+        raise NotEnoughData(
+            f"run {target.run!r} has no {recorded} trace of {score.signal} from epoch {score.first} on"
+        )
+    member = rows["member"].to_numpy()
+    return Traces(rows["sample_id"].to_numpy().astype(np.int64), member, values, present, score.first)
+
+
+def trace_quantiles(traces: Traces, levels: Sequence[float], epochs: int | None = None) -> Floats:
+    """Quantiles of each trace's first ``epochs`` columns (None: all): (samples, levels), linear interpolation.
+
+    Epochs not recorded are left out; NaN for a trace with a value that is not finite, or without any.
+    """
+    values, recorded = traces.values[:, :epochs], traces.recorded[:, :epochs]
+    found = np.full((len(values), len(levels)), np.nan)
+    for start in range(0, len(values), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        there = recorded[part]
+        # What was not recorded sorts behind all that was.
+        ranked = np.where(there, values[part], np.float32(np.inf))
+        usable = (np.isfinite(ranked) | ~there).all(axis=1) & there.any(axis=1)
+        ranked.sort(axis=1)
+        rows = np.flatnonzero(usable)
+        last = there.sum(axis=1)[rows] - 1
+        for column, level in enumerate(levels):
+            place = level * last
+            below = np.floor(place).astype(np.int64)
+            lower = ranked[rows, below].astype(np.float64)
+            upper = ranked[rows, np.minimum(below + 1, last)].astype(np.float64)
+            found[start + rows, column] = lower + (upper - lower) * (place - below)
+    return found

@@ -17,6 +17,7 @@ from ..scores import Finding
 from ..source import Source
 from ..statistics.metric import Metric
 from ..statistics.roc import evaluate, whole_part
+from .compare import check_fprs
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -100,9 +101,7 @@ def _check(draws: int, top: float, fpr: Sequence[float], reach: Sequence[float])
         raise InvalidOption(f"at least 1 draw is needed, not {draws}")
     if not 0 < top <= 1:
         raise InvalidOption(f"top is a share of the records between 0 and 1, not {top}")
-    for rate in fpr:
-        if not 0 < rate < 1:
-            raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {rate}")
+    check_fprs(*fpr)
     for level in reach:
         if not 0 < level <= 1:
             raise InvalidOption(f"an AUC to reach lies between 0 and 1, not {level}")

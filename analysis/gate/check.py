@@ -17,14 +17,14 @@ import polars as pl
 
 from ...store.errors import InvalidOption, LosslakeError, NotEnoughData
 from ..evaluations.dp_audit import dp_audit
-from ..evaluations.epsilon_one_run import epsilon_lower
+from ..evaluations.epsilon import epsilon_lower
 from ..scores import Scores
 from ..scoring.stored import keep_scores
 from ..source import Source
 from ..statistics.intervals import CONFIDENCE, clopper_pearson
 from ..statistics.metric import Metric
 from ..statistics.roc import auc, split, tpr_at_fpr
-from .rules import DELTA, Rule
+from .rules import Rule
 
 Status = Literal["pass", "FAIL", "UNRESOLVED"]
 Floats = npt.NDArray[np.float64]
@@ -150,12 +150,12 @@ def _share(scores: Scores, rule: Rule) -> tuple[Metric, tuple[str, ...]]:
 
 def _epsilon(source: Source, rule: Rule) -> tuple[Metric, tuple[str, ...]]:
     """The one-run bound of `dp_audit`, with ``most``: what it would be, had every guess been right."""
-    delta = DELTA if rule.delta is None else rule.delta
-    finding = dp_audit(source, (rule.score,), delta=delta, confidence=CONFIDENCE)
+    assert rule.delta is not None
+    finding = dp_audit(source, (rule.score,), delta=rule.delta, confidence=CONFIDENCE)
     (found,) = (metric for metric in finding.metrics if metric.parameters["method"] == "one-run")
     n = found.n or 0
     error = (1 - CONFIDENCE) / max(1, found.parameters["tried"])
-    most = epsilon_lower(n, n, n, delta=delta, confidence=1 - error)
+    most = epsilon_lower(n, n, n, delta=rule.delta, confidence=1 - error)
     about = Metric(found.metric, found.value, found.ci_low, None, n, {**found.parameters, "most": most})
     # Notes on the other methods would be about numbers that are not shown here.
     told = [note for note in finding.notes if not note.startswith("clopper-pearson")]

@@ -1,20 +1,27 @@
-"""``losslake analyze gate``: limits for a pipeline, with an exit code."""
+"""``losslake analyze gate``: limits for a pipeline with an exit code; verdicts as lines, JSON and JUnit's XML."""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
+from xml.etree import ElementTree
 
 import click
 
 from ...store.command_options import choose_experiment, experiment_option, lake_option
 from ...store.errors import InvalidOption
 from ...store.lake import Lake
-from ..output import write_text
+from ...version import __version__
+from ..output import aligned, write_text
 from ..scoring.catalogue import open_source
-from .check import check_rules
-from .output import gate_json, gate_junit, gate_lines, passed
+from .check import Verdict, check_rules
 from .rules import DELTA, Compare, Rule, load_rules
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 has no way to write, not even escaped."""
 
 
 @click.command()
@@ -110,13 +117,12 @@ def gate(
         about = (source.experiment, source.target_name)
     if junit is not None:
         write_text(junit, gate_junit(verdicts, *about))
-    to_standard_output = json_file is not None and str(json_file) == "-"
+    to_standard_output = str(json_file) == "-"
     if json_file is not None and not to_standard_output:
         write_text(json_file, gate_json(verdicts, *about))
     click.echo(gate_json(verdicts, *about) if to_standard_output else "\n".join(gate_lines(verdicts)))
-    for note in dict.fromkeys(
-        f"{verdict.rule.score}: {note}" for verdict in verdicts for note in verdict.notes
-    ):
+    notes = (f"{verdict.rule.score}: {note}" for verdict in verdicts for note in verdict.notes)
+    for note in dict.fromkeys(notes):
         click.echo(f"note: {note}", err=True)
     if not passed(verdicts):
         raise SystemExit(1)
@@ -124,19 +130,99 @@ def gate(
 
 def _check_pairs(rules: list[Rule], given: dict[str, object]) -> None:
     """A companion of a limit that was not given is a mistake: the limit it was meant for would not be held."""
-    metrics = {rule.metric for rule in rules}
-    for name, limits in {
-        "at-fpr": {"tpr"},
-        "delta": {"epsilon"},
-        "above": {"share"},
-        "score": {"tpr", "auc", "epsilon"},
-    }.items():
-        if given[name] is not None and not limits & metrics:
-            wanted = {
-                "tpr": "max-tpr",
-                "epsilon": "max-epsilon",
-                "share": "max-share-memorized",
-                "auc": "max-auc",
-            }
-            listed = " or ".join(f"--{wanted[limit]}" for limit in sorted(limits))
+    limits = {"tpr": "max-tpr", "epsilon": "max-epsilon", "share": "max-share-memorized", "auc": "max-auc"}
+    goes_with = {
+        "at-fpr": ["tpr"],
+        "delta": ["epsilon"],
+        "above": ["share"],
+        "score": ["auc", "epsilon", "tpr"],
+    }
+    for name, metrics in goes_with.items():
+        if given[name] is not None and not any(rule.metric in metrics for rule in rules):
+            listed = " or ".join(f"--{limits[metric]}" for metric in metrics)
             raise InvalidOption(f"--{name} goes with {listed}, which was not given")
+
+
+def passed(verdicts: Sequence[Verdict]) -> bool:
+    """Whether every rule was kept, and there was one."""
+    return bool(verdicts) and all(verdict.status == "pass" for verdict in verdicts)
+
+
+def gate_lines(verdicts: Sequence[Verdict]) -> list[str]:
+    """One aligned line a rule: status, rule, value, 95% interval, and why it was not kept."""
+    return aligned([_cells(verdict) for verdict in verdicts])
+
+
+def _cells(verdict: Verdict) -> tuple[str, ...]:
+    metric, value, interval = verdict.metric, "-", "-"
+    if metric is not None and metric.value is not None:
+        value = f"{metric.value:.4f}"
+    if metric is not None and metric.ci_low is not None:
+        high = "any" if metric.ci_high is None else f"{metric.ci_high:.4f}"
+        interval = f"{metric.ci_low:.4f} to {high}"
+    return verdict.status, verdict.rule.name, value, interval, verdict.reason.replace("\n", " ")
+
+
+def gate_json(verdicts: Sequence[Verdict], experiment: str, target: str) -> str:
+    """One object: passed, experiment, target, version, and rules with what each was compared with and why."""
+    whole = {
+        "passed": passed(verdicts),
+        "experiment": experiment,
+        "target": target or None,
+        "losslake": __version__,
+        "rules": [_json(verdict) for verdict in verdicts],
+    }
+    return json.dumps(whole, indent=1, allow_nan=False)
+
+
+def _json(verdict: Verdict) -> dict[str, Any]:
+    rule, metric = verdict.rule, verdict.metric
+    told = {} if metric is None else metric.to_json()
+    about = {name: getattr(rule, name) for name in ("fpr", "above", "delta")}
+    return {
+        "rule": rule.name,
+        "status": verdict.status,
+        "metric": rule.metric,
+        "score": rule.score,
+        **{name: value for name, value in about.items() if value is not None},
+        "max": rule.max,
+        "compare": rule.compare,
+        "compared": verdict.compared,
+        **{name: told.get(name) for name in ("value", "ci_low", "ci_high", "n")},
+        "reason": verdict.reason or None,
+        "notes": list(verdict.notes),
+    }
+
+
+def gate_junit(verdicts: Sequence[Verdict], experiment: str, target: str) -> str:
+    """A test suite with a case a rule: a broken one is a failure, one that cannot be told an error."""
+    statuses = [verdict.status for verdict in verdicts]
+    suite = ElementTree.Element(
+        "testsuite",
+        name="losslake gate",
+        tests=str(len(verdicts)),
+        failures=str(statuses.count("FAIL")),
+        errors=str(statuses.count("UNRESOLVED")),
+        skipped="0",
+    )
+    for verdict in verdicts:
+        case = ElementTree.SubElement(
+            suite,
+            "testcase",
+            classname=_xml(f"{experiment}.{target or 'no target'}"),
+            name=_xml(verdict.rule.name),
+        )
+        line = _xml("  ".join(filter(None, _cells(verdict))))
+        if verdict.status != "pass":
+            kind = "failure" if verdict.status == "FAIL" else "error"
+            ElementTree.SubElement(case, kind, message=_xml(verdict.reason), type=verdict.status).text = line
+        said = "\n".join((line, *verdict.notes))
+        ElementTree.SubElement(case, "system-out").text = _xml(said)
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode")
+
+
+def _xml(text: str) -> str:
+    return _NOT_XML.sub("\ufffd", text)

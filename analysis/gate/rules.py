@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from ...store.errors import InvalidOption
 from ...store.format.text import read_toml
@@ -83,12 +83,8 @@ class Rule:
     @property
     def name(self) -> str:
         """The rule as a person writes it, such as ``tpr of lira at fpr 0.001 <= 0.01``."""
-        about = {"fpr": "at fpr", "above": "above", "delta": "at delta"}
-        told = "".join(
-            f" {word} {getattr(self, name):g}"
-            for name, word in about.items()
-            if getattr(self, name) is not None
-        )
+        about = {"at fpr": self.fpr, "above": self.above, "at delta": self.delta}
+        told = "".join(f" {word} {value:g}" for word, value in about.items() if value is not None)
         return f"{self.metric} of {self.score}{told} <= {self.max:g}"
 
 
@@ -121,6 +117,6 @@ def _rule(table: Any, where: str, compare: Compare) -> Rule:
     if missing:
         raise InvalidOption(f"{where} lacks {missing[0]!r}")
     try:
-        return Rule(**cast("dict[str, Any]", {"compare": compare, **table}))
+        return Rule(**{"compare": compare, **table})
     except InvalidOption as error:
         raise InvalidOption(f"{where}: {error}") from error

@@ -1,9 +1,8 @@
-"""What a report is made of: every number gathered from the lake, none of it laid out yet."""
+"""What a report is made of: every number gathered from the lake, none of it laid out yet; and what it calls scores."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,39 @@ from ..scores import Finding, Scores
 from ..statistics.metric import Metric
 
 Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+
+LABELS = {
+    "lira": "LiRA",
+    "lira[mode=offline]": "LiRA offline",
+    "rmia": "RMIA",
+    "ramia": "RaMIA",
+    "loss": "loss attack",
+    "kde": "KDE attack",
+    "attack-p": "attack P",
+    "attack-r": "attack R",
+    "attack-s": "attack S",
+    "attack-d": "attack D",
+    "attack-l": "attack L",
+    "shadow-nn": "shadow network",
+    "entropy": "entropy attack",
+    "calibrated": "calibrated loss",
+    "lt-iqr": "LT-IQR",
+    "memorization": "memorization",
+    "privacy-score": "privacy score",
+    "influence": "influence",
+    "hellinger": "Hellinger distance",
+    "ood": "out-of-distribution score",
+    "subpopulation": "subpopulations",
+    "vulnerability": "vulnerability over models",
+    "trace[aggregate=final]": "final loss",
+    "trace[aggregate=mean]": "mean loss",
+}
+
+_NAMING = ("score", "first", "second", "against")
+"""Parameters of metrics whose value is a score's name."""
+
+LOSSES = ("trace[aggregate=final]", "trace[aggregate=mean]")
+"""Final loss and mean loss, which LT-IQR is compared with."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +75,11 @@ class Said:
 
 @dataclass(frozen=True)
 class Ask:
-    """An analysis that the lake has the data for and the report does not show; ``adds`` says what it would add."""
+    """An analysis by name, what it would add to a report, and the kinds of data it needs."""
 
     name: str
     adds: str
+    needs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -158,7 +190,6 @@ class Report:
     version: str
     target: Run | None
     runs: tuple[Run, ...]
-    fprs: tuple[float, ...]
     attacks: tuple[Attack, ...]
     headline: Headline | None
     lt_iqr: Scored | None
@@ -193,6 +224,10 @@ class Report:
         """What an evaluation said, once for each choice of scores and options."""
         return tuple(one for one in self.findings if one.evaluation == evaluation)
 
+    def finding(self, evaluation: str) -> Finding | None:
+        """The first that an evaluation said, with scores called by their labels; None where it said nothing."""
+        return next((labelled(one.finding) for one in self.said(evaluation)), None)
+
     def attack(self, analysis: str) -> Attack | None:
         """The attack of that name, whatever its options; None where the report has none."""
         return next((one for one in self.attacks if one.scored.name.partition("[")[0] == analysis), None)
@@ -215,7 +250,8 @@ def beats_guessing(tpr: Metric) -> bool:
 def metric_of(finding: Finding | None, name: str, **parameters: Any) -> Metric | None:
     """The first metric of that name with these parameters, None where there is none."""
     for metric in finding.metrics if finding else ():
-        if metric.metric == name and _matches(metric.parameters, parameters):
+        has = metric.parameters
+        if metric.metric == name and all(has.get(key) == value for key, value in parameters.items()):
             return metric
     return None
 
@@ -226,5 +262,32 @@ def correlation(finding: Finding | None, first: str, second: str) -> Metric | No
     return one or metric_of(finding, "spearman", first=second, second=first)
 
 
-def _matches(has: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return all(has.get(name) == value for name, value in wanted.items())
+def score_name(analysis: str, variant: str) -> str:
+    """``lira``, ``lira[mode=offline]``: a kept score as a command takes it."""
+    return f"{analysis}[{variant}]" if variant else analysis
+
+
+def label_of(name: str) -> str:
+    """What to call a score; of options that have no label of their own the text stands behind."""
+    if name in LABELS:
+        return LABELS[name]
+    analysis, _, options = name.partition("[")
+    label = LABELS.get(analysis, analysis)
+    return f"{label} ({options.removesuffix(']')})" if options else label
+
+
+def labelled(finding: Finding) -> Finding:
+    """The same metrics with the scores that their parameters name called by their labels."""
+    return Finding(
+        tuple(
+            replace(
+                metric,
+                parameters={
+                    name: label_of(str(value)) if name in _NAMING else value
+                    for name, value in metric.parameters.items()
+                },
+            )
+            for metric in finding.metrics
+        ),
+        finding.notes,
+    )

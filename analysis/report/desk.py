@@ -1,10 +1,12 @@
-"""Where a report gets scores and findings from: what the lake keeps and is fresh, else computed and kept there."""
+"""Where a report gets scores and findings from: what the lake keeps and is fresh, else computed and kept there.
+
+What takes long is not computed on the way; it is named among what can be asked.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.ranges import ranges_of
@@ -17,8 +19,38 @@ from ..scoring.catalogue import ANALYSES
 from ..scoring.stored import fresh_results, keep_scores, read_scores
 from ..source import Source
 from ..statistics.metric import Metric
-from .data import Ask, Said, Scored
-from .names import label_of, score_name
+from .data import Ask, Said, Scored, label_of, score_name
+
+PER_MODEL = 4
+"""Shadow runs from which on attacking each of them in turn says something."""
+
+QUESTIONS: tuple[Ask, ...] = (
+    Ask("kde", "the attacker who knows some members: densities of the loss, confusion matrix", ("signals",)),
+    Ask("entropy", "an attack on the spread of the whole prediction", ("logits",)),
+    Ask(
+        "shadow-nn", "a network that learns from shadow models what members look like", ("logits", "shadows")
+    ),
+    Ask("ramia", "exposure of records that lie near a training record", ("ranges", "shadows")),
+    Ask("attack-d", "an attack calibrated on distilled copies of the target", ("signals", "distilled")),
+    Ask("attack-l", "an attack calibrated on models that leave one record out", ("signals", "leave_one_out")),
+    Ask("shadow-curve", "how many shadow models the attack needs", ("signals", "shadows")),
+    Ask("per-model", "how much the attack differs from one trained model to the next", ("fleet",)),
+    Ask("vulnerability", "how often each record is found, over models that trained on it", ("fleet",)),
+    Ask("dp-audit", "lower bounds on the epsilon of the training", ("signals", "shadows")),
+    Ask("duci", "which share of the data set the model appears to have used", ("signals", "fleet")),
+    Ask("hellinger", "how many shadow models each record calls for", ("shadows",)),
+    Ask(
+        "influence", "which test records each record helps the model to get right", ("shadows", "population")
+    ),
+    Ask("subpopulation", "clusters of records, and the rarest of them", ("features",)),
+    Ask("ood", "which records look unlike the data", ("logits",)),
+    Ask(
+        "quantile-ablation",
+        "whether other quantiles than the quartiles would do better",
+        ("traces", "shadows"),
+    ),
+)
+"""In the order of the page."""
 
 
 class Desk:
@@ -112,59 +144,11 @@ def _finding(result: Result) -> Finding:
     return Finding(tuple(Metric.from_json(told) for told in result.metrics), result.notes)
 
 
-PER_MODEL = 4
-"""Shadow runs from which on attacking each of them in turn says something."""
-
-
-@dataclass(frozen=True)
-class _Question:
-    """An analysis or evaluation by name, what it adds to a report, and the kinds of data it needs."""
-
-    name: str
-    adds: str
-    needs: frozenset[str]
-
-
-def _question(name: str, adds: str, *needs: str) -> _Question:
-    return _Question(name, adds, frozenset(needs))
-
-
-QUESTIONS: tuple[_Question, ...] = (
-    _question(
-        "kde", "the attacker who knows some members: densities of the loss, confusion matrix", "signals"
-    ),
-    _question("entropy", "an attack on the spread of the whole prediction", "logits"),
-    _question(
-        "shadow-nn", "a network that learns from shadow models what members look like", "logits", "shadows"
-    ),
-    _question("ramia", "exposure of records that lie near a training record", "ranges", "shadows"),
-    _question("attack-d", "an attack calibrated on distilled copies of the target", "signals", "distilled"),
-    _question(
-        "attack-l", "an attack calibrated on models that leave one record out", "signals", "leave-one-out"
-    ),
-    _question("shadow-curve", "how many shadow models the attack needs", "signals", "shadows"),
-    _question("per-model", "how much the attack differs from one trained model to the next", "fleet"),
-    _question("vulnerability", "how often each record is found, over models that trained on it", "fleet"),
-    _question("dp-audit", "lower bounds on the epsilon of the training", "signals", "shadows"),
-    _question("duci", "which share of the data set the model appears to have used", "signals", "fleet"),
-    _question("hellinger", "how many shadow models each record calls for", "shadows"),
-    _question(
-        "influence", "which test records each record helps the model to get right", "shadows", "population"
-    ),
-    _question("subpopulation", "clusters of records, and the rarest of them", "features"),
-    _question("ood", "which records look unlike the data", "logits"),
-    _question(
-        "quantile-ablation", "whether other quantiles than the quartiles would do better", "traces", "shadows"
-    ),
-)
-"""In the order of the page."""
-
-
 def asks(source: Source, shown: Iterable[Scored], findings: Sequence[Said]) -> tuple[Ask, ...]:
     """What the lake has the data for and the report does not show."""
     known = {one.name.partition("[")[0] for one in shown} | {said.evaluation for said in findings}
     there = _kinds(source)
-    return tuple(Ask(one.name, one.adds) for one in QUESTIONS if one.name not in known and one.needs <= there)
+    return tuple(one for one in QUESTIONS if one.name not in known and there.issuperset(one.needs))
 
 
 def _kinds(source: Source) -> set[str]:
@@ -175,9 +159,7 @@ def _kinds(source: Source) -> set[str]:
         found.add("shadows")
     if "population" in source.lake.samples(source.experiment)["pool"].unique().to_pylist():
         found.add("population")
-    for role, name in (("distilled", "distilled"), ("leave_one_out", "leave-one-out")):
-        if any(run.info.role == role for run in source.runs):
-            found.add(name)
+    found |= {"distilled", "leave_one_out"} & {run.info.role for run in source.runs}
     if source.target is None:
         return found
     found |= source.target.tables()

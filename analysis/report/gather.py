@@ -22,10 +22,9 @@ from ..scoring.catalogue import open_source
 from ..scoring.run import FPRS
 from ..source import Source
 from ..statistics.roc import evaluate, split, threshold_at_fpr
-from .data import Attack, Headline, Report, Said, Scored
+from .data import LOSSES, Attack, Headline, Report, Said, Scored, label_of
 from .desk import Desk, asks
-from .names import label_of
-from .records import TraceTable, describe, most_exposed, read_traces
+from .records import describe, most_exposed, read_traces
 
 COMPUTED = (
     "lira",
@@ -42,14 +41,35 @@ COMPUTED = (
 STRONG = ("lira", "lira[mode=offline]", "rmia")
 """Attacks that a verdict may rest on. That a weaker one, such as the loss attack, finds nothing would reassure wrongly."""
 
+FIRST = ("lira", "rmia")
+"""Attacks whose scores stand before all others on a record's card."""
+
 SHARP = (*STRONG, "lt-iqr")
 """Scores that name exposed records well; the others, the loss for one, mostly name easy ones."""
 
-LOSSES = ("trace[aggregate=final]", "trace[aggregate=mean]")
-"""Final loss and mean loss, which LT-IQR is compared with."""
-
 MOST_ATTACKS = 14
 """More curves than this cannot be told apart in one chart."""
+
+AGREEING = 8
+"""Attacks in the agreement matrix; more would not fit a narrow page."""
+
+KEPT_FINDINGS = ("shadow-curve", "per-model", "quantile-ablation", "dp-audit", "duci", "onion")
+"""Evaluations that are shown where they are kept; they take too long, or need choices, to be made on the way."""
+
+GROUPINGS = ("label", "group")
+"""Columns of the samples whose groups a report looks into."""
+
+MORE_GROUPINGS = 3
+"""Ways to part the records that were asked for and are shown beside these."""
+
+COMPARED = ("lira", "rmia", "loss")
+"""Attacks that are made on a defended model as well."""
+
+LEAST = "loss"
+"""The attack that asks for the target alone."""
+
+PLAIN = ("lira[mode=offline]",)
+"""Scores with options that agreement is asked of; others are variants of what is there already."""
 
 OTHERS = ("influence", "hellinger", "ood", "subpopulation", "vulnerability")
 """Scores that are no attacks and are shown where they are kept."""
@@ -89,21 +109,21 @@ def gather(
                 + "; ".join(dict.fromkeys(why for _, why in desk.absent))
             )
         traces, grad_norms = read_traces(source, "loss"), read_traces(source, "grad_norm")
-        _note_source(desk, traces if lt_iqr else None)
+        if lt_iqr is not None and traces is not None and traces.summary.source == "train":
+            desk.notes.append(("lt-iqr", "the trace was recorded inside the training steps: members only"))
         ranking = [one for one in (lt_iqr, memorization, privacy) if one is not None]
         scored = [attack.scored for attack in attacks]
-        # Those that name exposed records come first on each record's card.
         shown = [
-            *(one for one in scored if one.name in STRONG and one.name != "lira[mode=offline]"),
+            *(one for one in scored if one.name in FIRST),
             *ranking,
-            *(one for one in scored if one.name not in STRONG or one.name == "lira[mode=offline]"),
+            *(one for one in scored if one.name not in FIRST),
         ]
-        ranked = next((one for one in shown if one.name in SHARP), ranking[0] if ranking else shown[0])
+        ranked = next((one for one in shown if one.name in SHARP), shown[0])
         comparison = _compare(desk, headline, lt_iqr)
         pairing = (
             desk.evaluate("spearman", ("memorization", "privacy-score")) if memorization and privacy else None
         )
-        said = findings(desk, attacks, headline, lt_iqr, fprs, defended)
+        said = _findings(desk, attacks, headline, lt_iqr, fprs, defended)
         others = _others(desk)
         return Report(
             experiment=lake.experiment(experiment),
@@ -112,7 +132,6 @@ def gather(
             version=version("losslake"),
             target=source.target,
             runs=source.runs,
-            fprs=fprs,
             attacks=attacks,
             headline=headline,
             lt_iqr=lt_iqr,
@@ -166,11 +185,6 @@ def _others(desk: Desk) -> tuple[Scored, ...]:
     return tuple(found.values())
 
 
-def _note_source(desk: Desk, traces: TraceTable | None) -> None:
-    if traces is not None and traces.summary.source == "train":
-        desk.notes.append(("lt-iqr", "the trace was recorded inside the training steps: members only"))
-
-
 def _gathered(notes: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Notes of the same words in one, under the labels of all that they are of."""
     of: dict[str, list[str]] = {}
@@ -189,7 +203,7 @@ def _headline(attacks: tuple[Attack, ...], fprs: tuple[float, ...]) -> Headline 
     fpr = float(tpr.parameters["fpr"])
     score, member = attack.scored.scores.arrays()
     threshold = threshold_at_fpr(split(score, member)[1], fpr)
-    known = attack.scored.scores.frame.filter(attack.scored.scores.frame["member"].is_not_null())
+    known = attack.scored.scores.frame.filter(pl.col("member").is_not_null())
     above = np.nan_to_num(score, nan=-np.inf) > threshold
     found = known["sample_id"].to_numpy()[above & member]
     return Headline(attack, fprs[0], fpr, tpr, frozenset(found.tolist()), int((above & ~member).sum()))
@@ -205,29 +219,7 @@ def _compare(desk: Desk, headline: Headline | None, lt_iqr: Scored | None) -> Sa
     return desk.evaluate("compare", (lt_iqr.name, *LOSSES), against=against, fpr=headline.fpr)
 
 
-AGREEING = 8
-"""Attacks in the agreement matrix; more would not fit a narrow page."""
-
-KEPT_FINDINGS = ("shadow-curve", "per-model", "quantile-ablation", "dp-audit", "duci", "onion")
-"""Evaluations that are shown where they are kept; they take too long, or need choices, to be made on the way."""
-
-GROUPINGS = ("label", "group")
-"""Columns of the samples whose groups a report looks into."""
-
-MORE_GROUPINGS = 3
-"""Ways to part the records that were asked for and are shown beside these."""
-
-COMPARED = ("lira", "rmia", "loss")
-"""Attacks that are made on a defended model as well."""
-
-LEAST = "loss"
-"""The attack that asks for the target alone."""
-
-PLAIN = ("lira[mode=offline]",)
-"""Scores with options that agreement is asked of; others are variants of what is there already."""
-
-
-def findings(
+def _findings(
     desk: Desk,
     attacks: Sequence[Attack],
     headline: Headline | None,
@@ -243,7 +235,7 @@ def findings(
     leading = headline.attack if headline is not None else next(iter(attacks), None)
     found: list[Said | None] = []
     if lt_iqr is not None:
-        against = {"against": leading.scored.name} if headline is not None and leading is not None else {}
+        against = {"against": headline.attack.scored.name} if headline is not None else {}
         found.append(desk.evaluate("evolution", (lt_iqr.name,), fpr=fpr, **against))
     agreeing = _comparable(attacks)
     if len(agreeing) > 1:

@@ -1,4 +1,4 @@
-"""Laying a report out as one HTML page that needs nothing else: no network, no file beside it."""
+"""Laying a report out: its sections in order, as one HTML page that needs nothing else, or as one picture of its charts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -18,24 +19,57 @@ from markupsafe import Markup
 from ..charts.axes import number
 from ..charts.style import theme
 from .data import Record, Report
-from .parts import Figure, Figures, Section, brush_of
+from .parts import Figure, Figures, Section
+from .sections.attacks import agreement, attacks, bounds, defended, known_losses
+from .sections.groups import groups
+from .sections.more import further, notes, queries, questions
+from .sections.records import exposed, lt_iqr, memorization
+from .sections.training import evolution, fleets, traces, trained
 from .words import Verdict
+
+SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
+    attacks,
+    exposed,
+    lt_iqr,
+    traces,
+    evolution,
+    memorization,
+    groups,
+    agreement,
+    known_losses,
+    fleets,
+    bounds,
+    defended,
+    further,
+    trained,
+    notes,
+    questions,
+    queries,
+)
+"""A new section is one more function here, from a report to a section, or None where its data is not there."""
 
 SPARK = (120.0, 34.0)
 """Width and height of a small loss curve, in its own units."""
+
+WIDTH = 460
+FONT = "sans-serif"
+INK = "#1d2328"
+PIXELS_A_UNIT = 2.0
 
 
 @dataclass(frozen=True)
 class Drawing:
     """A chart as the page holds it: its heading as text that wraps, its specification without."""
 
-    name: str
     title: str
     subtitle: str
     description: str
     spec: Markup
-    linked: tuple[str, ...]
-    brush: str
+
+
+def build(report: Report) -> tuple[Section, ...]:
+    """The sections whose data is there, in order."""
+    return tuple(found for found in (builder(report) for builder in SECTIONS) if found is not None)
 
 
 def page(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:
@@ -63,13 +97,13 @@ def page(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:
         style=Markup((folder / "report.css").read_text(encoding="utf-8")),
         script=Markup((folder / "report.js").read_text(encoding="utf-8")),
         vega=Markup(_vega()),
-        theme=Markup(as_json(theme())),
-        drawings={figure.name: drawing(figure) for figure in figures(sections)},
+        theme=Markup(_as_json(theme())),
+        drawings={figure.name: _drawing(figure) for figure in _figures(sections)},
         nonce=secrets.token_urlsafe(16),
     )
 
 
-def figures(sections: Sequence[Section]) -> list[Figure]:
+def _figures(sections: Sequence[Section]) -> list[Figure]:
     """Every chart of the sections, in order."""
     return [
         item
@@ -80,7 +114,7 @@ def figures(sections: Sequence[Section]) -> list[Figure]:
     ]
 
 
-def drawing(figure: Figure) -> Drawing:
+def _drawing(figure: Figure) -> Drawing:
     """Take a chart's title out of its specification: as text of the page it wraps on a narrow screen."""
     spec = figure.chart.to_dict()
     heading = spec.pop("title", {})
@@ -88,18 +122,10 @@ def drawing(figure: Figure) -> Drawing:
     spec.pop("$schema", None)
     spec["autosize"] = {"type": "fit-x", "contains": "padding", "resize": True}
     subtitle = " ".join(heading.get("subtitle", []))
-    return Drawing(
-        figure.name,
-        heading.get("text", ""),
-        subtitle,
-        spec.get("description", ""),
-        Markup(as_json(spec)),
-        figure.linked,
-        brush_of(figure.name),
-    )
+    return Drawing(heading.get("text", ""), subtitle, spec.get("description", ""), Markup(_as_json(spec)))
 
 
-def as_json(value: Any) -> str:
+def _as_json(value: Any) -> str:
     """JSON that can stand inside a script element: nothing in it ends the element or opens a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -134,3 +160,47 @@ def _spark(values: Sequence[float], highest: float) -> str:
         for i, value in enumerate(values)
         if math.isfinite(value)
     )
+
+
+def picture(report: Report, verdict: Verdict, sections: Sequence[Section], kind: str) -> bytes:
+    """All charts on white, two in a row, under the verdict: a png, pdf or svg."""
+    import vl_convert
+
+    spec = _compose(report, verdict, sections)
+    if kind == "png":
+        return bytes(vl_convert.vegalite_to_png(spec, scale=PIXELS_A_UNIT))
+    if kind == "pdf":
+        return bytes(vl_convert.vegalite_to_pdf(spec))
+    return str(vl_convert.vegalite_to_svg(spec)).encode("utf-8")
+
+
+def _compose(report: Report, verdict: Verdict, sections: Sequence[Section]) -> dict[str, Any]:
+    import altair as alt
+
+    drawn: list[Any] = []
+    for figure in _figures(sections):
+        chart = figure.chart.copy(deep=True).properties(width=WIDTH)
+        heading = chart.title
+        told = [] if heading.subtitle is alt.Undefined else heading.subtitle
+        subtitle = [line for text in told for line in textwrap.wrap(text, 78)]
+        drawn.append(chart.properties(title=alt.TitleParams(text=heading.text, subtitle=subtitle)))
+    apart: dict[str, Any] = {"color": "independent", "strokeDash": "independent", "shape": "independent"}
+    rows = [
+        alt.hconcat(*drawn[i : i + 2], spacing=48).resolve_scale(**apart) for i in range(0, len(drawn), 2)
+    ]
+    about = f"{report.experiment.name}: {verdict.text}"
+    whole = alt.vconcat(*rows, spacing=36).resolve_scale(**apart)
+    whole = whole.properties(
+        title=alt.TitleParams(
+            text=verdict.title,
+            subtitle=textwrap.wrap(about, 150),
+            fontSize=20,
+            subtitleFontSize=13,
+            anchor="start",
+            offset=24,
+        ),
+        padding=28,
+    )
+    spec: dict[str, Any] = whole.to_dict()
+    spec["config"] = {**theme(INK, FONT), "background": "white"}
+    return spec

@@ -1,4 +1,4 @@
-"""What sections of a report are made of."""
+"""What sections of a report are made of, and how numbers are written in them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from ..charts.axes import percent
+from ..statistics.metric import Metric
 from .data import Record
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ class Figure:
     name: str
     chart: alt.Chart | alt.LayerChart
     linked: tuple[str, ...] = ()
+
+    @property
+    def brush(self) -> str:
+        return brush_of(self.name)
 
 
 def brush_of(figure: str) -> str:
@@ -107,3 +113,29 @@ class Section:
     title: str
     lead: str
     parts: tuple[Part, ...]
+
+
+def fixed(value: float | None) -> str:
+    """A number with three decimals, so that a column of them lines up; a dash where there is none."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """A 95% interval of a share."""
+    return "–" if low is None or high is None else f"{percent(low)[:-1]}–{percent(high)}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 run``, ``2 runs``; thousands separated."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def area(metric: Metric) -> str:
+    """An AUC with its 95% interval."""
+    return f"{fixed(metric.value)} ({fixed(metric.ci_low)}–{fixed(metric.ci_high)})"
+
+
+def rate(metric: Metric) -> str:
+    """A rate with its 95% interval, alone where the rate is not resolved."""
+    told = percent(metric.value) if metric.value is not None else "not resolved"
+    return f"{told} ({interval(metric.ci_low, metric.ci_high)})"

@@ -11,6 +11,7 @@ from ..attacks.lira import POOL_UNDER
 from ..charts.axes import number, percent
 from ..charts.scores import MEMORIZED
 from .data import Headline, Report, beats_guessing, metric_of
+from .parts import fixed, interval, plural
 
 UNLIKE = 0.05
 """A difference in accuracy between target and shadow models from which they count as unlike."""
@@ -43,21 +44,6 @@ class Verdict:
     text: str
     figures: tuple[Figure, ...]
     trust: tuple[Trust, ...]
-
-
-def fixed(value: float | None) -> str:
-    """A number with three decimals, so that a column of them lines up; a dash where there is none."""
-    return "–" if value is None else f"{value:.3f}"
-
-
-def interval(low: float | None, high: float | None) -> str:
-    """A 95% interval of a share."""
-    return "–" if low is None or high is None else f"{percent(low)[:-1]}–{percent(high)}"
-
-
-def plural(count: int, noun: str) -> str:
-    """``1 run``, ``2 runs``; thousands separated."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def verdict(report: Report) -> Verdict:

@@ -1,22 +1,22 @@
-"""Writing the report of an experiment: an HTML page, a picture of its charts, or its numbers."""
+"""Writing the report of an experiment: an HTML page, a picture of its charts, or its numbers as JSON."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Literal
+from typing import Any
 
 from ...store.errors import InvalidOption, LosslakeError
 from ...store.lake import Lake
-from ..charts.style import theme
 from ..scoring.run import FPRS
-from .data import Report
+from ..statistics.metric import Metric
+from .data import Record, Report
 from .gather import gather
-from .page import figures
-from .parts import Section
+from .page import build, page, picture
 from .words import Verdict, verdict
 
 FORMATS = (".html", ".pdf", ".png", ".svg", ".json")
@@ -43,44 +43,25 @@ def write_report(
     Raises InvalidOption for another suffix, NotFound for an unknown experiment or run, NotEnoughData when the
     experiment has nothing to report on. The file appears whole or not at all.
     """
-    kind = check_format(out)
-    if not out.parent.is_dir():
-        raise InvalidOption(
-            f"the folder {out.parent} for the report does not exist; make it, or choose another"
-        )
-    report = gather(lake, experiment, target=target, pictures=pictures, fprs=fprs, defended=defended)
-    _write(out, render(report, kind))
-    return report
-
-
-def check_format(out: Path) -> str:
-    """The suffix of a report's file, in lower case. Raises InvalidOption for one that cannot be written."""
     kind = out.suffix.lower()
     if kind not in FORMATS:
         raise InvalidOption(
             f"a report cannot be written as {out.name!r}; end the name in one of {', '.join(FORMATS)}"
         )
-    return kind
-
-
-def render(report: Report, kind: str) -> bytes:
-    """A gathered report in one of `FORMATS`."""
+    if not out.parent.is_dir():
+        raise InvalidOption(
+            f"the folder {out.parent} for the report does not exist; make it, or choose another"
+        )
+    report = gather(lake, experiment, target=target, pictures=pictures, fprs=fprs, defended=defended)
     said = verdict(report)
     if kind == ".json":
-        from .as_json import to_json
-
-        return to_json(report, said).encode("utf-8")
-    from .sections.all import build
-
-    sections = build(report)
-    if kind == ".html":
-        from .page import page
-
-        return page(report, said, sections).encode("utf-8")
-
-    if kind == ".png":
-        return picture(report, said, sections, "png")
-    return picture(report, said, sections, "pdf" if kind == ".pdf" else "svg")
+        content = _json(report, said).encode()
+    elif kind == ".html":
+        content = page(report, said, build(report)).encode()
+    else:
+        content = picture(report, said, build(report), kind.removeprefix("."))
+    _write(out, content)
+    return report
 
 
 def _write(out: Path, content: bytes) -> None:
@@ -95,62 +76,92 @@ def _write(out: Path, content: bytes) -> None:
         passing.unlink(missing_ok=True)
 
 
-Format = Literal["png", "svg", "pdf"]
-WIDTH = 460
-FONT = "sans-serif"
-INK = "#1d2328"
-PIXELS_A_UNIT = 2.0
+def _json(report: Report, verdict: Verdict) -> str:
+    """Verdict, headline, metrics, runs, most exposed records and notes. What is not finite becomes null."""
+    head = report.headline
+    content = {
+        "losslake": report.version,
+        "made": report.made,
+        "experiment": report.experiment.name,
+        "samples": report.experiment.samples,
+        "dataset": report.dataset,
+        "target": report.target.run if report.target else None,
+        "shadow_runs": len(report.shadows),
+        "verdict": {"title": verdict.title, "text": verdict.text},
+        "cautions": [f"{trust.name}: {trust.text}" for trust in verdict.trust if trust.caution],
+        "headline": None
+        if head is None
+        else {
+            "attack": head.attack.scored.name,
+            "fpr": head.fpr,
+            "members": head.members,
+            "non_members": head.non_members,
+            "resolvable_fpr": head.attack.curve.resolution,
+            "singled_out": len(head.found) if head.fpr is not None else None,
+            "tpr": head.tpr.to_json() if head.tpr else None,
+            "auc": head.attack.auc.to_json(),
+        },
+        "attacks": [
+            {"score": attack.scored.name, "metrics": _metrics(attack.metrics)} for attack in report.attacks
+        ],
+        "comparison": _metrics(report.comparison.metrics) if report.comparison else [],
+        "memorization": _metrics(report.memorization.scores.metrics) if report.memorization else [],
+        "correlations": _metrics(report.pairing.metrics) if report.pairing else [],
+        "findings": [
+            {
+                "evaluation": said.evaluation,
+                "variant": said.variant,
+                "metrics": _metrics(said.finding.metrics),
+            }
+            for said in report.findings
+        ],
+        "other_scores": [
+            {"score": one.name, "metrics": _metrics(one.scores.metrics)} for one in report.others
+        ],
+        "runs": [
+            {
+                "run": run.run,
+                "role": run.info.role,
+                "model": run.info.model,
+                "epochs": run.info.epochs,
+                "members": run.members,
+                "train_accuracy": run.info.train_accuracy,
+                "test_accuracy": run.info.test_accuracy,
+            }
+            for run in report.runs
+        ],
+        "ranked_by": report.ranked_by,
+        "most_exposed": [_record(record) for record in report.exposed],
+        "can_be_asked": [ask.name for ask in report.asks],
+        "notes": [{"analysis": name, "note": note} for name, note in report.notes],
+        "absent": [{"analysis": name, "why": why} for name, why in report.absent],
+    }
+    return json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def picture(report: Report, verdict: Verdict, sections: Sequence[Section], kind: Format) -> bytes:
-    """All charts on white, two in a row, under the verdict."""
-    import vl_convert
-
-    spec = _compose(report, verdict, sections)
-    if kind == "png":
-        return bytes(vl_convert.vegalite_to_png(spec, scale=PIXELS_A_UNIT))
-    if kind == "pdf":
-        return bytes(vl_convert.vegalite_to_pdf(spec))
-    return str(vl_convert.vegalite_to_svg(spec)).encode("utf-8")
+def _metrics(metrics: Iterable[Metric]) -> list[dict[str, Any]]:
+    return [metric.to_json() for metric in metrics]
 
 
-def _compose(report: Report, verdict: Verdict, sections: Sequence[Section]) -> dict[str, Any]:
-    import altair as alt
-
-    drawn: list[Any] = []
-    for figure in figures(sections):
-        chart = figure.chart.copy(deep=True).properties(width=WIDTH)
-        heading = chart.title
-        subtitle = [line for text in _lines(heading) for line in textwrap.wrap(text, 78)]
-        drawn.append(chart.properties(title=alt.TitleParams(text=heading.text, subtitle=subtitle)))
-    rows = [
-        alt.hconcat(*drawn[i : i + 2], spacing=48).resolve_scale(
-            color="independent", strokeDash="independent", shape="independent"
-        )
-        for i in range(0, len(drawn), 2)
-    ]
-    about = f"{report.experiment.name}: {verdict.text}"
-    whole = alt.vconcat(*rows, spacing=36).resolve_scale(
-        color="independent", strokeDash="independent", shape="independent"
-    )
-    whole = whole.properties(
-        title=alt.TitleParams(
-            text=verdict.title,
-            subtitle=textwrap.wrap(about, 150),
-            fontSize=20,
-            subtitleFontSize=13,
-            anchor="start",
-            offset=24,
-        ),
-        padding=28,
-    )
-    spec: dict[str, Any] = whole.to_dict()
-    spec["config"] = {**theme(INK, FONT), "background": "white"}
-    return spec
+def _record(record: Record) -> dict[str, Any]:
+    return {
+        "sample_id": record.sample_id,
+        "key": record.key,
+        "label": record.label,
+        "class": record.class_name,
+        "group": record.group,
+        "singled_out": record.found,
+        "scores": {name: {"score": score, "rank": rank} for name, score, rank in record.scores},
+        "loss_trace": record.trace.tolist() if record.trace is not None else None,
+        "gradient_norm_trace": record.grad_norms.tolist() if record.grad_norms is not None else None,
+    }
 
 
-def _lines(heading: Any) -> list[str]:
-    import altair as alt
-
-    found = heading.subtitle
-    return [] if found is alt.Undefined else [str(line) for line in found]
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value

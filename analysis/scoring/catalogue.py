@@ -15,11 +15,10 @@ from ..attacks.loss import calibrated, loss
 from ..attacks.ramia import ramia
 from ..attacks.rmia import rmia
 from ..attacks.shadow_nn import shadow_nn
-from ..charts import groups as charts_groups
-from ..charts import influence as charts_influence
-from ..charts import kde as charts_kde
-from ..charts import models as charts_models
 from ..charts import scores as charts
+from ..charts.groups import cluster_sizes
+from ..charts.kde import kde_chart
+from ..charts.models import found_histogram
 from ..declare import Analysis
 from ..measures.influence import influence
 from ..measures.memorization import memorization
@@ -37,7 +36,7 @@ ANALYSES: tuple[Analysis, ...] = (
     Analysis("rmia", rmia, ("rmia",), charts.score_by_membership, attack=True),
     Analysis("ramia", ramia, ("rmia",), charts.score_by_membership, attack=True),
     Analysis("loss", loss, ("loss",), charts.score_by_membership, attack=True),
-    Analysis("kde", kde, ("loss",), charts_kde.kde_chart, attack=True),
+    Analysis("kde", kde, ("loss",), kde_chart, attack=True),
     Analysis("attack-p", attack_p, ("loss", "attack_p"), charts.score_by_membership, attack=True),
     Analysis("attack-r", attack_r, ("attack_same_sample",), charts.score_by_membership, attack=True),
     Analysis("attack-s", attack_s, ("loss", "attack_s"), charts.score_by_membership, attack=True),
@@ -47,12 +46,12 @@ ANALYSES: tuple[Analysis, ...] = (
     Analysis("entropy", entropy, ("loss",), charts.score_by_membership, attack=True),
     Analysis("calibrated", calibrated, ("calibrated",), charts.score_by_membership, attack=True),
     Analysis("memorization", memorization, ("memorization",), charts.memorization_histogram),
-    Analysis("influence", influence, (), charts_influence.influence_histogram),
+    Analysis("influence", influence, (), charts.influence_histogram),
     Analysis("privacy-score", privacy_score, ("privacy_score",), charts.score_histogram),
     Analysis("hellinger", hellinger, ("hellinger", "memorization"), charts.score_histogram),
     Analysis("ood", ood, (), charts.score_by_membership),
-    Analysis("subpopulation", subpopulation, (), charts_groups.cluster_sizes),
-    Analysis("vulnerability", vulnerability, (), charts_models.found_histogram),
+    Analysis("subpopulation", subpopulation, (), cluster_sizes),
+    Analysis("vulnerability", vulnerability, (), found_histogram),
 )
 
 

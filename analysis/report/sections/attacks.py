@@ -1,14 +1,19 @@
-"""Sections on attacks: how well each does, whether they name the same records, and the KDE attack's densities."""
+"""Sections on attacks: how well each does and what it proves, whether they name the same records, what a defence takes."""
 
 from __future__ import annotations
 
-from ...charts import kde as charts_kde
-from ...charts import pairs as charts_agreement
-from ...charts import roc as charts_roc
+from ...charts.agreement import agreement_matrix
+from ...charts.axes import number, percent
+from ...charts.bounds import epsilon_bounds, usage_shares
+from ...charts.experiments import attacks_with_and_without
+from ...charts.kde import confusion_matrix, loss_densities
+from ...charts.roc import roc_chart, tpr_chart
+from ...scores import Finding
+from ...statistics.metric import Metric
 from ..data import Report
-from ..names import labelled
-from ..parts import Figure, Figures, Section
-from ..tables import attacks_table
+from ..parts import Figure, Figures, Part, Section, Table, area, fixed, rate
+
+_RATES = {"auc": "AUC", "tpr_at_fpr": "TPR"}
 
 
 def attacks(report: Report) -> Section | None:
@@ -26,16 +31,16 @@ def attacks(report: Report) -> Section | None:
         (
             Figures(
                 (
-                    Figure("roc", charts_roc.roc_chart(curves)),
-                    Figure("roc-linear", charts_roc.roc_chart(curves, log=False)),
+                    Figure("roc", roc_chart(curves)),
+                    Figure("roc-linear", roc_chart(curves, log=False)),
                 )
             ),
-            attacks_table(report),
+            _attacks_table(report),
             Figures(
                 (
                     Figure(
                         "tpr",
-                        charts_roc.tpr_chart([(attack.label, attack.metrics) for attack in report.attacks]),
+                        tpr_chart([(attack.label, attack.metrics) for attack in report.attacks]),
                     ),
                 )
             ),
@@ -45,8 +50,8 @@ def attacks(report: Report) -> Section | None:
 
 def agreement(report: Report) -> Section | None:
     """Which attacks give the same answers."""
-    said = next(iter(report.said("agreement")), None)
-    if said is None:
+    finding = report.finding("agreement")
+    if finding is None:
         return None
     return Section(
         "agreement",
@@ -54,7 +59,7 @@ def agreement(report: Report) -> Section | None:
         "Whether attacks name the same records",
         "Attacks that answer alike bring little beside each other; where they differ, a record that one misses may be "
         "found by another. The first row is the truth: the share of members that an attack names; the first column, that of non-members that it rightly does not.",
-        (Figures((Figure("agreement", charts_agreement.agreement_matrix(labelled(said.finding))),)),),
+        (Figures((Figure("agreement", agreement_matrix(finding)),)),),
     )
 
 
@@ -73,9 +78,152 @@ def known_losses(report: Report) -> Section | None:
         (
             Figures(
                 (
-                    Figure("kde-densities", charts_kde.loss_densities(scores)),
-                    Figure("kde-confusion", charts_kde.confusion_matrix(scores)),
+                    Figure("kde-densities", loss_densities(scores)),
+                    Figure("kde-confusion", confusion_matrix(scores)),
                 )
             ),
         ),
+    )
+
+
+def bounds(report: Report) -> Section | None:
+    """What attacks prove of the training's epsilon, and what they tell of the share of data used."""
+    audit, usage = report.finding("dp-audit"), report.finding("duci")
+    parts: list[Part] = []
+    if audit is not None:
+        parts.append(Figures((Figure("dp-audit", epsilon_bounds(audit)),)))
+        parts.append(_bounds_table(audit))
+    if usage is not None:
+        parts.append(Figures((Figure("duci", usage_shares(usage)),)))
+    if not parts:
+        return None
+    title = "What the attack proves" if audit is not None else "Which share of the data was used"
+    return Section(
+        "bounds",
+        "Bounds",
+        title,
+        "An attack that does well proves that the training cannot have been private beyond a bound; what such a bound "
+        "rests on stands in the notes."
+        if audit is not None
+        else "",
+        tuple(parts),
+    )
+
+
+def defended(report: Report) -> Section | None:
+    """Attacks and costs of the experiment beside those of another one, which was trained with a defence."""
+    finding = report.finding("defences")
+    if finding is None:
+        return None
+    areas = [m for m in finding.metrics if m.metric == "auc"]
+    experiments = list(dict.fromkeys(str(m.parameters["experiment"]) for m in areas))
+    return Section(
+        "defences",
+        "Defence",
+        "What the defence is worth",
+        f"The same records in two experiments: {experiments[0]}, and {experiments[-1]} with the defence. A change whose interval "
+        "holds 0 may be chance.",
+        (
+            Figures((Figure("defences", attacks_with_and_without(finding)),)),
+            _changes(finding, experiments),
+            _costs(finding, experiments),
+        ),
+    )
+
+
+def _changes(finding: Finding, experiments: list[str]) -> Table:
+    """AUC and TPR at each FPR of every score in both experiments, and the change."""
+    changes = {_key(m, str(m.parameters["of"])): m for m in finding.metrics if m.metric == "difference"}
+    sides = [
+        {_key(m): m for m in finding.metrics if m.parameters.get("experiment") == name and m.metric in _RATES}
+        for name in experiments
+    ]
+    rows = [
+        (f"{key[0]}, {_named(key)}", *(_told(side.get(key)) for side in sides), _told(changes.get(key)))
+        for key in sides[0]
+    ]
+    return Table(
+        ("attack", *experiments, "change"),
+        tuple(rows),
+        (False, *[True] * (len(experiments) + 1)),
+        "95% intervals in brackets, over records: another training of the same two recipes may differ by more.",
+    )
+
+
+def _key(metric: Metric, of: str | None = None) -> tuple[str, str, float | None]:
+    return str(metric.parameters["score"]), of or metric.metric, metric.parameters.get("fpr")
+
+
+def _named(key: tuple[str, str, float | None]) -> str:
+    at = f" at FPR {percent(key[2])}" if key[2] is not None else ""
+    return f"{_RATES[key[1]]}{at}"
+
+
+def _told(metric: Metric | None) -> str:
+    if metric is None:
+        return "–"
+    value = "not resolved" if metric.value is None else fixed(metric.value)
+    return f"{value} ({fixed(metric.ci_low)} to {fixed(metric.ci_high)})"
+
+
+def _costs(finding: Finding, experiments: list[str]) -> Table:
+    """Accuracies and epsilon of the two targets."""
+    rows = []
+    for name in experiments:
+        own = {m.metric: m for m in finding.metrics if m.parameters.get("experiment") == name}
+        accuracies = [own.get("test_accuracy"), own.get("train_accuracy")]
+        epsilon = own.get("epsilon")
+        rows.append(
+            (
+                name,
+                *(percent(m.value, 3) if m and m.value is not None else "–" for m in accuracies),
+                "none promised"
+                if epsilon is None
+                else f"{number(epsilon.value)} at delta {float(epsilon.parameters['delta']):g}",
+            )
+        )
+    return Table(
+        ("experiment", "test accuracy", "train accuracy", "epsilon"),
+        tuple(rows),
+        (False, True, True, True),
+        "What the defence costs. Epsilon is what a training with DP-SGD promises.",
+    )
+
+
+def _attacks_table(report: Report) -> Table:
+    """AUC and TPR at each FPR of every attack, with intervals; an FPR that is not resolved gets no rate."""
+    fprs = [float(metric.parameters["fpr"]) for metric in report.attacks[0].tprs]
+    rows = []
+    for attack in report.attacks:
+        sizes = (f"{attack.curve.members:,}", f"{attack.curve.non_members:,}")
+        rows.append((attack.label, area(attack.auc), *map(rate, attack.tprs), *sizes))
+    return Table(
+        ("attack", "AUC", *(f"TPR at FPR {percent(fpr)}" for fpr in fprs), "members", "non-members"),
+        tuple(rows),
+        (False, *[True] * (len(fprs) + 3)),
+        "95% intervals in brackets: of the AUC by DeLong; of the TPR exact, with the choice of the threshold. "
+        "“Not resolved”: fewer than one non-member is expected above the threshold.",
+    )
+
+
+def _bounds_table(finding: Finding) -> Table:
+    """Lower bounds on epsilon: the method, the score it rests on, bound and estimate."""
+    found = [metric for metric in finding.metrics if metric.metric == "epsilon_lower"]
+    rows = tuple(
+        (
+            str(metric.parameters["method"]),
+            str(metric.parameters["score"]),
+            number(metric.ci_low),
+            number(metric.value),
+            f"{metric.n or 0:,}",
+        )
+        for metric in found
+    )
+    at = next((metric.parameters for metric in found), {"confidence": 0.0, "delta": 0.0})
+    return Table(
+        ("method", "score", "epsilon at least", "estimate", "records"),
+        rows,
+        (False, False, True, True, True),
+        f"At a confidence of {percent(float(at['confidence']))} and a delta of {float(at['delta']):g}. A lower bound near "
+        "0 shows no leak and proves no privacy: no audit bounds epsilon from above.",
     )

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ...charts import groups as charts_groups
+from ...charts.axes import percent
+from ...charts.groups import auc_by_group, tpr_by_group
 from ...scores import Finding
-from ..data import Report, Said, metric_of
-from ..names import label_of, labelled
-from ..parts import Figure, Figures, Part, Section
+from ..data import Report, Said, label_of, labelled, metric_of
+from ..parts import Figure, Figures, Part, Section, Table, area, rate
 from ..records import named_class
-from ..tables import groups_table
 
 KINDS = {"label": "class", "singletons": "kind of record", "subpopulation": "subpopulation"}
 """What the groups of a grouping are called; those of a column are called after it."""
+
+MOST_ROWS = 30
 
 
 def groups(report: Report) -> Section | None:
@@ -27,13 +28,13 @@ def groups(report: Report) -> Section | None:
         by = next((str(m.parameters["by"]) for m in said.finding.metrics), "group")
         finding = labelled(_named(report, said.finding, by))
         kind = KINDS.get(by, by)
-        drawn = [_titled(f"groups-auc-{place}", charts_groups.auc_by_group(finding), f"AUC, by {kind}")]
+        drawn = [_titled(f"groups-auc-{place}", auc_by_group(finding), f"AUC, by {kind}")]
         if metric_of(said.finding, "fpr_at_threshold") is not None:
             # With a threshold for each group the shares would be of as many different questions.
-            named = charts_groups.tpr_by_group(finding)
+            named = tpr_by_group(finding)
             title = str(named.title.text).replace("by group", f"by {kind}")
             drawn.insert(0, _titled(f"groups-tpr-{place}", named, title))
-        parts += [Figures(tuple(drawn)), groups_table(finding, kind)]
+        parts += [Figures(tuple(drawn)), _table(finding, kind)]
     return Section(
         "groups",
         "Classes and groups",
@@ -41,6 +42,49 @@ def groups(report: Report) -> Section | None:
         f"An average over all records hides a group that is exposed more than the others. {_scores(found)}",
         tuple(parts),
     )
+
+
+def _table(finding: Finding, kind: str) -> Table:
+    """AUC, and the shares of members and of non-members that the attack names, of each group of a by-group evaluation.
+
+    Of several scores the first counts.
+    """
+    score = next((str(metric.parameters["score"]) for metric in finding.metrics), "")
+    areas = [m for m in finding.metrics if m.metric == "auc" and m.parameters["score"] == score]
+    fpr = _finest(finding, score)
+    common = metric_of(finding, "fpr_at_threshold") is not None
+    rows = []
+    for metric in areas:
+        group = metric.parameters["group"]
+        named = metric_of(finding, "tpr_at_fpr", score=score, group=group, fpr=fpr)
+        alarms = metric_of(finding, "fpr_at_threshold", score=score, group=group, fpr=fpr)
+        rows.append(
+            (
+                str(group),
+                f"{metric.parameters['members']:,}",
+                rate(named) if named else "–",
+                f"{metric.parameters['non_members']:,}",
+                percent(alarms.value) if alarms else "–",
+                area(metric),
+            )
+        )
+    left = f" The first {MOST_ROWS} of {len(rows) - 1} groups." if len(rows) > MOST_ROWS + 1 else ""
+    return Table(
+        (kind, "members", "of them named", "non-members", "of them named", "AUC"),
+        tuple(rows[: MOST_ROWS + 1]),
+        (False, True, True, True, True, True),
+        f"Named by {score} at FPR {percent(fpr)}, "
+        + ("one threshold for all groups" if common else "each group with a threshold of its own")
+        + f". 95% intervals in brackets; with many groups, some stand out by chance.{left}",
+    )
+
+
+def _finest(finding: Finding, score: str) -> float:
+    """The lowest FPR that all records together resolve; the highest where they resolve none."""
+    rates = [m for m in finding.metrics if m.metric == "tpr_at_fpr" and m.parameters["score"] == score]
+    of_all = [m for m in rates if m.parameters["group"] == rates[0].parameters["group"]]
+    resolved = [float(m.parameters["fpr"]) for m in of_all if m.value is not None]
+    return min(resolved) if resolved else max((float(m.parameters["fpr"]) for m in of_all), default=0.0)
 
 
 def _titled(name: str, chart: Any, title: str) -> Figure:

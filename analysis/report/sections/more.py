@@ -1,22 +1,20 @@
-"""The last sections: bounds that were asked for, further scores, notes, what else can be asked, and SQL."""
+"""The last sections: further scores, notes, what else can be asked, and SQL to go on with."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ...charts import dp_audit as charts_dp_audit
-from ...charts import dp_audit as charts_duci
-from ...charts import onion as charts_onion
 from ...charts.axes import number
+from ...charts.experiments import onion_chart
 from ...scoring.catalogue import find
 from ...statistics.intervals import CHANCE
+from ...statistics.metric import Metric
 from ..data import Report, Scored
-from ..names import labelled
 from ..parts import Code, Commands, Facts, Figure, Figures, Part, Section, Table
-from ..tables import bounds_table, metrics_table
 
 if TYPE_CHECKING:
     import altair as alt
@@ -33,31 +31,6 @@ MORE = {
 TOP = 8
 
 
-def bounds(report: Report) -> Section | None:
-    """What attacks prove of the training's epsilon, and what they tell of the share of data used."""
-    audit = next(iter(report.said("dp-audit")), None)
-    usage = next(iter(report.said("duci")), None)
-    parts: list[Part] = []
-    if audit is not None:
-        parts.append(Figures((Figure("dp-audit", charts_dp_audit.epsilon_bounds(labelled(audit.finding))),)))
-        parts.append(bounds_table(audit.finding))
-    if usage is not None:
-        parts.append(Figures((Figure("duci", charts_duci.usage_shares(labelled(usage.finding))),)))
-    if not parts:
-        return None
-    title = "What the attack proves" if audit is not None else "Which share of the data was used"
-    return Section(
-        "bounds",
-        "Bounds",
-        title,
-        "An attack that does well proves that the training cannot have been private beyond a bound; what such a bound "
-        "rests on stands in the notes."
-        if audit is not None
-        else "",
-        tuple(parts),
-    )
-
-
 def further(report: Report) -> Section | None:
     """Scores and evaluations that were asked for and belong to no other section, briefly."""
     parts: list[Part] = []
@@ -66,9 +39,9 @@ def further(report: Report) -> Section | None:
         scored = report.other(name)
         if scored is not None:
             drawn.append(Figure(name, _titled(find(name).chart(scored.scores), MORE[name])))
-    removal = next(iter(report.said("onion")), None)
+    removal = report.finding("onion")
     if removal is not None:
-        drawn.append(Figure("onion", charts_onion.onion_chart(labelled(removal.finding))))
+        drawn.append(Figure("onion", onion_chart(removal)))
     if drawn:
         parts.append(Figures(tuple(drawn)))
     influence = report.other("influence")
@@ -77,7 +50,7 @@ def further(report: Report) -> Section | None:
     for name in MORE:
         scored = report.other(name)
         if scored is not None and scored.scores.metrics:
-            parts.append(metrics_table(scored.scores.metrics, scored.label))
+            parts.append(_metrics_table(scored.scores.metrics, scored.label))
     if not parts:
         return None
     return Section(
@@ -174,16 +147,38 @@ def _influence_table(scored: Scored) -> Table:
     )
 
 
+def _metrics_table(metrics: Iterable[Metric], of: str) -> Table:
+    """The first of any metrics: name and parameters, value, interval, and over how many. ``of`` heads the names."""
+    rows = []
+    for metric in metrics:
+        told = ", ".join(
+            f"{name.replace('_', ' ')} {number(value) if isinstance(value, float) else value}"
+            for name, value in metric.parameters.items()
+        )
+        spread = f"{number(metric.ci_low)} to {number(metric.ci_high)}" if metric.ci_low is not None else "–"
+        name = metric.metric.replace("_", " ")
+        value = number(metric.value) if metric.value is not None else "not resolved"
+        rows.append((f"{name} ({told})" if told else name, value, spread, f"{metric.n or 0:,}"))
+    return Table((of, "value", "95% interval", "over"), tuple(rows[:TOP]), (False, True, True, True))
+
+
 def next_queries(report: Report) -> tuple[tuple[str, str], ...]:
     """What each query answers, and its text; all of them run as they stand on the lake the report is of."""
     experiment = _literal(report.experiment.name)
     found = []
-    if report.headline is not None and report.target is not None:
+    ranking = report.headline.attack.scored if report.headline is not None else report.lt_iqr
+    if ranking is not None and report.target is not None:
+        analysis, _, rest = ranking.name.partition("[")
         found.append(
-            _ranking(report.headline.attack.scored.name, report.headline.attack.label, experiment, report)
+            (
+                f"The members with the highest {ranking.label}",
+                'select sample_id, score, label, "group", "key"\n'
+                "from scores join samples using (experiment, sample_id)\n"
+                f"where experiment = {experiment} and analysis = {_literal(analysis)} "
+                f"and variant = {_literal(rest.removesuffix(']'))} "
+                f"and target = {_literal(report.target.run)}\n  and member\norder by score desc\nlimit 50",
+            )
         )
-    elif report.lt_iqr is not None and report.target is not None:
-        found.append(_ranking(report.lt_iqr.name, report.lt_iqr.label, experiment, report))
     if report.traces is not None and report.target is not None and report.exposed:
         first = report.exposed[0]
         found.append(
@@ -224,18 +219,6 @@ def next_queries(report: Report) -> tuple[tuple[str, str], ...]:
         )
     )
     return tuple(found)
-
-
-def _ranking(score: str, label: str, experiment: str, report: Report) -> tuple[str, str]:
-    assert report.target is not None
-    analysis, _, rest = score.partition("[")
-    return (
-        f"The members with the highest {label}",
-        'select sample_id, score, label, "group", "key"\n'
-        "from scores join samples using (experiment, sample_id)\n"
-        f"where experiment = {experiment} and analysis = {_literal(analysis)} and variant = {_literal(rest.removesuffix(']'))} "
-        f"and target = {_literal(report.target.run)}\n  and member\norder by score desc\nlimit 50",
-    )
 
 
 def _literal(text: str) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from ...charts import pairs as charts_pairs
-from ...charts import scores as charts
 from ...charts.axes import axis_for, number, percent
+from ...charts.pairs import Pairs, pairs_chart
+from ...charts.scores import Group, grouped_histogram, memorization_histogram
 from ...charts.style import BLUE, VERMILION
 from ...statistics.metric import Metric
-from ..data import Report, Scored, correlation
-from ..parts import Figure, Figures, Gallery, Part, Section, brush_of
-from ..tables import precision_table
+from ..data import LOSSES, Report, Scored, correlation, label_of, metric_of
+from ..parts import Figure, Figures, Gallery, Part, Section, Table, brush_of
 
 
 def exposed(report: Report) -> Section | None:
@@ -44,7 +43,7 @@ def lt_iqr(report: Report) -> Section | None:
         title = f"LT-IQR against {attack.label}"
         drawn.append(_linked(report, "lt-iqr-attack", report.lt_iqr, attack.scored, title, rho, members=True))
     parts: list[Part] = [Figures(tuple(drawn))]
-    table = precision_table(report)
+    table = _precision_table(report)
     if table is not None:
         parts.append(table)
     return Section(
@@ -65,7 +64,7 @@ def memorization(report: Report) -> Section | None:
     """Memorization, and the privacy score against it."""
     if report.memorization is None:
         return None
-    drawn = [Figure("memorization", charts.memorization_histogram(report.memorization.scores))]
+    drawn = [Figure("memorization", memorization_histogram(report.memorization.scores))]
     if report.privacy_score is not None:
         rho = correlation(report.pairing, "memorization", "privacy-score")
         title = "Memorization against privacy score"
@@ -83,6 +82,43 @@ def memorization(report: Report) -> Section | None:
     )
 
 
+def _precision_table(report: Report) -> Table | None:
+    """Precision and recall among the top k of LT-IQR and of plain losses; None where nothing was compared."""
+    head, comparison = report.headline, report.comparison
+    vulnerable = metric_of(comparison, "vulnerable")
+    if head is None or comparison is None or vulnerable is None or report.lt_iqr is None:
+        return None
+    names = (report.lt_iqr.name, *LOSSES)
+    labels = [label_of(name) for name in names]
+    wanted = [m for m in comparison.metrics if m.metric == "precision_at_k"]
+    rows = []
+    for share in dict.fromkeys(float(m.parameters["k"]) for m in wanted):
+        at = [metric_of(comparison, "precision_at_k", score=name, k=share) for name in names]
+        back = [metric_of(comparison, "recall_at_k", score=name, k=share) for name in names]
+        records = next((int(m.parameters["records"]) for m in at if m), 0)
+        rows.append((f"{percent(share)} ({records:,})", *map(_share, at), *map(_share, back)))
+    return Table(
+        (
+            "top k of the members",
+            *(f"precision, {label}" for label in labels),
+            *(f"recall, {label}" for label in labels),
+        ),
+        tuple(rows),
+        (False, *[True] * (2 * len(labels))),
+        f"Of the k members with the highest score, the share that {head.attack.label} finds at FPR {percent(head.fpr)} "
+        f"(precision), and the share of those it finds that are among them (recall). Picking at random: precision "
+        f"{percent(vulnerable.value)}. 95% intervals in brackets.",
+    )
+
+
+def _share(metric: Metric | None) -> str:
+    if metric is None or metric.value is None:
+        return "–"
+    return (
+        f"{metric.value:.2f} ({metric.ci_low or 0:.2f}–{1 if metric.ci_high is None else metric.ci_high:.2f})"
+    )
+
+
 def _spread(report: Report, scored: Scored) -> Figure:
     """Histogram of LT-IQR: of the members that the attack finds and of the others, or of all members."""
     frame = scored.scores.frame
@@ -92,19 +128,17 @@ def _spread(report: Report, scored: Scored) -> Figure:
     if head is not None and head.fpr is not None and head.found:
         found = np.isin(frame["sample_id"].to_numpy(), list(head.found))
         groups = [
-            charts.Group(f"other members ({int((member & ~found).sum()):,})", values[member & ~found], BLUE),
-            charts.Group(f"{head.found_name} ({len(head.found):,})", values[found], VERMILION),
+            Group(f"other members ({int((member & ~found).sum()):,})", values[member & ~found], BLUE),
+            Group(f"{head.found_name} ({len(head.found):,})", values[found], VERMILION),
         ]
         name = f"{head.found_name[:1].upper()}{head.found_name[1:]}"
         subtitle = [f"{name}: {head.attack.label} at FPR {percent(head.fpr)}."]
         title = f"LT-IQR of records {head.found_name}, and of the others"
     else:
-        groups, subtitle = [charts.Group("members", values[member], BLUE)], []
+        groups, subtitle = [Group("members", values[member], BLUE)], []
         title = "LT-IQR of the members"
     axis = axis_for(np.concatenate([group.values for group in groups]))
-    return Figure(
-        "lt-iqr", charts.grouped_histogram(groups, title, "LT-IQR, nats", subtitle=subtitle, axis=axis)
-    )
+    return Figure("lt-iqr", grouped_histogram(groups, title, "LT-IQR, nats", subtitle=subtitle, axis=axis))
 
 
 def _linked(
@@ -113,11 +147,11 @@ def _linked(
     """Two scores against each other; a selection in the chart narrows the records that the page shows."""
     pairs = _pair(report, first, second, members_only=members)
     said = _say_correlation(rho, "members" if members else "samples")
-    chart = charts_pairs.pairs_chart(pairs, title, said, brush=brush_of(name))
+    chart = pairs_chart(pairs, title, said, brush=brush_of(name))
     return Figure(name, chart, (first.label, second.label))
 
 
-def _pair(report: Report, first: Scored, second: Scored, *, members_only: bool) -> charts_pairs.Pairs:
+def _pair(report: Report, first: Scored, second: Scored, *, members_only: bool) -> Pairs:
     head = report.headline
     found = head.found if head else frozenset()
     one = first.scores.frame.select("sample_id", "member", pl.col("score").alias("x"))
@@ -126,7 +160,7 @@ def _pair(report: Report, first: Scored, second: Scored, *, members_only: bool) 
         both = both.filter(pl.col("member"))
     both = both.drop_nulls(["x", "y"]).sort("sample_id")
     ids = both["sample_id"].to_numpy().astype(np.int64)
-    return charts_pairs.Pairs(
+    return Pairs(
         ids,
         both["x"].cast(pl.Float64).to_numpy(),
         both["y"].cast(pl.Float64).to_numpy(),

@@ -1,20 +1,36 @@
-"""Sections on the training: traces of single records, and how the risk grew from epoch to epoch."""
+"""Sections on the training: traces of single records, how the risk grew, how much hangs on the models, what was trained."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from ...charts import traces as charts_evolution
-from ...charts import traces as charts_traces
-from ..data import Floats, Record, Report, Traces
-from ..names import labelled
-from ..parts import Figure, Figures, Section
+from ....store.format.records import ROLES, Run
+from ...charts.axes import number, percent
+from ...charts.models import auc_of_each, found_histogram, shadow_curve_chart
+from ...charts.traces import Line, ablation_map, evolution_chart, traces_chart
+from ..data import Report, Traces
+from ..parts import Facts, Figure, Figures, Part, Section, Table
+from ..words import mean_of
 
 if TYPE_CHECKING:
     import altair as alt
 
 LINES = 8
 """Traces of single records drawn in one chart; more cannot be told apart."""
+
+COLUMNS = (
+    "role",
+    "runs",
+    "model",
+    "epochs",
+    "members",
+    "train accuracy",
+    "test accuracy",
+    "training time",
+    "device",
+)
+NUMERIC = (False, True, False, True, True, True, True, True, False)
 
 RECORDED = {
     "eval": "Measured by a pass over un-augmented data after each epoch.",
@@ -46,13 +62,12 @@ def traces(report: Report) -> Section | None:
 
 def evolution(report: Report) -> Section | None:
     """How LT-IQR grew over the training, and whether other quantiles would have done better."""
-    grown = next(iter(report.said("evolution")), None)
-    other = next(iter(report.said("quantile-ablation")), None)
+    grown, other = report.finding("evolution"), report.finding("quantile-ablation")
     drawn = []
     if grown is not None:
-        drawn.append(Figure("evolution", charts_evolution.evolution_chart(labelled(grown.finding))))
+        drawn.append(Figure("evolution", evolution_chart(grown)))
     if other is not None:
-        drawn.append(Figure("quantiles", charts_evolution.ablation_map(labelled(other.finding))))
+        drawn.append(Figure("quantiles", ablation_map(other)))
     if not drawn:
         return None
     return Section(
@@ -65,20 +80,132 @@ def evolution(report: Report) -> Section | None:
     )
 
 
-def _traces(report: Report, found: Traces, signal: str) -> alt.Chart | alt.LayerChart:
-    lines = [
-        charts_traces.Line(_called(record), values)
-        for record in report.exposed
-        if (values := _values(record, signal)) is not None
-    ][:LINES]
-    return charts_traces.traces_chart(
-        lines, found.band, signal=signal, lines_name=f"highest {report.ranked_by}"
+def fleets(report: Report) -> Section | None:
+    """The attack against the number of shadow models, and on each model in turn."""
+    drawn = []
+    curve, each, often = (
+        report.finding("shadow-curve"),
+        report.finding("per-model"),
+        report.other("vulnerability"),
+    )
+    if curve is not None:
+        drawn.append(Figure("shadow-curve", shadow_curve_chart(curve)))
+    if each is not None:
+        drawn.append(Figure("per-model", auc_of_each(each)))
+    if often is not None:
+        drawn.append(Figure("vulnerability", found_histogram(often.scores)))
+    if not drawn:
+        return None
+    return Section(
+        "models",
+        "Across models",
+        "How much hangs on the models",
+        "The figures above are of one trained model and of the shadow models at hand. With more of these the attack may do "
+        "better, and on the next model that is trained alike it may do better or worse.",
+        (Figures(tuple(drawn)),),
     )
 
 
-def _values(record: Record, signal: str) -> Floats | None:
-    return record.trace if signal == "loss" else record.grad_norms
+def trained(report: Report) -> Section:
+    """The runs and the recipe."""
+    rows = _runs(report)
+    parts: list[Part] = [
+        Table(COLUMNS, rows, NUMERIC, "Accuracies of several runs: mean, and lowest to highest.")
+    ]
+    facts = _recipe(report)
+    if facts:
+        parts.append(Facts(facts, "Recipe of the target" if report.target else "Recipe of the runs"))
+    return Section("runs", "Runs", "What was trained", "", tuple(parts))
 
 
-def _called(record: Record) -> str:
-    return f"{record.name}, {record.class_name}" if record.class_name else record.name
+def _traces(report: Report, found: Traces, signal: str) -> alt.Chart | alt.LayerChart:
+    lines = [
+        Line(f"{record.name}, {record.class_name}" if record.class_name else record.name, values)
+        for record in report.exposed
+        if (values := record.trace if signal == "loss" else record.grad_norms) is not None
+    ][:LINES]
+    return traces_chart(lines, found.band, signal=signal, lines_name=f"highest {report.ranked_by}")
+
+
+def _runs(report: Report) -> tuple[tuple[str, ...], ...]:
+    """The target, then one row a role."""
+    rows = []
+    if report.target is not None:
+        name = report.target.run
+        rows.append(_row(f"target: {name}" if name != "target" else name, [report.target]))
+    names = {"target": "other targets", "shadow": "shadow models", "leave_one_out": "leave-one-out"}
+    for role in ROLES:
+        runs = report.of_role(role)
+        if runs:
+            rows.append(_row(names.get(role, role), runs))
+    return tuple(rows)
+
+
+def _recipe(report: Report) -> tuple[tuple[str, str], ...]:
+    """How the target was trained, name by name; of the first shadow model where there is no target."""
+    run = report.target or next(iter(report.runs), None)
+    if run is None:
+        return ()
+    facts = [
+        (name.replace("_", " "), _text(value))
+        for name, value in run.info.recipe.items()
+        if value not in (None, "", {}, [], ())
+    ]
+    if run.info.seed is not None:
+        facts.append(("seed", str(run.info.seed)))
+    facts += [(f"{name} version", str(version)) for name, version in run.info.versions.items()]
+    return tuple(facts)
+
+
+def _row(role: str, runs: Sequence[Run]) -> tuple[str, ...]:
+    seconds = [run.info.seconds for run in runs if run.info.seconds is not None]
+    return (
+        role,
+        f"{len(runs):,}",
+        _same([run.info.model for run in runs]),
+        _same([run.info.epochs for run in runs]),
+        _range([run.members for run in runs]),
+        _accuracy([run.info.train_accuracy for run in runs]),
+        _accuracy([run.info.test_accuracy for run in runs]),
+        _duration(sum(seconds)) if seconds else "–",
+        _same([run.info.device for run in runs]),
+    )
+
+
+def _same(values: Sequence[Any]) -> str:
+    told = list(dict.fromkeys(str(value) for value in values if value not in (None, "")))
+    if len(told) > 2:
+        return f"{told[0]}, {told[1]}, …"
+    return ", ".join(told) or "–"
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def _accuracy(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return percent(known[0], 3) if known else "–"
+    return f"{percent(mean_of(known), 3)} ({number(100 * min(known))}–{number(100 * max(known))}%)"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{number(seconds)} s"
+    if seconds < 5400:
+        return f"{number(seconds / 60)} min"
+    return f"{number(seconds / 3600)} h"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value, 4)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_text(inner) for inner in value)
+    return str(value)

@@ -16,6 +16,7 @@ from losslake.analysis.charts import pairs as charts_pairs
 from losslake.analysis.charts import roc as charts_roc
 from losslake.analysis.charts import scores as charts
 from losslake.analysis.charts import traces as charts_traces
+from losslake.analysis.charts.agreement import correlation_matrix, precision_curve
 from losslake.analysis.charts.axes import Axis, axis_for, histogram, number, percent
 from losslake.analysis.charts.style import DASHES, SERIES, colours, dashes
 from losslake.analysis.scores import Finding, Scores
@@ -107,7 +108,7 @@ def finding(pairs: int = 3) -> Finding:
 
 
 @pytest.mark.parametrize("given", [finding(), finding(2), Finding(())], ids=["normal", "pair", "empty"])
-@pytest.mark.parametrize("draw", [charts.correlation_matrix, charts.precision_curve])
+@pytest.mark.parametrize("draw", [correlation_matrix, precision_curve])
 def test_finding_charts_compile(draw: Any, given: Finding) -> None:
     compiled(draw(given))
 

@@ -9,9 +9,10 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 from findings import pick
-from losslake.analysis.charts.pairs import agreement_matrix, score_pairs
+from losslake.analysis.charts.agreement import agreement_matrix
+from losslake.analysis.charts.pairs import Pairs, pairs_chart
 from losslake.analysis.evaluations.agreement import agreement
-from losslake.analysis.scores import Finding, Scores
+from losslake.analysis.scores import Finding
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
@@ -135,5 +136,8 @@ def test_pairs_chart(size: int) -> None:
         )
         for _ in range(2)
     ]
-    spec = score_pairs(Scores(frames[0]), Scores(frames[1]), ("lira", "loss")).to_dict()
+    inside = frames[0]["member"].to_numpy()
+    x, y = (frame["score"].to_numpy()[inside] for frame in frames)
+    pairs = Pairs(np.flatnonzero(inside), x, y, np.zeros(len(x), bool), "lira", "loss", what="members")
+    spec = pairs_chart(pairs, "loss against lira").to_dict()
     assert f"{int(frames[0]['member'].sum()):,} members" in spec["description"]

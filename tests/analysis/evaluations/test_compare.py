@@ -10,9 +10,9 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 from findings import pick
+from losslake.analysis.evaluations.agreement import spearman
 from losslake.analysis.evaluations.catalogue import EVALUATIONS, run_evaluation
 from losslake.analysis.evaluations.compare import compare, expected_hits
-from losslake.analysis.evaluations.spearman import spearman
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source

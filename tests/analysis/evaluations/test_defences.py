@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from findings import pick
-from losslake.analysis.charts.defences import attacks_with_and_without
+from losslake.analysis.charts.experiments import attacks_with_and_without
 from losslake.analysis.commands import analyze_group
 from losslake.analysis.evaluations.defences import auc_correlation, defences
 from losslake.analysis.scores import Finding

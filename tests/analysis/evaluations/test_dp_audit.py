@@ -11,21 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from losslake.analysis.charts.dp_audit import epsilon_bounds
+from losslake.analysis.charts.bounds import epsilon_bounds
 from losslake.analysis.evaluations.dp_audit import dp_audit
-from losslake.analysis.evaluations.epsilon_one_run import (
+from losslake.analysis.evaluations.epsilon import (
     Guessing,
-    audit_one_run,
-    epsilon_lower,
-    p_value,
-)
-from losslake.analysis.evaluations.epsilon_rates import (
     Law,
+    audit_one_run,
     dp_law,
+    epsilon_lower,
     epsilon_of_mu,
     gaussian_law,
     held_out,
     log_delta,
+    p_values,
 )
 from losslake.analysis.scores import Finding
 from losslake.analysis.scoring.catalogue import open_source
@@ -62,7 +60,7 @@ def transcribed(records: int, guesses: int, correct: int, epsilon: float, delta:
 )
 def test_p_value_is_the_theorem(records: int, guesses: int, correct: int, delta: float) -> None:
     for epsilon in (0.0, 0.3, 1.0, 4.0):
-        assert p_value(records, guesses, correct, epsilon, delta) == pytest.approx(
+        assert p_values(records, guesses, correct, delta)(epsilon) == pytest.approx(
             transcribed(records, guesses, correct, epsilon, delta), abs=1e-12
         )
 
@@ -74,10 +72,10 @@ def test_the_bound_is_where_the_p_value_reaches_the_level(
 ) -> None:
     bound = epsilon_lower(records, guesses, correct, delta=delta, confidence=0.9)
     grid = np.linspace(0, 8, 400)
-    refuted = np.array([p_value(records, guesses, correct, epsilon, delta) for epsilon in grid]) < 0.1
+    refuted = np.array([p_values(records, guesses, correct, delta)(epsilon) for epsilon in grid]) < 0.1
     assert (refuted == (grid < bound)).all()
     if bound > 0:
-        assert p_value(records, guesses, correct, bound, delta) == pytest.approx(0.1, abs=1e-6)
+        assert p_values(records, guesses, correct, delta)(bound) == pytest.approx(0.1, abs=1e-6)
 
 
 def test_bounds_at_the_edges() -> None:

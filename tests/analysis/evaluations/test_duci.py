@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from losslake.analysis.charts.dp_audit import usage_shares
+from losslake.analysis.charts.bounds import usage_shares
 from losslake.analysis.evaluations.duci import best_threshold, duci, usage
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.analysis.source import Source

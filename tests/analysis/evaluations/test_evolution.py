@@ -12,8 +12,12 @@ from losslake.analysis.charts.traces import ablation_map, evolution_chart
 from losslake.analysis.evaluations.catalogue import find_evaluation, run_evaluation
 from losslake.analysis.evaluations.compare import compare
 from losslake.analysis.evaluations.evolution import evolution
-from losslake.analysis.evaluations.quantile_ablation import quantile_ablation
-from losslake.analysis.evaluations.trace_quantiles import parse_range, read_traces, trace_quantiles
+from losslake.analysis.evaluations.quantile_ablation import (
+    parse_range,
+    quantile_ablation,
+    read_traces,
+    trace_quantiles,
+)
 from losslake.analysis.measures.trace import lt_iqr, trace
 from losslake.analysis.scores import Finding
 from losslake.analysis.scoring.catalogue import find, open_source

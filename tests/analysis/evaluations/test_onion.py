@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from findings import pick
 from losslake.analysis.attacks.lira import lira
-from losslake.analysis.charts.onion import onion_chart
+from losslake.analysis.charts.experiments import onion_chart
 from losslake.analysis.evaluations.onion import onion
 from losslake.analysis.measures.memorization import memorization
 from losslake.analysis.scores import Finding

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from losslake.analysis.gate.check import Verdict, check_rules
-from losslake.analysis.gate.output import gate_json, gate_junit, gate_lines, passed
+from losslake.analysis.gate.command import gate_json, gate_junit, gate_lines, passed
 from losslake.analysis.gate.rules import Rule, load_rules
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis

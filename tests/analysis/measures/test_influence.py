@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
-from losslake.analysis.charts.influence import influence_histogram
+from losslake.analysis.charts.scores import influence_histogram
 from losslake.analysis.measures import influence as module
 from losslake.analysis.measures.influence import influence
 from losslake.analysis.scores import Scores

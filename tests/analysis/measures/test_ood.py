@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from losslake.analysis.evaluations.spearman import spearman
+from losslake.analysis.evaluations.agreement import spearman
 from losslake.analysis.measures.ood import foreignness, ood
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.errors import InvalidOption, NotEnoughData

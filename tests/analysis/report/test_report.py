@@ -20,9 +20,9 @@ from losslake.analysis.evaluations.catalogue import EVALUATIONS, find_evaluation
 from losslake.analysis.report import words as report_words
 from losslake.analysis.report.desk import QUESTIONS
 from losslake.analysis.report.gather import gather
+from losslake.analysis.report.page import build
 from losslake.analysis.report.parts import Table
 from losslake.analysis.report.records import class_name
-from losslake.analysis.report.sections.all import build
 from losslake.analysis.report.sections.more import next_queries
 from losslake.analysis.report.write import FORMATS, write_report
 from losslake.analysis.scoring.catalogue import ANALYSES, find, open_source

@@ -1,4 +1,4 @@
-"""Bounds on epsilon: how much each method proves, and the plain estimate beside it."""
+"""What attacks tell of a whole training: lower bounds on its epsilon, and the share of the data that it used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..scores import Finding
 from .axes import number, percent
-from .style import GREY, colours, finish, inline, layered
+from .style import GREY, colours, finish, inline, interval, layered
 
 if TYPE_CHECKING:
     import altair as alt
@@ -111,8 +111,7 @@ def usage_shares(finding: Finding) -> alt.Chart | alt.LayerChart:
         alt.Tooltip("of:N"),
         alt.Tooltip("score:N"),
         alt.Tooltip("told:N", title="estimate"),
-        alt.Tooltip("low:Q", title="95% from", format=".1%"),
-        alt.Tooltip("high:Q", title="to", format=".1%"),
+        *interval(".1%"),
         alt.Tooltip("true:Q", title="true share", format=".1%"),
         alt.Tooltip("n:Q", title="records", format=",d"),
     ]
