@@ -16,8 +16,7 @@ from functools import partial
 
 import numpy as np
 from fresh_process import timed
-from losslake.analysis.evaluations.epsilon import audit_one_run
-from losslake.analysis.evaluations.epsilon import epsilon_lower
+from losslake.analysis.evaluations.epsilon import audit_one_run, epsilon_lower
 from scipy.stats import binom
 
 SIZES = (1_000, 4_000, 50_000)
