@@ -147,7 +147,7 @@ def _analysis_command(analysis: Analysis) -> click.Command:
         if not _write_metrics(metrics, outcome.metrics):
             _tell(outcome.label, outcome.metrics, ())
             click.echo("\nmost exposed")
-            for line in aligned([tuple(exposed.columns), *exposed.rows()]):
+            for line in aligned(exposed.rows(), exposed.columns):
                 click.echo(f"  {line}")
         for note in outcome.notes:
             click.echo(f"note: {note}", err=True)

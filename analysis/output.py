@@ -1,19 +1,25 @@
-"""Metrics as lines of text."""
+"""Results as lines of text."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..store.errors import LosslakeError
+from ..store.shell.table import drawn, printable
 from .statistics.metric import Metric
+
+_ROOM = 20
+"""Characters within which the last cell of a line can be read."""
 
 _QUIET = {"resolved", "non_members", "strength", "p_value"}
 
 
 def metric_lines(metrics: Iterable[Metric]) -> list[str]:
     """One aligned line a metric: name with parameters, value, 95% interval, n. What cannot be measured says so."""
-    rows: list[tuple[object, ...]] = [("metric", "value", "95% interval", "n")]
+    rows = []
     for metric in metrics:
         shown = " ".join(
             f"{key}={_word(value)}" for key, value in metric.parameters.items() if key not in _QUIET
@@ -24,25 +30,34 @@ def metric_lines(metrics: Iterable[Metric]) -> list[str]:
             interval = f"{_number(metric.ci_low)} to {_number(metric.ci_high)}"
         strength = metric.parameters.get("strength")
         count = "" if metric.n is None else str(metric.n)
-        rows.append(
-            (
-                f"{metric.metric} {shown}".strip(),
-                value,
-                interval,
-                f"{count} ({strength})" if strength else count,
-            )
-        )
-    return aligned(rows)
+        if strength:
+            count = f"{count} ({strength})"
+        rows.append((f"{metric.metric} {shown}".strip(), value, interval, count))
+    return aligned(rows, ("metric", "value", "95% interval", "n"))
 
 
-def aligned(rows: Sequence[tuple[object, ...]]) -> list[str]:
-    """Rows of cells as lines, columns aligned; floats with four decimals."""
-    cells = [[_number(cell) if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
+def aligned(rows: Iterable[Sequence[object]], head: Sequence[str] = ()) -> list[str]:
+    """Rows of cells as lines, columns aligned, under a ``head`` if there is one; floats with four decimals.
+
+    On a terminal that has room for it, the last cells are broken over several lines; else they are one line a row.
+    """
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [
+        [_number(cell) if isinstance(cell, float) else printable(str(cell)) for cell in row] for row in rows
     ]
+    *columns, _ = zip(*([head] if head else []), *cells, strict=True)
+    before = sum(2 + max(map(cell_len, column)) for column in columns)
+    screen = shutil.get_terminal_size().columns - 2  # what prints the lines may indent them
+    fits = sys.stdout.isatty() and screen - before >= _ROOM
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(head), header_style="bold")
+    for name in head or [""] * (len(columns) + 1):
+        table.add_column(name, no_wrap=len(table.columns) < len(columns), overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    return [line.rstrip() for line in drawn(table, screen if fits else 1 << 16).split("\n")]
 
 
 def _number(value: float) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from ..store.shell.table import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 
 class Progress(Protocol):
@@ -43,13 +48,16 @@ class Silent:
 _EVERY = 15.0
 """Seconds between plain lines."""
 
+_REFRESH = 0.5
+"""Seconds between two looks of the bar, which the working thread itself draws."""
+
 
 class ProgressLines:
-    """A `Progress` for people: done of total, rate, time left, and the latest note."""
+    """A `Progress` for people: done of total, rate, time left, and the latest note; behind a bar on a terminal."""
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._talking = sys.stderr.isatty()
+        self._bar: Bar | None = None
         self._total = 0
         self._done = 0
         self._unit = ""
@@ -60,27 +68,43 @@ class ProgressLines:
     def start(self, total: int, unit: str) -> None:
         self._total, self._unit = total, unit
         self._began = self._shown = time.monotonic()
+        if total and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            self._bar = _bar(total)
+            self._show()
 
     def advance(self, n: int, note: str) -> None:
         self._done += n
         self._note = note or self._note
         now = time.monotonic()
-        if now - self._shown >= (0.1 if self._talking else _EVERY):
+        if now - self._shown >= (_REFRESH if self._bar else _EVERY):
             self._shown = now
-            self._show(self._line(now - self._began))
+            self._show()
 
     def note(self, sentence: str) -> None:
-        clear = "\r\x1b[2K" if self._talking else ""
-        sys.stderr.write(f"{clear}{self._title}: {sentence}\n")
-        sys.stderr.flush()
+        line = printable(f"{self._title}: {sentence}")
+        if self._bar:
+            self._bar.console.print(line)  # above the bar
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def finish(self) -> None:
         if self._total:
-            self._show(self._line(time.monotonic() - self._began))
-        if self._talking and self._total:
-            sys.stderr.write("\n")
+            self._show()
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
 
-    def _line(self, seconds: float) -> str:
+    def _show(self) -> None:
+        if self._bar:
+            # Room for the ^C that a terminal echoes: on a line of its own it would part the bar from its place.
+            self._bar.console.width = os.get_terminal_size(sys.stderr.fileno()).columns - 3
+            task = self._bar.task_ids[0]
+            self._bar.update(task, completed=self._done, description=self._line(), refresh=True)
+        else:
+            print(self._line(), file=sys.stderr, flush=True)
+
+    def _line(self) -> str:
+        seconds = time.monotonic() - self._began
         rate = self._done / seconds if seconds > 0 else 0.0
         left = (
             f"{_clock((self._total - self._done) / rate)} left"
@@ -88,20 +112,41 @@ class ProgressLines:
             else _clock(seconds)
         )
         share = f"{self._done}/{self._total} {self._unit}"
-        return f"{self._title}: {share}, {rate:.3g} {self._unit}/s, {left}{f'  {self._note}' if self._note else ''}"
-
-    def _show(self, line: str) -> None:
-        if not self._talking:
-            sys.stderr.write(line + "\n")
-        else:
-            wide = shutil.get_terminal_size((100, 24)).columns - 1
-            filled = int(20 * self._done / self._total) if self._total else 0
-            bar = "█" * filled + "░" * (20 - filled)
-            sys.stderr.write(f"\r\x1b[2K{f'{bar} {line}'[:wide]}")
-        sys.stderr.flush()
+        note = f"  {self._note}" if self._note else ""
+        return printable(f"{self._title}: {share}, {rate:.3g} {self._unit}/s, {left}{note}")
 
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _bar(total: int) -> Bar:
+    """A started bar and the text behind it, redrawn when it is told to: nothing of it runs beside the training.
+
+    The cursor stays visible, so that a process that is killed leaves the terminal as it was.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
+
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    text = TextColumn(
+        "{task.description}",
+        markup=False,
+        table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+    )
+    bar = Progress(
+        BarColumn(min(20, console.width // 5)),
+        text,
+        console=console,
+        expand=True,
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    bar.add_task("", total=total)
+    bar.start()
+    console.show_cursor()
+    return bar

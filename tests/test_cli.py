@@ -44,6 +44,7 @@ def test_help_answers_without_the_heavy_modules() -> None:
         "scipy",
         "altair",
         "PIL",
+        "rich",
     ]
     done = subprocess.run([sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True)
     *shown, last = done.stdout.splitlines()
@@ -52,8 +53,8 @@ def test_help_answers_without_the_heavy_modules() -> None:
         assert any(line.split()[:1] == [name] for line in shown)
 
 
-def test_imports_of_runs_do_without_pytorch() -> None:
-    script = "import sys, losslake.collect.importers.layouts; sys.exit('torch' in sys.modules)"
+def test_imports_of_runs_do_without_pytorch_and_rich() -> None:
+    script = "import sys, losslake.collect.importers.layouts; sys.exit(not {'torch', 'rich'}.isdisjoint(sys.modules))"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

@@ -26,12 +26,14 @@ EVERYTHING = (
     "losslake.demo",
     "losslake.analysis.report.write",
     "losslake.analysis.evaluations.catalogue",
+    "rich.table",
 )
 OF_SQL = (
     "losslake.cli",
     "losslake.store.commands",
     "losslake.store.shell.interactive",
     "losslake.store.shell.command",
+    "rich.table",
 )
 
 # Without the site's modules, it is there in a few milliseconds.

@@ -1,27 +1,39 @@
-"""Printing the answer to a query, patiently: the shell's way and that of ``losslake sql``."""
+"""The answer to a query, waited for patiently: all of its rows, or those that are shown on the screen."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args
 
 import click
 import duckdb
 import polars as pl
+import pyarrow as pa
 
 from ..query.connection import frame_of, remove_private_folder, run_query
 from ..query.engine_errors import engine_errors
-from ..query.limits import StillRunning, ceiling_for, memory_ceiling, wait_for
-from .output import Format, show, write_frame
+from ..query.limits import StillRunning
+from ..query.limits import memory_ceiling
+from ..query.limits import wait_for
+from .output import Format
+from .output import write_frame
+from .output import counted
+from .table import draw_table
+from .table import printable
 
 T = TypeVar("T")
 
 ShellFormat = Literal["table", "csv", "json"]
 SHELL_FORMATS: tuple[ShellFormat, ...] = get_args(ShellFormat)
+
+_SHOWN_ROWS = 40
+_COUNTED_ROWS = 100_000
+_BATCH = 10_000
 
 
 @dataclass(frozen=True)
@@ -35,21 +47,16 @@ class Limits:
 NO_LIMITS = Limits()
 
 
-def limits_of(connection: duckdb.DuckDBPyConnection, timeout: float | None) -> Limits:
-    """The limits for queries over a connection of this process's own, as the command line's is."""
-    return Limits(timeout, ceiling_for(connection))
-
-
 def print_answer(
     connection: duckdb.DuckDBPyConnection,
     query: str,
     parameters: Mapping[str, Any],
     form: Format,
-    limits: Limits = NO_LIMITS,
+    limits: Limits,
 ) -> None:
     """Run one statement that only reads and print its rows. Raises as `answer_to`."""
     if form == "table":
-        click.echo(_taken(connection, query, parameters, show, limits))
+        print_excerpt(_taken(connection, query, parameters, excerpt_of, limits))
     else:
         write_frame(answer_to(connection, query, parameters, limits), None, form)
 
@@ -79,6 +86,57 @@ def _taken(
             return take(run_query(connection, query, parameters))
 
     return wait_for(connection, work, limits.timeout)
+
+
+class Excerpt(NamedTuple):
+    """What is shown of an answer: rows, those after ``gap_after`` of them left out, and how many there are in words."""
+
+    names: list[str]
+    rows: list[tuple[object, ...]]
+    said: str
+    gap_after: int | None = None
+
+
+def excerpt_of(answer: duckdb.DuckDBPyRelation) -> Excerpt:
+    """The first and the last rows of a long answer, the first of a very long one, else all.
+
+    Take it inside `engine_errors`: the answer is computed here.
+    """
+    names = list(answer.columns)
+    head: list[tuple[object, ...]] = []
+    tail: collections.deque[tuple[object, ...]] = collections.deque(maxlen=_SHOWN_ROWS // 2)
+    count = 0
+    for batch in answer.to_arrow_reader(_BATCH):
+        if count > _COUNTED_ROWS:
+            break
+        rows = list(zip(*(_column_values(column) for column in batch.columns), strict=True))
+        head += rows[: _SHOWN_ROWS - len(head)]
+        tail.extend(rows[-_SHOWN_ROWS:])
+        count += len(rows)
+    if count <= _SHOWN_ROWS:
+        return Excerpt(names, head, counted(count))
+    if count > _COUNTED_ROWS:
+        said = f"more than {_COUNTED_ROWS} rows, the first {len(head)} shown; --out FILE writes all"
+        return Excerpt(names, head, said, len(head))
+    half = _SHOWN_ROWS // 2
+    return Excerpt(names, [*head[:half], *tail], f"{counted(count)}, {2 * half} shown", half)
+
+
+def _column_values(column: pa.Array) -> list[object]:
+    try:
+        values: list[object] = column.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError):  # a date beyond year 9999
+        values = column.cast(pa.string()).to_pylist()
+    return values
+
+
+def print_excerpt(excerpt: Excerpt) -> None:
+    """Print the rows as a table, and their number; a plan of the engine as it drew it."""
+    names, rows, said, gap_after = excerpt
+    if names == ["explain_key", "explain_value"]:
+        click.echo("\n".join(printable(line) for _, plan in rows for line in str(plan).split("\n")))
+    else:
+        click.echo(f"{draw_table(names, rows, gap_after=gap_after)}\n{said}")
 
 
 def leave(error: StillRunning) -> NoReturn:

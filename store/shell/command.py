@@ -12,12 +12,9 @@ import click
 from ..command_options import engine_options, experiment_option, lake_option
 from ..errors import InvalidOption
 from ..lake import Lake
-from .output import FORMATS, Format, format_of, show, write_frame
+from .output import FORMATS, Format, format_of, write_frame
 
 if TYPE_CHECKING:
-    import duckdb
-
-    from .answers import Limits
     from .named_queries import NamedQuery
 
 
@@ -84,7 +81,12 @@ def sql(
     from ..query.limits import StillRunning
     from ..read.catalogue import listed_files
     from ..read.changes import read_again
-    from .answers import answer_to, leave, limits_of, print_answer
+    from .answers import answer_to
+    from .answers import leave
+    from .answers import print_answer
+    from ..query.patience import ceiling_for
+    from .answers import Limits
+    from .interactive import run_shell
     from .named_queries import find_query, parse_parameters, ready
 
     if sum(given is not None for given in (query, file, named)) > 1:
@@ -107,18 +109,23 @@ def sql(
         raise InvalidOption(
             "the shell, --memory and --timeout are DuckDB's; with --engine spark give a query, and limits to Spark"
         )
+    if text is None and (bound or out is not None or wanted == "parquet"):
+        raise InvalidOption(
+            "--param, --out and Parquet are for a single query; give one, or --file or --query"
+        )
 
     def ask() -> None:
         if engine == "spark" and text is not None:
             _ask_spark(opened, experiment, spark_master, text, known, bound, wanted, out)
             return
         with connect(opened, experiment, memory=memory) as connection, contextlib.ExitStack() as stack:
-            limits = limits_of(connection, seconds)
+            limits = Limits(seconds, ceiling_for(connection))
             if known is not None:
                 stack.enter_context(ready(connection, known, bound))
             try:
                 if text is None:
-                    _shell(connection, wanted, bound, out, limits)
+                    assert wanted != "parquet"
+                    run_shell(connection, wanted, limits)
                 elif out is None:
                     print_answer(connection, text, bound, wanted, limits)
                 else:
@@ -143,6 +150,8 @@ def _ask_spark(
     import polars as pl
 
     from ..spark.connection import connect_spark
+    from .answers import excerpt_of
+    from .answers import print_excerpt
     from .named_queries import ready
 
     with connect_spark(lake, experiment, master=master) as connection, contextlib.ExitStack() as stack:
@@ -150,25 +159,9 @@ def _ask_spark(
             stack.enter_context(ready(connection, known, parameters))
         answer = connection.sql(text, parameters)
     if out is None and wanted == "table":
-        click.echo(show(duckdb.from_arrow(answer)))
+        print_excerpt(excerpt_of(duckdb.from_arrow(answer)))
     else:
         write_frame(pl.DataFrame(answer), out, wanted)
-
-
-def _shell(
-    connection: duckdb.DuckDBPyConnection,
-    wanted: Format,
-    parameters: dict[str, Any],
-    out: Path | None,
-    limits: Limits,
-) -> None:
-    from .interactive import run_shell
-
-    if parameters or out is not None or wanted == "parquet":
-        raise InvalidOption(
-            "--param, --out and Parquet are for a single query; give one, or --file or --query"
-        )
-    run_shell(connection, wanted, limits)
 
 
 def _text_of(file: Path) -> str:

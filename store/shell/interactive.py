@@ -5,19 +5,18 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import click
 import duckdb
 
-from ..errors import InvalidOption, LosslakeError
+from ..errors import InvalidInput, InvalidOption, LosslakeError
 from ..query.engine_errors import engine_errors
 from ..query.limits import StillRunning
 from ..query.views import VIEWS
-from .answers import NO_LIMITS, SHELL_FORMATS, Limits, ShellFormat, print_answer
-from .input import is_command, piped
+from .answers import SHELL_FORMATS, Limits, ShellFormat, print_answer
 from .named_queries import find_query, parse_parameters, query_names, ready
 
 
@@ -27,64 +26,98 @@ class _Shell:
     form: ShellFormat
     talking: bool
     limits: Limits
-    timer: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.timer = self.talking
+    timer: bool = True
 
 
-def run_shell(
-    connection: duckdb.DuckDBPyConnection, form: ShellFormat = "table", limits: Limits = NO_LIMITS
-) -> None:
+def run_shell(connection: duckdb.DuckDBPyConnection, form: ShellFormat, limits: Limits) -> None:
     """Read queries from the terminal, or from a pipe, and print their answers until the input ends.
 
     Errors are told and the shell goes on, StillRunning alone ends it; through a pipe the exit code is 1 in the end.
     """
-    shell = _Shell(connection, form, sys.stdin.isatty(), limits)
+    talking = sys.stdin.isatty()
+    shell = _Shell(connection, form, talking, limits, timer=talking)
     failed = False
-    for text in _inputs(shell):
-        if is_command(text) and text.split()[0] in (".quit", ".exit"):
+    for text in _typed(shell) if talking else _piped():
+        if _is_command(text) and text.split()[0] in (".quit", ".exit"):
             break
         failed |= not _done(shell, text)
-    if failed and not shell.talking:
+    if failed and not talking:
         raise SystemExit(1)
 
 
-def _inputs(shell: _Shell) -> Iterable[str]:
-    if not shell.talking:
-        return piped()
+# --- what comes in ----------------------------------------------------------------------------------------
+
+
+def _typed(shell: _Shell) -> Iterator[str]:
     from .prompt import prompted
 
     click.echo("losslake SQL. '.help' for help, a query ends with ';', Tab completes", err=True)
-    return prompted(shell.connection, (*_COMMANDS, ".quit"), _arguments)
+    commands = (*_COMMANDS, ".quit")
+    return prompted(shell.connection, whole, commands, _arguments)
+
+
+def _piped() -> Iterator[str]:
+    """The queries and commands on standard input; the last query needs no semicolon."""
+    pending = ""
+    try:
+        for line in sys.stdin:
+            if not pending and _is_command(line):
+                yield line
+                continue
+            if pending or line.strip():
+                pending += line
+            if ";" in line and whole(pending):
+                yield pending
+                pending = ""
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"the input is not UTF-8 text: {error}") from error
+    if pending.strip():
+        yield pending
+
+
+def whole(text: str) -> bool:
+    """Whether this is a command, or a query that has ended: by a semicolon that stands in no string and no comment."""
+    if _is_command(text):
+        return True
+    if ";" not in text:
+        return False
+    try:
+        tokens = [place for place, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
+        return bool(tokens) and text.encode()[tokens[-1] : tokens[-1] + 1] == b";"
+    except (duckdb.Error, UnicodeError):
+        return text.rstrip().endswith(";")
+
+
+def _is_command(text: str) -> bool:
+    return text.lstrip().startswith(".")
+
+
+# --- what is done -----------------------------------------------------------------------------------------
 
 
 def _done(shell: _Shell, text: str) -> bool:
     """Whether a query or command could be carried out; what went wrong is printed."""
     try:
-        if is_command(text):
+        if _is_command(text):
             _obey(shell, text)
         else:
             for query in _statements(shell.connection, text):
                 _answer(shell, query, {})
-    except StillRunning:
+        return True
+    except (StillRunning, BrokenPipeError):
         raise
     except LosslakeError as error:
-        click.echo(f"error: {error}", err=True)
-        return False
+        said = f"error: {error}"
     except KeyboardInterrupt:
         if not shell.talking:
             raise
-        click.echo("cancelled", err=True)
-        return False
-    except BrokenPipeError:
-        raise
+        said = "cancelled"
     except Exception as error:  # a person's session must not end by what one query met
         if not shell.talking:
             raise
-        click.echo(f"error: unexpected {type(error).__name__}: {error}", err=True)
-        return False
-    return True
+        said = f"error: unexpected {type(error).__name__}: {error}"
+    click.echo(said, err=True)
+    return False
 
 
 def _statements(connection: duckdb.DuckDBPyConnection, text: str) -> list[str]:

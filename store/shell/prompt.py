@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import duckdb
+from platformdirs import user_state_path
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
@@ -20,7 +21,6 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output, create_output
 
 from ..query.views import VIEWS
-from .input import ended, is_command
 
 Arguments = Callable[[str, list[str]], Iterable[str]]
 """From a command and the words behind it to what may follow."""
@@ -28,20 +28,21 @@ Arguments = Callable[[str, list[str]], Iterable[str]]
 
 def prompted(
     connection: duckdb.DuckDBPyConnection,
+    whole: Callable[[str], bool],
     commands: tuple[str, ...],
     arguments: Arguments,
     *,
     given: Input | None = None,
     output: Output | None = None,
 ) -> Iterator[str]:
-    """The queries and commands that a person types. Enter ends a complete one, Alt-Enter any; Ctrl-C empties the line."""
+    """The queries and commands that a person types. Enter ends a ``whole`` one, Alt-Enter any; Ctrl-C empties the line."""
     session: PromptSession[str] = PromptSession(
         history=_history(),
         completer=_Words(connection, commands, arguments),
         complete_while_typing=False,
         multiline=True,
         prompt_continuation="     ...> ",
-        key_bindings=_keys(),
+        key_bindings=_keys(whole),
         input=given,
         # What the queries answer may be piped on: the prompt is for the terminal alone.
         output=output or create_output(always_prefer_tty=True),
@@ -57,15 +58,15 @@ def prompted(
             yield text
 
 
-def _keys() -> KeyBindings:
+def _keys(whole: Callable[[str], bool]) -> KeyBindings:
     bindings = KeyBindings()
 
     @Condition
-    def whole() -> bool:
+    def sent() -> bool:
         text = get_app().current_buffer.text
-        return not text.strip() or is_command(text) or ended(text)
+        return not text.strip() or whole(text)
 
-    @bindings.add("enter", filter=whole)
+    @bindings.add("enter", filter=sent)
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.validate_and_handle()
 
@@ -74,9 +75,7 @@ def _keys() -> KeyBindings:
 
 def history_file() -> Path:
     """Where what was typed is kept: the user's state folder (XDG_STATE_HOME), and not the lake."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    folder = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
-    return folder / "losslake" / "sql_history"
+    return user_state_path("losslake") / "sql_history"
 
 
 def _history() -> History:
@@ -113,7 +112,7 @@ class _Words(Completer):
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
         before = document.text_before_cursor
-        if is_command(before):
+        if before.lstrip().startswith("."):
             yield from self._of_command(before.lstrip())
             return
         found = re.search(r"(?:(\w+)\.)?(\w*)$", before)

@@ -25,7 +25,6 @@ from losslake.store.query.connection import connect
 from losslake.store.shell import interactive as shell
 from losslake.store.shell import prompt as shell_prompt
 from losslake.store.shell.answers import Limits, answer_to
-from losslake.store.shell.input import ended
 from losslake.store.shell.named_queries import find_query, parse_parameters, query_names, ready
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
@@ -59,7 +58,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("text", "whole"),
+    ("text", "ended"),
     [
         ("select 1;", True),
         ("select 1; -- and so on\n", True),
@@ -73,15 +72,15 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("", False),
     ],
 )
-def test_a_semicolon_ends_a_query_unless_it_is_part_of_it(text: str, whole: bool) -> None:
-    assert ended(text) is whole
+def test_a_semicolon_ends_a_query_unless_it_is_part_of_it(text: str, ended: bool) -> None:
+    assert shell.whole(text) is ended
 
 
 def typed(connection: duckdb.DuckDBPyConnection, keys: str) -> list[str]:
     with create_pipe_input() as given:
         given.send_text(keys)
         inputs = shell_prompt.prompted(
-            connection, (".views", ".run"), shell._arguments, given=given, output=DummyOutput()
+            connection, shell.whole, (".views", ".run"), shell._arguments, given=given, output=DummyOutput()
         )
         return list(inputs)
 
