@@ -58,18 +58,16 @@ class ProgressLines:
     def __init__(self, title: str) -> None:
         self._title = title
         self._bar: Bar | None = None
-        self._total = 0
-        self._done = 0
-        self._unit = ""
-        self._note = ""
-        self._began = 0.0
-        self._shown = 0.0
+        self._total = self._done = 0
+        self._unit = self._note = ""
+        self._began = self._shown = 0.0
 
     def start(self, total: int, unit: str) -> None:
         self._total, self._unit = total, unit
         self._began = self._shown = time.monotonic()
-        if total and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        if total and sys.stderr.isatty():
             self._bar = _bar(total)
+        if self._bar:
             self._show()
 
     def advance(self, n: int, note: str) -> None:
@@ -97,7 +95,8 @@ class ProgressLines:
     def _show(self) -> None:
         if self._bar:
             # Room for the ^C that a terminal echoes: on a line of its own it would part the bar from its place.
-            self._bar.console.width = os.get_terminal_size(sys.stderr.fileno()).columns - 3
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+            self._bar.console.width = max(columns - 3, 8)
             task = self._bar.task_ids[0]
             self._bar.update(task, completed=self._done, description=self._line(), refresh=True)
         else:
@@ -122,16 +121,18 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _bar(total: int) -> Bar:
-    """A started bar and the text behind it, redrawn when it is told to: nothing of it runs beside the training.
+def _bar(total: int) -> Bar | None:
+    """A started bar and the text behind it; None on a terminal where nothing can be redrawn.
 
-    The cursor stays visible, so that a process that is killed leaves the terminal as it was.
+    It is drawn again when it is told to, and by nothing that runs beside the training. The cursor stays visible, so that a process that is killed leaves the terminal as it was.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.table import Column
 
     console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    if not console.is_interactive:
+        return None
     text = TextColumn(
         "{task.description}",
         markup=False,

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import click
 import duckdb
@@ -160,10 +160,6 @@ def _help_text() -> str:
     return "\n".join([*lines, "A query ends with a semicolon and may span lines."])
 
 
-def _views(shell: _Shell, words: list[str]) -> None:
-    click.echo("\n".join(VIEWS))
-
-
 def _schema(shell: _Shell, words: list[str]) -> None:
     for view in words or VIEWS:
         if view not in VIEWS:
@@ -196,12 +192,10 @@ def _run_named(shell: _Shell, words: list[str]) -> None:
 def _format(shell: _Shell, words: list[str]) -> None:
     if not words:
         click.echo(shell.form)
-        return
-    for known in SHELL_FORMATS:
-        if words[0] == known:
-            shell.form = known
-            return
-    raise InvalidOption(f"there is no format {words[0]!r} (formats: {', '.join(SHELL_FORMATS)})")
+    elif words[0] in SHELL_FORMATS:
+        shell.form = cast(ShellFormat, words[0])
+    else:
+        raise InvalidOption(f"there is no format {words[0]!r} (formats: {', '.join(SHELL_FORMATS)})")
 
 
 def _timer(shell: _Shell, words: list[str]) -> None:
@@ -213,19 +207,15 @@ def _timer(shell: _Shell, words: list[str]) -> None:
         raise InvalidOption(f"the timer is on or off, not {words[0]!r}")
 
 
-def _help(shell: _Shell, words: list[str]) -> None:
-    click.echo(_help_text())
-
-
 _Command = tuple[str, str, int, Callable[[_Shell, list[str]], None]]
 _COMMANDS: dict[str, _Command] = {
-    ".views": ("", "the views of the lake", 0, _views),
+    ".views": ("", "the views of the lake", 0, lambda *_: click.echo("\n".join(VIEWS))),
     ".schema": ("[VIEW]", "columns of a view, or of all", len(VIEWS), _schema),
     ".queries": ("[NAME]", "the named queries with their parameters, or the text of one", 1, _queries),
     ".run": ("NAME name=value ...", "run a named query, as in: .run loss target=target", 99, _run_named),
     ".format": (f"[{'|'.join(SHELL_FORMATS)}]", "how answers are printed", 1, _format),
     ".timer": ("[on|off]", "say after each query how long it took", 1, _timer),
-    ".help": ("", "this", 0, _help),
+    ".help": ("", "this", 0, lambda *_: click.echo(_help_text())),
 }
 """Usage, what it does, how many words it takes at most, and the function."""
 

@@ -112,20 +112,15 @@ def ready(
         wrong = f"needs {', '.join(missing)}" if missing else f"takes no {', '.join(unknown)}"
         usage = " ".join(f"{name}=..." for name in query.parameters)
         raise InvalidOption(f"the query {query.name} {wrong}; give: {usage}")
-    empty = {}
-    for name in query.reads:
-        unless, schema = _UNUSED.get(name, ({}, None))
-        if schema is None or any(parameters.get(key) != value for key, value in unless.items()):
-            but = "".join(f" (unless {key}={value})" for key, value in unless.items())
-            raise QueryRefused(
-                f"the query {query.name} reads the relation {name!r}{but}, which only its analysis computes: run it with "
-                f"'losslake analyze', or give the relation in a WITH of your own ('.queries {query.name}' shows the text)"
-            )
-        empty[name] = schema.empty_table()
-    for name, table in empty.items():
-        connection.register(name, table)
-    try:
+    with contextlib.ExitStack() as stack:
+        for name in query.reads:
+            unless, schema = _UNUSED.get(name, ({}, None))
+            if schema is None or any(parameters.get(key) != value for key, value in unless.items()):
+                but = "".join(f" (unless {key}={value})" for key, value in unless.items())
+                raise QueryRefused(
+                    f"the query {query.name} reads the relation {name!r}{but}, which only its analysis computes: run it with "
+                    f"'losslake analyze', or give the relation in a WITH of your own ('.queries {query.name}' shows the text)"
+                )
+            connection.register(name, schema.empty_table())
+            stack.callback(connection.unregister, name)
         yield
-    finally:
-        for name in empty:
-            connection.unregister(name)

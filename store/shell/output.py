@@ -116,7 +116,7 @@ def _as_json_values(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col(pl.Binary).bin.encode("hex"))
 
 
-def _holds_bytes(kind: pl.DataType) -> bool:
+def _holds_bytes(kind: object) -> bool:
     if isinstance(kind, pl.Struct):
         return any(_holds_bytes(field.dtype) for field in kind.fields)
     return _holds_bytes(kind.inner) if isinstance(kind, pl.List | pl.Array) else kind == pl.Binary

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -83,11 +82,8 @@ def _history() -> History:
     try:
         path = history_file()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.fchmod(handle, 0o600)
-        finally:
-            os.close(handle)
+        path.touch(mode=0o600)
+        path.chmod(0o600)
     except (OSError, RuntimeError):  # a RuntimeError: this user has no home
         return InMemoryHistory()
     return _Kept(str(path))

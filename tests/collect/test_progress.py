@@ -50,13 +50,13 @@ def on_a_terminal(
 ) -> str:
     """What the work writes to a terminal."""
     ours, theirs = pty.openpty()
+    _set_width(theirs, columns)
     process = subprocess.Popen(
         [sys.executable, "-c", WORK, str(seconds)],
         stdin=theirs,
         stderr=theirs,
-        env=os.environ | {"TERM": "xterm", "COLUMNS": str(columns)},
+        env=os.environ | {"TERM": "xterm"},
     )
-    _set_width(theirs, columns)
     os.close(theirs)
     seen = ""
     try:
@@ -78,6 +78,10 @@ def _set_width(terminal: int, columns: int) -> None:
     import termios
 
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+
+def test_a_terminal_that_does_not_know_how_wide_it_is() -> None:
+    assert "shadows: 4/4 epochs" in on_a_terminal(0.0, columns=0)
 
 
 @pytest.mark.parametrize("columns", [100, 40])
