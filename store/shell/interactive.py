@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import click
 import duckdb
@@ -193,7 +193,7 @@ def _format(shell: _Shell, words: list[str]) -> None:
     if not words:
         click.echo(shell.form)
     elif words[0] in SHELL_FORMATS:
-        shell.form = cast(ShellFormat, words[0])
+        shell.form = words[0]
     else:
         raise InvalidOption(f"there is no format {words[0]!r} (formats: {', '.join(SHELL_FORMATS)})")
 
