@@ -17,14 +17,9 @@ import pyarrow as pa
 
 from ..query.connection import frame_of, remove_private_folder, run_query
 from ..query.engine_errors import engine_errors
-from ..query.limits import StillRunning
-from ..query.limits import memory_ceiling
-from ..query.limits import wait_for
-from .output import Format
-from .output import write_frame
-from .output import counted
-from .table import draw_table
-from .table import printable
+from ..query.limits import StillRunning, memory_ceiling, wait_for
+from .output import Format, counted, write_frame
+from .table import draw_table, printable
 
 T = TypeVar("T")
 

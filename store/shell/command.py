@@ -78,14 +78,10 @@ def sql(
     """
     from ..format.text import parse_age
     from ..query.connection import connect
-    from ..query.limits import StillRunning
+    from ..query.limits import StillRunning, ceiling_for
     from ..read.catalogue import listed_files
     from ..read.changes import read_again
-    from .answers import answer_to
-    from .answers import leave
-    from .answers import print_answer
-    from ..query.patience import ceiling_for
-    from .answers import Limits
+    from .answers import Limits, answer_to, leave, print_answer
     from .interactive import run_shell
     from .named_queries import find_query, parse_parameters, ready
 
@@ -150,8 +146,7 @@ def _ask_spark(
     import polars as pl
 
     from ..spark.connection import connect_spark
-    from .answers import excerpt_of
-    from .answers import print_excerpt
+    from .answers import excerpt_of, print_excerpt
     from .named_queries import ready
 
     with connect_spark(lake, experiment, master=master) as connection, contextlib.ExitStack() as stack:
