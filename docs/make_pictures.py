@@ -23,7 +23,7 @@ PICTURES = Path(__file__).parent / "pictures"
 COLUMNS, ROWS = 92, 29
 ASKED = (
     "select sample_id, label, round(score, 2) as score from scores join samples using (sample_id) "
-    "where analysis = 'lira' and member order by score desc limit 5;",
+    "where analysis = 'lira' and variant = '' and target = 'target' and member order by score desc limit 5;",
     "select label, round(avg(score), 3) as memorization from scores join samples using (sample_id) "
     "where analysis = 'memorization' group by label order by 2 desc limit 4;",
 )

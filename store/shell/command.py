@@ -71,7 +71,8 @@ def sql(
     Examples:
       losslake sql --lake my-lake "from runs"
       losslake sql --lake my-lake --out worst.csv "
-        select sample_id, score from scores where analysis = 'lira' and member order by score desc limit 20"
+        select target, sample_id, score from scores where analysis = 'lira' and variant = '' and member
+        order by score desc limit 20"
       losslake sql --lake my-lake --query loss --param target=target --format csv
       losslake sql --lake my-lake --engine spark "select role, count(*) from runs group by role"
       losslake sql --lake my-lake
