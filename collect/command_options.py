@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -162,61 +163,6 @@ RUNNING = option_set(
     click.option("--stack", type=int, metavar="K", help="Train K plain mlps as one; default: on a GPU."),
 )
 
-_RECIPE_FLAGS = (
-    "model",
-    "epochs",
-    "batch_size",
-    "optimizer",
-    "lr",
-    "momentum",
-    "weight_decay",
-    "schedule",
-    "clip_norm",
-    "label_smoothing",
-    "flip",
-    "crop",
-    "precision",
-    "dp_noise",
-    "dp_epsilon",
-    "dp_clip",
-    "dp_delta",
-    "early_stop",
-)
-
-
-def recipe_of(
-    given: dict[str, Any], base: Callable[[], Recipe | None] = lambda: None
-) -> tuple[Recipe | None, dict[str, Any]]:
-    """Take the recipe's flags out of a command's options; None where none was given.
-
-    Without a file flags go on top of the recipe that ``base`` answers, or of the defaults where that is None. Raises
-    InvalidOption where that one's model is a function and no flag names it (see `refuse_unnamed`).
-    """
-    file = given.pop("recipe_file")
-    flags = {name: given.pop(name) for name in _RECIPE_FLAGS}
-    chosen = {name: value for name, value in flags.items() if value is not None}
-    model_options: dict[str, Any] = {}
-    widths, dropout, norm = (given.pop(name) for name in ("widths", "dropout", "norm"))
-    if widths is not None:
-        try:
-            model_options["widths"] = tuple(int(width) for width in widths.split(","))
-        except ValueError as error:
-            raise InvalidOption(f"--widths takes numbers such as 512,256, not {widths!r}") from error
-    for name, value in (("dropout", dropout), ("norm", norm)):
-        if value is not None:
-            model_options[name] = value
-    if model_options:
-        chosen["model_options"] = model_options
-    if file is None and not chosen:
-        return None, given
-    below = base() if file is None else None
-    if below is None:
-        return load_recipe(file, chosen), given
-    if "model" not in chosen:
-        refuse_unnamed(below.model, "the model of the target", "--model")
-    return changed(below, chosen), given
-
-
 _DATA_FLAGS = (
     "dataset",
     "label",
@@ -231,5 +177,39 @@ _DATA_FLAGS = (
 )
 
 
+def recipe_of(given: dict[str, Any], base: Callable[[], Recipe | None] = lambda: None) -> Recipe | None:
+    """Take the recipe's flags out of a command's options; None where none was given.
+
+    Without a file flags go on top of the recipe that ``base`` answers, or of the defaults where that is None. Raises
+    InvalidOption where that one's model is a function and no flag names it (see `refuse_unnamed`).
+    """
+    file = given.pop("recipe_file")
+    chosen = _taken(given, (field.name for field in fields(Recipe)))
+    model_options = _taken(given, ("widths", "dropout", "norm"))
+    if "widths" in model_options:
+        widths = model_options["widths"]
+        try:
+            model_options["widths"] = tuple(int(width) for width in widths.split(","))
+        except ValueError as error:
+            raise InvalidOption(f"--widths takes numbers such as 512,256, not {widths!r}") from error
+    if model_options:
+        chosen["model_options"] = model_options
+    if file is None and not chosen:
+        return None
+    below = base() if file is None else None
+    if below is None:
+        return load_recipe(file, chosen)
+    if "model" not in chosen:
+        refuse_unnamed(below.model, "the model of the target", "--model")
+    return changed(below, chosen)
+
+
 def data_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of the data out of a command's."""
     return {name: given.pop(name) for name in _DATA_FLAGS}
+
+
+def _taken(given: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The options of these names that were given."""
+    found = {name: given.pop(name, None) for name in names}
+    return {name: value for name, value in found.items() if value is not None}

@@ -62,7 +62,7 @@ def target(lake: str, experiment: str, **given: Any) -> None:
     from .experiment.prepare import prepare_experiment
     from .fleet.target_and_shadows import collect_target
 
-    recipe, given = recipe_of(given)
+    recipe = recipe_of(given)
     data = data_of(given)
     opened = Lake.open(lake, create=True)
     prepared = prepare_experiment(opened, experiment, seed=given["seed"], fraction=given["fraction"], **data)

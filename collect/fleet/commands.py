@@ -13,19 +13,43 @@ from ...store.errors import InvalidOption, NotFound
 from ...store.lake import Lake
 from ..command_options import DATA, EXPERIMENT, RECIPE, RUNNING, data_of, option_set, recipe_of
 from ..progress import ProgressLines
-from .ray.options import ENGINE, engine_of
 
 if TYPE_CHECKING:
     from ...store.format.records import Run
     from ..recipe import Recipe
+    from .ray.cluster import OnRay
 
+_ENGINE = option_set(
+    click.option(
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Train on this machine, or on the nodes of a Ray cluster.",
+    ),
+    click.option(
+        "--address",
+        metavar="A",
+        help="Of the Ray cluster: auto (default), ray://HOST:10001, HOST:6379, or local for one of this machine alone.",
+    ),
+    click.option("--cpus-per-run", type=float, metavar="C", help="CPUs of a run on Ray; default: 1."),
+    click.option(
+        "--gpus-per-run", type=float, metavar="G", help="GPUs of a run on Ray, such as 0.25; default: none."
+    ),
+    click.option(
+        "--retries",
+        type=int,
+        metavar="N",
+        help="How often a run on Ray whose node was lost is trained again; default: 3.",
+    ),
+)
 _FLEET = option_set(
     lake_option,
     EXPERIMENT,
     DATA,
     RECIPE,
     RUNNING,
-    ENGINE,
+    _ENGINE,
     click.option("--traces/--no-traces", default=False, help="Record losses after each epoch too."),
     click.option(
         "--shard",
@@ -173,22 +197,23 @@ def _collect(
 ) -> list[Run]:
     """Call a collector with a command's options and say how many runs there are."""
     from ..experiment.prepare import prepare_experiment
-    from .setup import stored_recipe, stored_target_recipe
-    from .shard import parse_shard
+    from .design import parse_shard
+    from .setup import any_target, stored_recipe
 
     given["shard"] = None if given["shard"] is None else parse_shard(given["shard"])
-    given["engine"] = engine_of(given)
+    given["engine"] = _engine_of(given)
     opened = Lake.open(lake, create=True)
 
     def of_target() -> Recipe | None:
         try:
-            if given.get("target") is not None:
-                return stored_recipe(opened.run(experiment, given["target"]))
-            return stored_target_recipe(opened, experiment)
+            named = given.get("target")
+            return stored_recipe(
+                any_target(opened, experiment) if named is None else opened.run(experiment, named)
+            )
         except (NotFound, InvalidOption):
             return None  # no target, or none that losslake trained by one recipe: the flags are all there is
 
-    recipe, given = recipe_of(given, of_target)
+    recipe = recipe_of(given, of_target)
     data = data_of(given)
     prepared = prepare_experiment(opened, experiment, **data)
     progress = ProgressLines(f"{experiment} {what}")
@@ -200,6 +225,25 @@ def _collect(
         there = len(opened.runs(experiment, role=what.replace("-", "_")))
         click.echo(f"{len(runs)} {what} runs of shard {given['shard']}, {there} of all shards {where}")
     return runs
+
+
+def _engine_of(given: dict[str, Any]) -> OnRay | None:
+    """Take the engine's options out of a command's; None for this machine.
+
+    Raises InvalidOption for options of Ray's without Ray, MissingExtra where Ray is not installed.
+    """
+    engine = given.pop("engine")
+    flags = {name: given.pop(name) for name in ("address", "cpus_per_run", "gpus_per_run", "retries")}
+    chosen = {name: value for name, value in flags.items() if value is not None}
+    if engine == "local":
+        if chosen:
+            named = " and ".join(f"--{name.replace('_', '-')}" for name in chosen)
+            raise InvalidOption(f"{named}: for fleets on Ray; add --engine ray, or leave it out")
+        return None
+    from .ray.cluster import OnRay, import_ray
+
+    import_ray()
+    return OnRay(**chosen)
 
 
 FLEETS = (shadows, references, distilled, leave_one_out)

@@ -14,9 +14,9 @@ from ..callables import unknown_choice
 from ..experiment.membership import random_subset
 from ..recipe import Recipe
 from ..signals.queries import PLAIN
-from ..train.plan import RunPlan
-from .blocks import lay_down, numbered
-from .setup import Running, choose_target, derived, open_fleet, recipe_of_run
+from ..train.run import RunPlan
+from .design import derived, lay_down, numbered
+from .setup import Running, choose_target, open_fleet, recipe_of_run
 
 _DISTILLED = 15
 _FLEET = "distilled"

@@ -11,9 +11,9 @@ from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.lake import Lake
 from ..recipe import Recipe
-from ..train.plan import RunPlan
-from .blocks import lay_down
-from .setup import Running, choose_target, derived, members_of, open_fleet, recipe_of_run
+from ..train.run import RunPlan
+from .design import derived, lay_down
+from .setup import Running, choose_target, members_of, open_fleet, recipe_of_run
 
 _LEAVE_OUT = 16
 _FLEET = "leave-out"

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import FrameType
 
 import numpy as np
 import torch
 
-from ...store.errors import AlreadyExists, InvalidOption, LosslakeError, TrainingFailed
+from ...store.errors import AlreadyExists, InvalidOption, TrainingFailed
 from ...store.format.records import Run
 from ..callables import is_callable_spec, load_callable
-from ..data.training import DeviceData
 from ..experiment.prepare import Prepared
 from ..grad_norms.layers import watched_layers
 from ..models.build import build_model
@@ -26,29 +25,55 @@ from ..signals.ask import Recording
 from ..train.checkpoint import Checkpointing
 from ..train.dp import check_private
 from ..train.early_stopping import held_out
-from ..train.plan import RunPlan
-from ..train.step import TrainStep, compiles
-from ..train.trainer import train_run
+from ..train.run import RunPlan
+from ..train.stacked_mlp import stackable
+from ..train.step import compiles
+from .design import Shard
+from .pool import train_side_by_side
 from .ray.cluster import OnRay
 from .ray.runs import train_on_ray
-from .stacked import stack_size, train_stacked
-from .work import FleetWork, RecordsOf, Watch, train_side_by_side
+from .runs import Runs
+from .work import FleetWork, RecordsOf, Watch
+
+_STACK = 32
+"""Models in a stack unless told."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fleet:
+    """A fleet that is ready to train. ``seed`` is the one all seeds of its runs are derived from."""
+
+    prepared: Prepared
+    recipe: Recipe
+    recording: Recording
+    seed: int
+    device: torch.device
+    jobs: int | None
+    compiled: bool | None
+    stack: int | None
+    engine: OnRay | None
+    shard: Shard
+    progress: Progress
+
+    def train(
+        self, plans: Sequence[RunPlan], records: RecordsOf, *, checkpointing: Checkpointing | None = None
+    ) -> list[Run]:
+        """See `train_fleet`; of the shard's plans alone. Records that the experiment has forgotten are left out of every run."""
+        own = self.shard.of(len(plans))
+        return train_fleet(
+            self,
+            [plans[number] for number in own],
+            lambda number: records(own[number]) & ~self.prepared.data.forgotten,
+            checkpointing=checkpointing,
+        )
 
 
 def train_fleet(
-    prepared: Prepared,
-    recipe: Recipe,
+    fleet: Fleet,
     plans: Sequence[RunPlan],
     records: RecordsOf,
     *,
-    recording: Recording,
-    device: torch.device,
-    jobs: int | None,
-    compiled: bool | None,
-    stack: int | None,
-    progress: Progress,
     checkpointing: Checkpointing | None = None,
-    engine: OnRay | None = None,
 ) -> list[Run]:
     """Train the runs that are not committed yet; all runs of ``plans``, in order.
 
@@ -58,15 +83,17 @@ def train_fleet(
 
     ``stack`` models at a time are trained as one (see `train_stack`), in a process that is as above; by default on a GPU
     where that is possible, and not on a CPU. With an ``engine`` the nodes of a Ray cluster train, in place of this machine,
-    ``jobs`` runs at a time at most (see `train_on_ray`), and stacks are for those who ask. With ``checkpointing`` runs that were stopped are gone on with, stacked ones excepted.
+    ``jobs`` runs at a time at most (see `train_on_ray`), and stacks are for those who ask. With ``checkpointing`` runs that
+    were stopped are gone on with, stacked ones excepted.
+
     A run that fails does not stop the others. Raises AlreadyExists, before any training, where a committed run
-    of one of the names was made otherwise, InvalidOption for a model that does not exist; TrainingFailed at the end where runs failed, naming them.
+    of one of the names was made otherwise, InvalidOption for a model that does not exist; TrainingFailed at the end where
+    runs failed, naming them.
     """
-    if jobs is not None and jobs < 1:
-        raise InvalidOption(f"jobs is {jobs}; it must be 1 or more")
-    if engine is not None and stack is None:
-        stack = 1  # a stack of all runs would leave all nodes but one idle
-    stack = stack_size(stack, prepared, recipe, recording, device, jobs)
+    prepared, recipe, recording, progress = fleet.prepared, fleet.recipe, fleet.recording, fleet.progress
+    if fleet.jobs is not None and fleet.jobs < 1:
+        raise InvalidOption(f"jobs is {fleet.jobs}; it must be 1 or more")
+    stack = _stack_size(fleet)
     lake, experiment = prepared.lake, prepared.experiment.name
     todo = []
     for number, plan in enumerate(plans):
@@ -74,23 +101,37 @@ def train_fleet(
             check_same(lake.run(experiment, plan.run), plan, recipe, recording)
         else:
             todo.append(number)
-    compiled = compiles(compiled, recipe, grad_norms=recording.grad_norms, device=device, runs=len(todo))
+    compiled = compiles(
+        fleet.compiled, recipe, grad_norms=recording.grad_norms, device=fleet.device, runs=len(todo)
+    )
     if todo:
         if recipe.early_stop is not None:
             there = prepared.data.population & ~prepared.data.forgotten
             held_out(there, np.zeros(len(prepared.data), dtype=np.bool_))
         _check_model(prepared, recipe, recording)
+    watch = Watch(plans, recipe.epochs, progress)
+    work = FleetWork(
+        prepared,
+        recipe,
+        plans,
+        todo,
+        records,
+        recording,
+        fleet.device,
+        compiled,
+        stack,
+        checkpointing,
+        watch,
+    )
     progress.start(len(todo) * recipe.epochs, "epochs")
     try:
         if len(todo) < len(plans):
-            progress.advance(0, f"{len(plans) - len(todo)} of {len(plans)} runs are in the lake already")
-        watch = Watch(plans, recipe.epochs, progress)
-        work = FleetWork(prepared, recipe, plans, todo, records, recording, device, checkpointing, watch)
+            watch.say(f"{len(plans) - len(todo)} of {len(plans)} runs are in the lake already")
         with _terminated_by_exception():
-            if engine is not None and todo:
-                train_on_ray(work, engine, compiled=compiled, jobs=jobs, stack=stack)
+            if fleet.engine is not None and todo:
+                train_on_ray(work, fleet.engine, jobs=fleet.jobs)
             elif todo:
-                _train_here(work, compiled=compiled, jobs=jobs, stack=stack)
+                _train_here(work, fleet.jobs)
     finally:
         progress.finish()
     if watch.failed:
@@ -98,14 +139,23 @@ def train_fleet(
     return [lake.run(experiment, plan.run) for plan in plans]
 
 
-def _train_here(work: FleetWork, *, compiled: bool, jobs: int | None, stack: int) -> None:
-    jobs = min(jobs or (available_cpus() if work.device.type == "cpu" else 1), -(-len(work.todo) // stack))
-    if jobs > 1:
-        train_side_by_side(work, compiled=compiled, jobs=jobs, stack=stack)
-    elif stack > 1:
-        train_stacked(work, stack)
-    else:
-        _one_by_one(work, compiled=compiled)
+def _stack_size(fleet: Fleet) -> int:
+    """How many models to train as one; 1: each on its own. Raises InvalidOption where that is not possible."""
+    data, recipe, wanted = fleet.prepared.data, fleet.recipe, fleet.stack
+    if wanted is None and (fleet.engine is not None or fleet.jobs is not None or fleet.device.type != "cuda"):
+        return 1  # on Ray a stack of all runs would leave all nodes but one idle
+    augmented = data.pictures and (recipe.flip or recipe.crop > 0)
+    possible = stackable(recipe, fleet.recording, augmented=augmented, soft=data.soft is not None)
+    if wanted is None:
+        return _STACK if possible else 1
+    if wanted < 1:
+        raise InvalidOption(f"stack is {wanted}; it must be 1 or more")
+    if wanted > 1 and not possible:
+        raise InvalidOption(
+            "only plain mlps can be trained as a stack: by sgd in fp32, without dropout, flips, crops, clipped gradients, "
+            "DP-SGD, early stopping, traces or soft labels; leave stack out"
+        )
+    return wanted
 
 
 def _check_model(prepared: Prepared, recipe: Recipe, recording: Recording) -> None:
@@ -129,39 +179,15 @@ def _check_model(prepared: Prepared, recipe: Recipe, recording: Recording) -> No
         check_private(model)
 
 
-def _one_by_one(work: FleetWork, *, compiled: bool) -> None:
-    prepared, recipe, plans, watch = work.prepared, work.recipe, work.plans, work.watch
-    held = DeviceData(prepared.data, work.device, normalize=recipe.normalize)
-    step = TrainStep(held, recipe, compiled=compiled)
-    for number in work.todo:
-
-        def on_epoch(epoch: int, loss: float, number: int = number) -> None:
-            watch.epoch(number, epoch)
-
-        try:
-            train_run(
-                prepared.lake,
-                prepared.experiment.name,
-                prepared.data,
-                recipe,
-                plans[number],
-                work.records(number),
-                recording=work.recording,
-                step=step,
-                checkpointing=work.checkpointing,
-                on_epoch=on_epoch,
-                on_note=watch.note,
-            )
-        except AlreadyExists:
-            pass  # another process committed the same run in the meantime
-        except LosslakeError as error:
-            watch.fail(number, str(error))
-            continue
-        except Exception as error:  # a model of the user's, as a rule; the others go on, as with workers
-            traceback.print_exc()
-            watch.fail(number, f"{type(error).__name__}: {error}")
-            continue
-        watch.done(number)
+def _train_here(work: FleetWork, jobs: int | None) -> None:
+    parts = list(work.parts())
+    jobs = min(jobs or (available_cpus() if work.device.type == "cpu" else 1), len(parts))
+    if jobs > 1:
+        train_side_by_side(work, jobs=jobs)
+        return
+    runs = Runs(work.prepared.lake, work.setup(), work.prepared.data, work.watch.tell)
+    for part in parts:
+        runs.train(part, [work.plans[number] for number in part], [work.records(number) for number in part])
 
 
 @contextmanager

@@ -1,25 +1,34 @@
 """Processes that train runs side by side, each with one thread, on CPUs or sharing a device.
 
-Plain subprocesses that speak lines of JSON: unlike multiprocessing's spawn they do not run the caller's main
+They share the data through a temporary folder. Plain subprocesses that speak lines of JSON: unlike multiprocessing's spawn they do not run the caller's main
 module again, they send nothing pickled, and a closed pipe tells them that the parent is gone, however it went.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from ...store.errors import TrainingFailed
+import numpy as np
 
+from ...store.errors import TrainingFailed
+from ...store.write import leases
+from .work import FleetWork
+
+_FOLDER = "losslake-fleet-"
 _STOP_SECONDS = 30.0
 _MODULE = __name__.rpartition(".")[0] + ".worker"
 
@@ -41,7 +50,25 @@ class _Worker:
     task: set[int] = field(default_factory=set)
     """The runs it has not said the last of."""
     ready: bool = False
-    reader: threading.Thread | None = field(default=None, repr=False)
+
+
+def train_side_by_side(work: FleetWork, *, jobs: int) -> None:
+    """Train in ``jobs`` processes."""
+    prepared, plans = work.prepared, work.plans
+    with _shared_folder() as folder:
+        prepared.data.save(folder)
+        rows = np.lib.format.open_memmap(
+            folder / "records.npy", mode="w+", dtype=np.bool_, shape=(len(plans), len(prepared.data))
+        )
+        for number in work.todo:
+            rows[number] = work.records(number)
+        rows.flush()
+        tasks = [
+            {"numbers": part, "plans": [dataclasses.asdict(plans[number]) for number in part]}
+            for part in work.parts()
+        ]
+        setup = {**work.setup(), "folder": str(folder)}
+        run_in_workers(setup, tasks, jobs=jobs, on_event=lambda event: work.watch.tell(**event))
 
 
 def run_in_workers(
@@ -101,8 +128,7 @@ def _start(setup: Mapping[str, Any], events: queue.Queue[tuple[_Worker, Event]])
         env={**_ALLOCATION, **os.environ, **_THREADS},
     )
     worker = _Worker(process)
-    worker.reader = threading.Thread(target=_read, args=(worker, events), daemon=True)
-    worker.reader.start()
+    threading.Thread(target=_read, args=(worker, events), daemon=True).start()
     _send(worker, {**setup, "path": [entry for entry in sys.path if entry]})
     return worker
 
@@ -114,18 +140,18 @@ def _give(worker: _Worker, waiting: deque[Mapping[str, Any]]) -> None:
 
 
 def _send(worker: _Worker, content: Mapping[str, Any]) -> None:
-    assert_pipe = worker.process.stdin
-    if assert_pipe is not None:
-        with suppress(BrokenPipeError):  # a dead worker is noticed by its reader
-            assert_pipe.write(json.dumps(content) + "\n")
-            assert_pipe.flush()
+    pipe = worker.process.stdin
+    assert pipe is not None
+    with suppress(BrokenPipeError):  # a dead worker is noticed by its reader
+        pipe.write(json.dumps(content) + "\n")
+        pipe.flush()
 
 
 def _read(worker: _Worker, events: queue.Queue[tuple[_Worker, Event]]) -> None:
-    if worker.process.stdout is not None:
-        for line in worker.process.stdout:
-            with suppress(ValueError):  # half a line of a worker that was killed
-                events.put((worker, json.loads(line)))
+    assert worker.process.stdout is not None
+    for line in worker.process.stdout:
+        with suppress(ValueError):  # half a line of a worker that was killed
+            events.put((worker, json.loads(line)))
     events.put((worker, {"event": "gone"}))
 
 
@@ -150,3 +176,17 @@ def _death(code: int) -> str:
     if code == -9:
         return "its process was killed (signal 9); out of memory? fewer jobs need less"
     return f"its process ended with {'signal' if code < 0 else 'exit code'} {abs(code)}"
+
+
+@contextmanager
+def _shared_folder() -> Iterator[Path]:
+    """A temporary folder that names its process, so that what a killed one left can be removed by the next."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        owner = left.name.removeprefix(_FOLDER).partition("-")[0]
+        if owner.isdigit() and not leases.runs(int(owner), None):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-")
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -10,9 +10,9 @@ from ...store.format.records import Run
 from ...store.lake import Lake
 from ..experiment.membership import random_subset
 from ..recipe import Recipe
-from ..train.plan import RunPlan
-from .blocks import lay_down, numbered
-from .setup import Running, choose_target, derived, members_of, open_fleet, recipe_of_run
+from ..train.run import RunPlan
+from .design import derived, lay_down, numbered
+from .setup import Running, choose_target, members_of, open_fleet, recipe_of_run
 
 _REFERENCES = 14
 REFERENCE = "reference"

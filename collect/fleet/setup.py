@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
-import torch
 
 from ...store.errors import InvalidInput, InvalidOption, LosslakeError, NotFound
 from ...store.format.records import Run
@@ -20,12 +18,9 @@ from ..recipe import Recipe, from_json
 from ..run_facts import choose_device
 from ..signals.ask import Logits, Norms, Recording
 from ..signals.queries import parse_queries
-from ..train.checkpoint import Checkpointing
-from ..train.plan import RunPlan
-from .many_runs import train_fleet
+from .design import Shard
+from .many_runs import Fleet
 from .ray.cluster import OnRay
-from .shard import Shard
-from .work import RecordsOf
 
 
 class Running(TypedDict, total=False):
@@ -63,43 +58,6 @@ class Running(TypedDict, total=False):
     shard: Shard | None
     data_dir: Path | None
     progress: Progress | None
-
-
-@dataclass(frozen=True, eq=False)
-class Fleet:
-    """A fleet that is ready to train. ``seed`` is the one all seeds of its runs are derived from."""
-
-    prepared: Prepared
-    recipe: Recipe
-    recording: Recording
-    seed: int
-    device: torch.device
-    jobs: int | None
-    compiled: bool | None
-    stack: int | None
-    engine: OnRay | None
-    shard: Shard
-    progress: Progress
-
-    def train(
-        self, plans: Sequence[RunPlan], records: RecordsOf, *, checkpointing: Checkpointing | None = None
-    ) -> list[Run]:
-        """See `train_fleet`; of the shard's plans alone. Records that the experiment has forgotten are left out of every run."""
-        own = self.shard.of(len(plans))
-        return train_fleet(
-            self.prepared,
-            self.recipe,
-            [plans[number] for number in own],
-            lambda number: records(own[number]) & ~self.prepared.data.forgotten,
-            recording=self.recording,
-            device=self.device,
-            jobs=self.jobs,
-            compiled=self.compiled,
-            stack=self.stack,
-            engine=self.engine,
-            progress=self.progress,
-            checkpointing=checkpointing,
-        )
 
 
 def open_fleet(
@@ -145,11 +103,6 @@ def open_fleet(
     )
 
 
-def derived(seed: int, purpose: int, *numbers: int) -> int:
-    """A seed for each of many runs; the same for the same numbers, different otherwise."""
-    return int(np.random.SeedSequence([seed, purpose, *numbers]).generate_state(1)[0] >> np.uint32(1))
-
-
 def choose_target(lake: Lake, experiment: str, name: str | None) -> Run:
     """The run that a fleet is about: the one named, else the only target.
 
@@ -183,16 +136,9 @@ def members_of(lake: Lake, run: Run) -> np.ndarray:
     return members
 
 
-def _queries_of(targets: Sequence[Run]) -> tuple[str, ...] | None:
-    """The queries that the targets were asked; None where none of them tells."""
-    told = {
-        run.run: run.info.extra["recording"]["queries"] for run in targets if "recording" in run.info.extra
-    }
-    if len({tuple(queries) for queries in told.values()}) > 1:
-        raise InvalidOption(
-            f"targets {', '.join(sorted(told)[:8])} have different queries; give those to ask for with --queries"
-        )
-    return next((tuple(queries) for queries in told.values()), None)
+def targets_of(lake: Lake, experiment: str) -> list[Run]:
+    """Runs of role target, without the duals, which have the target they repeat as their parent."""
+    return [run for run in lake.runs(experiment, role="target") if run.info.parent is None]
 
 
 def recipe_of_run(run: Run) -> Recipe:
@@ -207,20 +153,26 @@ def recipe_of_run(run: Run) -> Recipe:
 
 
 def target_recipe(lake: Lake, experiment: str) -> Recipe:
-    """The recipe of the experiment's targets, to train by it again. Raises as `stored_target_recipe`, `recipe_of_run`."""
-    stored_target_recipe(lake, experiment)
-    return recipe_of_run(targets_of(lake, experiment)[0])
+    """The recipe of the experiment's targets, to train by it again. Raises as `any_target` and `recipe_of_run`."""
+    return recipe_of_run(any_target(lake, experiment))
 
 
 def stored_recipe(run: Run) -> Recipe:
     """The recipe that a run was trained by, to read. Raises InvalidOption for one that losslake did not train."""
-    return _read_recipe(run.info.recipe, run.run)
+    try:
+        if not run.info.recipe:
+            raise InvalidOption("it has none")
+        return from_json(run.info.recipe)
+    except (LosslakeError, TypeError) as error:
+        raise InvalidOption(
+            f"target {run.run!r} was not trained by losslake's own trainer, so its recipe cannot be used; give one"
+        ) from error
 
 
-def stored_target_recipe(lake: Lake, experiment: str) -> Recipe:
-    """The recipe of the experiment's targets, to read.
+def any_target(lake: Lake, experiment: str) -> Run:
+    """A target, whose recipe is that of all of them.
 
-    Raises NotFound without one, InvalidOption where it cannot be told.
+    Raises NotFound where there is none, InvalidOption where they have different recipes.
     """
     targets = targets_of(lake, experiment)
     if not targets:
@@ -231,20 +183,16 @@ def stored_target_recipe(lake: Lake, experiment: str) -> Recipe:
         raise InvalidOption(
             f"the {len(targets)} targets of experiment {experiment!r} have different recipes; give one"
         )
-    return stored_recipe(targets[0])
+    return targets[0]
 
 
-def targets_of(lake: Lake, experiment: str) -> list[Run]:
-    """Runs of role target, without the duals, which have the target they repeat as their parent."""
-    return [run for run in lake.runs(experiment, role="target") if run.info.parent is None]
-
-
-def _read_recipe(values: Mapping[str, Any], target: str) -> Recipe:
-    try:
-        if not values:
-            raise InvalidOption("it has none")
-        return from_json(values)
-    except (LosslakeError, TypeError) as error:
+def _queries_of(targets: Sequence[Run]) -> tuple[str, ...] | None:
+    """The queries that the targets were asked; None where none of them tells."""
+    told = {
+        run.run: run.info.extra["recording"]["queries"] for run in targets if "recording" in run.info.extra
+    }
+    if len({tuple(queries) for queries in told.values()}) > 1:
         raise InvalidOption(
-            f"target {target!r} was not trained by losslake's own trainer, so its recipe cannot be used; give one"
-        ) from error
+            f"targets {', '.join(sorted(told)[:8])} have different queries; give those to ask for with --queries"
+        )
+    return next((tuple(queries) for queries in told.values()), None)

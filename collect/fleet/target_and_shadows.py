@@ -12,9 +12,9 @@ from ...store.lake import Lake
 from ..experiment.membership import Design, design_members
 from ..recipe import Recipe
 from ..train.checkpoint import Checkpointing
-from ..train.plan import RunPlan
-from .blocks import Block, lay_down, numbered
-from .setup import Running, derived, open_fleet, target_recipe, targets_of
+from ..train.run import RunPlan
+from .design import Block, derived, lay_down, numbered
+from .setup import Running, open_fleet, target_recipe, targets_of
 
 _DUALS, _SHADOWS = 11, 12
 SHADOW = "shadow"

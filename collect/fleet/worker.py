@@ -1,4 +1,4 @@
-"""A process that trains runs for a fleet: ``python -m losslake.collect.fleet.worker``. See `worker_pool`.
+"""A process that trains runs for a fleet: ``python -m losslake.collect.fleet.worker``. See `pool`.
 
 It is told what to do by lines of JSON on its standard input and answers with lines of JSON on what was its
 standard output. When its input ends, because the parent closed it or died, it stops and leaves nothing half-done.
@@ -45,7 +45,9 @@ def _serve(
     import torch
 
     from ..data.training import TrainingData
-    from .worker_runs import WorkerRuns
+    from ...store.lake import Lake
+    from ..train.run import RunPlan
+    from .runs import Runs
 
     torch.set_num_threads(1)
     folder = Path(setup["folder"])
@@ -56,13 +58,14 @@ def _serve(
             answers.write(json.dumps({"event": event, **facts}) + "\n")
             answers.flush()
 
-    runs = WorkerRuns(setup, TrainingData.load(folder), tell)
+    runs = Runs(Lake.open(setup["lake"]), setup, TrainingData.load(folder), tell)
     tell("ready")
     idle.set()
     while (task := tasks.get()) is not None:
         idle.clear()
         numbers = task["numbers"]
-        runs.train(numbers, task["plans"], [np.array(records[number]) for number in numbers])
+        plans = [RunPlan(**plan) for plan in task["plans"]]
+        runs.train(numbers, plans, [np.array(records[number]) for number in numbers])
         idle.set()
 
 

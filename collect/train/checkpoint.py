@@ -1,7 +1,8 @@
 """Checkpoints of the built-in trainer: a run whose process was stopped goes on where it was, with the same values.
 
 A checkpoint has the state of the training (see `state_of`) and the epochs recorded so far, as safetensors, in the lake
-(see `store/write/checkpoints.py`) until the run is committed.
+(see `store.write.checkpoints`) until the run is committed. A run goes on from one only where everything that decides
+about its state after an epoch is the same (see `what_decides`).
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from ...store.errors import AlreadyExists, InvalidInput, InvalidOption, LosslakeError
+from ...store.errors import AlreadyExists, InvalidInput, InvalidOption, LosslakeError, TrainingFailed
 from ...store.lake import Lake
 from ...store.write.checkpoints import (
     Checkpoint,
@@ -34,9 +35,11 @@ from ..hook.recorder import TraceRecorder
 from ..recipe import to_json
 from ..run_facts import versions
 from .loop import Training
-from .plan import RunSetup
-from .state import restore, state_of
-from .trace_pieces import Epoch, give_piece, new_pieces
+from .run import RunSetup
+from .state import Epoch, give_piece, new_pieces, restore, state_of
+
+_STATE = 1
+"""Version of what `state_of` answers."""
 
 _SECONDS = 30.0
 """Training between two checkpoints, at least, unless epochs are counted."""
@@ -71,6 +74,9 @@ class Checkpoints:
     CPU, with the same number of threads and the same versions, it ends with the values of a run that was never stopped.
     Python's and NumPy's global random streams, which the trainer does not draw from, go on too.
 
+    As a context manager around the training it removes them where the run is committed, as nobody goes on with it any
+    more, and where it failed, and would again, those it made and went on from.
+
     ``say`` is told, in a sentence, what a person wants to know. A checkpoint that cannot be stored or read does not stop
     a training.
     """
@@ -90,7 +96,9 @@ class Checkpoints:
         self._origin: str | None = None
         self._stored: set[Epoch] = set()
         self._resumed: list[int] = []
-        self._before = self._cost = 0.0
+        self.seconds_before = 0.0
+        """How long the run was trained in the processes before this one."""
+        self._cost = 0.0
         self._began = self._last = time.monotonic()
         self._off = False
 
@@ -98,10 +106,14 @@ class Checkpoints:
     def _what(self) -> dict[str, Any]:
         return what_decides(self._setup)
 
-    @property
-    def seconds_before(self) -> float:
-        """How long the run was trained in the processes before this one."""
-        return self._before
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, AlreadyExists):
+            remove_checkpoints(*self._place)
+        elif isinstance(error, TrainingFailed):
+            remove_idle(*self._place, {self._writer.token, self._origin or self._writer.token})
 
     def told(self) -> dict[str, Any]:
         """What the run tells of it: after which epochs it was gone on with."""
@@ -128,9 +140,10 @@ class Checkpoints:
                 continue
             self._tell_damage(damage)
             self._go_on(each, tensors, training, recorder)
-            self._say(
-                f"resuming run {run} after epoch {each.epoch} of {epochs}{self._of_other_versions(each)}"
-            )
+            before, now = each.facts["versions"], versions()
+            changed = [f"{name} {before.get(name)}" for name in now if before.get(name) != now[name]]
+            begun = f", begun with {', '.join(changed)}" if changed else ""
+            self._say(f"resuming run {run} after epoch {each.epoch} of {epochs}{begun}")
             return
         self._tell_damage(damage)
         if fitting:
@@ -157,7 +170,7 @@ class Checkpoints:
                 self._out.add_piece(piece)
             facts |= {
                 "what": self._what,
-                "seconds": self._before + started - self._began,
+                "seconds": self.seconds_before + started - self._began,
                 "resumed_after": self._resumed,
                 "versions": versions(),
             }
@@ -173,14 +186,6 @@ class Checkpoints:
                 self._origin = None
         self._last = time.monotonic()
         self._cost = self._last - started
-
-    def remove(self) -> None:
-        """The run is committed: nobody goes on with it any more."""
-        remove_checkpoints(*self._place)
-
-    def give_up(self) -> None:
-        """The run failed, and would again: remove its checkpoints, and those it went on from."""
-        remove_idle(*self._place, {self._writer.token, self._origin or self._writer.token})
 
     def _due(self, epoch: int) -> bool:
         if self._rules.every is not None:
@@ -207,21 +212,12 @@ class Checkpoints:
                 (epoch for source, epoch in self._writer.staged_epochs() if source == "train"), default=0
             )
         self._origin = checkpoint.token
-        self._before = checkpoint.facts["seconds"]
+        self.seconds_before = checkpoint.facts["seconds"]
         self._resumed = [*checkpoint.facts["resumed_after"], checkpoint.epoch]
 
     def _tell_damage(self, damage: list[str]) -> None:
         for sentence in damage:
             self._say(f"a checkpoint of run {self._writer.run} cannot be used: {sentence}")
-
-    def _of_other_versions(self, checkpoint: Checkpoint) -> str:
-        before, now = checkpoint.facts["versions"], versions()
-        changed = [f"{name} {before.get(name)}" for name in now if before.get(name) != now[name]]
-        return f", begun with {', '.join(changed)}" if changed else ""
-
-
-_STATE = 1
-"""Version of what `state_of` answers."""
 
 
 def what_decides(setup: RunSetup) -> dict[str, Any]:

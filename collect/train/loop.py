@@ -1,8 +1,8 @@
-"""One run's training, epoch by epoch: everything that the next epoch depends on, and the steps of an epoch."""
+"""One run's training, epoch by epoch: everything that the next epoch depends on, its batches, and its steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,19 +11,24 @@ import torch
 from torch import nn
 
 from ...store.errors import TrainingFailed
+from ..data.device_data import DeviceData
 from ..grad_norms.eval_pass import norms_of_batch
 from ..grad_norms.hooks import GradNormWatcher
 from ..hook.recorder import TraceRecorder
 from ..losses.cross_entropy import loss_and_margin
 from ..random_streams import augmentation_of, noise_of, order_of
+from ..recipe import Recipe
 from ..signals.ask import Recording
 from ..signals.evaluation import eval_mode
 from .dp import PrivateSteps
 from .early_stopping import EarlyStopping, held_out
-from .epoch_batches import flips_of, split
 from .optimizers import learning_rate, set_rate
-from .plan import RunPlan
+from .run import RunPlan
 from .step import TrainStep, eval_batch
+
+Flips = Callable[[torch.Tensor, int], bool | torch.Tensor]
+"""``flips(ids, epoch)``: which of the records ids (B,) to mirror in an epoch, bool (B,), or only whether to mirror at
+random."""
 
 
 class Training:
@@ -154,3 +159,19 @@ def eval_point(
             margins.append(margin)
     traced = (torch.cat(each) for each in (losses, margins, norms) if each)
     recorder.write_pass(epoch, audit, *traced)
+
+
+def split(ids: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Batches of ``size`` and a rest; a rest of one joins the batch before it, as BatchNorm needs two values."""
+    parts = list(ids.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def flips_of(held: DeviceData, recipe: Recipe, generator: torch.Generator) -> Flips:
+    """Whom the recipe mirrors. The generator, on the device of ``held``, is drawn from here and not later."""
+    if not (recipe.flip and recipe.flip_order == "alternate" and held.pictures):
+        return lambda ids, epoch: recipe.flip
+    first = torch.rand(len(held.x), generator=generator, device=held.device) < 0.5
+    return lambda ids, epoch: first[ids] ^ (epoch % 2 == 0)

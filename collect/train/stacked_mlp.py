@@ -19,9 +19,9 @@ from ..models.build import build_model
 from ..random_streams import order_of, seeded
 from ..recipe import Recipe
 from ..signals.ask import Recording
-from .epoch_batches import split
+from .loop import split
 from .optimizers import learning_rate
-from .plan import RunPlan
+from .run import RunPlan
 
 OnEpoch = Callable[[int, int], None]
 

@@ -1,19 +1,28 @@
-"""A training run between two epochs as named tensors and JSON values, and back. Nothing is pickled."""
+"""What a checkpoint keeps of a run between two epochs, and back: its training as named tensors and JSON values, and the
+epochs recorded so far as pieces of safetensors. Nothing is pickled.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 import torch
 from torch import nn
 
 from ...store.errors import InvalidInput, InvalidOption
+from ...store.write.run_writer import RunWriter, Source
 from .loop import Training
 
 Tensors = dict[str, torch.Tensor]
+Epoch = tuple[Source, int]
+
+_PIECE_BYTES = 64 << 20
+"""Recorded values that are held at once; an epoch is never parted."""
 
 
 def state_of(training: Training) -> tuple[Tensors, dict[str, Any]]:
@@ -28,7 +37,7 @@ def state_of(training: Training) -> tuple[Tensors, dict[str, Any]]:
     step = training.step
     _refuse_extra_state(step.model)
     tensors: Tensors = {f"model/{name}": value for name, value in _values(step.model)}
-    tensors |= {f"random/{name}": stream.get_state() for name, stream in _streams(training)}
+    tensors |= {f"random/{name}": stream.get_state() for name, stream in _streams(training).items()}
     facts: dict[str, Any] = {
         "epoch": training.epoch,
         "steps": training.steps,
@@ -51,7 +60,11 @@ def state_of(training: Training) -> tuple[Tensors, dict[str, Any]]:
     if not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise InvalidOption("the model's state_dict holds what is no tensor, which only pickle could store")
     _keep_global_streams(tensors, facts, step.held.device)
-    return {name: _copied(value) for name, value in tensors.items()}, facts
+    # On the CPU, contiguous, with memory of its own, as safetensors wants it.
+    return {
+        name: torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
+        for name, value in tensors.items()
+    }, facts
 
 
 def restore(training: Training, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
@@ -61,9 +74,10 @@ def restore(training: Training, tensors: Mapping[str, torch.Tensor], facts: Mapp
     """
     step = training.step
     model, stored = dict(_values(step.model)), _below("model/", tensors)
-    if {name: _kind(value) for name, value in model.items()} != {
-        name: _kind(value) for name, value in stored.items()
-    }:
+    now, then = (
+        {name: (value.shape, value.dtype) for name, value in each.items()} for each in (model, stored)
+    )
+    if now != then:
         raise InvalidInput("the model has other parameters or buffers now")
     with torch.no_grad():
         for name, value in model.items():
@@ -80,16 +94,42 @@ def restore(training: Training, tensors: Mapping[str, torch.Tensor], facts: Mapp
     step.scaler.load_state_dict(facts["scaler"])
     if training.stopping is not None:
         training.stopping.go_on(facts["stopping"], _below("best/", tensors))
-    for name, stream in _streams(training):
+    for name, stream in _streams(training).items():
         stream.set_state(tensors[f"random/{name}"])
     _set_global_streams(tensors, facts, step.held.device)
     training.epoch, training.steps = facts["epoch"], facts["steps"]
 
 
+def new_pieces(writer: RunWriter, taken: set[Epoch]) -> Iterator[bytes]:
+    """The epochs that the writer was given and that are not among those ``taken``; they are added when a piece is used."""
+    held: dict[str, np.ndarray] = {}
+    epochs: set[Epoch] = set()
+    for source, epoch in sorted(set(writer.staged_epochs()) - taken):
+        values = writer.staged_epoch(source, epoch)
+        held |= {f"{source}/{epoch}/{name}": value for name, value in values.items()}
+        epochs.add((source, epoch))
+        if sum(value.nbytes for value in held.values()) >= _PIECE_BYTES:
+            yield safetensors.numpy.save(held)
+            taken |= epochs
+            held, epochs = {}, set()
+    if held:
+        yield safetensors.numpy.save(held)
+        taken |= epochs
+
+
+def give_piece(writer: RunWriter, piece: bytes) -> None:
+    """Give a writer the epochs in a piece."""
+    found: dict[Epoch, dict[str, np.ndarray]] = {}
+    for full, values in safetensors.numpy.load(piece).items():
+        source, epoch, name = full.split("/")
+        found.setdefault((source, int(epoch)), {})[name] = values  # type: ignore[arg-type]
+    for (source, number), columns in found.items():
+        writer.append_epoch(source, number, columns.pop("sample_id"), **columns)
+
+
 def _values(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and buffers, those too that a state_dict leaves out."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+    return chain(model.named_parameters(), model.named_buffers())
 
 
 def _refuse_extra_state(model: nn.Module) -> None:
@@ -102,16 +142,11 @@ def _refuse_extra_state(model: nn.Module) -> None:
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    for group in optimizer.param_groups:
-        yield from group["params"]
+    return chain.from_iterable(group["params"] for group in optimizer.param_groups)
 
 
-def _streams(training: Training) -> tuple[tuple[str, torch.Generator], ...]:
-    return (
-        ("order", training.order),
-        ("augmentation", training.augmentation),
-        ("noise", training.noise),
-    )
+def _streams(training: Training) -> dict[str, torch.Generator]:
+    return {"order": training.order, "augmentation": training.augmentation, "noise": training.noise}
 
 
 def _keep_global_streams(tensors: Tensors, facts: dict[str, Any], device: torch.device) -> None:
@@ -142,12 +177,3 @@ def _set_global_streams(
 
 def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
-
-
-def _kind(value: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
-    return value.shape, value.dtype
-
-
-def _copied(value: torch.Tensor) -> torch.Tensor:
-    """On the CPU, contiguous, with memory of its own, as safetensors wants it."""
-    return torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())

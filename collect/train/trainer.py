@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...store.errors import AlreadyExists, TrainingFailed
 from ...store.format.records import Run
 from ...store.lake import Lake
 from ..data.training import DeviceData, TrainingData
@@ -19,9 +19,8 @@ from ..random_streams import seeded
 from ..recipe import Recipe
 from ..signals.ask import Recording
 from .checkpoint import Checkpointing, Checkpoints
-from .finish import TrainedModel, answer_and_commit
 from .loop import Training, eval_point
-from .plan import RunPlan, RunSetup
+from .run import RunPlan, RunSetup, answer_and_commit
 from .step import TrainStep, eval_batch
 
 OnEpoch = Callable[[int, float], None]
@@ -36,8 +35,6 @@ def train_run(
     records: np.ndarray,
     *,
     recording: Recording | None = None,
-    device: torch.device | None = None,
-    held: DeviceData | None = None,
     step: TrainStep | None = None,
     checkpointing: Checkpointing | None = None,
     on_epoch: OnEpoch | None = None,
@@ -49,8 +46,8 @@ def train_run(
     and it has no train trace and no train accuracy.
 
     Everything random follows from ``plan.seed``: on a CPU with the same number of threads the same call
-    gives the same values. ``held`` is the data on the device already, for many runs in a row, and ``step`` the model
-    that they share, which is on ``held``.
+    gives the same values. ``step`` is the model that many runs in a row share, with the data on their device (default: a
+    model of its own, on the CPU).
     ``on_epoch(epoch, loss)`` is called after each epoch with the mean training loss.
 
     With ``checkpointing`` a run whose process was stopped goes on where its last checkpoint was made, with the values
@@ -64,20 +61,19 @@ def train_run(
     members that do not fit; AlreadyExists where the run is committed.
     """
     recording = recording or Recording()
-    if step is not None:
-        held = step.held
-    held = held or DeviceData(data, device or torch.device("cpu"), normalize=recipe.normalize)
+    if step is None:
+        step = TrainStep(DeviceData(data, torch.device("cpu"), normalize=recipe.normalize), recipe)
+    held = step.held
     setup = RunSetup(plan, recipe, data, held, records, recording)
     with (
         lake.write_run(experiment, plan.run, members=setup.members) as writer,
         seeded(held.device, plan.seed),
+        nullcontext()
+        if checkpointing is None
+        else Checkpoints(lake, writer, setup, checkpointing, on_note) as checkpoints,
     ):
-        checkpoints = None
-        if checkpointing is not None:
-            checkpoints = Checkpoints(lake, writer, setup, checkpointing, on_note)
         recorder = TraceRecorder(writer) if recording.traces else None
         started = time.perf_counter()
-        step = step or TrainStep(held, recipe)
         model = step.start(torch.from_numpy(np.flatnonzero(records)))
         try:
             epochs, told = _train(step, plan, records, recording, recorder, on_epoch, checkpoints)
@@ -86,21 +82,10 @@ def train_run(
             seconds = time.perf_counter() - started
             if checkpoints is not None:
                 seconds += checkpoints.seconds_before
-            run = answer_and_commit(writer, TrainedModel(setup, model, epochs, seconds, told))
-        except TrainingFailed:
-            if checkpoints is not None:
-                checkpoints.give_up()
-            raise
-        except AlreadyExists:
-            if checkpoints is not None:
-                checkpoints.remove()
-            raise
+            return answer_and_commit(writer, setup, model, epochs=epochs, seconds=seconds, told=told)
         finally:
             if recorder is not None:
                 recorder.stop()
-        if checkpoints is not None:
-            checkpoints.remove()
-        return run
 
 
 def _train(

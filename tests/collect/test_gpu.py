@@ -16,7 +16,7 @@ from losslake.collect.hook.start import start_run
 from losslake.collect.recipe import Recipe
 from losslake.collect.signals.ask import Recording
 from losslake.collect.train import loop as training
-from losslake.collect.train.plan import RunPlan
+from losslake.collect.train.run import RunPlan
 from losslake.collect.train.stacked_mlp import train_stack
 from losslake.collect.train.step import TrainStep
 from losslake.collect.train.trainer import train_run
@@ -78,17 +78,18 @@ def test_the_trainer_learns(with_pictures: Lake, precision: str) -> None:
         flip=True,
         crop=2,
         clip_norm=1.0,
+        precision=precision,
     )
     recording = Recording(("original", "flip"), traces=True, features=True)
     run = train_run(
         with_pictures,
         "e",
         DATA,
-        replace(recipe, precision=precision),
+        recipe,
         RunPlan("target", "target", 1),
         (np.arange(600) < 300),
         recording=recording,
-        device=torch.device("cuda"),
+        step=TrainStep(DeviceData(DATA, torch.device("cuda"), normalize=True), recipe),
     )
     assert run.info.train_accuracy is not None
     assert run.info.train_accuracy > 0.9
@@ -198,9 +199,8 @@ def test_a_stack_is_its_models_alone(lake: Lake) -> None:
     rows = [np.arange(200) < 100, np.arange(200) < 130]
     trained = train_stack(held, recipe, plans, rows)
     for plan, row, each in zip(plans, rows, trained, strict=True):
-        train_run(
-            lake, "digits", prepared.data, recipe, plan, row, recording=Recording(logits="float32"), held=held
-        )
+        recording, step = Recording(logits="float32"), TrainStep(held, recipe)
+        train_run(lake, "digits", prepared.data, recipe, plan, row, recording=recording, step=step)
         query = "select logits from signals where run = $run order by sample_id"
         alone = np.array(lake.sql(query, {"run": plan.run})["logits"].to_list())
         assert each.model is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -195,11 +194,6 @@ def pinned(ray: ModuleType, node: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node, soft=False)
-
-
-def import_path() -> list[str]:
-    """Where this process finds modules: a model of the user's is looked for there on nodes that share the folders."""
-    return [*(entry for entry in sys.path if entry), os.getcwd()]
 
 
 def _slots(resources: Mapping[str, float], on: OnRay) -> int:

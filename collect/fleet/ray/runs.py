@@ -7,6 +7,8 @@ compiled once. Who trains what is decided here: what a lost node was training go
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -16,14 +18,13 @@ from types import ModuleType
 from typing import Any
 
 from ....store.errors import TrainingFailed
-from ..work import FleetWork, parts, workers_setup
+from ..work import FleetWork
 from .cluster import (
     Node,
     OnRay,
     answer_of,
     ask_nodes,
     connected,
-    import_path,
     nodes_for,
     pinned,
     usable_nodes,
@@ -56,8 +57,8 @@ class _Hand:
     task: _Task | None = None
 
 
-def train_on_ray(work: FleetWork, on: OnRay, *, compiled: bool, jobs: int | None, stack: int) -> None:
-    """Train on as many workers as the cluster has room for, ``jobs`` at most, each ``stack`` models at a time.
+def train_on_ray(work: FleetWork, on: OnRay, *, jobs: int | None) -> None:
+    """Train on as many workers as the cluster has room for, ``jobs`` at most.
 
     Nodes that join are used, once they see the lake. A run whose worker is lost is trained again, ``on.retries`` times at
     most, unless it was committed. Leaving by an exception stops the workers.
@@ -67,12 +68,13 @@ def train_on_ray(work: FleetWork, on: OnRay, *, compiled: bool, jobs: int | None
     """
     with connected(on.address) as ray:
         setup = {
-            **workers_setup(work, compiled=compiled, stack=stack),
+            **work.setup(),
             "threads": on.threads,
-            "path": import_path(),
+            # Where this process finds modules: a model of the user's is looked for there on nodes that share the folders.
+            "path": [*(entry for entry in sys.path if entry), os.getcwd()],
         }
         nodes = usable_nodes(ray, on, work.prepared.lake, setup)
-        with _stopped_at_end(_Foreman(ray, work, on, setup, nodes, jobs, stack)) as foreman:
+        with _stopped_at_end(_Foreman(ray, work, on, setup, nodes, jobs)) as foreman:
             foreman.see_it_done()
 
 
@@ -87,13 +89,12 @@ class _Foreman:
         setup: Mapping[str, Any],
         nodes: list[Node],
         jobs: int | None,
-        stack: int,
     ) -> None:
         self._ray, self._work, self._on, self._setup = ray, work, on, setup
         self._nodes, self._unfit = nodes, set[str]()
         self._asked: dict[Any, Node] = {}
         self._failed_starts: dict[str, int] = {}
-        self._waiting = deque(_Task(list(part)) for part in parts(work.todo, stack))
+        self._waiting = deque(_Task(part) for part in work.parts())
         self._open = set(work.todo)
         self._most = len(self._waiting) if jobs is None else jobs
         self._looked = self._alive = time.monotonic()
@@ -230,7 +231,7 @@ class _Foreman:
         with suppress(self._ray.exceptions.RayError):
             for event in self._ray.get(self._heard):
                 if event["number"] in self._open:  # not told late of one that has ended
-                    self._work.watch.event(event)
+                    self._work.watch.tell(**event)
         self._heard = self._ear.hear.remote()
 
     def _joined(self, node: Node, ref: Any) -> None:

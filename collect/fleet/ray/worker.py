@@ -105,7 +105,8 @@ class Worker:
         import torch
 
         from ....store.errors import LosslakeError
-        from ..worker_runs import WorkerRuns
+        from ....store.lake import Lake
+        from ..runs import Runs
 
         os.dup2(2, 1)  # what a user's model prints goes to standard error, as with workers of this machine
         _find_modules(self._setup)
@@ -113,7 +114,7 @@ class Worker:
         # Ray's arrays are read-only, and nothing here writes to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         try:
-            self._runs = WorkerRuns(self._setup, data, self._tell)
+            self._runs = Runs(Lake.open(self._setup["lake"]), self._setup, data, self._tell)
         except LosslakeError as error:
             return str(error)
         return None
@@ -122,8 +123,10 @@ class Worker:
         self, numbers: Sequence[int], plans: Sequence[Mapping[str, Any]], rows: Sequence[np.ndarray]
     ) -> Failures:
         """Train runs, each on its row, bool (N,), and commit them."""
+        from ...train.run import RunPlan
+
         self._results = []
-        self._runs.train(numbers, plans, rows)
+        self._runs.train(numbers, [RunPlan(**plan) for plan in plans], rows)
         return self._results
 
     def _tell(self, event: str, **facts: Any) -> None:

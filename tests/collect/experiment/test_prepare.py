@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from losslake.collect.experiment.prepare import prepare_experiment
-from losslake.collect.fleet import many_runs
+from losslake.collect.fleet import runs as fleet_runs
 from losslake.collect.fleet.setup import target_recipe
 from losslake.collect.fleet.target_and_shadows import collect_shadows, collect_target
 from losslake.collect.recipe import Recipe, to_json
@@ -212,7 +212,7 @@ def shadow_members(lake: Lake, count: int) -> np.ndarray:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the runs that were trained in this process."""
     trained: list[str] = []
-    real = many_runs.train_run
+    real = fleet_runs.train_run
 
     def train_run(
         lake: Lake, experiment: str, data: Any, recipe: Any, plan: Any, *args: Any, **kwargs: Any
@@ -220,7 +220,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         trained.append(plan.run)
         return real(lake, experiment, data, recipe, plan, *args, **kwargs)
 
-    monkeypatch.setattr(many_runs, "train_run", train_run)
+    monkeypatch.setattr(fleet_runs, "train_run", train_run)
     return trained
 
 

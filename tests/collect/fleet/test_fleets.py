@@ -19,7 +19,7 @@ from losslake.collect.data.training import DeviceData, TrainingData
 from losslake.collect.experiment.membership import random_subset
 from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.experiment.selection import read_sample_ids
-from losslake.collect.fleet import many_runs
+from losslake.collect.fleet import runs as fleet_runs
 from losslake.collect.fleet.distilled import collect_distilled, soft_labels
 from losslake.collect.fleet.leave_one_out import collect_leave_one_out
 from losslake.collect.fleet.references import collect_references, crowded
@@ -103,7 +103,7 @@ def leave_out(lake: Lake, prepared: Any) -> Callable[..., list[Run]]:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, np.ndarray]]:
     """Names and records of the runs that were trained in this process."""
     seen: list[tuple[str, np.ndarray]] = []
-    real = many_runs.train_run
+    real = fleet_runs.train_run
 
     def train_run(
         lake: Lake, experiment: str, data: Any, recipe: Any, plan: Any, records: np.ndarray, **options: Any
@@ -111,7 +111,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, np.ndarray]]:
         seen.append((plan.run, records.copy()))
         return real(lake, experiment, data, recipe, plan, records, **options)
 
-    monkeypatch.setattr(many_runs, "train_run", train_run)
+    monkeypatch.setattr(fleet_runs, "train_run", train_run)
     return seen
 
 

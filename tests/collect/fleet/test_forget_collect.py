@@ -13,7 +13,7 @@ import pytest
 import torch
 from losslake.collect.data.training import DeviceData
 from losslake.collect.experiment.prepare import prepare_experiment
-from losslake.collect.fleet import setup as fleet_setup
+from losslake.collect.fleet import many_runs
 from losslake.collect.fleet.distilled import collect_distilled
 from losslake.collect.fleet.leave_one_out import collect_leave_one_out
 from losslake.collect.fleet.references import collect_references
@@ -57,13 +57,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     """Who would train in which run; nobody does."""
     seen: dict[str, np.ndarray] = {}
 
-    def train_fleet(
-        prepared: Any, recipe: Any, plans: Any, records: Callable[..., Any], **_: Any
-    ) -> list[Any]:
+    def train_fleet(fleet: Any, plans: Any, records: Callable[..., Any], **_: Any) -> list[Any]:
         seen.update({plan.run: records(number) for number, plan in enumerate(plans)})
         return []
 
-    monkeypatch.setattr(fleet_setup, "train_fleet", train_fleet)
+    monkeypatch.setattr(many_runs, "train_fleet", train_fleet)
     return seen
 
 

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.fleet.target_and_shadows import collect_shadows
-from losslake.collect.fleet.work import alive
 from losslake.collect.recipe import Recipe
 from losslake.store.errors import TrainingFailed
 from losslake.store.format.records import Run
 from losslake.store.lake import Lake
+from losslake.store.write import leases
 from zygote import children_of
 
 COUNT = 12
@@ -37,6 +37,7 @@ from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.fleet.target_and_shadows import collect_shadows
 from losslake.collect.recipe import Recipe
 from losslake.store.lake import Lake
+from losslake.store.write import leases
 
 class Tell:
     def start(self, total, unit): print("start", flush=True)
@@ -91,7 +92,7 @@ def check_visible(lake: Lake) -> list[str]:
 
 def gone(processes: list[int], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while any(alive(process) and not _zombie(process) for process in processes):
+    while any(leases.runs(process, None) and not _zombie(process) for process in processes):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)

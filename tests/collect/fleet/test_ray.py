@@ -24,6 +24,7 @@ from losslake.collect.fleet.ray import worker as fleet_ray_worker
 from losslake.collect.fleet.ray.cluster import OnRay, nodes_for
 from losslake.collect.fleet.references import collect_references
 from losslake.collect.fleet.target_and_shadows import collect_shadows, collect_target
+from losslake.collect.fleet.work import FleetWork
 from losslake.collect.progress import Silent
 from losslake.collect.recipe import Recipe
 from losslake.store.errors import (
@@ -290,11 +291,9 @@ def test_other_fleets_have_the_same_values(cluster: Any, collect: Any, collector
 def test_a_node_that_does_not_see_the_lake(
     cluster: Any, folder: Path, collect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = fleet_ray.workers_setup
+    real = FleetWork.setup
     elsewhere = {"lake": str(folder / "nowhere")}
-    monkeypatch.setattr(
-        fleet_ray, "workers_setup", lambda *args, **named: {**real(*args, **named), **elsewhere}
-    )
+    monkeypatch.setattr(FleetWork, "setup", lambda work: {**real(work), **elsewhere})
     with pytest.raises(InvalidInput, match=r"node .*: there is no lake at .*nowhere.* under the same path"):
         collect(collect_shadows, count=1, **RAY)
 

@@ -16,11 +16,11 @@ import polars as pl
 import pytest
 from losslake.cli import _run
 from losslake.collect.experiment.prepare import Prepared, prepare_experiment
+from losslake.collect.fleet.design import Shard, parse_shard
 from losslake.collect.fleet.distilled import collect_distilled
 from losslake.collect.fleet.leave_one_out import collect_leave_one_out
 from losslake.collect.fleet.references import collect_references
 from losslake.collect.fleet.setup import members_of
-from losslake.collect.fleet.shard import Shard, parse_shard
 from losslake.collect.fleet.target_and_shadows import collect_shadows
 from losslake.collect.recipe import Recipe
 from losslake.store.errors import InvalidOption

@@ -12,7 +12,7 @@ from losslake.cli import main
 from losslake.collect.data.training import TrainingData, channel_statistics
 from losslake.collect.recipe import Recipe
 from losslake.collect.signals.ask import Recording
-from losslake.collect.train.plan import RunPlan
+from losslake.collect.train.run import RunPlan
 from losslake.collect.train.trainer import train_run
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake

@@ -17,7 +17,7 @@ from losslake.collect.data.training import (
 from losslake.collect.models.build import build_model
 from losslake.collect.models.fast import Whitening, fit_to_members
 from losslake.collect.recipe import PRESETS, Recipe, from_json, load_recipe
-from losslake.collect.train.epoch_batches import flips_of
+from losslake.collect.train.loop import flips_of
 from losslake.collect.train.optimizers import learning_rate
 from losslake.collect.train.step import TrainStep
 from losslake.store.errors import InvalidInput, InvalidOption, NotFound

@@ -28,7 +28,7 @@ from losslake.collect.signals.queries import (
     shifted,
     view,
 )
-from losslake.collect.train.plan import RunPlan
+from losslake.collect.train.run import RunPlan
 from losslake.collect.train.trainer import train_run
 from losslake.store.errors import AlreadyExists, InvalidOption
 from losslake.store.format.ranges import RANGE_KINDS

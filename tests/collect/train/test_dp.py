@@ -18,7 +18,7 @@ from losslake.collect.models.build import build_model
 from losslake.collect.recipe import Recipe
 from losslake.collect.signals.ask import Recording
 from losslake.collect.train.dp import PrivateSteps, budget_of, check_private
-from losslake.collect.train.plan import RunPlan
+from losslake.collect.train.run import RunPlan
 from losslake.collect.train.trainer import train_run
 from losslake.store.errors import InvalidOption, MissingExtra
 from losslake.store.format.records import Run

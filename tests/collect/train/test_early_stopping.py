@@ -17,7 +17,7 @@ from losslake.collect.data.training import DeviceData, TrainingData
 from losslake.collect.recipe import Recipe
 from losslake.collect.signals.ask import Recording
 from losslake.collect.train.early_stopping import EarlyStopping, held_out
-from losslake.collect.train.plan import RunPlan
+from losslake.collect.train.run import RunPlan
 from losslake.collect.train.trainer import train_run
 from losslake.store.errors import InvalidOption
 from losslake.store.format.records import Run

@@ -26,7 +26,7 @@ from losslake.collect.recipe import Recipe
 from losslake.collect.signals.ask import Recording
 from losslake.collect.train import checkpoint
 from losslake.collect.train.checkpoint import Checkpointing
-from losslake.collect.train.plan import RunPlan
+from losslake.collect.train.run import RunPlan
 from losslake.collect.train.trainer import train_run
 from losslake.store.errors import InvalidOption, LosslakeError, TrainingFailed
 from losslake.store.files.local import LocalFiles
@@ -261,7 +261,7 @@ def test_by_epochs(lake: Lake) -> None:
 
 def test_after_the_last_epoch(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     train(lake, "whole", checkpointing=None)
-    monkeypatch.setattr("losslake.collect.train.finish.append_answers", lambda *given: 1 / 0)
+    monkeypatch.setattr("losslake.collect.train.run.append_answers", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(lake)
     monkeypatch.undo()

@@ -14,8 +14,9 @@ from losslake.collect.experiment.prepare import Prepared, prepare_experiment
 from losslake.collect.fleet.target_and_shadows import collect_shadows
 from losslake.collect.recipe import Recipe
 from losslake.collect.signals.ask import Recording
-from losslake.collect.train.plan import RunPlan
+from losslake.collect.train.run import RunPlan
 from losslake.collect.train.stacked_mlp import stackable, train_stack
+from losslake.collect.train.step import TrainStep
 from losslake.collect.train.trainer import train_run
 from losslake.store.errors import InvalidOption, TrainingFailed
 from losslake.store.lake import Lake
@@ -64,11 +65,12 @@ def test_a_stack_is_its_models_alone(prepared: Prepared, changes: dict[str, Any]
     plans = [RunPlan(f"r{number}", "shadow", number) for number in range(3)]
     rows = [members(size, number) for number, size in enumerate(SIZES)]
     seen: list[tuple[int, int]] = []
+    step = TrainStep(held, recipe)
     trained = train_stack(held, recipe, plans, rows, on_epoch=lambda *at: seen.append(at))
     assert sorted(seen) == [(k, epoch) for k in range(3) for epoch in (1, 2, 3)]
     for plan, row, each in zip(plans, rows, trained, strict=True):
         recording = Recording(("original",), logits="float32")
-        train_run(prepared.lake, "e", prepared.data, recipe, plan, row, recording=recording, held=held)
+        train_run(prepared.lake, "e", prepared.data, recipe, plan, row, recording=recording, step=step)
         query = "select logits from signals where run = $run order by sample_id"
         alone = np.array(prepared.lake.sql(query, {"run": plan.run})["logits"].to_list())
         assert each.model is not None

@@ -18,7 +18,7 @@ from losslake.collect.recipe import Recipe
 from losslake.collect.signals.ask import Recording
 from losslake.collect.train import step as train_step
 from losslake.collect.train.optimizers import make_optimizer, set_rate
-from losslake.collect.train.plan import RunPlan
+from losslake.collect.train.run import RunPlan
 from losslake.collect.train.step import TrainStep, compiles, copy_values
 from losslake.collect.train.trainer import train_run
 from losslake.store.errors import InvalidOption
@@ -279,9 +279,8 @@ assert "torch._dynamo" not in sys.modules
 def test_workers_are_told_their_device(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process for each of ``jobs`` on whatever device there is; one on a GPU unless it is asked for more."""
     from losslake.collect.experiment.prepare import Prepared
-    from losslake.collect.fleet import many_runs
-    from losslake.collect.fleet import work as fleet_workers
-    from losslake.collect.fleet.work import FleetWork
+    from losslake.collect.fleet import many_runs, pool
+    from losslake.collect.fleet.design import Shard
     from losslake.collect.progress import Silent
     from losslake.store.errors import TrainingFailed
 
@@ -294,33 +293,35 @@ def test_workers_are_told_their_device(lake: Lake, monkeypatch: pytest.MonkeyPat
             for number in task["numbers"]:
                 on_event({"event": "failed", "number": number, "message": "not tried"})
 
-    def one_by_one(work: FleetWork, *, compiled: bool) -> None:
-        alone.append(work.device)
+    def one_by_one(lake: Lake, setup: dict[str, Any], *given: Any) -> None:
+        alone.append(torch.device(setup["device"]))
         raise TrainingFailed("not tried")
 
-    monkeypatch.setattr(fleet_workers, "run_in_workers", run_in_workers)
-    monkeypatch.setattr(many_runs, "_one_by_one", one_by_one)
+    monkeypatch.setattr(pool, "run_in_workers", run_in_workers)
+    monkeypatch.setattr(many_runs, "Runs", one_by_one)
     prepared = Prepared(lake, lake.experiment("e"), DATA, {}, np.zeros(N, dtype=bool))
     plans = [RunPlan(f"r{number}", "shadow", number) for number in range(3)]
 
-    def fleet(device: str, jobs: int | None, compiled: bool | None = None) -> None:
+    def train(device: str, jobs: int | None, compiled: bool | None = None) -> None:
+        fleet = many_runs.Fleet(
+            prepared,
+            RECIPE,
+            RECORDING,
+            seed=0,
+            device=torch.device(device),
+            jobs=jobs,
+            compiled=compiled,
+            stack=None,
+            engine=None,
+            shard=Shard(1, 1),
+            progress=Silent(),
+        )
         with pytest.raises(TrainingFailed, match="not tried"):
-            many_runs.train_fleet(
-                prepared,
-                RECIPE,
-                plans,
-                lambda number: MEMBERS,
-                recording=RECORDING,
-                device=torch.device(device),
-                jobs=jobs,
-                compiled=compiled,
-                stack=None,
-                progress=Silent(),
-            )
+            many_runs.train_fleet(fleet, plans, lambda number: MEMBERS)
 
-    fleet("cuda:1", 2)
-    fleet("cuda:1", None)
-    fleet("cpu", 8, True)
+    train("cuda:1", 2)
+    train("cuda:1", None)
+    train("cpu", 8, True)
     assert [(setup["device"], setup["compiled"], tasks, jobs) for setup, tasks, jobs in told] == [
         ("cuda:1", True, 3, 2),
         ("cpu", True, 3, 3),

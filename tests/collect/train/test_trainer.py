@@ -13,10 +13,11 @@ import torch
 from losslake.collect.data.training import DeviceData, TrainingData, channel_statistics
 from losslake.collect.recipe import Recipe
 from losslake.collect.signals.ask import Recording
-from losslake.collect.train import finish
-from losslake.collect.train.epoch_batches import split
+from losslake.collect.train import run as trained_run
+from losslake.collect.train.loop import split
 from losslake.collect.train.optimizers import learning_rate
-from losslake.collect.train.plan import RunPlan
+from losslake.collect.train.run import RunPlan
+from losslake.collect.train.step import TrainStep
 from losslake.collect.train.trainer import train_run
 from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption, TrainingFailed
 from losslake.store.format.records import Run
@@ -118,13 +119,13 @@ def test_the_flip_query_is_the_mirrored_picture(lake: Lake, monkeypatch: pytest.
     # The same training, asked about mirrored pictures instead.
     held = DeviceData(DATA, torch.device("cpu"), normalize=True)
     held_mirrored = DeviceData(mirrored, torch.device("cpu"), normalize=True)
-    asked = finish.outputs
+    asked = trained_run.outputs
 
     def outputs(model: nn.Module, _: DeviceData, x: torch.Tensor, **options: Any) -> Any:
         return asked(model, held_mirrored, held_mirrored.x, **options)
 
-    monkeypatch.setattr(finish, "outputs", outputs)
-    train(lake, "mirrored", held=held)
+    monkeypatch.setattr(trained_run, "outputs", outputs)
+    train(lake, "mirrored", step=TrainStep(held, RECIPE))
     flip = lake.sql("select loss from signals where run = 'target' and query = 1 order by sample_id")
     original = lake.sql("select loss from signals where run = 'mirrored' and query = 0 order by sample_id")
     assert flip["loss"].to_list() == original["loss"].to_list()

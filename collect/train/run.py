@@ -1,9 +1,9 @@
-"""What a trained model says of every sample, committed as its run."""
+"""A run of the built-in trainer: what is laid down of it beforehand, and committing what its trained model says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,47 +12,67 @@ import torch
 from torch import nn
 
 from ...store.errors import InvalidInput, TrainingFailed
-from ...store.format.records import Run, RunInfo
-from ...store.lake import Lake
+from ...store.format.records import Role, Run, RunInfo
 from ...store.write.run_writer import RunWriter
 from ..data.training import TrainingData
 from ..recipe import to_json
+from ..data.device_data import DeviceData
+from ..recipe import Recipe
 from ..run_facts import device_name, versions
-from ..signals.ask import append_answers, outputs
+from ..signals.ask import Recording, append_answers, outputs
 from ..signals.evaluation import eval_mode
 from ..signals.queries import AS_IT_IS
-from .plan import RunSetup
 from .step import eval_batch
 
 
+@dataclass(frozen=True)
+class RunPlan:
+    """One run to train: its name, role, the seed of weights, order and augmentation, and what it derives from."""
+
+    run: str
+    role: Role
+    seed: int
+    parent: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
-class TrainedModel:
-    """A model that was trained as its setup says, in ``seconds`` for ``epochs``. ``told`` goes into the run's ``extra``."""
+class RunSetup:
+    """A plan with what it takes: the recipe, the ``records``, bool (N,), to train on, and what is recorded.
 
-    setup: RunSetup
-    model: nn.Module
-    epochs: int
-    seconds: float
-    told: Mapping[str, Any]
+    ``data`` are all samples, ``held`` the same on the device that trains.
+    """
+
+    plan: RunPlan
+    recipe: Recipe
+    data: TrainingData
+    held: DeviceData
+    records: np.ndarray
+    recording: Recording
+
+    @property
+    def members(self) -> np.ndarray:
+        """Whom the run counts as members, bool (N,): nobody where it learns soft labels in place of theirs."""
+        return self.records if self.data.soft is None else np.zeros_like(self.records)
 
 
-def commit_trained(lake: Lake, experiment: str, trained: TrainedModel) -> Run:
-    """Ask the model about every sample, and commit it as a run without traces. Raises as `answer_and_commit` does."""
-    setup = trained.setup
-    with lake.write_run(experiment, setup.plan.run, members=setup.members) as writer:
-        return answer_and_commit(writer, trained)
-
-
-def answer_and_commit(writer: RunWriter, trained: TrainedModel) -> Run:
-    """Write what the model says of every sample, and commit the run.
+def answer_and_commit(
+    writer: RunWriter,
+    setup: RunSetup,
+    model: nn.Module,
+    *,
+    epochs: int,
+    seconds: float,
+    told: Mapping[str, Any],
+) -> Run:
+    """Write what a trained model says of every sample, and commit its run; ``told`` goes into the run's ``extra``.
 
     Raises TrainingFailed where it says what is not finite, AlreadyExists where the run is committed.
     """
-    setup = trained.setup
     plan, data, held, recording = setup.plan, setup.data, setup.held, setup.recording
     # In float32 whatever it was trained in: phi loses what bf16 rounds away.
-    with eval_mode(trained.model):
-        ask = partial(outputs, trained.model, held, batch=eval_batch(held.device))
+    with eval_mode(model):
+        ask = partial(outputs, model, held, batch=eval_batch(held.device))
         try:
             found = append_answers(
                 writer, data.y, partial(ask, held.x, features=recording.features), recording
@@ -71,14 +91,14 @@ def answer_and_commit(writer: RunWriter, trained: TrainedModel) -> Run:
             dataset=data.dataset,
             model=setup.recipe.model,
             recipe=to_json(setup.recipe),
-            epochs=trained.epochs,
+            epochs=epochs,
             train_accuracy=float(correct[members].mean()) if members.any() else None,
             test_accuracy=test_accuracy,
-            seconds=round(trained.seconds, 3),
+            seconds=round(seconds, 3),
             device=device_name(held.device),
             versions=versions(),
             parent=plan.parent,
-            extra={**plan.extra, **trained.told, "recording": recording.to_json(), "tested_on": tested_on},
+            extra={**plan.extra, **told, "recording": recording.to_json(), "tested_on": tested_on},
         )
     )
 
@@ -90,8 +110,6 @@ def _test_accuracy(
     if tested is not None and data.test_y is not None:
         return float((tested.argmax(axis=1) == data.test_y).mean()), "test split"
     outside = ~records & ~data.population & ~data.forgotten
-    return (
-        (float(correct[outside].mean()), "audit samples that are no members")
-        if outside.any()
-        else (None, None)
-    )
+    if not outside.any():
+        return None, None
+    return float(correct[outside].mean()), "audit samples that are no members"
