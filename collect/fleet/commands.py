@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,11 +186,7 @@ def leave_one_out(
     from .leave_one_out import collect_leave_one_out
 
     chosen = [*sample, *(read_sample_ids(samples_from) if samples_from is not None else ())]
-
-    def collect(*where: Any, **options: Any) -> list[Run]:
-        return collect_leave_one_out(*where, samples=chosen, **options)
-
-    _collect(lake, experiment, "leave-one-out", collect, given)
+    _collect(lake, experiment, "leave-one-out", partial(collect_leave_one_out, samples=chosen), given)
 
 
 def _collect(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal, Unpack, get_args
+from typing import Literal, Unpack, get_args
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from .setup import Running, choose_target, open_fleet, recipe_of_run
 
 _DISTILLED = 15
 _FLEET = "distilled"
+_ROWS = 32_768
+"""Logits turned into soft labels at a time: float64 copies of all would take twice the memory of the result."""
+
 Pool = Literal["population", "audit"]
 
 
@@ -83,10 +86,8 @@ def collect_distilled(
     plans, records = [], []
     for name, number, block in numbered(_FLEET, blocks, count):
         taught = random_subset(data.y, pool, size, seed=block["seed"], number=number)
-        extra: dict[str, Any] = {
-            "design": block,
-            "distilled_on": {"pool": on, "records": size, "samples": pack_samples(taught & ~data.forgotten)},
-        }
+        samples = pack_samples(taught & ~data.forgotten)
+        extra = {"design": block, "distilled_on": {"pool": on, "records": size, "samples": samples}}
         seed = derived(block["seed"], _DISTILLED, number)
         plans.append(RunPlan(name, "distilled", seed, teacher.run, extra))
         records.append(taught)
@@ -141,7 +142,3 @@ def _soft_view(
             soft[ids] = p / p.sum(axis=1, keepdims=True)
             there[ids] = True
     return soft, there
-
-
-_ROWS = 32_768
-"""Logits turned into soft labels at a time: float64 copies of all would take twice the memory of the result."""

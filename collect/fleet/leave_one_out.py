@@ -10,6 +10,7 @@ import numpy as np
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.lake import Lake
+from ..data.device_data import TrainingData
 from ..recipe import Recipe
 from ..train.run import RunPlan
 from .design import derived, lay_down
@@ -46,7 +47,7 @@ def collect_leave_one_out(
     about = choose_target(lake, experiment, target)
     fleet = open_fleet(lake, experiment, recipe or recipe_of_run(about), running, about=[about])
     data = fleet.prepared.data
-    chosen = _checked(samples, data.population, data.forgotten, experiment)
+    chosen = _checked(samples, data, experiment)
     members = members_of(lake, about)
     if members.sum() < 2:
         raise NotEnoughData(
@@ -74,21 +75,19 @@ def collect_leave_one_out(
     return fleet.train(plans, without)
 
 
-def _checked(
-    samples: Sequence[int], population: np.ndarray, forgotten: np.ndarray, experiment: str
-) -> list[int]:
+def _checked(samples: Sequence[int], data: TrainingData, experiment: str) -> list[int]:
     """The samples, each once, in their order."""
     chosen = list(dict.fromkeys(samples))
     if not chosen:
         raise InvalidOption("no sample given; name some with --sample or --samples-from")
     for sample in chosen:
-        if not 0 <= sample < len(population):
+        if not 0 <= sample < len(data):
             raise InvalidOption(
-                f"there is no sample {sample} in experiment {experiment!r} (0 to {len(population) - 1})"
+                f"there is no sample {sample} in experiment {experiment!r} (0 to {len(data) - 1})"
             )
-        if forgotten[sample]:
+        if data.forgotten[sample]:
             raise InvalidOption(f"sample {sample} of experiment {experiment!r} was forgotten; name others")
-        if population[sample]:
+        if data.population[sample]:
             raise InvalidOption(
                 f"sample {sample} of experiment {experiment!r} belongs to the population, which no run trains on and no "
                 "attack is about; name audit samples"

@@ -115,7 +115,9 @@ def run_in_workers(
             else:
                 on_event(event)
             if not worker.task and waiting:
-                _give(worker, waiting)
+                task = waiting.popleft()
+                worker.task = set(task["numbers"])
+                _send(worker, task)
 
 
 def _start(setup: Mapping[str, Any], events: queue.Queue[tuple[_Worker, Event]]) -> _Worker:
@@ -131,12 +133,6 @@ def _start(setup: Mapping[str, Any], events: queue.Queue[tuple[_Worker, Event]])
     threading.Thread(target=_read, args=(worker, events), daemon=True).start()
     _send(worker, {**setup, "path": [entry for entry in sys.path if entry]})
     return worker
-
-
-def _give(worker: _Worker, waiting: deque[Mapping[str, Any]]) -> None:
-    task = waiting.popleft()
-    worker.task = set(task["numbers"])
-    _send(worker, task)
 
 
 def _send(worker: _Worker, content: Mapping[str, Any]) -> None:

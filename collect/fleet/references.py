@@ -15,7 +15,7 @@ from .design import derived, lay_down, numbered
 from .setup import Running, choose_target, members_of, open_fleet, recipe_of_run
 
 _REFERENCES = 14
-REFERENCE = "reference"
+_FLEET = "reference"
 _CROWDED = 0.9
 
 
@@ -50,9 +50,9 @@ def collect_references(
             + (f": give 1 to {there}" if there else ", and reference models need some")
         )
     options = {"size": size}
-    blocks = lay_down(lake, experiment, REFERENCE, count, seed=fleet.seed, options=options, target=about.run)
+    blocks = lay_down(lake, experiment, _FLEET, count, seed=fleet.seed, options=options, target=about.run)
     plans, records = [], []
-    for name, number, block in numbered(REFERENCE, blocks, count):
+    for name, number, block in numbered(_FLEET, blocks, count):
         seed = derived(block["seed"], _REFERENCES, number)
         extra = {"design": block, "drawn_from": there}
         plans.append(RunPlan(name, "reference", seed, extra=extra))

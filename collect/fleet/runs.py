@@ -5,7 +5,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,21 +47,23 @@ class Runs:
             self._train_stacked(numbers, plans, rows)
             return
         for number, plan, row in zip(numbers, plans, rows, strict=True):
-            tell = partial(self._tell, number=number)
             with self._telling_the_end(number):
-                train_run(
-                    self._lake,
-                    self._experiment,
-                    self._data,
-                    self._recipe,
-                    plan,
-                    row,
-                    recording=self._recording,
-                    step=self._step,
-                    checkpointing=self._checkpointing,
-                    on_epoch=lambda epoch, loss, tell=tell: tell("epoch", epoch=epoch),
-                    on_note=lambda sentence, tell=tell: tell("note", sentence=sentence),
-                )
+                self._train_alone(number, plan, row)
+
+    def _train_alone(self, number: int, plan: RunPlan, row: np.ndarray) -> None:
+        train_run(
+            self._lake,
+            self._experiment,
+            self._data,
+            self._recipe,
+            plan,
+            row,
+            recording=self._recording,
+            step=self._step,
+            checkpointing=self._checkpointing,
+            on_epoch=lambda epoch, loss: self._tell("epoch", number=number, epoch=epoch),
+            on_note=lambda sentence: self._tell("note", number=number, sentence=sentence),
+        )
 
     def _train_stacked(
         self, numbers: Sequence[int], plans: Sequence[RunPlan], rows: Sequence[np.ndarray]

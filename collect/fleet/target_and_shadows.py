@@ -17,7 +17,7 @@ from .design import Block, derived, lay_down, numbered
 from .setup import Running, open_fleet, target_recipe, targets_of
 
 _DUALS, _SHADOWS = 11, 12
-SHADOW = "shadow"
+_FLEET = "shadow"
 
 
 def collect_target(
@@ -90,15 +90,8 @@ def collect_shadows(
         )
 
     options = {"design": design, "probability": probability}
-    blocks = lay_down(
-        lake,
-        experiment,
-        SHADOW,
-        count,
-        seed=fleet.seed,
-        options=options,
-        check=lambda block: chosen(block, 1),
-    )
+    check = lambda block: chosen(block, 1)  # noqa: E731
+    blocks = lay_down(lake, experiment, _FLEET, count, seed=fleet.seed, options=options, check=check)
     members = np.zeros((count, len(fleet.prepared.data)), dtype=bool)
     for block in blocks:
         rows = members[block["first"] : block["first"] + block["count"]]
@@ -107,6 +100,6 @@ def collect_shadows(
         rows[:, audit] = chosen(block, len(audit))[: len(rows)]
     plans = [
         RunPlan(name, "shadow", derived(block["seed"], _SHADOWS, number), extra={"design": block})
-        for name, number, block in numbered(SHADOW, blocks, count)
+        for name, number, block in numbered(_FLEET, blocks, count)
     ]
     return fleet.train(plans, members.__getitem__)

@@ -95,7 +95,8 @@ class Checkpoints:
         self._out = CheckpointWriter(*self._place, writer.token)
         self._origin: str | None = None
         self._stored: set[Epoch] = set()
-        self._resumed: list[int] = []
+        self.resumed_after: list[int] = []
+        """After which epochs the run was gone on with."""
         self.seconds_before = 0.0
         """How long the run was trained in the processes before this one."""
         self._cost = 0.0
@@ -114,10 +115,6 @@ class Checkpoints:
             remove_checkpoints(*self._place)
         elif isinstance(error, TrainingFailed):
             remove_idle(*self._place, {self._writer.token, self._origin or self._writer.token})
-
-    def told(self) -> dict[str, Any]:
-        """What the run tells of it: after which epochs it was gone on with."""
-        return {"resumed_after": self._resumed} if self._resumed else {}
 
     def resume(self, training: Training, recorder: TraceRecorder | None) -> None:
         """Take up the furthest checkpoint that fits and is whole, with the epochs recorded so far; where there is none, nothing.
@@ -171,7 +168,7 @@ class Checkpoints:
             facts |= {
                 "what": self._what,
                 "seconds": self.seconds_before + started - self._began,
-                "resumed_after": self._resumed,
+                "resumed_after": self.resumed_after,
                 "versions": versions(),
             }
             full = self._out.write(
@@ -213,7 +210,7 @@ class Checkpoints:
             )
         self._origin = checkpoint.token
         self.seconds_before = checkpoint.facts["seconds"]
-        self._resumed = [*checkpoint.facts["resumed_after"], checkpoint.epoch]
+        self.resumed_after = [*checkpoint.facts["resumed_after"], checkpoint.epoch]
 
     def _tell_damage(self, damage: list[str]) -> None:
         for sentence in damage:

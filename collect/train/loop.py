@@ -141,7 +141,7 @@ def eval_point(
 ) -> None:
     """Trace what the model says of the samples ``audit`` (A,) after an epoch, in eval mode."""
     held, model = step.held, step.model
-    losses, margins, norms = [], [], []
+    found: list[tuple[torch.Tensor, ...]] = []
     with eval_mode(model), ExitStack() as stack:
         watcher, size = None, eval_batch(held.device)
         if recording.grad_norms == "eval":
@@ -149,16 +149,12 @@ def eval_point(
         for ids in torch.from_numpy(audit).to(held.device).split(size):
             x, y = held.x[ids], held.y[ids]
             if watcher is None:
-                logits = step.logits(x)
+                found.append(loss_and_margin(step.logits(x), y))
             else:
                 with step.autocast():
                     logits, norm = norms_of_batch(watcher, model, held.inputs(x), y)
-                norms.append(norm)
-            loss, margin = loss_and_margin(logits, y)
-            losses.append(loss)
-            margins.append(margin)
-    traced = (torch.cat(each) for each in (losses, margins, norms) if each)
-    recorder.write_pass(epoch, audit, *traced)
+                found.append((*loss_and_margin(logits, y), norm))
+    recorder.write_pass(epoch, audit, *map(torch.cat, zip(*found, strict=True)))
 
 
 def split(ids: torch.Tensor, size: int) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The optimizer that a recipe asks for."""
+"""The optimizer and the learning rates that a recipe asks for."""
 
 from __future__ import annotations
 
@@ -11,26 +11,23 @@ from torch import nn
 
 from ..recipe import Recipe
 
+
 # torch marks these methods for its compiler, which the first call imports for it: 2 s of a process that compiles nothing.
 # They are called as they are.
-_Optimizer = torch.optim.Optimizer
+class _Plain:
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
 
-class _SGD(torch.optim.SGD):
-    add_param_group = inspect.unwrap(_Optimizer.add_param_group)
-    zero_grad = inspect.unwrap(_Optimizer.zero_grad)
+class _SGD(_Plain, torch.optim.SGD):
     step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
 
 
-class _Adam(torch.optim.Adam):
-    add_param_group = inspect.unwrap(_Optimizer.add_param_group)
-    zero_grad = inspect.unwrap(_Optimizer.zero_grad)
+class _Adam(_Plain, torch.optim.Adam):
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
-class _AdamW(torch.optim.AdamW):
-    add_param_group = inspect.unwrap(_Optimizer.add_param_group)
-    zero_grad = inspect.unwrap(_Optimizer.zero_grad)
+class _AdamW(_Plain, torch.optim.AdamW):
     step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
@@ -58,24 +55,19 @@ _FACTOR = "lr_factor"
 
 
 def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    if recipe.bias_lr == 1.0:
-        return [{"params": list(trained.values())}]
-    biases = [value for name, value in trained.items() if name.rpartition(".")[2] == "bias"]
-    others = [value for name, value in trained.items() if name.rpartition(".")[2] != "bias"]
-    return [
-        group
-        for group in (
-            {"params": others},
-            # A step's decay is rate times weight decay: this leaves that of the biases as it is.
-            {
-                "params": biases,
-                "weight_decay": recipe.weight_decay / recipe.bias_lr,
-                _FACTOR: recipe.bias_lr,
-            },
-        )
-        if group["params"]
+    others: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            apart = recipe.bias_lr != 1.0 and name.rpartition(".")[2] == "bias"
+            (biases if apart else others).append(value)
+    # A step's decay is rate times weight decay: this leaves that of the biases as it is.
+    decay = recipe.weight_decay / recipe.bias_lr
+    groups: list[dict[str, Any]] = [
+        {"params": others},
+        {"params": biases, "weight_decay": decay, _FACTOR: recipe.bias_lr},
     ]
+    return [group for group in groups if group["params"]]
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

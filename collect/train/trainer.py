@@ -23,8 +23,6 @@ from .loop import Training, eval_point
 from .run import RunPlan, RunSetup, answer_and_commit
 from .step import TrainStep, eval_batch
 
-OnEpoch = Callable[[int, float], None]
-
 
 def train_run(
     lake: Lake,
@@ -37,7 +35,7 @@ def train_run(
     recording: Recording | None = None,
     step: TrainStep | None = None,
     checkpointing: Checkpointing | None = None,
-    on_epoch: OnEpoch | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Run:
     """Train one model on ``records``, bool (N,), its members, and commit its traces and signals as a run.
@@ -52,7 +50,7 @@ def train_run(
 
     With ``checkpointing`` a run whose process was stopped goes on where its last checkpoint was made, with the values
     that it would have had (see `Checkpoints`); ``on_note`` is told so, in a sentence. What was trained before is not
-    told to ``on_epoch`` again, and ``extra`` says under resumed after which epochs that was.
+    told to ``on_epoch`` again, and ``extra`` says under resumed_after after which epochs that was.
 
     With DP-SGD (see `PrivateSteps`) a train trace has a gap where a record was in no batch of an epoch. ``extra`` tells
     of DP-SGD under dp, of early stopping under early_stop; ``epochs`` are those trained.
@@ -76,7 +74,7 @@ def train_run(
         started = time.perf_counter()
         model = step.start(torch.from_numpy(np.flatnonzero(records)))
         try:
-            epochs, told = _train(step, plan, records, recording, recorder, on_epoch, checkpoints)
+            epochs, told = _train(setup, step, recorder, on_epoch, checkpoints)
             if recorder is not None:
                 recorder.finish()
             seconds = time.perf_counter() - started
@@ -89,18 +87,16 @@ def train_run(
 
 
 def _train(
+    setup: RunSetup,
     step: TrainStep,
-    plan: RunPlan,
-    records: np.ndarray,
-    recording: Recording,
     recorder: TraceRecorder | None,
-    on_epoch: OnEpoch | None,
+    on_epoch: Callable[[int, float], None] | None,
     checkpoints: Checkpoints | None,
 ) -> tuple[int, dict[str, Any]]:
     """Train the model; how many epochs, and what there is to tell of it."""
-    held, recipe = step.held, step.recipe
+    held, recipe, recording = setup.held, setup.recipe, setup.recording
     audit = np.flatnonzero(~held.population)
-    training = Training(step, plan, records)
+    training = Training(step, setup.plan, setup.records)
     if checkpoints is not None:
         checkpoints.resume(training, recorder)
     if recorder is not None and training.epoch == 0:
@@ -122,6 +118,6 @@ def _train(
     if watcher is not None:
         watcher.remove()
     told = training.told()
-    if checkpoints is not None:
-        told |= checkpoints.told()
+    if checkpoints is not None and checkpoints.resumed_after:
+        told["resumed_after"] = checkpoints.resumed_after
     return training.epoch, told

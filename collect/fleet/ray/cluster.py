@@ -115,7 +115,8 @@ def connected(address: str) -> Iterator[ModuleType]:
             "one of this machine"
         ) from error
     except (RuntimeError, ValueError) as error:
-        raise InvalidInput(f"cannot use the Ray cluster at {address!r}: {_first_line(error)}") from error
+        reason = str(error).strip().partition("\n")[0][:300]
+        raise InvalidInput(f"cannot use the Ray cluster at {address!r}: {reason}") from error
     try:
         yield ray
     finally:
@@ -161,7 +162,8 @@ def answer_of(ray: ModuleType, node: Node, ref: Any) -> str | None:
     except ray.exceptions.TaskUnschedulableError:
         raise
     except ray.exceptions.RayError as error:
-        said = f"it cannot run losslake; is {__version__} installed there? ({_last_line(error)})"
+        reason = str(error).strip().rpartition("\n")[2][:300]
+        said = f"it cannot run losslake; is {__version__} installed there? ({reason})"
     return None if said is None else f"node {node.name}: {said}"
 
 
@@ -169,9 +171,11 @@ def usable_nodes(ray: ModuleType, on: OnRay, lake: Lake, setup: Mapping[str, Any
     """The nodes to begin with; others may join. Raises NotEnoughData where none has room, InvalidInput where one cannot train for the lake."""
     nodes = nodes_for(ray, on)
     if not nodes:
+        there = ray.cluster_resources()
         raise NotEnoughData(
             f"no node of the Ray cluster has {on.cpus_per_run:g} CPUs and {on.gpus_per_run:g} GPUs for a run; it has "
-            f"{_told(ray.cluster_resources())} in all: give fewer with --cpus-per-run and --gpus-per-run"
+            f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs in all: give fewer with --cpus-per-run and "
+            "--gpus-per-run"
         )
     asked = ask_nodes(ray, nodes, lake, setup)
     ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_CHECK_SECONDS)
@@ -203,15 +207,3 @@ def _slots(resources: Mapping[str, float], on: OnRay) -> int:
         # A run needs its part of one GPU: with 0.4 two fit on each.
         slots = min(slots, int(resources.get("GPU", 0.0)) * math.floor(1 / on.gpus_per_run + 1e-6))
     return slots
-
-
-def _told(resources: Mapping[str, float]) -> str:
-    return f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:300]
-
-
-def _last_line(error: BaseException) -> str:
-    return str(error).strip().rpartition("\n")[2][:300]

@@ -10,9 +10,9 @@ import dataclasses
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections import Counter, deque
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -74,8 +74,11 @@ def train_on_ray(work: FleetWork, on: OnRay, *, jobs: int | None) -> None:
             "path": [*(entry for entry in sys.path if entry), os.getcwd()],
         }
         nodes = usable_nodes(ray, on, work.prepared.lake, setup)
-        with _stopped_at_end(_Foreman(ray, work, on, setup, nodes, jobs)) as foreman:
+        foreman = _Foreman(ray, work, on, setup, nodes, jobs)
+        try:
             foreman.see_it_done()
+        finally:
+            foreman.stop()
 
 
 class _Foreman:
@@ -93,7 +96,7 @@ class _Foreman:
         self._ray, self._work, self._on, self._setup = ray, work, on, setup
         self._nodes, self._unfit = nodes, set[str]()
         self._asked: dict[Any, Node] = {}
-        self._failed_starts: dict[str, int] = {}
+        self._failed_starts = Counter[str]()
         self._waiting = deque(_Task(part) for part in work.parts())
         self._open = set(work.todo)
         self._most = len(self._waiting) if jobs is None else jobs
@@ -193,10 +196,8 @@ class _Foreman:
         self._look_at_nodes()
         task, lake = hand.task, self._work.prepared.lake
         if task is None:
-            if any(
-                node.id == hand.node.id for node in self._nodes
-            ):  # the node is there, and still it did not start
-                self._failed_starts[hand.node.id] = self._failed_starts.get(hand.node.id, 0) + 1
+            if hand.node in self._nodes:  # the node is there, and still it did not start
+                self._failed_starts[hand.node.id] += 1
                 if self._failed_starts[hand.node.id] > self._on.retries:
                     self._set_aside(hand.node, f"workers end before they can start ({_reason(error)})")
             return
@@ -270,14 +271,6 @@ class _Foreman:
                 f"the Ray cluster has had no node to train on for {_PATIENCE_SECONDS / 60:.0f} minutes; the runs that "
                 "are in the lake stay, and the same command goes on with the rest"
             )
-
-
-@contextmanager
-def _stopped_at_end(foreman: _Foreman) -> Iterator[_Foreman]:
-    try:
-        yield foreman
-    finally:
-        foreman.stop()
 
 
 def _reason(error: Exception) -> str:

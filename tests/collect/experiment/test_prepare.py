@@ -304,10 +304,10 @@ def test_one_run_fails_and_the_others_go_on(lake: Lake, monkeypatch: pytest.Monk
     prepare(lake)
     real: Callable[..., Any] = trainer._train
 
-    def fail_one(step: Any, plan: Any, *args: Any) -> Any:
-        if plan.run == "shadow-0001":
+    def fail_one(setup: Any, *args: Any) -> Any:
+        if setup.plan.run == "shadow-0001":
             raise TrainingFailed("run 'shadow-0001' diverged in epoch 1")
-        return real(step, plan, *args)
+        return real(setup, *args)
 
     monkeypatch.setattr(trainer, "_train", fail_one)
     watch = Watching()

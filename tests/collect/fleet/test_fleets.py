@@ -484,10 +484,10 @@ def test_one_run_fails_and_the_others_go_on(
     arguments = ([4, 5, 6],) if fleet == "leave_out" else (3,)
     real: Callable[..., Any] = trainer._train
 
-    def fail_one(step: Any, plan: Any, *rest: Any) -> Any:
-        if plan.run in ("reference-0001", "distilled-0001", "leave-out-5-0"):
+    def fail_one(setup: Any, *rest: Any) -> Any:
+        if setup.plan.run in ("reference-0001", "distilled-0001", "leave-out-5-0"):
             raise error
-        return real(step, plan, *rest)
+        return real(setup, *rest)
 
     monkeypatch.setattr(trainer, "_train", fail_one)
     with pytest.raises(
