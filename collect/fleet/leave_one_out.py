@@ -10,7 +10,7 @@ import numpy as np
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.lake import Lake
-from ..data.device_data import TrainingData
+from ..data.training import TrainingData
 from ..recipe import Recipe
 from ..train.run import RunPlan
 from .design import derived, lay_down

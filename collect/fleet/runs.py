@@ -12,7 +12,7 @@ import torch
 
 from ...store.errors import AlreadyExists, LosslakeError, TrainingFailed
 from ...store.lake import Lake
-from ..data.device_data import DeviceData, TrainingData
+from ..data.training import DeviceData, TrainingData
 from ..recipe import from_json
 from ..signals.ask import Recording
 from ..train.checkpoint import Checkpointing

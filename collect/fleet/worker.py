@@ -44,8 +44,8 @@ def _serve(
     import numpy as np
     import torch
 
-    from ..data.training import TrainingData
     from ...store.lake import Lake
+    from ..data.training import TrainingData
     from ..train.run import RunPlan
     from .runs import Runs
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...store.errors import TrainingFailed
-from ..data.device_data import DeviceData
+from ..data.training import DeviceData
 from ..grad_norms.eval_pass import norms_of_batch
 from ..grad_norms.hooks import GradNormWatcher
 from ..hook.recorder import TraceRecorder

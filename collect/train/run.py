@@ -14,10 +14,8 @@ from torch import nn
 from ...store.errors import InvalidInput, TrainingFailed
 from ...store.format.records import Role, Run, RunInfo
 from ...store.write.run_writer import RunWriter
-from ..data.training import TrainingData
-from ..recipe import to_json
-from ..data.device_data import DeviceData
-from ..recipe import Recipe
+from ..data.training import DeviceData, TrainingData
+from ..recipe import Recipe, to_json
 from ..run_facts import device_name, versions
 from ..signals.ask import Recording, append_answers, outputs
 from ..signals.evaluation import eval_mode
