@@ -41,7 +41,7 @@ def main() -> None:
         photograph(report, PICTURES / "report.png", 1180, 745)
         page = work / "shell.html"
         page.write_text(terminal_page(shell_screen(lake)))
-        photograph(page, PICTURES / "shell.png", 960, 620)
+        photograph(page, PICTURES / "shell.png", 960, 640)
 
 
 def photograph(page: Path, out: Path, width: int, height: int) -> None:
