@@ -28,6 +28,7 @@ from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from losslake.store.write import leases
 from run_data import SAMPLES, nine_runs
+from warm import warm_server, warm_worker
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the CPUs: a thread of torch's for each CPU in each of them would wait for the others'. Not imported yet.
@@ -36,8 +37,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # A shell that starts the tests in the background has Ctrl-C ignored, and so would all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_RUNNING = pytest.StashKey[contextlib.ExitStack]()
+
 Array = npt.NDArray[np.generic]
 Traces = Mapping[str, Array]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # one for all of xdist's workers, whose environment is this one's
+        running = config.stash[_RUNNING] = contextlib.ExitStack()
+        running.enter_context(warm_server())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _RUNNING in config.stash:
+        config.stash[_RUNNING].close()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,6 +71,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that train for a fleet have everything imported."""
+    monkeypatch.setattr("losslake.collect.fleet.pool._COMMAND", warm_worker())
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ in the repository. Pages share a lake made of numbers from a fixed seed, and sho
     $ export LOSSLAKE_LAKE=my-lake
     $ losslake collect import arrays arrays.npz --experiment clinic --target run-0000 2>/dev/null
 
-`losslake` and `python` are those of the running interpreter; what `losslake` imports it has imported before. Every page has a row in docs/README.md.
+`losslake` and `python` are those of the running interpreter; what losslake imports they have imported before. Every page has a row in docs/README.md.
 
 `LOSSLAKE_DOCS=update pytest tests/test_docs.py -k NAME` writes what came out into the page, where it differs.
 """
@@ -40,22 +40,18 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from places import ROOT
-from warm_losslake import warm
+from warm import HANGS, warm_losslake, warm_python
 
 MADE = "<!-- Made by docs/generate.py"
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if MADE not in page.read_text()]
 UPDATE = os.environ.get("LOSSLAKE_DOCS") == "update"
 DONE = "--- done ---"
-PATIENCE = 1500.0
-"""Seconds after which a page that still runs waits for something that never comes, however busy the machine is."""
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 PIECES = re.compile(rf"(\.\.\.|{NUMBER.pattern})")
 OPENS = re.compile(r"```(\w+)(.*)")
@@ -189,10 +185,10 @@ def commands_of(block: Block) -> list[Step]:
 class Runner:
     """One bash and one Python for a page, in its folder."""
 
-    def __init__(self, folder: Path, losslake: list[str]) -> None:
+    def __init__(self, folder: Path) -> None:
         programs = folder.parent / "programs"
         programs.mkdir()
-        for name, command in (("losslake", losslake), ("python", [sys.executable])):
+        for name, command in (("losslake", warm_losslake()), ("python", warm_python())):
             (programs / name).write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
             (programs / name).chmod(0o755)
         folder.mkdir()
@@ -203,7 +199,7 @@ class Runner:
         self.environment = ENVIRONMENT | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
         self.running: dict[str, subprocess.Popen[str]] = {}
         # A command that waits for ever (an open quote, a server) fails its page.
-        self.patience = threading.Timer(PATIENCE, self.kill)
+        self.patience = threading.Timer(HANGS, self.kill)
         self.patience.start()
 
     def run(self, step: Step) -> list[str]:
@@ -226,7 +222,7 @@ class Runner:
         return self._ask("bash", ["bash"], ask, step)
 
     def _python(self, code: str, step: Step) -> list[str]:
-        return self._ask("python", [sys.executable, "-u", "-c", PYTHON], json.dumps(code), step)
+        return self._ask("python", [*warm_python(), "-c", PYTHON], json.dumps(code), step)
 
     def _ask(self, program: str, command: list[str], text: str, step: Step) -> list[str]:
         process = self.running.get(program)
@@ -303,18 +299,11 @@ def same_line(shown: str, printed: str, tolerance: float) -> bool:
     return all(abs(value - wanted) <= tolerance for value, wanted in zip(got, numbers, strict=True))
 
 
-@pytest.fixture(scope="module")
-def losslake() -> Iterator[list[str]]:
-    """What `losslake` is on a page."""
-    with warm(ENVIRONMENT) as command:
-        yield command
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_page(page: Path, tmp_path: Path, losslake: list[str]) -> None:
+def test_page(page: Path, tmp_path: Path) -> None:
     lines = page.read_text().splitlines()
     steps = steps_of(lines)
-    runner = Runner(tmp_path / "page", losslake)
+    runner = Runner(tmp_path / "page")
     different: list[tuple[Step, list[str]]] = []
     try:
         for step in steps:
@@ -436,12 +425,12 @@ print(3)
     assert steps[4].tolerance == 0.1
 
 
-def test_progress_of_work_under_way_is_left_out(tmp_path: Path, losslake: list[str]) -> None:
+def test_progress_of_work_under_way_is_left_out(tmp_path: Path) -> None:
     page = """```console
 $ echo "compact clinic: 66/66 files"; echo "target: 21/40 epochs, 1.35 epochs/s, 0:14 left  target epoch 21/40"; echo "target: 40/40 epochs, 2 epochs/s, 0:20  done"
 ```
 """.splitlines()
-    runner = Runner(tmp_path / "page", losslake)
+    runner = Runner(tmp_path / "page")
     try:
         assert [runner.run(step) for step in steps_of(page)] == [
             ["target: 40/40 epochs, 2 epochs/s, 0:20  done"]
@@ -450,7 +439,7 @@ $ echo "compact clinic: 66/66 files"; echo "target: 21/40 epochs, 1.35 epochs/s,
         runner.close()
 
 
-def test_a_page_runs_in_one_shell_and_one_namespace(tmp_path: Path, losslake: list[str]) -> None:
+def test_a_page_runs_in_one_shell_and_one_namespace(tmp_path: Path) -> None:
     page = """```python title="given.py"
 print("a file", __name__)
 ```
@@ -468,7 +457,7 @@ print(kept + 1)
 ```text
 ```
 """.splitlines()
-    runner = Runner(tmp_path / "page", losslake)
+    runner = Runner(tmp_path / "page")
     try:
         printed = [runner.run(step) for step in steps_of(page)]
         with pytest.raises(AssertionError, match="line 2 fails"):

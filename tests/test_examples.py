@@ -6,15 +6,16 @@ import importlib.util
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from losslake.store.lake import Lake
 from places import ROOT
+from warm import EVERYTHING, HUGGINGFACE, LIGHTNING, warm_python
 
 EXAMPLES = ROOT / "examples"
 EXTRAS = {"pytorch_loop": None, "lightning_module": "lightning", "huggingface_text": "transformers"}
+IMPORTED = {"pytorch_loop": EVERYTHING, "lightning_module": LIGHTNING, "huggingface_text": HUGGINGFACE}
 EPOCHS = "3"
 ROW = re.compile(r"sample +(?P<sample>\d+) .*score (?P<score>\d+\.\d{3})")
 
@@ -29,7 +30,7 @@ def test_example(name: str, tmp_path: Path) -> None:
     if extra is not None and importlib.util.find_spec(extra) is None:
         pytest.skip(f"needs {extra}, of losslake's extras")
     ran = subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py"), "lake", EPOCHS],
+        [*warm_python(IMPORTED[name]), str(EXAMPLES / f"{name}.py"), "lake", EPOCHS],
         cwd=tmp_path,
         # The models are far too small for more threads, or for a GPU.
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},

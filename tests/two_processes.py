@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from losslake.store.lake import Lake
+from warm import EVERYTHING, HANGS, warm_python
 
 Kept = dict[tuple[int, int], list[float]]
 """(sample, epoch) to the values that the two processes computed."""
 
 
-def run_both(script: str, folder: Path, **environment: str) -> None:
-    """Run a script as ``script.py FOLDER RANK`` in two processes, with a lake in the folder."""
+def run_both(script: str, folder: Path, modules: Sequence[str] = EVERYTHING, **environment: str) -> None:
+    """Run a script as ``script.py FOLDER RANK`` in two processes that have imported ``modules``, with a lake in the folder."""
     Lake.open(folder / "lake", create=True)
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", script, str(folder), str(rank)],
+            [*warm_python(modules), "-c", script, str(folder), str(rank)],
             stderr=subprocess.PIPE,
             text=True,
             cwd=folder,
@@ -29,7 +30,7 @@ def run_both(script: str, folder: Path, **environment: str) -> None:
         for rank in (0, 1)
     ]
     for process in started:
-        _, error = process.communicate(timeout=240)
+        _, error = process.communicate(timeout=HANGS)
         assert process.returncode == 0, error
 
 

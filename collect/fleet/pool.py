@@ -30,7 +30,8 @@ from .work import FleetWork
 
 _FOLDER = "losslake-fleet-"
 _STOP_SECONDS = 30.0
-_MODULE = __name__.rpartition(".")[0] + ".worker"
+# -P: the working directory must not shadow installed packages.
+_COMMAND = [sys.executable, "-P", "-m", __name__.rpartition(".")[0] + ".worker"]
 
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _ALLOCATION = {
@@ -122,8 +123,7 @@ def run_in_workers(
 
 def _start(setup: Mapping[str, Any], events: queue.Queue[tuple[_Worker, Event]]) -> _Worker:
     process = subprocess.Popen(
-        # -P: the working directory must not shadow installed packages.
-        [sys.executable, "-P", "-m", _MODULE],
+        _COMMAND,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         encoding="utf-8",

@@ -20,6 +20,7 @@ from recorded import check_seen, trace
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, IterableDataset
 from two_processes import run_both
+from warm import HUGGINGFACE
 
 transformers = pytest.importorskip("transformers", reason="needs the extra losslake[huggingface]")
 pytest.importorskip("accelerate", reason="needs the extra losslake[huggingface]")
@@ -543,7 +544,7 @@ def test_two_processes(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    run_both(DDP, tmp_path, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    run_both(DDP, tmp_path, HUGGINGFACE, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     seen: dict[int, list[float]] = {}
     for rank in (0, 1):
         for number, loss in torch.load(tmp_path / f"kept-{rank}.pt", weights_only=True):

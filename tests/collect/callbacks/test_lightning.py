@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import shlex
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from two_processes import check_two_epochs, kept_by_both
+from warm import HANGS, LIGHTNING, warm_python
 
 lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra losslake[lightning]")
 
@@ -350,7 +351,7 @@ import losslake
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
-folder = sys.argv[1]
+folder, sys.executable = sys.argv[1:]
 torch.manual_seed(0)
 x, y = torch.randn(30, 5), torch.arange(30) % 3
 
@@ -387,14 +388,17 @@ def test_two_processes(tmp_path: Path) -> None:
     """Lightning exchanges the sampler: each process trains on its half, and what is recorded is what it trained on."""
     Lake.open(tmp_path / "lake", create=True)
     (tmp_path / "script.py").write_text(DDP)
+    python = tmp_path / "python"  # what Lightning starts the second process with
+    python.write_text(f'#!/bin/sh\nexec {shlex.join(warm_python(LIGHTNING))} "$@"\n')
+    python.chmod(0o755)
     done = subprocess.run(
-        [sys.executable, "script.py", str(tmp_path)],
+        [str(python), "script.py", str(tmp_path), str(python)],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=240,
+        timeout=HANGS,
     )
     assert done.returncode == 0, done.stderr
     check_two_epochs(Lake.open(tmp_path / "lake"), "e", kept_by_both(tmp_path, "kept"))

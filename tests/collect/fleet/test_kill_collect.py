@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from losslake.store.errors import TrainingFailed
 from losslake.store.format.records import Run
 from losslake.store.lake import Lake
 from losslake.store.write import leases
+from warm import HANGS, warm_python
 from zygote import children_of
 
 COUNT = 12
@@ -32,7 +32,7 @@ RECIPE: dict[str, Any] = {
 SCRIPT = (
     f"COUNT, RECIPE = {COUNT}, {RECIPE}"
     + """
-import sys
+import os, sys
 from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.fleet.target_and_shadows import collect_shadows
 from losslake.collect.recipe import Recipe
@@ -44,6 +44,7 @@ class Tell:
     def advance(self, n, note): print(note, flush=True)
     def finish(self): print("finish", flush=True)
 
+print("process", os.getpid(), flush=True)
 lake = Lake.open(sys.argv[1], create=True)
 prepared = prepare_experiment(lake, "e", dataset="digits", samples=200)
 collect_shadows(lake, "e", count=COUNT, recipe=Recipe(**RECIPE), prepared=prepared, jobs=2, device="cpu", traces=True, progress=Tell())
@@ -51,13 +52,13 @@ collect_shadows(lake, "e", count=COUNT, recipe=Recipe(**RECIPE), prepared=prepar
 )
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "warm_workers")
 
 
 def start(lake: Path, temporary: Path) -> subprocess.Popen[str]:
     # A script without a main guard: workers must not run it again.
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(lake)],
+        [*warm_python(), "-c", SCRIPT, str(lake)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -66,11 +67,11 @@ def start(lake: Path, temporary: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(process: subprocess.Popen[str], words: str) -> None:
+def wait_for(process: subprocess.Popen[str], words: str) -> str:
     assert process.stdout is not None
     for line in process.stdout:
         if words in line:
-            return
+            return line
     raise AssertionError(f"never said {words!r}: {process.stderr.read() if process.stderr else ''}")
 
 
@@ -118,12 +119,13 @@ def test_killed_and_completed(tmp_path: Path) -> None:
         (signal.SIGTERM, "epoch 2/6"),
     ):
         process = start(path, temporary)
+        itself = int(wait_for(process, "process").split()[1])
         wait_for(process, moment)
-        workers = children_of(process.pid)
+        workers = children_of(itself)
         assert len(workers) == 2
-        process.send_signal(sent)
-        process.wait(60)
-        assert gone(workers, 60), "workers outlive their parent"
+        os.kill(itself, sent)
+        process.wait(HANGS)
+        assert gone(workers, HANGS), "workers outlive their parent"
         lake = Lake.open(path)
         found = check_visible(lake)
         assert set(seen) <= set(found)

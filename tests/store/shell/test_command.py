@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import pytest
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from losslake.store.shell.output import write_frame
-from warm_losslake import OF_SQL, warm
+from warm import OF_SQL, warm_losslake
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -38,7 +38,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def losslake(path: str) -> Iterator[Run]:
+def losslake(path: str) -> Run:
+    command = warm_losslake(OF_SQL)
+
     def run(
         *arguments: str, stdin: str | None = None, columns: int = 100
     ) -> subprocess.CompletedProcess[str]:
@@ -51,8 +53,7 @@ def losslake(path: str) -> Iterator[Run]:
             env=os.environ | {"LOSSLAKE_LAKE": path, "COLUMNS": str(columns)},
         )
 
-    with warm(os.environ, OF_SQL) as command:
-        yield run
+    return run
 
 
 def test_a_query_prints_a_table_that_fits(losslake: Run) -> None:
