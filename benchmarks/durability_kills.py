@@ -296,7 +296,7 @@ class Killing:
         else:
             child.kill()
         code = child.wait()
-        end = time.monotonic() + 60
+        end = time.monotonic() + 1200
         while any(Path(f"/proc/{worker}").exists() for worker in workers):
             if time.monotonic() > end:
                 raise Broken(f"{step.name}: workers outlive their parent")

@@ -104,7 +104,7 @@ class Child:
             self.code = self.zygote._ask({"poll": self.pid})
         return self.code
 
-    def wait(self, seconds: float = 300) -> int:
+    def wait(self, seconds: float = 1200) -> int:
         """The same once it has ended. Raises TimeoutError."""
         end = time.monotonic() + seconds
         while (code := self.poll()) is None:

@@ -28,7 +28,7 @@ from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from losslake.store.write import leases
 from run_data import SAMPLES, nine_runs
-from warm import warm_server, warm_worker
+from warm import HANGS, warm_server, warm_worker
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the CPUs: a thread of torch's for each CPU in each of them would wait for the others'. Not imported yet.
@@ -52,6 +52,29 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _RUNNING in config.stash:
         config.stash[_RUNNING].close()
+
+
+_LONGEST = (
+    "test_docs",
+    "test_spark",
+    "test_report",
+    "test_huggingface",
+    "test_durability",
+    "test_object_store_commands",
+    "test_kill_collect",
+    "test_ray",
+    "test_examples",
+    "test_resume",
+    "test_demo",
+    "test_lightning",
+    "test_fleets",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first: none of them is left to one worker at the end, when the other has nothing to do."""
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -95,7 +118,7 @@ def s3() -> Iterator[str]:
     }
     with _serving(command, port), _environment("AWS_", settings), _leases_removed():
         request = urllib.request.Request(f"http://127.0.0.1:{port}/lakes", method="PUT")
-        urllib.request.urlopen(request, timeout=10).close()
+        urllib.request.urlopen(request, timeout=HANGS).close()
         yield "s3://lakes"
 
 
@@ -113,7 +136,7 @@ def azure() -> Iterator[str]:
         "AZURITE_BLOB_STORAGE_URL": f"http://127.0.0.1:{port}",
     }
     with _serving(command, port), _environment("AZUR", settings), _leases_removed():
-        urllib.request.urlopen(_new_container(port, "lakes"), timeout=10).close()
+        urllib.request.urlopen(_new_container(port, "lakes"), timeout=HANGS).close()
         yield "az://lakes"
 
 
@@ -145,9 +168,10 @@ def _serving(command: list[str], port: int) -> Iterator[None]:
     """A server that answers at a port of this machine, until the block ends."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(300):
+        end = time.monotonic() + HANGS
+        while time.monotonic() < end:
             assert process.poll() is None, "the server has ended"
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=10):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=HANGS):
                 break
             time.sleep(0.1)
         else:

@@ -10,6 +10,7 @@ import pytest
 from losslake.cli import _run
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_the_demo_runs_from_data_to_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import pytest
 from losslake.collect import progress as module
 from losslake.collect.progress import ProgressLines
+from warm import HANGS
 
 WORK = """
 import sys, time
@@ -21,7 +22,7 @@ progress = ProgressLines("shadows")
 progress.start(4, "epochs")
 try:
     for epoch in range(4):
-        time.sleep(float(sys.argv[1]))
+        time.sleep(float(sys.argv[1]) if epoch else 0)
         progress.advance(1, "[b]run[/b] :smile: \\x1b[31m")
         progress.note(f"epoch [red]{epoch}[/red]\\x07")
 finally:
@@ -65,7 +66,7 @@ def on_a_terminal(
             if until is not None:
                 until(process, seen)
     except OSError:  # its other end is closed
-        process.wait(60)
+        process.wait(HANGS)
         return seen
     finally:
         process.kill()
@@ -105,7 +106,7 @@ def test_ctrl_c_leaves_the_bar_and_the_cursor() -> None:
         if "epoch [red]0" in seen and not sent:
             sent.append(process.send_signal(signal.SIGINT))
 
-    seen = on_a_terminal(0.7, until=interrupt)
+    seen = on_a_terminal(600, until=interrupt)
     before, _, after = seen.rpartition("Traceback")
     assert "KeyboardInterrupt" in after
     assert re.search(r"shadows: [12]/4 epochs", before)

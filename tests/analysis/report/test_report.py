@@ -31,6 +31,7 @@ from losslake.store.errors import InvalidOption, NotEnoughData, NotFound
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from PIL import Image
+from warm import HANGS
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 QUOTES = "\"'><svg onload=alert(2)>{{ 7*7 }}<!--<script>"
@@ -667,7 +668,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
             ],
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=HANGS,
             check=False,
         )
         assert answer.returncode == 0, answer.stderr[-2000:]

@@ -321,6 +321,7 @@ def test_one_run_fails_and_the_others_go_on(lake: Lake, monkeypatch: pytest.Monk
     assert len(in_process(lake, 3)) == 3
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_that_diverge(lake: Lake) -> None:
     prepare(lake)
     with pytest.raises(TrainingFailed, match=r"2 of 2 runs failed: run .shadow-0000. diverged in epoch"):

@@ -53,7 +53,7 @@ RECIPE = Recipe(
 HERE: dict[str, Any] = {"device": "cpu", "jobs": 1}
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "warm_workers")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ for line in sys.stdin:
 def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "made_up_worker.py").write_text(WORKER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(worker_pool, "_MODULE", "made_up_worker")
+    monkeypatch.setattr(worker_pool, "_COMMAND", [sys.executable, "-P", "-m", "made_up_worker"])
 
     def run(tasks: list[list[int]], **setup: Any) -> dict[int, str]:
         told: list[dict[str, Any]] = []

@@ -40,6 +40,7 @@ from losslake.store.format import paths
 from losslake.store.lake import Lake
 from losslake.store.write import leases
 from losslake.version import __version__
+from warm import HANGS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -235,7 +236,7 @@ def test_a_run_that_fails_stops_no_other(
     assert "3 shadow runs in" in capsys.readouterr().out
     # Workers leave nothing behind: what is new is this process's own lease.
     expected |= {f"{tokens.process_part(lake.path)}.json"}
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS
     while not {path.name for path in Path(lake.path).glob("writers/*")} <= expected:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -267,7 +268,7 @@ def test_stopped_by_ctrl_c(cluster: Any, folder: Path, collect: Any) -> None:
     lake = Lake.open(folder / "lake")
     assert lake.runs("e", role="shadow") == []
     assert unfinished(lake) == []
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS
     while ray.available_resources().get("CPU") != 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -38,6 +37,7 @@ from losslake.store.upkeep.verify import verify
 from losslake.store.write.checkpoints import CheckpointWriter, find_checkpoints, resumable_files
 from torch import nn
 from trainer_data import lake_with, pictures
+from warm import HANGS, warm_python
 
 N, CLASSES = 60, 3
 MLP = Recipe(
@@ -58,7 +58,7 @@ TRACED = Recording(("original",), traces=True, logits="float32")
 DATA = pictures(N, classes=CLASSES, step=40, audit=50)
 MEMBERS = (np.arange(N) % 2 == 0) & ~DATA.population
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "warm_workers")
 
 
 @pytest.fixture
@@ -511,7 +511,10 @@ class Tell:
         if f"epoch {self.job.get('epoch')}/" in note: os.kill(os.getpid(), signal.SIGKILL)
     def note(self, sentence):
         os.write(self.job["pipe"], (sentence + "\\n").encode())
-        time.sleep(self.job.get("wait", 0))
+        if "meeting" in self.job:  # nobody goes on before both have found where to
+            open(os.path.join(self.job["meeting"], str(os.getpid())), "w").close()
+            while len(os.listdir(self.job["meeting"])) < 2:
+                time.sleep(0.01)
     def finish(self): pass
 
 def die_at_step(count):
@@ -559,7 +562,7 @@ for line in sys.stdin:
 def processes() -> Iterator[Callable[..., tuple[list[int], list[str]]]]:
     """Give it jobs, each for a process of its own, all at once: their exit codes, and what they said."""
     server = subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*warm_python(), "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert server.stdin is not None
     assert server.stdout is not None
@@ -572,7 +575,7 @@ def processes() -> Iterator[Callable[..., tuple[list[int], list[str]]]]:
 
     yield run
     server.stdin.close()
-    server.wait(30)
+    server.wait(HANGS)
 
 
 DIGITS = replace(MLP, crop=1, epochs=4, early_stop=3)
@@ -636,11 +639,11 @@ def test_killed_at_any_step_of_a_checkpoint(
 
 
 def test_two_go_on_at_once(
-    digits: tuple[Lake, list[Any]], job: dict[str, Any], processes: Callable[..., Any]
+    digits: tuple[Lake, list[Any]], job: dict[str, Any], processes: Callable[..., Any], tmp_path: Path
 ) -> None:
     lake, whole = digits
     assert processes({**job, "epoch": 3})[0] == [-9]
-    codes, said = processes({**job, "wait": 0.5}, {**job, "wait": 0.5})
+    codes, said = processes(*[{**job, "meeting": str(tmp_path)}] * 2)
     assert codes == [0, 0]
     assert len(said) == 2
     assert values(lake, "target") == whole

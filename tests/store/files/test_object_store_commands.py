@@ -17,7 +17,7 @@ from losslake.demo import _report_of
 from losslake.store.files.filesystem import files_at
 from places import LAKES
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "warm_workers")
 
 SMALL = "--samples 60 --model mlp --widths 8 --epochs 2 --batch-size 32 --device cpu"
 

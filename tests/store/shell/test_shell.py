@@ -30,6 +30,7 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
+from warm import HANGS
 
 MakeLake = Callable[..., Lake]
 SLOW = "select count(*) from range(60000) a, range(60000) b, range(60000) c where a.range + b.range + c.range = 7"
@@ -309,11 +310,15 @@ def test_errors_do_not_end_the_shell(
 
 def test_ctrl_c_cancels_a_query_and_the_connection_goes_on(connection: duckdb.DuckDBPyConnection) -> None:
     signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
-    started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
+    started = time.process_time()
+
+    def interrupted() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
         answer_to(connection, SLOW, {})
-    assert time.monotonic() - started < 20
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.process_time() - started < 20
     assert answer_to(connection, "select 1 as one", {})["one"].to_list() == [1]
 
 
@@ -351,7 +356,7 @@ def test_a_session_on_a_terminal(lake: Lake, state: Path) -> None:
         session.until(r"\d s\r")
         session.until("losslake>")
         session.type("\x04")
-        assert process.wait(60) == 0
+        assert process.wait(HANGS) == 0
     finally:
         process.kill()
         process.wait()
@@ -367,7 +372,7 @@ class _Session:
     def type(self, text: str) -> None:
         os.write(self.handle, text.encode())
 
-    def until(self, pattern: str, seconds: float = 60) -> None:
+    def until(self, pattern: str, seconds: float = HANGS) -> None:
         end = time.monotonic() + seconds
         while not (found := re.search(pattern, self.seen)):
             readable, _, _ = select.select([self.handle], [], [], max(0, end - time.monotonic()))

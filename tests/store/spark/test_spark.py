@@ -39,6 +39,7 @@ from losslake.store.shell.named_queries import query_names
 from losslake.store.spark import connection as sessions
 from losslake.store.spark.connection import SparkConnection, connect_spark
 from losslake.store.upkeep.compact import compact
+from warm import HANGS
 
 MASTER = "local-cluster[2,1,700]"
 needs_sqlglot = pytest.mark.skipif(find_spec("sqlglot") is None, reason="sqlglot is not installed")
@@ -197,7 +198,7 @@ CASES = [
 
 @needs_spark
 def test_there_are_two_worker_processes(cluster: Any) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS
     while cluster.sparkContext._jsc.sc().getExecutorMemoryStatus().size() < 3:
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from losslake.store.upkeep.verify import verify
 from losslake.store.write import leases
 from losslake.store.write.leases import claim
 from polars.testing import assert_frame_equal
+from warm import STORE, warm_python
 
 MakeLake = Callable[..., Lake]
 N = 30
@@ -323,20 +323,25 @@ def test_a_second_compaction_is_kept_out_and_a_killed_one_is_not_in_the_way(many
     with claim(many.files, "experiment=e"), pytest.raises(LosslakeError, match="another process"):
         compact(many, "e")
     holder = """
-import sys, time
+import sys
 from losslake.store.write.leases import claim
 from losslake.store.lake import Lake
 with claim(Lake.open(sys.argv[1]).files, "experiment=e"):
     print("ready", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
-    process = subprocess.Popen([sys.executable, "-c", holder, many.path], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*warm_python(STORE), "-c", holder, many.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     with pytest.raises(LosslakeError, match="another process"):
         compact(many, "e")
     process.kill()
-    process.wait()
+    process.communicate()
     assert len(many.files.list("claims")) == 1
     assert compact(many, "e").runs == 20
     assert many.files.list("claims") == []
@@ -402,7 +407,7 @@ def test_killed_at_any_instant_it_changes_nothing_for_readers(many: Lake) -> Non
     runs = 20
     for kill in range(6):
         process = subprocess.Popen(
-            [sys.executable, "-c", COMPACTOR, many.path],
+            [*warm_python(STORE), "-c", COMPACTOR, many.path],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -6,7 +6,6 @@ import contextlib
 import random
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +40,7 @@ from losslake.store.write.results import save_result
 from losslake.store.write.table_file import write_table
 from polars.testing import assert_frame_equal
 from run_data import SAMPLES, nine_runs
+from warm import STORE, warm_python
 
 MakeLake = Callable[..., Lake]
 N = 24
@@ -373,7 +373,7 @@ os._exit(9)
 
 
 def test_leftovers_checkpoints_and_retired_files(lake: Lake) -> None:
-    subprocess.run([sys.executable, "-c", LEAVE, lake.path], check=False)
+    subprocess.run([*warm_python(STORE), "-c", LEAVE, lake.path], check=False)
     with open_source(lake, "tests") as source:
         run_analysis(source, ANALYSES[0])  # replaces a result
     compact(lake, "tests", least=2)  # retires files
@@ -400,7 +400,7 @@ def test_verify_tells_of_rows_that_are_around(lake: Lake) -> None:
     with lake.write_run("tests", "late", members=np.zeros(N, dtype=bool)) as out:
         append(out)
         out.commit(RunInfo(role="shadow"))
-    subprocess.run([sys.executable, "-c", LEAVE, lake.path], check=False)
+    subprocess.run([*warm_python(STORE), "-c", LEAVE, lake.path], check=False)
     lake.files.put(path, manifest.dump(whole))
     told = "\n".join(verify(lake).remembered)
     assert len(re.findall(r"run=late/\S+ holds 2 rows of forgotten samples", told)) == 3
@@ -480,13 +480,12 @@ def test_killed_for_real(lake_of: MakeLake) -> None:
     seed = random.Random(3)
     for _ in range(2):
         lake = make(lake_of)
-        process = subprocess.Popen([sys.executable, "-c", FORGET, lake.path], stdout=subprocess.PIPE)
+        process = subprocess.Popen([*warm_python(STORE), "-c", FORGET, lake.path], stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(seed.uniform(0, 0.08))
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.communicate()
         assert verify(lake).damage == ()
         forget(lake, "tests", GONE)
         check_gone(lake)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +38,7 @@ from losslake.store.write import leases as processes
 from losslake.store.write.checkpoints import CheckpointWriter
 from losslake.store.write.results import save_result
 from losslake.store.write.run_writer import RunWriter
+from warm import STORE, warm_python
 
 N = 8
 IDS = np.arange(N)
@@ -152,7 +152,7 @@ writer.commit(RunInfo(role="target"))
 @pytest.mark.parametrize("where", ["epochs", "signals", "claim", "commit", "result"])
 def test_what_a_killed_writer_left_goes_at_once(lake: Lake, where: str) -> None:
     before = files_below(lake)
-    done = subprocess.run([sys.executable, "-c", VICTIM, lake.path, where], check=False)
+    done = subprocess.run([*warm_python(STORE), "-c", VICTIM, lake.path, where], check=False)
     assert done.returncode == -9
     committed = where == "commit"
     left = verify(lake)
@@ -276,7 +276,7 @@ while True:
 @contextmanager
 def beside(code: str, lake: Lake, *arguments: str) -> Iterator[None]:
     child = subprocess.Popen(
-        [sys.executable, "-c", code, lake.path, *arguments],
+        [*warm_python(STORE), "-c", code, lake.path, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -21,6 +21,7 @@ from losslake.store.files.local import LocalFiles
 from losslake.store.format import manifest, paths
 from losslake.store.lake import Lake
 from losslake.store.write import leases
+from warm import HANGS, STORE, warm_python
 
 N = 8
 
@@ -130,7 +131,7 @@ def test_of_another_machine_nothing_is_known(lake: Lake) -> None:
 
 
 def test_a_killed_process_counts_as_gone_before_its_parent_takes_notice() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = leases.start_time(child.pid)
     assert leases.runs(child.pid, started)
     child.send_signal(signal.SIGSTOP)
@@ -170,7 +171,10 @@ writer.append_epoch("eval", 0, np.arange(8), loss=np.zeros(8))
 
 def run_code(lake: Lake, code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", WRITES + code, lake.path, "r"], capture_output=True, text=True, check=False
+        [*warm_python(STORE), "-c", WRITES + code, lake.path, "r"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -261,10 +265,10 @@ def test_a_step_outlasts_the_loss_of_its_temporary_file(lake: Lake, monkeypatch:
 
 def test_looking_while_processes_come_and_go(lake: Lake) -> None:
     children = [
-        subprocess.Popen([sys.executable, "-c", WRITES + "writer.discard()", lake.path, f"r{i}"])
+        subprocess.Popen([*warm_python(STORE), "-c", WRITES + "writer.discard()", lake.path, f"r{i}"])
         for i in range(2)
     ]
-    end = time.monotonic() + 60
+    end = time.monotonic() + HANGS
     while any(child.poll() is None for child in children) and time.monotonic() < end:
         assert set(leases.states(lake.files).values()) <= {"at work"}
     assert [child.returncode for child in children] == [0, 0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from losslake.store.lake import Lake
 from losslake.store.write import traces as trace_rows
 from losslake.store.write.run_writer import RunWriter
 from losslake.store.write.traces import BLOCK
+from warm import STORE, warm_python
 
 N = 6
 INFO = RunInfo(role="target")
@@ -480,7 +480,7 @@ for way in ("epoch", "signals"):
     lake.create_experiment("big", pa.table({"label": np.zeros(50_000, np.int32)}))
     before = files_below(lake)
     done = subprocess.run(
-        [sys.executable, "-c", script, lake.path], capture_output=True, text=True, check=False
+        [*warm_python(STORE), "-c", script, lake.path], capture_output=True, text=True, check=False
     )
     first, second = done.stdout.splitlines()
     assert first.startswith("epoch staging/experiment=big/run=r/")
