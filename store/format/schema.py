@@ -107,6 +107,9 @@ def parquet_writer(file: Any, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
 
     Floats get no dictionary: nearly every value is its own, and building one costs twice the time of
     writing without (measured). Words that repeat, such as ``pool``, do.
+
+    Floats get no statistics either: the least and the greatest of them leave NaN out, and DuckDB, for which NaN is
+    greater than any number, would take from them that a column holds none (``isnan``, ``>`` and ``<=`` go wrong).
     """
     words = [field.name for field in schema if pa.types.is_string(field.type) and field.name != "key"]
     with pq.ParquetWriter(
@@ -116,6 +119,13 @@ def parquet_writer(file: Any, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
         compression_level=3,
         use_dictionary=words or False,
         write_page_checksum=True,
-        write_statistics=[field.name for field in schema if not pa.types.is_nested(field.type)],
+        write_statistics=[field.name for field in schema if _ordered(field.type)] or False,
     ) as writer:
         yield writer
+
+
+def _ordered(kind: pa.DataType) -> bool:
+    """Whether the least and the greatest of a column say what lies between them: of no list, and of no float."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return not (pa.types.is_nested(kind) or pa.types.is_floating(kind))

@@ -233,15 +233,36 @@ def run_query(
 
 
 def frame_of(answer: duckdb.DuckDBPyRelation) -> pl.DataFrame:
-    """The rows of an answer as a Polars frame; inside `engine_errors`. Raises QueryRefused for types that Polars lacks."""
+    """The rows of an answer as a Polars frame; inside `engine_errors`. Intervals are durations, a day being 24 hours.
+
+    Raises QueryRefused for types that Polars lacks, and for an interval of months, which have no one length.
+    """
     import polars as pl
 
     try:
-        return answer.pl()
+        if "interval" not in (str(kind).lower() for kind in answer.types):
+            return answer.pl()
+        rows = answer.to_arrow_table()
+        for place, field in enumerate(rows.schema):
+            if pa.types.is_interval(field.type):
+                rows = rows.set_column(place, field.name, _durations(rows.column(place), field.name))
+        return pl.DataFrame(rows)
     except pl.exceptions.PolarsError as error:
         raise QueryRefused(
             f"the answer has a column of a type that cannot be handed on; cast it to varchar ({first_lines(error)})"
         ) from error
+
+
+def _durations(intervals: pa.ChunkedArray, name: str) -> pa.Array:
+    """Intervals as durations in microseconds, which is what DuckDB counts in."""
+    found: list[int | None] = []
+    for value in intervals.to_pylist():
+        if value is not None and value.months:
+            raise QueryRefused(
+                f"column {name!r} is an interval of months, which have no one length; cast it to varchar"
+            )
+        found.append(None if value is None else value.days * 86_400_000_000 + value.nanoseconds // 1000)
+    return pa.array(found, pa.duration("us"))
 
 
 def read_view(lake: Catalogue, view: str, experiment: str | None = None) -> pa.Table:

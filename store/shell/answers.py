@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args
 
 import click
@@ -118,11 +119,22 @@ def excerpt_of(answer: duckdb.DuckDBPyRelation) -> Excerpt:
 
 
 def _column_values(column: pa.Array) -> list[object]:
+    if pa.types.is_interval(column.type):
+        return [None if value is None else _interval(value) for value in column.to_pylist()]
     try:
         values: list[object] = column.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError):  # a date beyond year 9999
         values = column.cast(pa.string()).to_pylist()
     return values
+
+
+def _interval(value: Any) -> str:
+    """An interval in words, months apart: they have no one length."""
+    rest = timedelta(days=value.days, microseconds=value.nanoseconds // 1000)
+    if not value.months:
+        return str(rest)
+    months = "1 month" if value.months == 1 else f"{value.months} months"
+    return f"{months} {rest}" if rest else months
 
 
 def print_excerpt(excerpt: Excerpt) -> None:

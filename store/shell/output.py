@@ -8,10 +8,11 @@ import os
 import secrets
 import sys
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import click
 import polars as pl
+from polars import selectors
 
 from ..errors import InvalidOption, LosslakeError
 from .table import draw_table
@@ -20,6 +21,9 @@ Format = Literal["table", "csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "json", "parquet")
 
 _BATCH = 10_000
+
+# No least and greatest value, for the reason that `parquet_writer` gives; Polars chooses for all columns at once.
+_STATISTICS = {"min": False, "max": False}
 
 
 def format_of(path: Path | None, chosen: str | None) -> Format:
@@ -45,7 +49,8 @@ def write_frame(frame: pl.DataFrame, path: Path | None, chosen: Format) -> None:
     """Write rows to a file, whole or not at all, or to standard output.
 
     In CSV lists and structs are JSON text and bytes are hexadecimal digits; in JSON numbers that are not finite
-    are null. Raises LosslakeError when the file cannot be written, InvalidOption for values that the format has
+    are null, and decimals are numbers: whole ones with every digit, others as the nearest float. Durations are ISO 8601 text
+    (PT1M30S) in both. Raises LosslakeError when the file cannot be written, InvalidOption for values that the format has
     no way to write.
     """
     if chosen == "table":
@@ -76,19 +81,25 @@ def counted(rows: int) -> str:
 def _write(frame: pl.DataFrame, file: IO[bytes], chosen: Format) -> None:
     if chosen == "parquet":
         if file is not sys.stdout.buffer:
-            frame.write_parquet(file)
+            frame.write_parquet(file, statistics=_STATISTICS)
             return
         if sys.stdout.isatty():
             raise InvalidOption("Parquet is no text; write it with --out FILE, or pipe it on")
         whole = io.BytesIO()  # given the pipe itself, Polars calls its end an error in the Parquet file
-        frame.write_parquet(whole)
+        frame.write_parquet(whole, statistics=_STATISTICS)
         file.write(whole.getbuffer())
     elif chosen == "csv":
         text = _as_text(frame)
         for start in range(0, max(1, len(text)), _BATCH):  # a pipe that is closed ends it early
             file.write(text.slice(start, _BATCH).write_csv(include_header=start == 0).encode())
     else:
-        file.write(_as_json_values(frame).write_json().encode())
+        frame = _as_json_values(frame)
+        frame = frame.with_columns(
+            pl.col(name).cast(_with_numbers(kind))
+            for name, kind in frame.schema.items()
+            if _has(kind, pl.Decimal)
+        )
+        file.write(frame.write_json().encode())
         file.write(b"\n")
 
 
@@ -100,23 +111,37 @@ def _as_text(frame: pl.DataFrame) -> pl.DataFrame:
         column = pl.col(name)
         if kind.is_nested():
             # Polars writes structs as JSON, so each value is put into one: {"v":VALUE}.
-            json = pl.struct(column.alias("v")).struct.json_encode()
+            json = pl.struct(column.cast(_with_numbers(kind)).alias("v")).struct.json_encode()
             column = pl.when(column.is_not_null()).then(json.str.slice(5).str.head(-1)).alias(name)
-        elif kind == pl.Duration:
-            column = column.dt.to_string("iso")
         columns.append(column)
     return frame.select(columns)
 
 
 def _as_json_values(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with bytes, which JSON does not have, as hexadecimal digits."""
+    """The frame with what JSON does not have as text: bytes as hexadecimal digits, durations as ISO 8601 has them."""
     for name, kind in frame.schema.items():
-        if kind.is_nested() and _holds_bytes(kind):
+        if kind.is_nested() and _has(kind, pl.Binary):
             raise InvalidOption(f"column {name!r} holds bytes inside a list; leave it out, or write Parquet")
-    return frame.with_columns(pl.col(pl.Binary).bin.encode("hex"))
+    return frame.with_columns(pl.col(pl.Binary).bin.encode("hex"), selectors.duration().dt.to_string("iso"))
 
 
-def _holds_bytes(kind: object) -> bool:
+def _with_numbers(kind: Any) -> Any:
+    """The type with numbers in place of decimals, which Polars writes to JSON as text."""
+    if isinstance(kind, pl.Decimal):
+        return pl.Float64() if kind.scale else pl.Int128()
     if isinstance(kind, pl.Struct):
-        return any(_holds_bytes(field.dtype) for field in kind.fields)
-    return _holds_bytes(kind.inner) if isinstance(kind, pl.List | pl.Array) else kind == pl.Binary
+        return pl.Struct({field.name: _with_numbers(field.dtype) for field in kind.fields})
+    if isinstance(kind, pl.List):
+        return pl.List(_with_numbers(kind.inner))
+    if isinstance(kind, pl.Array):
+        return pl.Array(_with_numbers(kind.inner), kind.size)
+    return pl.Map(kind.key, _with_numbers(kind.value)) if isinstance(kind, pl.Map) else kind
+
+
+def _has(kind: Any, sought: type[pl.DataType]) -> bool:
+    """Whether a type is ``sought``, or has it inside."""
+    if isinstance(kind, pl.Struct):
+        return any(_has(field.dtype, sought) for field in kind.fields)
+    if isinstance(kind, pl.Map):
+        return _has(kind.key, sought) or _has(kind.value, sought)
+    return _has(kind.inner, sought) if isinstance(kind, pl.List | pl.Array) else kind == sought

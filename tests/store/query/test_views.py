@@ -290,6 +290,40 @@ def test_a_result_written_again_replaces_the_old_one(lake: Lake) -> None:
     ]  # a reader in between is not disturbed
 
 
+# --- NaN ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rest", [np.arange(200.0), np.full(200, 2.0), np.full(200, -np.inf)])
+def test_nan_is_found_in_every_column(tmp_path: Path, rest: np.ndarray) -> None:
+    values = np.where(np.arange(200) % 7 == 0, np.nan, rest)
+    kinds = {"half": np.float16, "single": np.float32, "double": np.float64}
+    own = {name: pa.array(values.astype(kind)) for name, kind in kinds.items()}
+    lake = Lake.open(tmp_path / "lake", create=True)
+    lake.create_experiment("e", pa.table({"label": np.zeros(200, int), **own}))
+    with lake.write_run("e", "r", members=np.arange(200) < 100) as writer:
+        writer.append_epoch("eval", 0, np.arange(200), loss=values)
+        writer.commit(RunInfo(role="target"))
+    scores = {"sample_id": np.arange(200), "member": np.zeros(200, bool), "score": values, **own}
+    save_result(lake, "e", "lira", "r", "", options={}, notes=[], metrics=[], scores=pa.table(scores))
+    columns = [("samples", name) for name in kinds] + [("scores", name) for name in (*kinds, "score")]
+    for view, column in [*columns, ("trace_points", "loss")]:
+        held = lake.sql(f"select {column} as x from {view}")["x"].to_numpy().astype(float)  # noqa: S608
+        assert np.isnan(held).any()
+        # DuckDB and Polars alike take NaN for greater than any number.
+        beyond = np.isnan(held) | (held > 1000)
+        for asked, found in (
+            ("isnan(x)", np.isnan(held)),
+            ("not isnan(x)", ~np.isnan(held)),
+            ("x <= 1000", ~beyond),
+            ("x > 1000", beyond),
+            ("x = 'nan'::float", np.isnan(held)),
+        ):
+            text = f"select count(*) from (select {column} as x from {view}) where {asked}"  # noqa: S608
+            assert lake.sql(text).item() == np.count_nonzero(found), (view, column, asked)
+        scanned = lake.scan(view).filter(pl.col(column).cast(pl.Float64) > 1000).collect()
+        assert scanned.height == np.count_nonzero(beyond), (view, column)
+
+
 # --- three ways to the same rows ----------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,11 @@ def test_awkward_values_in_every_format(tmp_path: Path) -> None:
             "day": [date(2026, 1, 2), None],
             "took": [timedelta(seconds=90), None],
             "raw": [b"\x00\xff", None],
+            "money": pl.Series([Decimal("0.50"), None], dtype=pl.Decimal(38, 2)),
+            "sum": pl.Series([Decimal(10**37 + 1), None], dtype=pl.Decimal(38, 0)),
+            "sums": pl.Series(
+                [[{"a": Decimal(3)}], None], dtype=pl.List(pl.Struct({"a": pl.Decimal(38, 0)}))
+            ),
             "text": ['comma, "quote"\nline', "ü"],
         }
     )
@@ -230,6 +236,8 @@ def test_awkward_values_in_every_format(tmp_path: Path) -> None:
     assert rows[0]["list"] == [1.0, None, None]
     assert rows[0]["nested"] == {"a": [1, 2], "b": 'q"\n'}
     assert rows[0]["raw"] == "00ff"
+    assert rows[0]["took"] == "PT1M30S"
+    assert (rows[0]["money"], rows[0]["sum"], rows[0]["sums"]) == (0.5, 10**37 + 1, [{"a": 3}])
     assert datetime.fromisoformat(rows[0]["when"]) == frame["when"][0]
     assert rows[1] == dict.fromkeys(frame.columns) | {"text": "ü"}
     with (tmp_path / "x.csv").open(encoding="utf-8", newline="") as file:
@@ -237,6 +245,8 @@ def test_awkward_values_in_every_format(tmp_path: Path) -> None:
     assert json.loads(lines[0]["nested"]) == {"a": [1, 2], "b": 'q"\n'}
     assert json.loads(lines[0]["list"]) == [1.0, None, None]
     assert (lines[0]["number"], lines[1]["number"]) == ("NaN", "-inf")
+    assert (lines[0]["money"], lines[0]["sum"]) == ("0.50", str(10**37 + 1))
+    assert json.loads(lines[0]["sums"]) == [{"a": 3}]
     assert (lines[0]["took"], lines[0]["raw"], lines[0]["text"]) == (
         "PT1M30S",
         "00ff",
@@ -244,6 +254,40 @@ def test_awkward_values_in_every_format(tmp_path: Path) -> None:
     )
     assert (lines[1]["list"], lines[1]["nested"]) == ("", "")
     assert pl.read_parquet(tmp_path / "x.parquet").equals(frame)
+
+
+def test_what_sql_computes_is_a_number_in_json(losslake: Run) -> None:
+    query = """
+      select sum(label) as whole, 0.5 as half, avg(label) as mean, list(0.25 * label order by label) as parts,
+             map {'a': sum(label)} as named, sum(label) + 1e30::hugeint as huge,
+             timestamp '2026-01-03 01:00' - timestamp '2026-01-01' as took
+      from samples"""
+    (row,) = json.loads(losslake("sql", query, "--experiment", "e", "--format", "json").stdout)
+    assert row == {
+        "whole": 2,
+        "half": 0.5,
+        "mean": 2 / 3,
+        "parts": [0.0, 0.25, 0.25],
+        "named": {"a": 2},
+        "huge": int(1e30) + 2,
+        "took": "P2DT1H",
+    }
+    assert "2 days, 1:00:00" in losslake("sql", query, "--experiment", "e", columns=200).stdout
+    months = losslake("sql", "select interval 1 month as due", "--format", "json")
+    assert months.returncode == 1
+    assert "'due' is an interval of months" in months.stderr
+    assert "1 month" in losslake("sql", "select interval 1 month as due").stdout
+
+
+def test_nan_in_a_parquet_file_is_found_by_whoever_reads_it(tmp_path: Path) -> None:
+    import duckdb
+
+    column = np.where(np.arange(2000) % 7 == 0, np.nan, 1.0)
+    frame = pl.DataFrame({"x": column, "half": column.astype(np.float32)})
+    write_frame(frame, tmp_path / "x.parquet", "parquet")
+    rows = duckdb.read_parquet(str(tmp_path / "x.parquet"))
+    for asked in ("isnan(x)", "x > 1", "isnan(half)", "half > 1"):
+        assert len(rows.filter(asked).fetchall()) == 286
 
 
 def test_a_file_that_cannot_be_written_whole_is_not_there_at_all(tmp_path: Path) -> None:
