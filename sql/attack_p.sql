@@ -1,5 +1,5 @@
 -- Attack P (Ye et al. 2022): the target's own losses on the population, which no run trained on.
--- Parameters: $target  the run under attack
+-- Parameters: $target  [run]  the run under attack
 -- Grain: one row a sample of the population pool that the target has signals of, as it is (query 0).
 with population as (
   select signals.sample_id, signals.label, signals.loss::double as loss

@@ -1,5 +1,5 @@
 -- Attack S (Ye et al. 2022): what shadow runs lose on records that they did not train on, to compare by label.
--- Parameters: $target  the run under attack, left out
+-- Parameters: $target  [run]  the run under attack, left out
 -- Grain: one row a (shadow run, sample of either pool as it is, query 0) that the run did not train on.
 with unseen as (
   select label, loss

@@ -1,8 +1,8 @@
 -- Attacks R, D and L (Ye et al. 2022): the target's loss on a sample among the losses that other runs have on this very
 -- sample, as it is (query 0). What these runs are is all that tells the three attacks apart.
--- Parameters: $target       the run under attack, never in its own reference
---             $interpolate  whether the share runs straight between reference losses (from 0 at loss 0)
---             $most         how many of a sample's lowest reference losses to list, for thresholds
+-- Parameters: $target       [run]  the run under attack, never in its own reference
+--             $interpolate  [true, false; default false]  whether the share runs straight between reference losses (from 0 at loss 0)
+--             $most         [whole number]  how many of a sample's lowest reference losses to list, for thresholds
 -- Reads:  reference_runs (run, sample_id)  the runs to compare with; where sample_id is not NULL, on that sample alone
 --         taught (run, sample_id)          samples that a run learnt from without being trained on their labels: its
 --                                          loss on them is no reference

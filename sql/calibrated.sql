@@ -1,7 +1,7 @@
 -- Calibrated loss (Sablayrolles et al. 2019; Watson et al. 2022): how far the target's loss lies under what other runs
 -- lose on the sample, as it is (query 0).
--- Parameters: $target  the run under attack, left out of its own calibration
---             $tau     'both' (mean of the mean losses with and without the sample) or 'out' (mean without it)
+-- Parameters: $target  [run]  the run under attack, left out of its own calibration
+--             $tau     ['both', 'out'; default 'both']  mean of the mean losses with and without the sample, or mean without it
 -- Grain: one row a sample of the audit pool that the target has signals of; score is tau - loss, NULL where a side
 -- has no run. Losses of other runs that are not finite are left out.
 with attacked as (

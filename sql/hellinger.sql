@@ -1,6 +1,6 @@
 -- Hellinger distance between the Gaussians fitted to phi of the shadow runs with and without each sample, on the sample
 -- as it is (query 0): H^2 = 1 - sqrt(2 s1 s2 / (s1^2 + s2^2)) exp(-(m1 - m2)^2 / (4 (s1^2 + s2^2))).
--- Parameters: $target  a run to leave out (any other text leaves none out)
+-- Parameters: $target  [run, ''; default '']  a run to leave out, '' for none
 -- Grain: one row a sample of the audit pool; NULL where a side has fewer than two runs. by_chance is the H^2 to expect
 -- of two fits to the same Gaussian: 1/(8 (n - 1)) a side for the means, and as much for the standard deviations.
 with sides as (

@@ -1,9 +1,11 @@
 -- LiRA (Carlini et al. 2022): how much likelier is the target's phi under the shadow runs that trained on the
 -- sample than under those that did not. Plain views alone (query < 1024): range neighbours are other records.
--- Parameters: $target  the run under attack, left out of its own fit
---             $mode    'online' (log ratio of the two Gaussians) or 'offline' (-log Pr[Z > phi], Z fitted to out-runs)
---             $center  'mean' or 'median' of the shadow runs' phi
---             $variance 'sample' (each sample its own) or 'pooled' (mean square residual over all samples)
+-- Parameters: $target  [run]  the run under attack, left out of its own fit
+--             $mode    ['online', 'offline'; default 'online']  log ratio of the two Gaussians, or -log Pr(Z > phi) with Z
+--                      fitted to out-runs
+--             $center  ['mean', 'median'; default 'mean']  of the shadow runs' phi
+--             $variance ['sample', 'pooled'; default select case when count(distinct run) < 64 then 'pooled' else 'sample' end
+--                      from signals where run <> $target and run in (select run from runs where role = 'shadow')]  each sample's own, or mean square residual over all samples
 -- Reads:  phi_medians  (sample_id, query, median_in, median_out) over the same runs, used for $center 'median' alone;
 --                      an engine without one makes it a view with percentile_cont
 -- Grain: one row a sample of the audit pool; score is the mean over queries, NULL where a fit is missing.

@@ -1,5 +1,5 @@
 -- Loss (Yeom et al. 2018): the target's loss on the sample as it is (query 0), turned so that higher = member.
--- Parameters: $target  the run under attack
+-- Parameters: $target  [run]  the run under attack
 -- Grain: one row a sample of the audit pool that the target has signals of; score is -loss, NULL where the loss is
 -- not finite.
 with attacked as (

@@ -1,7 +1,7 @@
 -- Memorization (Feldman & Zhang 2020): mem = Pr[correct | trained on it] - Pr[correct | not trained on it],
 -- over shadow runs, on the sample as it is (query 0).
--- Parameters: $target  a run to leave out (any other text leaves none out)
---             $of      'correct' (is the label predicted) or 'probability' (p_y in place of correctness)
+-- Parameters: $target  [run, ''; default '']  a run to leave out, '' for none
+--             $of      ['correct', 'probability'; default 'correct']  is the label predicted, or p_y in place of that
 -- Grain: one row a sample of the audit pool; score is mem, NULL where a side has no run. The standard error
 -- divides by n. The interval for 'correct' holds both Agresti & Caffo's (2000) and Newcombe's (1998, method 10), each of
 -- which covers less than it says at some shares near 0 and 1; for 'probability' it is the normal one with unbiased

@@ -1,6 +1,6 @@
 -- Privacy score (Carlini et al. 2022, section VII-B): d = |mean_in - mean_out| / (sd_in + sd_out) of phi over
 -- shadow runs, on the sample as it is (query 0).
--- Parameters: $target  a run to leave out (any other text leaves none out)
+-- Parameters: $target  [run, ''; default '']  a run to leave out, '' for none
 -- Grain: one row a sample of the audit pool; NULL where a side has fewer than two runs.
 with sides as (
   select sample_id,

@@ -1,8 +1,8 @@
 -- RMIA (Zarifzadeh et al. 2024): the probability exp(-loss) that each side gives a sample's label: the target, a run that
 -- stands in for it, and the mean over the other runs compared with, those with the sample and those without it.
--- Parameters: $target    the run under attack
---             $stand_in  a run on which to choose the parameter a as if it were the target; '' for none
---             $first_query, $last_query  the queries to read lie between these two, both included
+-- Parameters: $target    [run]  the run under attack
+--             $stand_in  [run, ''; default '']  a run on which to choose the parameter a as if it were the target; '' for none
+--             $first_query, $last_query  [whole number]  the queries to read lie between these two, both included
 -- Reads:  compared_runs  (run): shadow and reference runs without the target
 -- Grain: one row a (sample of either pool, query, side), side being 'target', 'stand-in', 'in' or 'out'; log_mean is
 -- the log of the mean probability over the side's n runs, -infinity where all their losses are infinite.

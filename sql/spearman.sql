@@ -1,7 +1,8 @@
 -- Spearman's rank correlation of two stored scores; ties share their mean rank.
--- Parameters: $first, $first_variant, $second, $second_variant  which scores
---             $target  the run they are about, or 'all' for scores that are about no run
---             $among   'all', 'members' or 'non-members' of the target
+-- Parameters: $first, $second  [text]  the analyses whose scores they are
+--             $first_variant, $second_variant  [text; default '']  their variants
+--             $target  [run, 'all']  the run they are about, or 'all' for scores that are about no run
+--             $among   ['all', 'members', 'non-members'; default 'all']  which samples, by membership in the target
 -- Grain: one row: n samples with both scores, and rho (NULL where a score does not vary).
 with sides as (
   select sample_id, member, score, analysis = $first and variant = $first_variant as is_first,

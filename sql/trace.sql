@@ -1,8 +1,17 @@
 -- Any aggregate of any trace; LT-IQR is signal 'loss' with aggregate 'iqr'.
--- Parameters: $target, $source ('eval' or 'train'), $signal ('loss', 'grad_norm', 'margin'), $aggregate,
---             $first, $last  epochs from and to, both counted in (epoch 0 is before training),
---             $low, $high    the quantiles whose difference is 'iqr',
---             $direction     1 or -1: makes a higher score mean more exposed
+-- Parameters: $target     [run]  whose trace
+--             $source     ['eval', 'train'; default select case when bool_and(source = 'train') then 'train' else 'eval' end
+--                         from traces where run = $target]  by a pass after each epoch, or inside the steps
+--             $signal     ['loss', 'grad_norm', 'margin'; default 'loss']  which trace
+--             $aggregate  ['iqr', 'mean', 'std', 'final', 'max', 'delta', 'ratio', 'slope', 'l1', 'l2', 'l3', 'l4', 'linf',
+--                         'first-below'; default 'iqr']  what to make of it
+--             $first      [whole number; default 0]  first epoch to look at; 0 is before training
+--             $last       [whole number; default 1000000]  last epoch to look at
+--             $low        [share; default 0.25]  lower quantile of 'iqr'
+--             $high       [share; default 0.75]  upper quantile of 'iqr'
+--             $direction  [1, -1; default select case when $signal = 'margin' and $aggregate not in ('iqr', 'std', 'slope')
+--                         or $signal <> 'margin' and $aggregate = 'slope' then -1 else 1 end]  makes a higher score mean more
+--                         exposed
 -- Grain: one row a sample of the audit pool that the trace has; value is the aggregate, score is it with its
 -- direction. Epochs not recorded are left out; a trace with a value that is not finite has no score.
 with windows as (

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     "parameters",
     multiple=True,
     metavar="NAME=VALUE",
-    help='A $parameter of the query; numbers, true, false, null and "text" as in JSON, else text.',
+    help='A $parameter of the query; numbers, true, false, null and "text" as in JSON, else text. A named query checks '
+    "them, and has the analysis's defaults for most.",
 )
 @click.option("--memory", metavar="SIZE", help="Memory limit of the query, such as 4GB.")
 @click.option("--timeout", metavar="TIME", help="How long a query may run, such as 30s or 10min.")
@@ -117,16 +118,15 @@ def sql(
             return
         with connect(opened, experiment, memory=memory) as connection, contextlib.ExitStack() as stack:
             limits = Limits(seconds, ceiling_for(connection))
-            if known is not None:
-                stack.enter_context(ready(connection, known, bound))
+            values = bound if known is None else stack.enter_context(ready(connection, known, bound))
             try:
                 if text is None:
                     assert wanted != "parquet"
                     run_shell(connection, wanted, limits)
                 elif out is None:
-                    print_answer(connection, text, bound, wanted, limits)
+                    print_answer(connection, text, values, wanted, limits)
                 else:
-                    write_frame(answer_to(connection, text, bound, limits), out, wanted)
+                    write_frame(answer_to(connection, text, values, limits), out, wanted)
             except StillRunning as error:
                 leave(error)
 
@@ -152,7 +152,7 @@ def _ask_spark(
 
     with connect_spark(lake, experiment, master=master) as connection, contextlib.ExitStack() as stack:
         if known is not None:
-            stack.enter_context(ready(connection, known, parameters))
+            parameters = stack.enter_context(ready(connection, known, parameters))
         answer = connection.sql(text, parameters)
     if out is None and wanted == "table":
         print_excerpt(excerpt_of(duckdb.from_arrow(answer)))

@@ -176,7 +176,7 @@ def _queries(shell: _Shell, words: list[str]) -> None:
         return
     for name in query_names():
         query = find_query(name)
-        click.echo(" ".join([name, *(f"{parameter}=..." for parameter in query.parameters)]))
+        click.echo(f"{name} {query.usage}")
         needed = f" (needs {', '.join(query.reads)})" if query.reads else ""
         click.echo(f"    {query.purpose}{needed}")
 
@@ -185,8 +185,8 @@ def _run_named(shell: _Shell, words: list[str]) -> None:
     if not words:
         raise InvalidOption("name the query to run: .run NAME name=value ...; '.queries' lists them")
     query, parameters = find_query(words[0]), parse_parameters(words[1:])
-    with ready(shell.connection, query, parameters):
-        _answer(shell, query.text, parameters)
+    with ready(shell.connection, query, parameters) as bound:
+        _answer(shell, query.text, bound)
 
 
 def _format(shell: _Shell, words: list[str]) -> None:

@@ -16,10 +16,14 @@ from pathlib import Path
 import click
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
-from losslake.analysis.scoring.catalogue import open_source
+from losslake.analysis.attacks.lira import lira
+from losslake.analysis.measures.trace import lt_iqr, trace
+from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.cli import _run
 from losslake.store.errors import InvalidOption, QueryRefused
+from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from losslake.store.query.connection import connect
 from losslake.store.shell import interactive as shell
@@ -40,7 +44,8 @@ SLOW = "select count(*) from range(60000) a, range(60000) b, range(60000) c wher
 def lake(lake_of: MakeLake) -> Lake:
     rng = np.random.default_rng(0)
     keep = np.arange(20) % 2 == np.arange(6)[:, None] % 2
-    return lake_of(keep, rng.normal(size=keep.shape), names=["target", *(f"s{m}" for m in range(5))])
+    traces = {"loss": rng.random((20, 5)), "margin": rng.normal(size=(20, 5))}
+    return lake_of(keep, rng.normal(size=keep.shape), traces=traces, names=["target", *(f"s{m}" for m in range(5))])
 
 
 @pytest.fixture
@@ -142,26 +147,7 @@ def test_completion(
 
 # --- named queries ----------------------------------------------------------------------------------------
 
-VALUES = {
-    "target": "target",
-    "mode": "online",
-    "center": "mean",
-    "variance": "pooled",
-    "of": "correct",
-    "tau": "both",
-    "source": "eval",
-    "signal": "loss",
-    "aggregate": "iqr",
-    "first": 0,
-    "last": 3,
-    "low": 0.25,
-    "high": 0.75,
-    "direction": 1,
-    "first_variant": "",
-    "second": "lira",
-    "second_variant": "",
-    "among": "all",
-}
+VALUES = {"target": "target", "first": "lira", "second": "lira", "first_query": 0, "last_query": 0, "most": 3}
 PROVIDED = {"rmia": "compared_runs", "attack_same_sample": "reference_runs"}
 
 
@@ -172,30 +158,97 @@ def test_every_query_runs_by_name_or_says_what_it_needs(connection: duckdb.DuckD
         assert query.parameters
         assert 10 < len(query.purpose) < 400
         assert "Parameters" not in query.purpose
-        given = {parameter: VALUES.get(parameter, "lira") for parameter in query.parameters}
+        given = {each.name: VALUES[each.name] for each in query.takes if each.default is None}
         if name in PROVIDED:
             with pytest.raises(QueryRefused, match=PROVIDED[name]), ready(connection, query, given):
                 pass
         elif query.reads and name != "lira":
             continue
         else:
-            with ready(connection, query, given):
-                assert len(answer_to(connection, query.text, given)) >= 0
+            with ready(connection, query, given) as bound:
+                assert tuple(bound) == query.parameters
+                assert len(answer_to(connection, query.text, bound)) >= 0
+
+
+@pytest.mark.parametrize("name", query_names())
+def test_each_parameter_takes_what_its_header_says(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    query = find_query(name)
+    assert set(query.parameters) == set(re.findall(r"\$(\w+)", re.sub(r"--.*", "", query.text)))
+    needed = {each.name: VALUES[each.name] for each in query.takes if each.default is None}
+    for each in query.takes:
+        if each.takes == ("text",):
+            continue
+        for wrong in ("bananas", -7, 0.3333, None, "true", 1e300):
+            if each.takes == ("share",) and wrong == 0.3333:
+                continue
+            with pytest.raises(InvalidOption, match=f"takes no {each.name}={re.escape(str(wrong))}; it is "):
+                ready(connection, query, needed | {each.name: wrong}).__enter__()
+
+
+def test_what_a_query_takes_is_what_its_analysis_takes() -> None:
+    of = {"lira": "lira", "calibrated": "calibrated", "memorization": "memorization", "trace": "trace"}
+    compared = []
+    for name, analysis in of.items():
+        options = {option.name: option for option in find(analysis).options}
+        for each in find_query(name).takes:
+            if each.name not in options:
+                continue
+            option = options[each.name]
+            if option.choices:
+                assert set(each.takes) | {"'auto'"} == {*map(repr, option.choices), "'auto'"}
+            if option.default not in ("auto", None):
+                assert each.default in (repr(option.default), str(option.default)), (name, each.name)
+            compared.append(each.name)
+    assert {"mode", "variance", "center", "tau", "of", "source", "signal", "aggregate", "low"} <= set(
+        compared
+    )
+
+
+def test_left_out_parameters_are_the_analysiss(lake: Lake, connection: duckdb.DuckDBPyConnection) -> None:
+    with open_source(lake, "tests") as source:
+        asked = [
+            ("lira", {}, lira(source)),
+            ("lira", {"mode": "offline"}, lira(source, mode="offline")),
+            ("trace", {}, lt_iqr(source)),
+            *(
+                ("trace", {"signal": signal, "aggregate": how}, trace(source, signal=signal, aggregate=how))
+                for signal in ("loss", "margin")
+                for how in ("iqr", "final", "slope")
+            ),
+        ]
+    for name, given, expected in asked:
+        query = find_query(name)
+        with ready(connection, query, {"target": "target", **given}) as bound:
+            found = answer_to(connection, query.text, bound)
+        np.testing.assert_allclose(found["score"], expected.frame["score"], rtol=1e-9)
+
+
+def test_a_named_query_does_not_mix_experiments(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path / "lake", create=True)
+    for experiment in ("e", "f"):
+        lake.create_experiment(experiment, pa.table({"label": [0, 1]}))
+    with lake.write_run("e", "0", members=np.array([True, False])) as writer:
+        ids = np.arange(2)
+        writer.append_signals(ids, ids * 0, ids, loss=ids / 4, phi=ids - 1)
+        writer.commit(RunInfo(role="target"))
+    query = find_query("loss")
+    with connect(lake) as both, pytest.raises(InvalidOption, match=r"has e, f; choose one with --experiment"):
+        ready(both, query, {"target": "0"}).__enter__()
+    with connect(lake, "e") as one, ready(one, query, {"target": 0}) as bound:  # a run may be called 0
+        assert len(answer_to(one, query.text, bound)) == 2
 
 
 def test_lira_by_name_is_lira(lake: Lake, connection: duckdb.DuckDBPyConnection) -> None:
-    from losslake.analysis.attacks.lira import lira
-
     with open_source(lake, "tests") as source:
         expected = lira(source, variance="sample").frame
     query = find_query("lira")
     given = {"target": "target", "mode": "online", "variance": "sample", "center": "mean"}
-    with ready(connection, query, given):
-        found = answer_to(connection, query.text, given)
+    with ready(connection, query, given) as bound:
+        found = answer_to(connection, query.text, bound)
     np.testing.assert_allclose(found["score"], expected["score"], rtol=1e-9)
     with pytest.raises(QueryRefused, match=r"phi_medians.*unless center=mean"):
         ready(connection, query, given | {"center": "median"}).__enter__()
-    with pytest.raises(InvalidOption, match=r"needs target, mode.*target=\.\.\."):
+    with pytest.raises(InvalidOption, match=r"needs target; .*target=\.\.\. \[mode="):
         ready(connection, query, {"center": "mean", "variance": "sample"}).__enter__()
     with pytest.raises(InvalidOption, match="takes no tagret"):
         ready(connection, query, given | {"tagret": "x"}).__enter__()
@@ -256,7 +309,8 @@ def test_commands(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(converse(lake, ".views", ".schema runs samples", ".queries", ".queries lira", ".help"))
     shown = capsys.readouterr().out
     assert (
-        "lira target=... mode=... center=... variance=...\n    LiRA (Carlini et al. 2022): how much" in shown
+        "lira target=... [mode=...] [center=...] [variance=...]\n    LiRA (Carlini et al. 2022): how much"
+        in shown
     )
     assert "(needs phi_medians)" in shown
     assert "runs(experiment VARCHAR" in shown
