@@ -16,10 +16,10 @@ SHADOWS = 64
 TOP = 0.01
 FINAL = "trace[aggregate=final]"
 QUERIES = (
-    "select sample_id, label, score from scores join samples using (sample_id) "
-    "where analysis = 'lira' and variant = '' and target = 'target' and member order by score desc limit 10",
-    "select label, avg(score) as memorization from scores join samples using (sample_id) "
-    "where analysis = 'memorization' group by label order by 2 desc",
+    "select sample_id, label, score from risk where experiment = 'digits' and analysis = 'lira' and member "
+    "order by score desc limit 10",
+    "select label, avg(score) as memorization from risk where experiment = 'digits' "
+    "and analysis = 'memorization' group by label order by 2 desc",
     "select epoch, median(loss) as typical, quantile_cont(loss, 0.99) as hardest from trace_points "
     "where run = 'target' and source = 'eval' and member group by epoch order by epoch",
 )

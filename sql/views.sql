@@ -55,3 +55,18 @@ select experiment, analysis, target, variant, sample_id, member, score,
 from read_parquet(getvariable('scores_files'), union_by_name = true,
                   hive_partitioning = true,
                   hive_types = {'experiment': varchar, 'analysis': varchar, 'target': varchar});
+
+-- risk: one row an (experiment, target, analysis, sample): the scores that the default options give of the experiment's
+-- target, with what the samples are. Not of its duals, which name it as their parent, nor of other runs; where there is no
+-- target, the scores that are about no run.
+create view risk as
+select scores.experiment, scores.target, scores.analysis, scores.sample_id,
+       samples."key", samples.label, samples."group", scores.member, scores.score
+from scores
+join samples on samples.experiment = scores.experiment and samples.sample_id = scores.sample_id
+left join (select experiment, run from runs where role = 'target' and parent is null) as targets
+  on targets.experiment = scores.experiment and targets.run = scores.target
+left join (select distinct experiment from runs where role = 'target') as attacked
+  on attacked.experiment = scores.experiment
+where scores.variant = '' and scores.score is not null
+  and (targets.run is not null or scores.target = 'all' and attacked.experiment is null);

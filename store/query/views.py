@@ -21,10 +21,11 @@ from ..format.schema import METRICS, SAMPLES, SCORES, SIGNALS, TRACES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VIEWS = ("samples", "runs", "signals", "traces", "trace_points", "scores", "metrics")
+VIEWS = ("samples", "runs", "signals", "traces", "trace_points", "scores", "metrics", "risk")
 
 COLUMNS = {"samples": SAMPLES, "signals": SIGNALS, "traces": TRACES, "scores": SCORES}
-"""The columns of the views over files, in the files; the folders say the rest, `PARTITIONS`."""
+"""The columns of the views over files, in the files; the folders say the rest, `PARTITIONS`. Of the others metrics and
+runs are tables, trace_points and risk follow from these."""
 
 PARTITIONS = {
     "samples": ("experiment",),
@@ -162,6 +163,11 @@ def view_statements(lists: Mapping[str, list[Any]]) -> dict[str, str]:
             if there:
                 found[created[1]] = text[: created.end()] + "\nunion all\n".join(there)
     return found
+
+
+def view_text(name: str) -> str:
+    """The query behind a view of views.sql that reads no files."""
+    return view_statements({each: [] for each in LISTS})[name].partition(f"create view {name} as\n")[2]
 
 
 # --- tables ---------------------------------------------------------------------------------------------------

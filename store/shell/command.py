@@ -64,15 +64,15 @@ def sql(
 ) -> None:
     """Ask the lake in SQL: one QUERY, a file, a named query, or a shell when none is given.
 
-    Views: samples, runs, signals, traces, trace_points, scores, metrics. Macros: phi, cross_entropy, lt_iqr,
-    log_normal_density, log_normal_tail. Queries read the lake and nothing else, and change nothing. One that goes over
+    Views: samples, runs, signals, traces, trace_points, scores, metrics, risk (a target's scores with key, label and
+    group). Macros: phi, cross_entropy, lt_iqr, log_normal_density, log_normal_tail. Queries read the lake and nothing else, and change nothing. One that goes over
     --memory or --timeout ends with an error; in the shell the next one runs all the same.
 
     \b
     Examples:
       losslake sql --lake my-lake "from runs"
       losslake sql --lake my-lake --out worst.csv "
-        select target, sample_id, score from scores where analysis = 'lira' and variant = '' and member
+        select key, label, score from risk where experiment = 'cifar10' and analysis = 'lira' and member
         order by score desc limit 20"
       losslake sql --lake my-lake --query loss --param target=target --format csv
       losslake sql --lake my-lake --engine spark "select role, count(*) from runs group by role"

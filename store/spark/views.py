@@ -17,9 +17,9 @@ from ..errors import InvalidOption
 from ..format.manifest import DataFile
 from ..format.records import Run
 from ..format.schema import SIGNALS
-from ..query.views import COLUMNS, PARTITIONS, metrics_table, runs_table, table_files
+from ..query.views import COLUMNS, PARTITIONS, metrics_table, runs_table, table_files, view_text
 from ..read.catalogue import results
-from .transpile import written_out
+from .transpile import for_spark, parse_query, written_out
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -44,7 +44,7 @@ _LISTS = ("logits", "features")
 def define_views(
     session: SparkSession, lake: Catalogue, experiments: Sequence[str], runs: Sequence[Run]
 ) -> None:
-    """Make the lake's seven views in ``session``: of these runs, and of the samples and results of these experiments."""
+    """Make the lake's eight views in ``session``: of these runs, and of the samples and results of these experiments."""
     found = [result for name in experiments for result in results(lake, name)]
     samples = [
         file for name in experiments for file in lake.experiment(name).files if file.table == "samples"
@@ -57,6 +57,7 @@ def define_views(
     for table in ("signals", "traces"):
         _of_runs(session, lake, table, runs, COLUMNS[table]).createOrReplaceTempView(table)
     session.sql(read_sql("views_spark")).createOrReplaceTempView("trace_points")
+    session.sql(for_spark(parse_query(view_text("risk")))).createOrReplaceTempView("risk")
 
 
 def define_lists(session: SparkSession, lake: Catalogue, runs: Sequence[Run]) -> None:

@@ -64,6 +64,9 @@ COLUMNS = {
         "margin",
     ],
     "scores": ["experiment", "analysis", "target", "variant", "sample_id", "member", "score"],
+    "risk": [
+        *("experiment", "target", "analysis", "sample_id", "key", "label", "group", "member", "score"),
+    ],
     "metrics": [
         *(
             "experiment",
@@ -275,6 +278,41 @@ def test_results_show_in_scores_and_metrics(lake: Lake) -> None:
     assert metrics.row(0) == ("", "auc", None, 0.5, 0.4, N)
     assert metrics.row(1)[:3] == ("", "tpr_at_fpr", "0.01")
     assert np.isnan(metrics.row(1)[3])
+
+
+def test_risk_is_the_targets_default_scores_with_what_the_samples_are(lake: Lake) -> None:
+    lake.create_experiment("f", pa.table({"label": np.arange(N) + 10, "group": ["a"] * N}))
+    for experiment in ("e", "f"):
+        write(lake, "r", experiment=experiment)
+        write(lake, "dual", experiment=experiment, parent="r")
+        write(lake, "shadow", experiment=experiment, role="shadow")
+    keep(lake)
+    first = lake.sql("from risk order by sample_id")
+    assert first.rows()[1] == ("e", "r", "lira", 1, "1", 1, None, False, 1.0)
+    assert first.height == N
+    # What else is scored, of other runs, with other options or in another experiment, changes nothing in it.
+    scores = pa.table({"sample_id": np.arange(N), "member": ~MEMBERS, "score": np.full(N, 99.0)})
+    asked: dict[str, Any] = {"options": {}, "notes": [], "metrics": [], "scores": scores}
+    for experiment, target, variant in (
+        *(("e", run, "") for run in ("dual", "shadow", None)),
+        ("e", "r", "mode=offline"),
+        *(("f", run, "") for run in ("r", "dual")),
+    ):
+        save_result(lake, experiment, "lira", target, variant, **asked)
+    assert lake.sql("from risk where experiment = 'e' order by sample_id").equals(first)
+    assert lake.sql("select label from risk where experiment = 'f' order by all")["label"].to_list() == [
+        10,
+        11,
+        12,
+        13,
+        14,
+    ]
+    assert lake.sql("from risk", experiment="e").sort("sample_id").equals(first)
+    # Without a target there are scores that are about no run.
+    lake.create_experiment("g", pa.table({"label": np.arange(N)}))
+    write(lake, "shadow", experiment="g", role="shadow")
+    save_result(lake, "g", "memorization", None, "", **asked)
+    assert lake.sql("select distinct target from risk where experiment = 'g'").rows() == [("all",)]
 
 
 def test_a_result_written_again_replaces_the_old_one(lake: Lake) -> None:

@@ -45,7 +45,9 @@ def lake(lake_of: MakeLake) -> Lake:
     rng = np.random.default_rng(0)
     keep = np.arange(20) % 2 == np.arange(6)[:, None] % 2
     traces = {"loss": rng.random((20, 5)), "margin": rng.normal(size=(20, 5))}
-    return lake_of(keep, rng.normal(size=keep.shape), traces=traces, names=["target", *(f"s{m}" for m in range(5))])
+    return lake_of(
+        keep, rng.normal(size=keep.shape), traces=traces, names=["target", *(f"s{m}" for m in range(5))]
+    )
 
 
 @pytest.fixture

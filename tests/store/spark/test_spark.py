@@ -277,6 +277,7 @@ KEYS = {
     "trace_points": ("run", "sample_id", "source", "epoch"),
     "scores": ("analysis", "target", "variant", "sample_id"),
     "metrics": ("analysis", "target", "metric", "parameters"),
+    "risk": ("target", "analysis", "sample_id"),
 }
 
 
