@@ -5,7 +5,8 @@
 --                      fitted to out-runs
 --             $center  ['mean', 'median'; default 'mean']  of the shadow runs' phi
 --             $variance ['sample', 'pooled'; default select case when count(distinct run) < 64 then 'pooled' else 'sample' end
---                      from signals where run <> $target and run in (select run from runs where role = 'shadow')]  each sample's own, or mean square residual over all samples
+--                      from signals where run <> $target and run in (select run from runs where role = 'shadow')]
+--                      each sample's own, or mean square residual over all samples
 -- Reads:  phi_medians  (sample_id, query, median_in, median_out) over the same runs, used for $center 'median' alone;
 --                      an engine without one makes it a view with percentile_cont
 -- Grain: one row a sample of the audit pool; score is the mean over queries, NULL where a fit is missing.

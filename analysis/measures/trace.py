@@ -52,7 +52,8 @@ def trace(
 
     iqr is Q75 - Q25 (other quantiles by low and high) with linear interpolation; delta = L[n//2] - L[-1]; ratio =
     1 - L[-1] / L[n//2]; slope is least squares over epochs; l1 to l4 and linf are norms; first-below is the
-    first epoch at or under a millionth of the first value. The column value is the aggregate itself, score turns it
+    first epoch at or under a millionth of the first value, and the epoch after the last one looked at where none is: records
+    that never get there share it, the highest score that there is. The column value is the aggregate itself, score turns it
     so that higher = more exposed (a slope, and a margin's level, change sign).
 
     Needs: the target's losses, gradient norms or margins after each epoch.

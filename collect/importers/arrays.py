@@ -43,7 +43,8 @@ def import_arrays(
     labels (N,) integers and keep (M, N), True where the sample was in the run's training set, must be there, and
     any of: logits (M, N, Q, C) or (M, N, C); loss and phi (M, N[, Q]); traces (M, N, E) of the loss and grad_norms
     (M, N, E), epoch 0 = before training; population (N,) bool; groups (N,) text. Q counts views of a sample, the
-    first is the original. What is missing of loss and phi follows from logits, or from the other one;
+    first is the original; C = 1 is a model of two classes that gives one logit, of class 1. Probabilities in place of logits
+    are refused. What is missing of loss and phi follows from logits, or from the other one;
     ``correct`` is NULL without logits. One run is in memory at a time; nothing is ever unpickled.
 
     The run ``target`` gets the role target, all others get ``role``. Makes the experiment or matches it, and skips
@@ -85,7 +86,7 @@ def _runs(
 def _read_universe(arrays: NpzArrays) -> tuple[Universe, np.ndarray]:
     """What the runs share, and keep (M, N)."""
     shapes = arrays.shapes
-    classes = shapes["logits"][-1] if "logits" in shapes else None
+    classes = max(2, shapes["logits"][-1]) if "logits" in shapes else None
     labels = check_labels(arrays.whole("labels"), str(arrays.path), classes=classes)
     keep = as_bool(arrays.whole("keep"), f"{arrays.path}: keep")
     population = np.zeros(len(labels), dtype=bool)

@@ -15,6 +15,9 @@ from ...store.errors import InvalidInput
 from ..data.npy import brief, npy_file, refuse_pickle
 from ..data.record import label_values
 
+INDEX = ("__index_level_0__", "index", "og_idx", "Unnamed: 0", "")
+"""What the index of a data frame, which numbers the samples, may be called in a file."""
+
 
 def check_labels(labels: np.ndarray, where: str, *, classes: int | None = None) -> np.ndarray:
     """``labels`` (N,), integers from 0, below ``classes`` where logits say how many there are.
@@ -86,7 +89,9 @@ def _label_column(path: Path) -> pa.ChunkedArray:
 
 
 def _label_name(names: list[str], path: Path) -> str:
-    found = [name for name in names if name == "label"] or names
+    found = (
+        [name for name in names if name == "label"] or [name for name in names if name not in INDEX] or names
+    )
     if len(found) != 1:
         raise InvalidInput(
             f"{path}: no one column 'label' ({', '.join(names[:8]) or 'no columns'}); rename the one with labels"

@@ -48,6 +48,8 @@ def import_lira(
     ``logits.npy`` (N, Q, C) and ``scores.npy`` (N, Q); it stores no labels, so ``labels`` names a file of them (.npy,
     or CSV or Parquet with a column label).
 
+    Folders that hold no keep.npy, or neither logits nor scores, are not finished; they are skipped, and named. Logits of one
+    class are those of class 1 of two; probabilities in place of logits are refused.
     phi, loss and correct follow from the logits; without logits phi is the score, and correct is NULL. Runs keep the
     folders' names where the lake can hold them. All are shadows but ``target``. See `import_runs` for what is checked
     before anything is written, and for the errors.
@@ -94,6 +96,11 @@ def _find(path: Path) -> tuple[list[_Model], list[str]]:
             f"{path}: no folder in it holds keep.npy; give the folder that holds those of the models (experiment-0_16, "
             "... of tensorflow/privacy, or 0, 1, ... of lira-pytorch)"
         )
+    left_out = {folder: why for folder in folders if (why := _unfinished(folder)) is not None}
+    folders = [folder for folder in folders if folder not in left_out]
+    if not folders:
+        named = "; ".join(f"{folder.name} {why}" for folder, why in list(left_out.items())[:8])
+        raise InvalidInput(f"{path}: {named}; finish the inference")
     by_epoch = [
         folder.name for folder in folders if any((folder / part).is_dir() for part in ("logits", "scores"))
     ]
@@ -112,13 +119,22 @@ def _find(path: Path) -> tuple[list[_Model], list[str]]:
         )
         for folder in in_order(folders)
     ]
-    for model in models:
-        if model.logits is None and model.scores is None:
-            raise InvalidInput(
-                f"{path}: {model.name} has keep.npy but neither logits nor scores; finish its inference, or move it away"
-            )
-    unused = [folder.name for folder in there if folder not in folders]
-    return models, [f"folders not used: {', '.join(unused[:8])}"] if unused else []
+    unused = [folder.name for folder in there if folder not in folders and folder not in left_out]
+    notes = [f"skipped, not finished: {folder.name} {why}" for folder, why in left_out.items()]
+    return models, [*notes, *([f"folders not used: {', '.join(unused[:8])}"] if unused else [])]
+
+
+def _unfinished(folder: Path) -> str | None:
+    """What a model's folder lacks, or None."""
+    if not (folder / "keep.npy").exists():
+        return "has no keep.npy"
+    for kind in ("logits", "scores"):
+        epochs = folder / kind
+        if (folder / f"{kind}.npy").exists() or (
+            epochs.is_dir() and any(_EPOCH.fullmatch(file.name) for file in epochs.iterdir())
+        ):
+            return None
+    return "has keep.npy but neither logits nor scores"
 
 
 def _values(folder: Path, kind: str, *, by_epoch: bool) -> NpyFile | None:
@@ -163,7 +179,7 @@ def _check_shapes(models: list[_Model]) -> tuple[int, int | None]:
     if len(queries) > 1:
         listed = ", ".join(f"{path} has {count}" for count, path in queries.items())
         raise InvalidInput(f"the models have different numbers of queries: {listed}; import them one by one")
-    return samples[0], classes
+    return samples[0], None if classes is None else max(2, classes)  # one logit is that of class 1
 
 
 def _labels(path: Path, given: Path | None, samples: int, classes: int | None) -> np.ndarray | None:

@@ -18,13 +18,11 @@ from ...store.lake import Lake
 from ..callables import unknown_choice
 from ..data.npy import brief, refuse_pickle
 from ..progress import Progress
-from .files import check_labels, in_order, read_keep, read_labels
+from .files import INDEX, check_labels, in_order, read_keep, read_labels
 from .runs import GivenRun, Universe, import_runs, run_names
 
 _FOLDERS = {"losses": "traces", "grad_norms": "grad_norms", "confidences": "margins"}
 _SHADOW = re.compile(r"_shadow_[0-9]+")
-_INDEX = ("__index_level_0__", "index", "og_idx")
-"""What the index of a data frame, which numbers the samples, may be called in the file."""
 _SCORES = {"og_idx": pa.int64(), "target_trained_on": pa.bool_(), "lira_score": pa.float64()}
 
 
@@ -239,7 +237,7 @@ def _epoch_table(path: Path) -> _EpochTable:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise InvalidInput(f"{path}: is not a readable Parquet file: {brief(error)}") from error
-    index = next((name for name in schema.names if name in _INDEX), None)
+    index = next((name for name in schema.names if name in INDEX), None)
     named = [name for name in schema.names if name != index]
     others = [name for name in named if not (name.isascii() and name.isdigit())]
     if others or not named or not rows:

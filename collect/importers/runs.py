@@ -21,8 +21,11 @@ from ..signals.from_logits import loss_from_phi, phi_from_loss, signals_from_log
 
 SIGNALS = ("logits", "loss", "phi")
 
-_GREATEST = 1e38
-"""Logits and phi beyond it would be infinite as float32, or their differences would."""
+_GREATEST = np.float32(1e38)
+"""Logits and phi beyond it would be infinite as float32, or their differences would. As half precision it is infinite itself."""
+
+_ROUNDING = 5e-3
+"""How far from 1 the probabilities of a sample may add up in half precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +54,7 @@ class GivenRun:
 
     origin    where it was found, as errors name it
     members   bool (N,): its training set
-    values    any of logits (n, Q, C) or (n, C), loss and phi (n[, Q]) of the samples ``ids``; traces, grad_norms and
+    values    any of logits (n, Q, C) or (n, C), C = 1 being the one logit of a model of two classes, loss and phi (n[, Q]) of the samples ``ids``; traces, grad_norms and
               margins (N, E) of all samples, epoch 0 = before training. May be memory-mapped.
     ids       sample ids (n,) of the signals; None: all samples
     """
@@ -95,20 +98,25 @@ def import_runs(
     progress.start(len(names), "runs")
     try:
         for note in notes:
-            progress.advance(0, note)
+            progress.note(note)
         digests: dict[str, str] = {}
-        for run in _with_target(runs(), target):
+        told = False
+        for given in _with_target(runs(), target):
+            run = _in_two_classes(given)
+            if run is not given and not told:
+                progress.note("one logit a sample is taken for that of class 1, beside 0 for class 0")
+                told = True
             progress.advance(0, f"checking {run.name}")
             _check_values(run.values, _labels_of(universe, run), run.origin)
             digests[run.name] = _digest(run)
             _check_same(lake, experiment, run, digests[run.name])
         held = lake.create_experiment(experiment, table, dataset=dataset)
         if held.forgotten:
-            progress.advance(
-                0, f"nothing is imported of {len(held.forgotten)} samples that the experiment has forgotten"
+            progress.note(
+                f"nothing is imported of {len(held.forgotten)} samples that the experiment has forgotten"
             )
         written = []
-        for run in _with_target(runs(), target):
+        for run in map(_in_two_classes, _with_target(runs(), target)):
             if lake.has_run(experiment, run.name):
                 written.append(lake.run(experiment, run.name))
             else:
@@ -145,6 +153,31 @@ def _usable(name: str) -> bool:
 def _with_target(runs: Iterable[GivenRun], target: str | None) -> Iterator[GivenRun]:
     for run in runs:
         yield replace(run, role="target") if run.name == target else run
+
+
+def _in_two_classes(run: GivenRun) -> GivenRun:
+    """The run with two logits a sample where its model gives one, z: p of class 1 = 1 / (1 + exp(-z)).
+
+    Raises InvalidInput where these are probabilities.
+    """
+    logits = run.values.get("logits")
+    if logits is None or logits.shape[-1] != 1:
+        return run
+    if ((logits >= 0) & (logits <= 1)).all():
+        raise InvalidInput(
+            f"logits of {run.origin} all lie from 0 to 1: they are probabilities of class 1, not logits; give "
+            "log(p / (1 - p)), or both logits of a sample"
+        )
+    return replace(
+        run, values={**run.values, "logits": np.concatenate([np.zeros_like(logits), logits], axis=-1)}
+    )
+
+
+def _are_probabilities(logits: np.ndarray) -> bool:
+    """Whether all rows (n, C) are shares that add up to 1, to half precision: what softmax gives, and not logits."""
+    if not len(logits) or not ((logits >= 0) & (logits <= 1 + _ROUNDING)).all():
+        return False
+    return bool((np.abs(logits.sum(axis=1, dtype=np.float64) - 1) <= _ROUNDING).all())
 
 
 def _labels_of(universe: Universe, run: GivenRun) -> np.ndarray | None:
@@ -241,6 +274,11 @@ def _check_values(values: Mapping[str, np.ndarray], labels: np.ndarray | None, w
         if logits is not None and (logits.shape[1] < 2 or not (np.abs(logits) <= _GREATEST).all()):
             _signals_of({"logits": logits}, labels, place)  # says what is wrong, and where
             raise InvalidInput(f"logits of {place} go beyond {_GREATEST:g}; the model has probably diverged")
+        if logits is not None and _are_probabilities(logits):
+            raise InvalidInput(
+                f"logits of {place} are probabilities: each sample's lie from 0 to 1 and add up to 1; give the model's "
+                "output before softmax, or the probabilities' logarithm"
+            )
         rest = {name: value for name, value in given.items() if name != "logits"}
         if rest:
             _signals_of(rest, labels, place)

@@ -71,6 +71,48 @@ def test_logits(lake: Lake, tmp_path: Path, write: Any, order: Any) -> None:
     assert (table["pool"].to_numpy(zero_copy_only=False) == "population").tolist() == POPULATION.tolist()
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("queries", [None, 1, Q])
+def test_one_logit_is_that_of_class_1(lake: Lake, tmp_path: Path, kind: Any, queries: int | None) -> None:
+    labels = LABELS % 2
+    shape = (M, N, 1) if queries is None else (M, N, queries, 1)
+    z = (RNG.normal(size=shape) * 4).astype(kind)
+    watch = Watching()
+    runs = import_arrays(lake, "e", saved(tmp_path, **BASE | {"labels": labels}, logits=z), progress=watch)
+    assert watch.events[1] == "one logit a sample is taken for that of class 1, beside 0 for class 0"
+    exact = z.reshape(M, N, -1).astype(np.float64)
+    sign = np.where(labels == 1, 1, -1)[None, :, None]
+    found = signals(lake, "loss", queries or 1)
+    np.testing.assert_allclose(found, np.logaddexp(0, -sign * exact), rtol=1e-6)  # binary cross-entropy
+    np.testing.assert_allclose(signals(lake, "phi", queries or 1), sign * exact, rtol=1e-6)
+    assert np.array_equal(signals(lake, "correct", queries or 1), (exact > 0) == (sign > 0))
+    assert import_arrays(lake, "e", saved(tmp_path, **BASE | {"labels": labels}, logits=z)) == runs
+    with pytest.raises(InvalidInput, match="2 classes, 0 to 1"):
+        import_arrays(lake, "f", saved(tmp_path, **BASE, logits=z))
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("classes", [1, 2, 4, 300])
+def test_probabilities_are_no_logits(lake: Lake, tmp_path: Path, kind: Any, classes: int) -> None:
+    z = RNG.normal(size=(M, N, classes)) * 4
+    base = BASE | {"labels": LABELS % max(2, classes)}
+    p = 1 / (1 + np.exp(-z)) if classes == 1 else np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    with pytest.raises(InvalidInput, match=r"logits of run-0000.* are probabilities"):
+        import_arrays(lake, "e", saved(tmp_path, **base, logits=p.astype(kind)))
+    assert lake.experiments() == []
+    if classes > 1:  # their logarithms are logits, and so are some that lie from 0 to 1
+        import_arrays(lake, "e", saved(tmp_path, **base, logits=np.log(p)))
+        import_arrays(lake, "f", saved(tmp_path, **base, logits=RNG.random((M, N, classes)).astype(kind)))
+
+
+def test_infinite_in_half_precision_is_no_logit(lake: Lake, tmp_path: Path) -> None:
+    logits = LOGITS.astype(np.float16)
+    logits[1, 3, 0, 2] = np.inf
+    with pytest.raises(InvalidInput, match=r"run-0001.*NaN or infinite"):
+        import_arrays(lake, "e", saved(tmp_path, **BASE, logits=logits))
+    assert lake.experiments() == []
+
+
 def test_one_view_without_its_axis(lake: Lake, tmp_path: Path) -> None:
     import_arrays(lake, "e", saved(tmp_path, **BASE, logits=LOGITS[:, :, 0].astype(np.float64)))
     assert np.array_equal(signals(lake, "logits", 1)[:, :, 0], LOGITS[:, :, 0])
@@ -122,6 +164,9 @@ class Watching:
     def advance(self, n: int, note: str) -> None:
         self.events.append((n, note))
 
+    def note(self, sentence: str) -> None:
+        self.events.append(sentence)
+
     def finish(self) -> None:
         self.events.append("finish")
 
@@ -131,7 +176,7 @@ def test_again_and_other_values(lake: Lake, tmp_path: Path) -> None:
     first = import_arrays(lake, "e", saved(tmp_path, **BASE, logits=LOGITS, logit=LABELS), progress=watch)
     assert watch.events == [
         (3, "runs"),
-        (0, "arrays not used: logit"),
+        "arrays not used: logit",
         (0, "checking run-0000"),
         (0, "checking run-0001"),
         (0, "checking run-0002"),

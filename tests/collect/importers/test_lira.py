@@ -154,6 +154,7 @@ class Interrupting:
 
     def __init__(self) -> None:
         self.done = 0
+        self.notes: list[str] = []
 
     def start(self, total: int, unit: str) -> None:
         pass
@@ -162,6 +163,9 @@ class Interrupting:
         self.done += n
         if self.done == 2:
             raise KeyboardInterrupt
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
 
     def finish(self) -> None:
         pass
@@ -236,7 +240,6 @@ LAST = f"{NAMES[1]}/logits/0000000100.npy"
         (rewrite("y_train.npy", LABELS[:-1]), "13 labels, the models have 14 samples"),
         (rewrite("y_train.npy", LABELS.astype(float)), "labels are float64"),
         (move("y_train.npy", "z.npy"), "--labels FILE"),
-        (move(f"{NAMES[1]}/keep.npy", "k.npy"), r"experiment-2_16/keep\.npy: no such file"),
         (move(f"{NAMES[1]}/logits", "l"), None),  # its scores remain
     ],
 )
@@ -268,8 +271,34 @@ def test_no_such_folders(lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="the first line is"):
         import_lira(lake, "e", path, labels=tmp_path / "labels.csv")
     (path / "1" / "logits.npy").unlink()
-    with pytest.raises(InvalidInput, match=r"1 has keep.npy but neither logits nor scores"):
-        import_lira(lake, "e", path)
     (path / "1" / "logits").mkdir()
+    np.save(path / "1" / "logits" / "0000000001.npy", LOGITS[1])
     with pytest.raises(InvalidInput, match=r"1 has logits or scores by epoch.* and 0 has not"):
         import_lira(lake, "e", path)
+
+
+@pytest.mark.parametrize("lacks", ["keep", "logits"])
+def test_a_folder_that_is_not_finished_is_skipped_and_named(lake: Lake, tmp_path: Path, lacks: str) -> None:
+    # It was an error; but a killed model among good ones is what a folder of many looks like, and none is mistaken for it.
+    np.save(tmp_path / "labels.npy", LABELS)
+    path = torch_folder(tmp_path / "exp")
+    (path / "1" / f"{lacks}.npy").unlink()
+    watch = Interrupting()
+    watch.done = 10
+    runs = import_lira(lake, "e", path, labels=tmp_path / "labels.npy", progress=watch)
+    assert [run.run for run in runs] == ["0", "2"]
+    assert watch.notes[0].startswith("skipped, not finished: 1 has ")
+    with pytest.raises(InvalidOption, match="'1'"):
+        import_lira(lake, "f", path, labels=tmp_path / "labels.npy", target="1")
+    for other in ("0", "2"):
+        (path / other / f"{lacks}.npy").unlink()
+    with pytest.raises(InvalidInput, match=r"0 has .*; 1 has .*; 2 has .*finish the inference"):
+        import_lira(lake, "f", path, labels=tmp_path / "labels.npy")
+
+
+@pytest.mark.parametrize("index", ["", "Unnamed: 0", "index"])
+def test_a_leading_index_is_no_label(lake: Lake, tmp_path: Path, index: str) -> None:
+    lines = [f"{index},diagnosis", *(f"{i},{label}" for i, label in enumerate(LABELS))]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    import_lira(lake, "e", torch_folder(tmp_path / "exp"), labels=tmp_path / "labels.csv")
+    assert lake.samples("e")["label"].to_pylist() == LABELS.tolist()
