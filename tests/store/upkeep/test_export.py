@@ -69,7 +69,7 @@ def test_a_database_holds_what_the_lake_shows(lake: Lake, tmp_path: Path, views:
             assert_frame_equal(found.sort(keys), expected.sort(keys))
         assert len(connection.sql("select lt_iqr(loss) from traces").fetchall()) == 30
     linked = {"samples", "signals", "traces", "scores"} if views else set()
-    assert {name for name, kind in kinds.items() if kind == "VIEW"} == linked | {"trace_points"}
+    assert {name for name, kind in kinds.items() if kind == "VIEW"} == linked | {"trace_points", "risk"}
 
 
 def test_copies_outlive_the_lake(lake_of: MakeLake, tmp_path: Path) -> None:
