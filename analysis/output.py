@@ -14,11 +14,11 @@ from .statistics.metric import Metric
 _ROOM = 20
 """Characters within which the last cell of a line can be read."""
 
-_QUIET = {"resolved", "non_members", "strength", "p_value"}
+_QUIET = {"resolved", "non_members", "strength", "p_value", "interval"}
 
 
 def metric_lines(metrics: Iterable[Metric]) -> list[str]:
-    """One aligned line a metric: name with parameters, value, 95% interval, n. What cannot be measured says so."""
+    """One aligned line a metric: name with parameters, value, 95% interval (or a one-sided one), n. What cannot be measured says so."""
     rows = []
     for metric in metrics:
         shown = " ".join(
@@ -28,6 +28,8 @@ def metric_lines(metrics: Iterable[Metric]) -> list[str]:
         interval = ""
         if metric.ci_low is not None and metric.ci_high is not None:
             interval = f"{_number(metric.ci_low)} to {_number(metric.ci_high)}"
+        if metric.ci_low is not None and metric.parameters.get("interval") == "one-sided":
+            interval = f"{_number(metric.ci_low)} or more (one-sided, {metric.parameters['confidence']:.4g})"
         strength = metric.parameters.get("strength")
         count = "" if metric.n is None else str(metric.n)
         if strength:

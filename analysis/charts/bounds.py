@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from ..scores import Finding
@@ -21,17 +20,22 @@ def epsilon_bounds(finding: Finding) -> alt.Chart | alt.LayerChart:
     import altair as alt
 
     rows: list[dict[str, Any]] = []
+    estimates = {
+        (metric.parameters["method"], metric.parameters["score"]): metric.value
+        for metric in finding.metrics
+        if metric.metric == "epsilon_estimate"
+    }
     for metric in finding.metrics:
-        if metric.metric != "epsilon_lower" or metric.ci_low is None:
+        if metric.metric != "epsilon_lower" or metric.value is None:
             continue
-        estimate = metric.value if metric.value is not None and math.isfinite(metric.value) else None
+        estimate = estimates.get((metric.parameters["method"], metric.parameters["score"]))
         rows.append(
             {
                 "method": metric.parameters["method"],
                 "score": metric.parameters["score"],
-                "bound": metric.ci_low,
+                "bound": metric.value,
                 "estimate": estimate,
-                "bound_told": number(metric.ci_low),
+                "bound_told": number(metric.value),
                 "told": number(estimate),
                 "n": metric.n,
             }
@@ -69,8 +73,8 @@ def epsilon_bounds(finding: Finding) -> alt.Chart | alt.LayerChart:
         "Lower bounds on epsilon",
         f"Lower bounds on epsilon. {spoken or 'None could be computed'}.",
         subtitle=[
-            f"Bar: epsilon is at least that, at a confidence of {confidence:.4g}. Grey tick: the plain estimate.",
-            "one-run rests on membership by fair coins, gaussian on the training being a Gaussian mechanism.",
+            f"Bar: epsilon is at least that, at a one-sided confidence of {confidence:.4g}. Grey tick: the plain estimate.",
+            "one-run rests on how members were drawn, gaussian on the training being a Gaussian mechanism.",
         ],
         height=max(90, len(methods) * (30 + 20 * len(scores))),
     )

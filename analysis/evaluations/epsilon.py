@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,8 @@ CANDIDATES = 50
 class Guessing:
     """How guesses went: of ``records`` (m), ``guesses`` were guessed at and ``correct`` of these rightly.
 
-    ``epsilon`` is the lower bound, ``tried`` among how many ways of guessing this one was chosen.
+    ``epsilon`` is the lower bound, ``tried`` among how many ways of guessing this one was chosen, ``most`` the bound had
+    every one of the ``records`` been guessed rightly. ``swaps``: a guess is which record of a pair was the member.
     """
 
     records: int
@@ -50,6 +51,8 @@ class Guessing:
     sides: Sides
     epsilon: float
     tried: int
+    most: float
+    swaps: bool = False
 
     @property
     def estimate(self) -> float | None:
@@ -57,7 +60,51 @@ class Guessing:
         wrong = self.guesses - self.correct
         if not self.correct:
             return 0.0
-        return max(0.0, math.log(self.correct / wrong)) if wrong else None
+        if not wrong:
+            return None
+        return max(0.0, math.log(self.correct / wrong)) / (2 if self.swaps else 1)
+
+
+def fair_subset(member: npt.NDArray[np.bool_], probability: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Records, bool (m,), whose membership is a fair coin each, where all had coins of ``probability``.
+
+    Of the side that was likelier each is kept with the odds of the other side. All are for a probability of 1/2.
+    """
+    likelier = member if probability > 0.5 else ~member
+    odds = min(probability, 1 - probability) / max(probability, 1 - probability)
+    return ~likelier | (np.random.default_rng([seed, 1]).random(len(member)) < odds)
+
+
+def random_pairs(
+    member: npt.NDArray[np.bool_], stratum: npt.NDArray[Any], seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows of the first and of the second record of each pair, in random order: a member and a non-member of one stratum.
+
+    Every stratum gives as many pairs as the smaller of its two sides has records.
+    """
+    rng = np.random.default_rng([seed, 2])
+    firsts, seconds = [], []
+    for value in np.unique(stratum):
+        there = stratum == value
+        inside, outside = (rng.permutation(np.flatnonzero(there & side)) for side in (member, ~member))
+        count = min(len(inside), len(outside))
+        turned = rng.random(count) < 0.5
+        firsts.append(np.where(turned, outside[:count], inside[:count]))
+        seconds.append(np.where(turned, inside[:count], outside[:count]))
+    return np.concatenate(firsts), np.concatenate(seconds)
+
+
+def audit_pairs(
+    score: Floats, member: npt.NDArray[np.bool_], stratum: npt.NDArray[Any], *, seed: int, **options: Any
+) -> Guessing:
+    """`audit_one_run` of which record of each of `random_pairs` was the member, by the difference of their scores.
+
+    stratum (m,): records of equal value had the same chance. A pair with a NaN is never guessed at, but counts.
+    """
+    first, second = random_pairs(member, stratum, seed)
+    with np.errstate(invalid="ignore"):  # of two infinite scores neither is the higher
+        apart = np.where(score[first] == score[second], 0.0, score[first] - score[second])
+    return audit_one_run(apart, member[first], seed=seed, swaps=True, **options)
 
 
 def audit_one_run(
@@ -69,9 +116,11 @@ def audit_one_run(
     delta: float,
     confidence: float,
     seed: int,
+    swaps: bool = False,
 ) -> Guessing:
     """Guess the highest scores members (and the lowest non-members, half of the guesses each), count, bound epsilon.
 
+    Holds where each record was a member by a fair coin of its own; `fair_subset` and `audit_pairs` are for other draws.
     score (m,) may hold NaN: such records are never guessed at, but count in m. Where several numbers of guesses or
     sides are given the best bound is taken, each at an error of its share alone (Bonferroni). Ties at the edge are
     broken by ``seed``. ``guesses`` are cut to what there is to guess at, for members alone to half of that.
@@ -89,21 +138,27 @@ def audit_one_run(
             if count > 0 and (count, side) not in ways:
                 ways.append((count, side))
     error = (1 - confidence) / max(len(ways), 1)
-    best = Guessing(len(score), 0, 0, "both", 0.0, len(ways))
+    m = len(score)
+    most = epsilon_lower(m, m, m, delta=delta, confidence=1 - error, swaps=swaps)
+    best = Guessing(m, 0, 0, "both", 0.0, len(ways), most, swaps)
     for count, side in ways:
         low = count // 2 if side == "both" else 0
         high = count - low
         correct = int(right[high] + low - (right[-1] - right[len(order) - low]))
-        bound = epsilon_lower(len(score), count, correct, delta=delta, confidence=1 - error)
-        found = Guessing(len(score), count, correct, side, bound, len(ways))
+        bound = epsilon_lower(m, count, correct, delta=delta, confidence=1 - error, swaps=swaps)
+        found = Guessing(m, count, correct, side, bound, len(ways), most, swaps)
         # Where no way shows anything the one with the most right stands for them.
         if best.guesses == 0 or (bound, correct / count) > (best.epsilon, best.correct / best.guesses):
             best = found
     return best
 
 
-def epsilon_lower(records: int, guesses: int, correct: int, *, delta: float, confidence: float) -> float:
+def epsilon_lower(
+    records: int, guesses: int, correct: int, *, delta: float, confidence: float, swaps: bool = False
+) -> float:
     """The largest epsilon for which (epsilon, delta)-DP is refuted at ``confidence`` (0.5 or more); 0 for none.
+
+    With ``swaps`` ``records`` are pairs: the theorem is held at 2 epsilon and (1 + e^epsilon) delta.
 
     For delta 0 it is exact in closed form (Clopper & Pearson's lower bound of a share), else by bisection to 1e-9.
     """
@@ -113,14 +168,18 @@ def epsilon_lower(records: int, guesses: int, correct: int, *, delta: float, con
     # Above this epsilon beta alone reaches the level. A share of 1 lies beyond float64 only for absurd levels.
     share = float(betaincinv(correct, guesses - correct + 1, level))
     high = math.log(share / (1 - share)) if 0 < share < 1 else 0.0
+    if swaps:
+        high /= 2
     if high <= 0 or delta == 0:
         return max(0.0, high)
-    p_value = p_values(records, guesses, correct, delta)
+    p_value = p_values(records, guesses, correct, delta, swaps=swaps)
     if p_value(0.0) >= level:
         return 0.0
     # The epsilons with a p-value of at least the level make a ray, so that bisection finds its end: for i >= 2 m delta
     # the i-th term is a mixture of two tails that both grow with epsilon; for a smaller i it can fall only once the
-    # median of W is correct - i / 2 or more, and from there on it is at least 1/2.
+    # median of W is correct - i / 2 or more, and from there on it is at least 1/2. With swaps delta grows with epsilon,
+    # and the p-value with delta: what is refuted at one epsilon is refuted at a smaller one with the same delta, and so
+    # with its own.
     low = 0.0
     while high - low > TOLERANCE:
         middle = (low + high) / 2
@@ -128,7 +187,9 @@ def epsilon_lower(records: int, guesses: int, correct: int, *, delta: float, con
     return low
 
 
-def p_values(records: int, guesses: int, correct: int, delta: float) -> Callable[[float], float]:
+def p_values(
+    records: int, guesses: int, correct: int, delta: float, *, swaps: bool = False
+) -> Callable[[float], float]:
     """The theorem's bound on Pr[``correct`` or more right] under (epsilon, delta)-DP, at most 1: a function of epsilon."""
     below = np.arange(correct - 1, -1, -1, dtype=np.float64)  # correct - i for i = 1, 2, ...
     width = np.arange(1, correct + 1, dtype=np.float64)
@@ -137,13 +198,16 @@ def p_values(records: int, guesses: int, correct: int, delta: float) -> Callable
     def p_value(epsilon: float) -> float:
         if correct == 0:
             return 1.0
+        leak = delta
+        if swaps:
+            epsilon, leak = 2 * epsilon, (1 + math.exp(epsilon)) * delta
         log_right, log_wrong = -np.logaddexp(0, -epsilon), -np.logaddexp(0, epsilon)
         beta = float(bdtrc(correct - 1, guesses, np.exp(log_right)))
         if delta == 0:
             return beta
         # Terms beyond i = correct add nothing to the sum and divide by more.
         terms = np.exp(ways + below * log_right + (guesses - below) * log_wrong)
-        return min(1.0, beta + 2 * records * delta * float((np.cumsum(terms) / width).max()))
+        return min(1.0, beta + 2 * records * leak * float((np.cumsum(terms) / width).max()))
 
     return p_value
 

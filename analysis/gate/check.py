@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,6 @@ import polars as pl
 
 from ...store.errors import InvalidOption, LosslakeError, NotEnoughData
 from ..evaluations.dp_audit import dp_audit
-from ..evaluations.epsilon import epsilon_lower
 from ..scores import Scores
 from ..scoring.stored import keep_scores
 from ..source import Source
@@ -93,7 +92,7 @@ def _doubt(rule: Rule, metric: Metric) -> str:
     if rule.metric == "auc" and metric.ci_high is not None and metric.ci_high < 0.5:
         return "the score ranks members below non-members, so it is no attack to pass"
     if rule.metric == "epsilon" and told["most"] <= rule.max:
-        return f"an audit of {metric.n} records shows no epsilon above {told['most']:.3g}, whatever the model exposes"
+        return f"an audit of {metric.n} {'pairs of records' if told['inclusion'] == 'random' else 'records'} shows no epsilon above {told['most']:.3g}, whatever the model exposes"
     return ""
 
 
@@ -149,15 +148,26 @@ def _share(scores: Scores, rule: Rule) -> tuple[Metric, tuple[str, ...]]:
 
 
 def _epsilon(source: Source, rule: Rule) -> tuple[Metric, tuple[str, ...]]:
-    """The one-run bound of `dp_audit`, with ``most``: what it would be, had every guess been right."""
+    """The one-run bound of `dp_audit`, or its estimate where the rule compares the value."""
     assert rule.delta is not None
-    finding = dp_audit(source, (rule.score,), delta=rule.delta, confidence=CONFIDENCE)
-    (found,) = (metric for metric in finding.metrics if metric.parameters["method"] == "one-run")
-    n = found.n or 0
-    error = (1 - CONFIDENCE) / max(1, found.parameters["tried"])
-    most = epsilon_lower(n, n, n, delta=rule.delta, confidence=1 - error)
-    about = Metric(found.metric, found.value, found.ci_low, None, n, {**found.parameters, "most": most})
+    finding = dp_audit(
+        source,
+        (rule.score,),
+        delta=rule.delta,
+        confidence=CONFIDENCE,
+        inclusion=rule.inclusion or "auto",
+        probability=rule.probability,
+    )
     # Notes on the other methods would be about numbers that are not shown here.
     told = [note for note in finding.notes if not note.startswith("clopper-pearson")]
-    notes = [note.removeprefix(f"{rule.score}: ") for note in told]
-    return about, (*notes, "an audit bounds epsilon from below: passing says that this one found no more")
+    notes = tuple(note.removeprefix(f"{rule.score}: ") for note in told)
+    by_name = {one.metric: one for one in finding.metrics if one.parameters["method"] == "one-run"}
+    bound = by_name["epsilon_lower"]
+    if bound.value is None:
+        # The first note says why nothing is claimed.
+        raise NotEnoughData(notes[0])
+    found = by_name["epsilon_estimate"] if rule.compare == "value" else bound
+    return replace(found, ci_high=None), (
+        *notes,
+        "an audit bounds epsilon from below: passing says that this one found no more",
+    )

@@ -15,6 +15,7 @@ from ...store.command_options import choose_experiment, experiment_option, lake_
 from ...store.errors import InvalidOption
 from ...store.lake import Lake
 from ...version import __version__
+from ..evaluations.dp_audit import Inclusion
 from ..output import aligned, write_text
 from ..scoring.catalogue import open_source
 from .check import Verdict, check_rules
@@ -36,6 +37,12 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 @click.option("--max-auc", type=float, help="Limit of the area under the ROC curve.")
 @click.option("--max-epsilon", type=float, help="Limit of the one-run lower bound on epsilon (see dp-audit).")
 @click.option("--delta", type=float, help=f"The delta of --max-epsilon; default: {DELTA:g}.")
+@click.option(
+    "--inclusion",
+    type=click.Choice(get_args(Inclusion)),
+    help="For --max-epsilon, how records became members (see dp-audit); default: auto.",
+)
+@click.option("--probability", type=float, help="The probability of --inclusion coins.")
 @click.option(
     "--max-share-memorized", type=float, help="Limit of the share of records memorized above --above."
 )
@@ -67,6 +74,8 @@ def gate(
     max_auc: float | None,
     max_epsilon: float | None,
     delta: float | None,
+    inclusion: Inclusion | None,
+    probability: float | None,
     max_share_memorized: float | None,
     above: float | None,
     rules: Path | None,
@@ -80,10 +89,11 @@ def gate(
     upper end of the interval is not above it, so that passing is evidence; --compare value takes the plain value. What
     the data cannot tell is UNRESOLVED and fails: an FPR that the non-members cannot resolve, no shadow runs, no scores.
     Single records without a score count as if they were told apart. Of epsilon the lower bound is compared: no audit has
-    an upper one, so passing says that this audit found no more, and it is UNRESOLVED where it could not have.
+    an upper one, so passing says that this audit found no more, and it is UNRESOLVED where it could not have, and where the
+    lake does not know how members were drawn and --inclusion does not say. --compare value takes its estimate.
 
     Limits of tpr, auc and epsilon hold for every --score. A file of --rules has tables [[rule]] with the keys metric (tpr,
-    auc, epsilon, share), score, max, and fpr (tpr), above (share), delta (epsilon), compare where they are wanted.
+    auc, epsilon, share), score, max, and fpr (tpr), above (share), delta, inclusion, probability (epsilon), compare where they are wanted.
 
     \b
     Examples:
@@ -98,6 +108,8 @@ def gate(
             max=most,
             fpr=at_fpr if metric == "tpr" else None,
             delta=delta if metric == "epsilon" else None,
+            inclusion=inclusion if metric == "epsilon" else None,
+            probability=probability if metric == "epsilon" else None,
             compare=compare,
         )
         for score in scores or ("lira",)
@@ -106,7 +118,17 @@ def gate(
     ]
     if max_share_memorized is not None:
         wanted.append(Rule("share", "memorization", max_share_memorized, above=above, compare=compare))
-    _check_pairs(wanted, {"at-fpr": at_fpr, "delta": delta, "above": above, "score": scores or None})
+    _check_pairs(
+        wanted,
+        {
+            "at-fpr": at_fpr,
+            "delta": delta,
+            "inclusion": inclusion,
+            "probability": probability,
+            "above": above,
+            "score": scores or None,
+        },
+    )
     if rules is not None:
         wanted += load_rules(rules, compare)
     if not wanted:
@@ -134,6 +156,8 @@ def _check_pairs(rules: list[Rule], given: dict[str, object]) -> None:
     goes_with = {
         "at-fpr": ["tpr"],
         "delta": ["epsilon"],
+        "inclusion": ["epsilon"],
+        "probability": ["epsilon"],
         "above": ["share"],
         "score": ["auc", "epsilon", "tpr"],
     }

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from ...store.errors import InvalidOption
 from ...store.format.text import read_toml
 from ..declare import parse_score
+from ..evaluations.dp_audit import Inclusion
 from ..scoring.catalogue import find
 
 Measure = Literal["tpr", "auc", "epsilon", "share"]
@@ -20,7 +21,13 @@ DELTA = 1e-5
 """Of (epsilon, delta)-differential privacy, unless told otherwise; `dp_audit` has the same."""
 
 _NEEDED = {"tpr": ("fpr", "--at-fpr"), "share": ("above", "--above")}
-_ONLY_FOR = {"fpr": "tpr", "above": "share", "delta": "epsilon"}
+_ONLY_FOR = {
+    "fpr": "tpr",
+    "above": "share",
+    "delta": "epsilon",
+    "inclusion": "epsilon",
+    "probability": "epsilon",
+}
 
 
 @dataclass(frozen=True)
@@ -28,9 +35,9 @@ class Rule:
     """One limit. ``metric`` of ``score`` (written as for an evaluation) must be ``max`` at most.
 
     tpr: the true-positive rate at the false-positive rate ``fpr``. auc: the area under the ROC curve. epsilon: the
-    one-run lower bound of dp-audit at ``delta``. share: of the records, those whose score lies above ``above``.
+    one-run lower bound of dp-audit at ``delta``, with its ``inclusion`` and ``probability``. share: of the records, those whose score lies above ``above``.
     ``compare`` is what is held against the limit: the upper end of the 95% interval, or the value. (Of epsilon it is the
-    bound in place of the upper end, which no audit has.)
+    bound in place of the upper end, which no audit has, and the estimate for the value.)
 
     Raises InvalidOption for an unknown metric, score or comparison, and for numbers that make no sense.
     """
@@ -41,6 +48,8 @@ class Rule:
     fpr: float | None = None
     above: float | None = None
     delta: float | None = None
+    inclusion: Inclusion | None = None
+    probability: float | None = None
     compare: Compare = "upper"
 
     def __post_init__(self) -> None:
@@ -50,6 +59,10 @@ class Rule:
             )
         if self.compare not in get_args(Compare):
             raise InvalidOption(f"compare is {' or '.join(get_args(Compare))}, not {self.compare!r}")
+        if self.inclusion is not None and self.inclusion not in get_args(Inclusion):
+            raise InvalidOption(f"inclusion is {' or '.join(get_args(Inclusion))}, not {self.inclusion!r}")
+        if self.probability is not None and self.inclusion != "coins":
+            raise InvalidOption("probability is that of coins; it goes with inclusion coins")
         if not isinstance(self.score, str):
             raise InvalidOption(f"the score of a rule is a name such as lira, not {self.score!r}")
         parse_score(self.score, find)
@@ -64,7 +77,7 @@ class Rule:
         self._check_numbers()
 
     def _check_numbers(self) -> None:
-        for name in ("max", "fpr", "above", "delta"):
+        for name in ("max", "fpr", "above", "delta", "probability"):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -77,6 +90,8 @@ class Rule:
             )
         if self.fpr is not None and not 0 < self.fpr < 1:
             raise InvalidOption(f"fpr lies between 0 and 1, not at {self.fpr:g}")
+        if self.probability is not None and not 0 < self.probability < 1:
+            raise InvalidOption(f"probability lies between 0 and 1, not at {self.probability:g}")
         if self.delta is not None and not 0 <= self.delta < 1:
             raise InvalidOption(f"delta lies between 0 and 1, not at {self.delta:g}")
 

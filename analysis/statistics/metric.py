@@ -14,6 +14,8 @@ from .intervals import clopper_pearson
 class Metric:
     """``value`` with the bounds of its 95% interval, over ``n`` observations.
 
+    ``metric`` says what ``value`` is: a lower bound's value is the bound. Where the parameter ``interval`` is "one-sided" the
+    interval has but a low end, at the ``confidence`` among the parameters; ``ci_high`` is then infinite, or None.
     ``value`` is None where the data cannot say; ``parameters`` tells which variant of the metric it is, such as
     ``{"fpr": 0.01}``.
     """

@@ -209,21 +209,26 @@ def _attacks_table(report: Report) -> Table:
 def _bounds_table(finding: Finding) -> Table:
     """Lower bounds on epsilon: the method, the score it rests on, bound and estimate."""
     found = [metric for metric in finding.metrics if metric.metric == "epsilon_lower"]
+    estimates = {
+        (metric.parameters["method"], metric.parameters["score"]): metric.value
+        for metric in finding.metrics
+        if metric.metric == "epsilon_estimate"
+    }
     rows = tuple(
         (
             str(metric.parameters["method"]),
             str(metric.parameters["score"]),
-            number(metric.ci_low),
-            number(metric.value),
+            "not claimed" if metric.value is None else number(metric.value),
+            number(estimates.get((metric.parameters["method"], metric.parameters["score"]))),
             f"{metric.n or 0:,}",
         )
         for metric in found
     )
     at = next((metric.parameters for metric in found), {"confidence": 0.0, "delta": 0.0})
     return Table(
-        ("method", "score", "epsilon at least", "estimate", "records"),
+        ("method", "score", "epsilon at least", "estimate", "records or pairs"),
         rows,
         (False, False, True, True, True),
-        f"At a confidence of {percent(float(at['confidence']))} and a delta of {float(at['delta']):g}. A lower bound near "
+        f"At a one-sided confidence of {percent(float(at['confidence']))} and a delta of {float(at['delta']):g}. A lower bound near "
         "0 shows no leak and proves no privacy: no audit bounds epsilon from above.",
     )

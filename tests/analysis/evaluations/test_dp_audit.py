@@ -17,13 +17,16 @@ from losslake.analysis.evaluations.epsilon import (
     Guessing,
     Law,
     audit_one_run,
+    audit_pairs,
     dp_law,
     epsilon_lower,
     epsilon_of_mu,
+    fair_subset,
     gaussian_law,
     held_out,
     log_delta,
     p_values,
+    random_pairs,
 )
 from losslake.analysis.scores import Finding
 from losslake.analysis.scoring.catalogue import open_source
@@ -90,9 +93,62 @@ def test_bounds_at_the_edges() -> None:
     assert bounds[0] > bounds[2] > bounds[3]
 
 
+@pytest.mark.parametrize("delta", [0.0, 1e-5, 0.003])
+def test_of_pairs_the_theorem_is_held_at_twice_epsilon(delta: float) -> None:
+    """Two records differ: (2 epsilon, (1 + e^epsilon) delta)."""
+    for epsilon in (0.0, 0.3, 1.0):
+        assert p_values(60, 40, 31, delta, swaps=True)(epsilon) == pytest.approx(
+            transcribed(60, 40, 31, 2 * epsilon, (1 + math.exp(epsilon)) * delta), abs=1e-12
+        )
+    bound = epsilon_lower(300, 40, 38, delta=delta, confidence=0.9, swaps=True)
+    grid = np.linspace(0, 4, 400)
+    refuted = [p_values(300, 40, 38, delta, swaps=True)(epsilon) < 0.1 for epsilon in grid]
+    assert (np.array(refuted) == (grid < bound)).all()
+    if delta == 0:
+        assert bound == pytest.approx(epsilon_lower(300, 40, 38, delta=0, confidence=0.9) / 2)
+
+
 def guessing(score: Floats, member: Flags, **options: Any) -> Guessing:
     chosen = {"guesses": [20], "sides": ["both"], "delta": 0.0, "confidence": 0.95, "seed": 0, **options}
     return audit_one_run(score, member, **chosen)
+
+
+@pytest.mark.parametrize("probability", [0.02, 0.3, 0.5, 0.7, 0.98])
+def test_what_is_kept_of_unfair_coins_had_fair_ones(probability: float) -> None:
+    member = np.random.default_rng(0).random(200_000) < probability
+    kept = fair_subset(member, probability, seed=3)
+    side = member if probability < 0.5 else ~member
+    assert kept[side].all(), "of the rarer side all are kept"
+    n = int(kept.sum())
+    assert abs(member[kept].mean() - 0.5) < 3.3 * math.sqrt(0.25 / n)
+    assert kept.all() == (probability == 0.5)
+    assert n / 200_000 == pytest.approx(2 * min(probability, 1 - probability), rel=0.05)
+
+
+def test_pairs_are_a_member_and_a_non_member_of_one_stratum() -> None:
+    rng = np.random.default_rng(0)
+    member, stratum = rng.random(3000) < 0.7, rng.integers(0, 3, 3000).astype(str)
+    stratum[stratum == "2"] = np.where(member, "only members", "only others")[stratum == "2"]
+    first, second = random_pairs(member, stratum, seed=0)
+    assert (member[first] != member[second]).all()
+    assert (stratum[first] == stratum[second]).all()
+    assert len({*first, *second}) == len(first) + len(second)
+    assert set(stratum[first]) == {"0", "1"}
+    assert len(first) == sum((~member & (stratum == name)).sum() for name in ("0", "1"))
+    assert abs(member[first].mean() - 0.5) < 3.3 * math.sqrt(0.25 / len(first))
+    # A score that never tells a pair apart is a coin's throw; one that always does is right each time.
+    options: dict[str, Any] = {
+        "guesses": [len(first)],
+        "sides": ["both"],
+        "delta": 0.0,
+        "confidence": 0.95,
+        "seed": 0,
+    }
+    for score, share in ((np.full(3000, np.inf), 0.5), (member.astype(float), 1.0)):
+        found = audit_pairs(score, member, stratum, **options)
+        assert (found.records, found.guesses, found.swaps) == (len(first), len(first), True)
+        assert found.correct / found.guesses == pytest.approx(share, abs=0.06)
+    assert audit_pairs(np.ones(4), np.ones(4, bool), np.zeros(4), **{**options, "guesses": [3]}).guesses == 0
 
 
 def test_guesses_are_the_ends_of_the_scores() -> None:
@@ -179,6 +235,36 @@ def test_gaussian_mechanism() -> None:
     for name in ("one-run", "clopper-pearson"):
         assert (found[name] > epsilon_of_mu(2, 1e-5)).sum() <= MISSES
         assert np.median(found[name]) > 0.8, name
+
+
+@pytest.mark.parametrize("probability", [0.3, 0.7, 0.9, 0.98])
+@pytest.mark.parametrize("truth", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("way", ["coins", "fixed number", "coins of an unknown probability"])
+def test_members_need_not_be_drawn_by_fair_coins(probability: float, truth: float, way: str) -> None:
+    """Randomised response of each bit; taken for fair coins the bound would be above the truth in all trials at 0.7."""
+    n, keep = 400, math.exp(truth) / (1 + math.exp(truth))
+    bounds = []
+    for seed in range(TRIALS):
+        rng = np.random.default_rng([9, seed])
+        member = rng.random(n) < probability
+        if way == "fixed number":
+            member = rng.permutation(n) < round(n * probability)
+        score = np.where(rng.random(n) < keep, member, ~member) + rng.normal(0, 1e-3, n)
+        options: dict[str, Any] = {
+            "guesses": [5, 20, n],
+            "sides": ["both", "members"],
+            "delta": 0.0,
+            "confidence": 0.95,
+            "seed": seed,
+        }
+        if way == "coins":
+            kept = fair_subset(member, probability, seed)
+            bounds.append(audit_one_run(score[kept], member[kept], **options).epsilon)
+        else:
+            bounds.append(audit_pairs(score, member, np.zeros(n), **options).epsilon)
+    assert (np.array(bounds) > truth).sum() <= MISSES
+    if truth == 3 and probability < 0.9:
+        assert np.median(bounds) > 1, "it shows something"
 
 
 @pytest.mark.parametrize(("mu", "epsilon"), [(0.3, 0.01), (1, 0), (1, 1), (2, 3), (0.5, 2.5)])
@@ -271,14 +357,30 @@ def pick(finding: Finding, method: str, metric: str = "epsilon_lower", **about: 
 def test_canaries_are_audited_where_there_are_some(source: Source) -> None:
     finding = dp_audit(source, ("lira",))
     one_run = pick(
-        finding, "one-run", coins=True, records="canaries", score="lira", delta=1e-5, confidence=0.95
+        finding,
+        "one-run",
+        inclusion="coins",
+        probability=0.5,
+        records="canaries",
+        score="lira",
+        delta=1e-5,
+        confidence=0.95,
+        interval="one-sided",
     )
     assert one_run.n == CANARIES
     assert one_run.ci_low is not None
     assert one_run.ci_low > 1.5
     assert one_run.ci_high == math.inf
     assert one_run.to_json()["ci_high"] is None
-    assert not any("coins" in note for note in finding.notes)
+    assert not any("one-run" in note for note in finding.notes)
+    for lower in finding.metrics:
+        if not lower.metric.endswith("_lower"):
+            continue
+        # A lower bound's value is the bound; the estimate has a name of its own.
+        assert lower.value == lower.ci_low
+        estimate = pick(finding, lower.parameters["method"], lower.metric.replace("_lower", "_estimate"))
+        assert (estimate.ci_low, estimate.ci_high) == (lower.value, math.inf)
+        assert estimate.value is None or estimate.value > (lower.value or 0)
     for method in ("clopper-pearson", "gaussian"):
         assert (pick(finding, method).ci_low or 0) > 0.5
     mu = pick(finding, "gaussian", "mu_lower")
@@ -287,33 +389,53 @@ def test_canaries_are_audited_where_there_are_some(source: Source) -> None:
     assert "one-run with lira: at least" in spec["description"]
 
 
-def test_natural_records_leak_little_and_have_no_coins(source: Source) -> None:
+def test_of_natural_records_a_fixed_number_was_drawn(source: Source) -> None:
+    """No coins, which the bound took for an approximation before: now it guesses in pairs, which is no approximation."""
     for records, count in (("natural", SAMPLES - CANARIES), ("all", SAMPLES)):
         finding = dp_audit(source, ("loss",), records=records)  # type: ignore[arg-type]
-        assert pick(finding, "one-run", coins=False, records=records).n == count
-        assert "not known to have been drawn by independent fair coins" in finding.notes[0]
+        pairs = pick(finding, "one-run", inclusion="random", records=records).n
+        assert pairs is not None
+        assert count / 4 < pairs <= count / 2
+        assert "in pairs of a member and a non-member" in finding.notes[0]
     natural = dp_audit(source, ("loss",), records="natural")
     assert all((metric.ci_low or 0) < 0.5 for metric in natural.metrics)
 
 
 @pytest.mark.parametrize(
-    ("design", "coins"),
+    ("design", "inclusion"),
     [
-        (None, False),
-        ({"design": "bernoulli", "probability": 0.5}, True),
-        ({"design": "bernoulli", "probability": 0.3}, False),
-        ({"design": "balanced", "probability": 0.5}, False),
-        ({"design": "target"}, False),
+        (None, "unknown"),
+        ({"design": "bernoulli", "probability": 0.5}, "coins"),
+        ({"design": "bernoulli", "probability": 0.3}, "coins"),
+        ({"design": "balanced", "probability": 0.5}, "unknown"),
+        ({"design": "paired", "probability": 0.5}, "unknown"),
+        ({"design": "target"}, "random"),
     ],
 )
-def test_which_designs_are_coins(tmp_path: Path, design: dict[str, Any] | None, coins: bool) -> None:
+def test_what_is_known_of_the_draw(tmp_path: Path, design: dict[str, Any] | None, inclusion: str) -> None:
     lake = write(tmp_path / "lake", design=design, planted=False, shadows=0)
     with open_source(lake, "tests") as opened:
         finding = dp_audit(opened, ("loss",))
         with pytest.raises(NotEnoughData, match="no record of group"):
             dp_audit(opened, ("loss",), records="canaries")
-    assert pick(finding, "one-run", records="all").parameters["coins"] is coins
-    assert any("coins" in note for note in finding.notes) is not coins
+        told = pick(dp_audit(opened, ("loss",), inclusion="coins", probability=0.6), "one-run")
+        paired = pick(dp_audit(opened, ("loss",), inclusion="random"), "one-run")
+    found = pick(finding, "one-run", records="all", inclusion=inclusion)
+    assert told.parameters["probability"] == 0.6
+    assert told.value is not None
+    assert paired.parameters["inclusion"] == "random"
+    assert (found.value is None) == (inclusion == "unknown")
+    assert any("not claimed, because" in note for note in finding.notes) == (inclusion == "unknown")
+    if found.value is None:
+        # Nothing is claimed: the bound is the one that always holds, and there is no estimate either.
+        assert found.ci_low == 0
+        assert not any(
+            m.metric == "epsilon_estimate" and m.parameters["method"] == "one-run" for m in finding.metrics
+        )
+    elif design is not None and inclusion == "coins":
+        assert found.parameters["probability"] == design["probability"]
+        assert (found.n == SAMPLES) == (design["probability"] == 0.5)
+    assert epsilon_bounds(finding).to_dict()
 
 
 def test_guesses_are_shares_or_counts(source: Source) -> None:
@@ -329,8 +451,11 @@ def test_without_delta(source: Source) -> None:
     methods = [(one.metric, one.parameters["method"]) for one in finding.metrics]
     assert methods == 2 * [
         ("epsilon_lower", "one-run"),
+        ("epsilon_estimate", "one-run"),
         ("epsilon_lower", "clopper-pearson"),
+        ("epsilon_estimate", "clopper-pearson"),
         ("mu_lower", "gaussian"),
+        ("mu_estimate", "gaussian"),
     ]
     assert any("delta 0" in note for note in finding.notes)
     assert any("several scores" in note for note in finding.notes)
@@ -354,6 +479,8 @@ def test_a_score_of_members_alone_is_refused(source: Source) -> None:
         ({"guesses": (0.0,)}, "guesses"),
         ({"guesses": (2.5,)}, "guesses"),
         ({"guesses": ()}, "at least one"),
+        ({"probability": 0.7}, "goes with inclusion coins"),
+        ({"inclusion": "coins", "probability": 1.0}, "probability"),
     ],
 )
 def test_options_that_make_no_sense(source: Source, options: dict[str, Any], message: str) -> None:

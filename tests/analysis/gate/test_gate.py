@@ -88,7 +88,7 @@ def test_what_the_lake_does_not_hold_fails(lake_of: MakeLake) -> None:
     alone = lake_of(np.arange(40)[None] % 2 == 0, np.zeros((1, 40)))
     for rule in (
         Rule("auc", "lira", 1.0),
-        Rule("epsilon", "lira", 100.0),
+        Rule("epsilon", "lira", 100.0, inclusion="coins"),
         Rule("share", "memorization", 1.0, above=0.5),
         Rule("auc", "lt-iqr", 1.0),
     ):
@@ -165,18 +165,30 @@ def null_frame(lake: Lake) -> pl.DataFrame:
 
 
 def test_of_epsilon_the_lower_bound_is_compared(null: Lake, leaking: Lake) -> None:
-    assert verdict(null, Rule("epsilon", "lira", 1.0)).status == "pass"
-    found = verdict(leaking, Rule("epsilon", "lira", 1.0))
+    assert verdict(null, Rule("epsilon", "lira", 1.0, inclusion="coins")).status == "pass"
+    found = verdict(leaking, Rule("epsilon", "lira", 1.0, inclusion="coins"))
     assert found.status == "FAIL"
     assert found.metric is not None
-    assert found.compared == found.metric.ci_low
+    assert found.metric.metric == "epsilon_lower"
+    assert found.compared == found.metric.value == found.metric.ci_low
+    estimate = verdict(leaking, Rule("epsilon", "lira", 1.0, inclusion="coins", compare="value")).metric
+    assert estimate is not None
+    assert estimate.metric == "epsilon_estimate"
     assert any("passing says that this one found no more" in note for note in found.notes)
     # 600 guesses that are all right show ln(s / (1 - s)) with s = 0.05 ** (1 / 600) at most, and less after correction.
     share = 0.05 ** (1 / N)
     most = math.log(share / (1 - share))
-    beyond = verdict(null, Rule("epsilon", "lira", most))
+    beyond = verdict(null, Rule("epsilon", "lira", most, inclusion="coins"))
     assert beyond.status == "UNRESOLVED"
     assert "no epsilon above" in beyond.reason
+
+
+def test_an_epsilon_that_rests_on_an_unknown_draw_is_not_told(leaking: Lake) -> None:
+    """A gate failed on pure noise where 70% were members, taken for fair coins."""
+    found = verdict(leaking, Rule("epsilon", "lira", 1.0))
+    assert (found.status, found.metric) == ("UNRESOLVED", None)
+    assert "not claimed, because the lake does not know how" in found.reason
+    assert verdict(leaking, Rule("epsilon", "lira", 1.0, inclusion="random")).status == "FAIL"
 
 
 def test_a_score_that_is_no_attack_is_told(null: Lake) -> None:
@@ -272,7 +284,18 @@ def test_junit_is_well_formed_whatever_is_said() -> None:
 
 
 def test_the_command(null: Lake, leaking: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    limits = ["--max-tpr", "0.3", "--at-fpr", "0.1", "--max-auc", "0.6", "--max-epsilon", "1"]
+    limits = [
+        "--max-tpr",
+        "0.3",
+        "--at-fpr",
+        "0.1",
+        "--max-auc",
+        "0.6",
+        "--max-epsilon",
+        "1",
+        "--inclusion",
+        "coins",
+    ]
     files = ["--json", str(tmp_path / "new" / "gate.json"), "--junit", str(tmp_path / "gate.xml")]
     assert _gate(null, *limits, *files) == 0
     shown = capsys.readouterr()
