@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -19,6 +20,9 @@ from ..source import Source
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
 from ..statistics.roc import roc, split
+
+GRID = 2001
+"""Shares from 0 to 1 that are tested for the interval."""
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -49,12 +53,14 @@ def duci(
 
     share = mean of (m - FPR) / (TPR - FPR), clipped to 0..1, where m says that a record's score exceeds a threshold. The
     threshold is the one with the greatest TPR - FPR over shadow runs that stand in for the target, each scored
-    with the others for its shadows; TPR and FPR are theirs. The target's own membership plays no part; true_share beside
-    the estimate is what the lake knows of it.
+    with the others for its shadows. Where a threshold was chosen it looks better than it is: so TPR and FPR of each stand-in
+    are measured at the best threshold of the others, and the target is held against each of these (the one shown is
+    the middle one). The target's own membership plays no part; true_share beside the estimate is what the lake knows of it.
 
-    The interval is Student's, with variance by the delta method: the chance of single decisions, how far the rates of one
-    model differ from another's, and how well few stand-ins tell their mean. It holds as far as shadow runs were
-    trained as the target was. Where TPR and FPR cannot be told apart no share is given.
+    The interval is Fieller's with Student's quantile, all shares that a test at 5% does not refute: the chance of single
+    decisions, how far the rates of one model differ from another's, and how well few stand-ins tell their mean. It holds
+    as far as shadow runs were trained as the target was. Where TPR and FPR cannot be told apart, or the interval holds
+    everything from 0 to 1, no share is given.
 
     Needs: what the scores need, in shadow runs enough to let some stand in for the target.
 
@@ -79,8 +85,8 @@ def duci(
         found = _shares(name, attacked[name].scores, reference, column, by)
         metrics += found
         notes += [
-            f"{name}: on the stand-ins it names as many non-members as members"
-            f"{f' of {by} {metric.parameters[by]}' if by in metric.parameters else ''}, within chance; it says nothing of the share"
+            f"{name}: on the stand-ins it tells members from non-members too little"
+            f"{f' of {by} {metric.parameters[by]}' if by in metric.parameters else ''}; it says nothing of the share"
             for metric in found
             if metric.value is None
         ]
@@ -131,16 +137,18 @@ def _shares(
 ) -> list[Metric]:
     """The share of all records, then that of each group."""
     attacked = _known(target)
-    threshold = best_threshold(
-        np.concatenate([frame["score"].to_numpy() for frame in reference]),
-        np.concatenate([frame["member"].to_numpy() for frame in reference]),
+    thresholds = crossed_thresholds(
+        [(frame["score"].to_numpy(), frame["member"].to_numpy()) for frame in reference]
     )
     present = [] if column is None else np.unique(column[attacked["sample_id"].to_numpy()]).tolist()
     metrics = []
     for value in (None, *filter(None, present)):
         rows, *others = (_of(frame, column, value) for frame in (attacked, *reference))
-        rates = [_rates(frame, threshold) for frame in others]
-        named = (rows["score"] > threshold).to_numpy()
+        pairs = zip(others, thresholds, strict=True)
+        rates = [_rates(frame, threshold) for frame, threshold in pairs]
+        # At the thresholds of those stand-ins alone whose rates stand beside.
+        used = [threshold for threshold, rate in zip(thresholds, rates, strict=True) if rate is not None]
+        named = (rows["score"].to_numpy()[:, None] > np.array(used)) if used else np.zeros(0)
         found = usage(named, np.array([rate for rate in rates if rate is not None]).reshape(-1, 4))
         parameters = {
             "score": name,
@@ -148,10 +156,10 @@ def _shares(
             "true_share": float(rows["member"].to_numpy().mean()),
             "tpr": found.tpr,
             "fpr": found.fpr,
-            "threshold": threshold,
+            "threshold": sorted(thresholds)[len(thresholds) // 2],
             "stand_ins": sum(rate is not None for rate in rates),
         }
-        metrics.append(Metric("share", found.value, found.low, found.high, len(named), parameters))
+        metrics.append(Metric("share", found.value, found.low, found.high, len(rows), parameters))
     return metrics
 
 
@@ -160,6 +168,20 @@ def _of(frame: pl.DataFrame, column: npt.NDArray[np.str_] | None, value: str | N
     if column is None or value is None:
         return frame
     return frame.filter(column[frame["sample_id"].to_numpy()] == value)
+
+
+def crossed_thresholds(reference: Sequence[tuple[Floats, Flags]]) -> list[float]:
+    """For each stand-in (its scores, its membership) the best threshold of the others.
+
+    A threshold that was chosen on a model does better on it than on the next: its TPR - FPR there is too great, and
+    with a weak signal several times too great. A single stand-in has but its own.
+    """
+    found = []
+    for number in range(len(reference)):
+        others = [one for place, one in enumerate(reference) if place != number] or list(reference)
+        score, member = (np.concatenate(side) for side in zip(*others, strict=True))
+        found.append(best_threshold(score, member))
+    return found
 
 
 def best_threshold(score: Floats, member: Flags) -> float:
@@ -179,11 +201,16 @@ def _rates(frame: pl.DataFrame, threshold: float) -> tuple[float, float, int, in
     return float(named[member].mean()), float(named[~member].mean()), inside, outside
 
 
-def usage(named: Flags, rates: Floats) -> Usage:
+def usage(named: Floats | Flags, rates: Floats) -> Usage:
     """The share of members among records of which ``named`` (n,) were called members, with its 95% interval.
 
+    No value where TPR - FPR is not above 0 beyond chance, or the interval holds every share from 0 to 1.
+
+    ``named`` is (n, K) where every stand-in has a threshold of its own, at which its rates were measured.
+
     ``rates`` is (K, 4): TPR, FPR, members and non-members of each of K stand-ins. With p the share, the target names a
-    share q = p TPR + (1 - p) FPR, so that p is (q - FPR) / (TPR - FPR), and its variance is, over (TPR - FPR)^2,
+    share q = p TPR + (1 - p) FPR, so that p is (q - FPR) / (TPR - FPR). The interval holds the shares p that a test at 5% does not refute: for which q lies no
+    further from p TPR + (1 - p) FPR than Student's quantile times the root of
 
         [p TPR (1 - TPR) + (1 - p) FPR (1 - FPR)] / n     the target's single decisions
       + D                                                 how far models differ in p TPR + (1 - p) FPR
@@ -203,17 +230,35 @@ def usage(named: Flags, rates: Floats) -> Usage:
     count = len(rates)
     if count == 1:
         return Usage(value, None, None, tpr, fpr)
-    mixed = value * rates[:, 0] + (1 - value) * rates[:, 1]
-    between = float(mixed.var(ddof=1))
+    low, high = _not_refuted(named, rates)
+    # Where no share at all is refuted an estimate would be a number without a meaning, and cut to 0..1 a biased one.
+    return Usage(None if low == 0 and high == 1 else value, low, high, tpr, fpr)
+
+
+def _not_refuted(named: Floats, rates: Floats) -> tuple[float, float]:
+    """The least and the greatest share, of a grid, that the test at 5% does not refute (Fieller's interval).
+
+    Nothing is divided by TPR - FPR, whose own error would make the interval of the quotient too short.
+    """
+    share = np.linspace(0, 1, GRID)[:, None]
+    mixed = share * rates[:, 0] + (1 - share) * rates[:, 1]
+    # At one threshold with its own rates: how thresholds differ is in both, and falls out.
+    off = (named.mean(axis=0) if named.ndim == 2 else named.mean()) - mixed
+    between = off.var(axis=1, ddof=1)
+    tpr, fpr = rates[:, 0].mean(), rates[:, 1].mean()
     of_members, of_others = tpr * (1 - tpr), fpr * (1 - fpr)
-    explained = float(
-        (value**2 * of_members / rates[:, 2] + (1 - value) ** 2 * of_others / rates[:, 3]).mean()
+    explained = (share**2 * of_members / rates[:, 2] + (1 - share) ** 2 * of_others / rates[:, 3]).mean(
+        axis=1
     )
-    decisions = (value * of_members + (1 - value) * of_others) / len(named)
-    variance = decisions + max(0.0, between - explained) + max(between, explained) / count
-    reach = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * math.sqrt(variance) / gap
-    low, high = (min(1.0, max(0.0, raw + side * reach)) for side in (-1, 1))
-    return Usage(value, low, high, tpr, fpr)
+    decisions = (share[:, 0] * of_members + (1 - share[:, 0]) * of_others) / len(named)
+    count = len(rates)
+    variance = decisions + np.maximum(0.0, between - explained) + np.maximum(between, explained) / count
+    reach = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * np.sqrt(variance)
+    away = np.abs(off.mean(axis=1))
+    left = share[away <= reach, 0]
+    if len(left) == 0:  # fewer or more are named than any share would explain: the nearest one
+        left = share[[int(np.argmin(away - reach))], 0]
+    return float(left[0]), float(left[-1])
 
 
 def _gap_error(rates: Floats) -> float:

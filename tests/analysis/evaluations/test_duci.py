@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from losslake.analysis.charts.bounds import usage_shares
-from losslake.analysis.evaluations.duci import best_threshold, duci, usage
+from losslake.analysis.evaluations.duci import best_threshold, crossed_thresholds, duci, usage
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.analysis.source import Source
 from losslake.store.errors import InvalidOption, NotEnoughData
@@ -36,12 +36,68 @@ def test_the_formula() -> None:
     decisions = named(0.45).astype(float)
     assert found.value == pytest.approx(((decisions - 0.1) / (0.8 - 0.1)).mean(), abs=1e-12)
     assert (found.tpr, found.fpr) == (pytest.approx(0.8), pytest.approx(0.1))
-    # By hand: p = 1/2, the rates of each stand-in mix to 0.45, 0.49, 0.41; t with 2 degrees of freedom is 4.3027.
-    between = np.var([0.45, 0.49, 0.41], ddof=1)
-    single = (0.8 * 0.2 + 0.1 * 0.9) / 4 / 500
-    variance = (0.8 * 0.2 + 0.1 * 0.9) / 2 / 1000 + between - single + between / 3
-    assert found.low == pytest.approx(0.5 - 4.302652729911275 * variance**0.5 / 0.7)
-    assert found.high == pytest.approx(0.5 + 4.302652729911275 * variance**0.5 / 0.7)
+    # The ends are where the test just refutes (Fieller); the delta method divided by a TPR - FPR taken for known.
+    # t with 2 degrees of freedom is 4.3027.
+
+    def refuted(share: float) -> bool:
+        mixed = share * stand_ins[:, 0] + (1 - share) * stand_ins[:, 1]
+        between = np.var(mixed, ddof=1)
+        single = (share**2 * 0.8 * 0.2 + (1 - share) ** 2 * 0.1 * 0.9) / 500
+        own = (share * 0.8 * 0.2 + (1 - share) * 0.1 * 0.9) / 1000
+        variance = own + max(0, between - single) + max(between, single) / 3
+        return bool(abs(0.45 - mixed.mean()) > 4.302652729911275 * variance**0.5)
+
+    assert found.low is not None
+    assert found.high is not None
+    assert 0 < found.low < 0.5 < found.high < 1
+    for end, outwards in ((found.low, -1e-3), (found.high, 1e-3)):
+        assert not refuted(end)
+        assert refuted(end + outwards)
+
+
+def test_a_threshold_is_chosen_on_other_stand_ins() -> None:
+    """Of scores without a signal the threshold that was chosen on them has a gap, that of the others has none."""
+    gaps = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        reference = [(rng.normal(size=200), rng.random(200) < 0.5) for _ in range(4)]
+        for (score, member), threshold in zip(reference, crossed_thresholds(reference), strict=True):
+            own = best_threshold(score, member)
+            gaps.append([(score[member] > t).mean() - (score[~member] > t).mean() for t in (own, threshold)])
+    chosen, crossed = np.mean(gaps, axis=0)
+    assert chosen > 0.08
+    assert abs(crossed) < 0.02
+    alone = [(np.arange(4.0), np.arange(4) > 1)]
+    assert crossed_thresholds(alone) == [best_threshold(*alone[0])]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("signal", [0.1, 0.4])
+def test_a_weak_signal_gives_no_biased_share(share: float, signal: float) -> None:
+    """Members' scores are higher by ``signal`` standard deviations; before, the share was off by up to 0.2 on average."""
+    trials, n, found = 120, 600, []
+    for seed in range(trials):
+        rng = np.random.default_rng([seed, 11])
+
+        def model(member: Flags, rng: np.random.Generator = rng) -> tuple[npt.NDArray[np.float64], Flags]:
+            return rng.normal(rng.normal(0, 0.03), 1, n) + signal * member, member
+
+        reference = [model(rng.random(n) < 0.5) for _ in range(8)]
+        target, _ = model(rng.permutation(n) < round(share * n))
+        thresholds = crossed_thresholds(reference)
+        told = [
+            ((score[member] > t).mean(), (score[~member] > t).mean(), member.sum(), (~member).sum())
+            for (score, member), t in zip(reference, thresholds, strict=True)
+        ]
+        found.append(usage(target[:, None] > np.array(thresholds), np.array(told, dtype=np.float64)))
+    covered = sum((one.low or 0) <= share <= (1 if one.high is None else one.high) for one in found)
+    assert covered >= binom.ppf(0.001, trials, 0.95)
+    values = [one.value for one in found if one.value is not None]
+    if signal < 0.2:
+        assert len(values) < trials / 3, "mostly nothing is said"
+    else:
+        assert len(values) > trials * 0.8
+        assert np.mean(values) == pytest.approx(share, abs=0.06)
 
 
 def test_shares_beyond_0_and_1_are_clipped() -> None:
@@ -88,7 +144,9 @@ def test_the_interval_covers(share: float, spread: float) -> None:
         assert found.low is not None
         assert found.high is not None
         covered += found.low <= share <= found.high
-        values.append(found.value)
+        # Also where the interval holds everything, and so no value is given.
+        values.append(float(np.clip((decisions.mean() - found.fpr) / (found.tpr - found.fpr), 0, 1)))
+        assert found.value is None or found.value == pytest.approx(values[-1])
     assert covered >= binom.ppf(0.001, trials, 0.95)
     if 0 < share < 1:
         assert np.median(np.array(values, dtype=float)) == pytest.approx(share, abs=0.05)
@@ -185,12 +243,16 @@ def test_a_score_by_hand(source: Source) -> None:
         (-frame["loss"].to_numpy().astype(float), frame["member"].to_numpy()) for frame in rows
     ]
     (metric,) = duci(source, ("loss",), stand_ins=2).metrics
-    threshold = float(metric.parameters["threshold"])
-    tpr = np.mean([(score[member] > threshold).mean() for score, member in others])
-    fpr = np.mean([(score[~member] > threshold).mean() for score, member in others])
+    # Each stand-in at the threshold of the other one, and the target at both.
+    crossed = [best_threshold(*other) for other in reversed(others)]
+    pairs = list(zip(others, crossed, strict=True))
+    tpr = np.mean([(score[member] > threshold).mean() for (score, member), threshold in pairs])
+    fpr = np.mean([(score[~member] > threshold).mean() for (score, member), threshold in pairs])
     assert metric.parameters["tpr"] == pytest.approx(tpr)
     assert metric.parameters["fpr"] == pytest.approx(fpr)
-    assert metric.value == pytest.approx(np.mean(((target[0] > threshold) - fpr) / (tpr - fpr)))
+    assert metric.parameters["threshold"] in crossed
+    named_share = np.mean([target[0] > threshold for threshold in crossed])
+    assert metric.value == pytest.approx((named_share - fpr) / (tpr - fpr))
 
 
 def test_one_stand_in_has_no_interval(source: Source) -> None:
@@ -220,7 +282,7 @@ def test_a_score_without_signal_is_refused(lake_of: MakeLake) -> None:
     lake = lake_of(keep, np.ones(keep.shape))
     with (
         open_source(lake, "tests") as opened,
-        pytest.raises(NotEnoughData, match="as many non-members as members"),
+        pytest.raises(NotEnoughData, match="tells members from non-members too little"),
     ):
         duci(opened, ("loss",))
 
