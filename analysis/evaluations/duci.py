@@ -235,7 +235,7 @@ def usage(named: Floats | Flags, rates: Floats) -> Usage:
     return Usage(None if low == 0 and high == 1 else value, low, high, tpr, fpr)
 
 
-def _not_refuted(named: Floats, rates: Floats) -> tuple[float, float]:
+def _not_refuted(named: Floats | Flags, rates: Floats) -> tuple[float, float]:
     """The least and the greatest share, of a grid, that the test at 5% does not refute (Fieller's interval).
 
     Nothing is divided by TPR - FPR, whose own error would make the interval of the quotient too short.

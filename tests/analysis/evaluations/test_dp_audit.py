@@ -28,6 +28,7 @@ from losslake.analysis.evaluations.epsilon import (
     p_values,
     random_pairs,
 )
+from losslake.analysis.output import metric_lines
 from losslake.analysis.scores import Finding
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.analysis.source import Source
@@ -436,6 +437,15 @@ def test_what_is_known_of_the_draw(tmp_path: Path, design: dict[str, Any] | None
         assert found.parameters["probability"] == design["probability"]
         assert (found.n == SAMPLES) == (design["probability"] == 0.5)
     assert epsilon_bounds(finding).to_dict()
+
+
+def test_one_sided_is_said_as_one_sided(source: Source) -> None:
+    finding = dp_audit(source, ("loss",), confidence=0.9)
+    lines = metric_lines(finding.metrics)[1:]
+    assert len(lines) == len(finding.metrics)
+    assert all("or more (one-sided, 0.9)" in line for line in lines)
+    # Also once they were kept as JSON, where what is not finite is null.
+    assert metric_lines([Metric.from_json(one.to_json()) for one in finding.metrics])[1:] == lines
 
 
 def test_guesses_are_shares_or_counts(source: Source) -> None:
