@@ -90,7 +90,8 @@ def duci(
             for metric in found
             if metric.value is None
         ]
-    if all(metric.value is None for metric in metrics):
+    # What the stand-ins cannot tell is a finding: no value, and an interval of everything.
+    if not any(metric.parameters["stand_ins"] for metric in metrics):
         raise NotEnoughData(f"no share can be estimated: {'; '.join(notes)}")
     if len(runs) == 1:
         notes.append(

@@ -276,15 +276,17 @@ def test_a_score_that_stand_ins_lack(source: Source, lake_of: MakeLake) -> None:
             duci(opened, ("lt-iqr",))
 
 
-def test_a_score_without_signal_is_refused(lake_of: MakeLake) -> None:
+def test_a_score_without_signal_says_nothing_of_the_share(lake_of: MakeLake) -> None:
+    """It was an error for a score that never varies, and a share for noise by whose luck the threshold was chosen."""
     rng = np.random.default_rng(1)
     keep = rng.random((6, 60)) < 0.5
-    lake = lake_of(keep, np.ones(keep.shape))
-    with (
-        open_source(lake, "tests") as opened,
-        pytest.raises(NotEnoughData, match="tells members from non-members too little"),
-    ):
-        duci(opened, ("loss",))
+    for phi in (np.ones(keep.shape), rng.normal(size=keep.shape)):
+        with open_source(lake_of(keep, phi), "tests") as opened:
+            finding = duci(opened, ("loss",))
+        (metric,) = finding.metrics
+        assert (metric.value, metric.ci_low, metric.ci_high) == (None, 0.0, 1.0)
+        assert any("tells members from non-members too little" in note for note in finding.notes)
+        assert usage_shares(finding).to_dict()
 
 
 def test_what_there_must_be(source: Source, lake_of: MakeLake, tmp_path: Path) -> None:
