@@ -128,6 +128,7 @@ def _unfinished(folder: Path) -> str | None:
     """What a model's folder lacks, or None."""
     if not (folder / "keep.npy").exists():
         return "has no keep.npy"
+    npy_file(folder / "keep.npy")  # what is no array is an error, and not a sign of work that goes on
     for kind in ("logits", "scores"):
         epochs = folder / kind
         if (folder / f"{kind}.npy").exists() or (
