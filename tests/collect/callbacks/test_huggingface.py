@@ -359,18 +359,16 @@ def test_stopping_in_the_middle_of_an_epoch(lake: Lake, tmp_path: Path) -> None:
     assert rows["loss"].list.get(2).null_count() == len(MEMBERS) - 4
 
 
-class TakesLabelsOut(transformers.Trainer):  # type: ignore[misc]
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-        labels = inputs.pop("labels")
-        return cross_entropy(model(**inputs).logits, labels)
-
-
-class KeepsInputs(transformers.Trainer):  # type: ignore[misc]
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-        return cross_entropy(model(input_ids=inputs["input_ids"]).logits, inputs["labels"])
-
-
 def test_a_loss_of_ones_own(lake: Lake, tmp_path: Path) -> None:
+    class TakesLabelsOut(transformers.Trainer):  # type: ignore[misc]
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            labels = inputs.pop("labels")
+            return cross_entropy(model(**inputs).logits, labels)
+
+    class KeepsInputs(transformers.Trainer):  # type: ignore[misc]
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            return cross_entropy(model(input_ids=inputs["input_ids"]).logits, inputs["labels"])
+
     model = make_model("classification")
     watching = Watching(model, "classification")
     with lake_run(lake) as run:
