@@ -341,6 +341,7 @@ with claim(Lake.open(sys.argv[1]).files, "experiment=e"):
     with pytest.raises(LosslakeError, match="another process"):
         compact(many, "e")
     process.kill()
+    assert process.stdout.read() == "", "it has ended, before its input does"
     process.communicate()
     assert len(many.files.list("claims")) == 1
     assert compact(many, "e").runs == 20
