@@ -3,7 +3,8 @@
 A process listens at a socket for as long as the tests run. What stands for a program hands it a command with its folder, its
 environment, its three streams, and the modules that are to be there: those that no command before has named are imported,
 once. A fork does the command, as a process of its own. It gets the signals that its stand-in gets, it is killed with it, and
-its end is its stand-in's. One that shall run as a user's does is no case for this.
+its end is its stand-in's. It ends without the libraries' farewell (see `zygote.leave`): what is to show that a process ends well
+runs in one of its own.
 """
 
 from __future__ import annotations

@@ -36,7 +36,6 @@ from losslake.store.lake import Lake
 from losslake.store.read.catalogue import fingerprint, results
 from losslake.store.write import new_experiment as sample_table
 from losslake.store.write.results import save_result
-from warm import STORE, warm_python
 
 LABELS = pa.table({"label": [0, 1, None]})
 
@@ -95,7 +94,7 @@ def test_many_processes_may_make_the_same_lake_at_once(tmp_path: Path) -> None:
     where = tmp_path / "lake"
     started = [
         subprocess.Popen(
-            [*warm_python(STORE), "-c", script, str(where)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, "-c", script, str(where)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
         )
         for _ in range(6)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -25,7 +26,7 @@ from losslake.collect.recipe import Recipe
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake
 from trainer_data import lake_with_target
-from warm import HANGS, warm_python
+from warm import HANGS
 
 RECIPE = Recipe(model="mlp", model_options={"widths": (8,)}, epochs=2, batch_size=32, lr=0.05)
 HERE: dict[str, Any] = {"device": "cpu", "jobs": 1}
@@ -156,7 +157,7 @@ def test_shards_that_start_at_the_same_instant(made: Path, prepared: Prepared, t
     flags = ["--lake", parts.path, "--experiment", "e", "--jobs", "1", "--device", "cpu", "--count", "4"]
     processes = [
         subprocess.Popen(
-            [*warm_python(), "-c", SCRIPT, "collect", "shadows", *flags, "--shard", shard],
+            [sys.executable, "-c", SCRIPT, "collect", "shadows", *flags, "--shard", shard],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

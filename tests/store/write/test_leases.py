@@ -21,7 +21,7 @@ from losslake.store.files.local import LocalFiles
 from losslake.store.format import manifest, paths
 from losslake.store.lake import Lake
 from losslake.store.write import leases
-from warm import HANGS, STORE, warm_python
+from warm import HANGS
 
 N = 8
 
@@ -171,7 +171,7 @@ writer.append_epoch("eval", 0, np.arange(8), loss=np.zeros(8))
 
 def run_code(lake: Lake, code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*warm_python(STORE), "-c", WRITES + code, lake.path, "r"],
+        [sys.executable, "-c", WRITES + code, lake.path, "r"],
         capture_output=True,
         text=True,
         check=False,
@@ -265,7 +265,7 @@ def test_a_step_outlasts_the_loss_of_its_temporary_file(lake: Lake, monkeypatch:
 
 def test_looking_while_processes_come_and_go(lake: Lake) -> None:
     children = [
-        subprocess.Popen([*warm_python(STORE), "-c", WRITES + "writer.discard()", lake.path, f"r{i}"])
+        subprocess.Popen([sys.executable, "-c", WRITES + "writer.discard()", lake.path, f"r{i}"])
         for i in range(2)
     ]
     end = time.monotonic() + HANGS
