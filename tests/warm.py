@@ -66,8 +66,11 @@ _SOCKET = "WARM_SOCKET"
 _STAND_IN = """
 import json, os, signal, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
-    server.connect(sys.argv[1])
-    asked = json.dumps([*sys.argv[2:4], sys.argv[4:], os.getcwd(), dict(os.environ)]).encode()
+    try:
+        server.connect(sys.argv[1])
+    except OSError:  # gone: `warm_server` says so at the end
+        os.execv(sys.executable, [*json.loads(sys.argv[4]), *sys.argv[5:]])
+    asked = json.dumps([*sys.argv[2:4], sys.argv[5:], os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(server, [len(asked).to_bytes(8, "big")], [0, 1, 2])
     server.sendall(asked)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -100,7 +103,9 @@ def warm_worker() -> list[str]:
 
 def _words(kind: str, modules: Sequence[str], cold: list[str]) -> list[str]:
     where = os.environ.get(_SOCKET)
-    return [sys.executable, "-I", "-S", "-c", _STAND_IN, where, kind, " ".join(modules)] if where else cold
+    if not where:
+        return cold
+    return [sys.executable, "-I", "-S", "-c", _STAND_IN, where, kind, " ".join(modules), json.dumps(cold)]
 
 
 @contextlib.contextmanager
@@ -109,12 +114,13 @@ def warm_server() -> Iterator[None]:
     if sys.platform != "linux":  # elsewhere libraries may not bear a fork once they are loaded
         yield
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
         where = str(Path(folder) / "socket")
         one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         server = subprocess.Popen(
-            [sys.executable, __file__, where],
+            [sys.executable, "-X", "faulthandler", __file__, where],
             stdout=subprocess.PIPE,
+            stderr=said,
             env={**os.environ, **one, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,
         )
@@ -125,8 +131,13 @@ def warm_server() -> Iterator[None]:
             yield
         finally:
             os.environ.pop(_SOCKET, None)
-            os.killpg(server.pid, signal.SIGKILL)  # with commands that still run
+            ended = server.poll()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)  # with commands that still run
             server.communicate()
+            if ended is not None:
+                said.seek(0)
+                print(f"the warm process ended with {ended}: {said.read().decode()}", file=sys.stderr)
 
 
 def _serve(where: str) -> NoReturn:
@@ -137,21 +148,34 @@ def _serve(where: str) -> NoReturn:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who answer
         while True:
             connection, _ = listener.accept()
-            length, streams, _, _ = socket.recv_fds(connection, 8, 3)
-            with connection.makefile("rb") as asked:
-                kind, modules, *command = json.loads(asked.read(int.from_bytes(length, "big")))
+            with connection:
+                _fork_for(connection, listener)
+
+
+def _fork_for(connection: socket.socket, listener: socket.socket) -> None:
+    """Start what is asked for. Whatever is wrong with one, the next is to find the server there."""
+    streams: list[int] = []
+    try:
+        length, streams, _, _ = socket.recv_fds(connection, 8, 3)
+        with connection.makefile("rb") as asked:
+            text = asked.read(int.from_bytes(length, "big"))
+        if len(streams) < 3 or not text:
+            return  # killed before it had asked
+        kind, modules, *command = json.loads(text)
+        for name in modules.split():
+            importlib.import_module(name)
+        if not os.fork():
             try:
-                for name in modules.split():
-                    importlib.import_module(name)
-            except Exception:
-                os.write(streams[2], traceback.format_exc().encode())
-                modules = None
-            if modules is not None and not os.fork():
                 listener.close()
                 _answer(connection, streams, kind, *command)
-            connection.close()
-            for stream in streams:
-                os.close(stream)
+            finally:
+                os._exit(1)
+    except BaseException:  # also a module that exits
+        with contextlib.suppress(OSError, IndexError):
+            os.write(streams[2], traceback.format_exc().encode())
+    finally:
+        for stream in streams:
+            os.close(stream)
 
 
 def _answer(
