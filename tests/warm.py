@@ -119,6 +119,7 @@ def warm_server() -> Iterator[None]:
         one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         server = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", __file__, where],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
             env={**os.environ, **one, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -140,16 +141,19 @@ def warm_server() -> Iterator[None]:
                 print(f"the warm process ended with {ended}: {said.read().decode()}", file=sys.stderr)
 
 
-def _serve(where: str) -> NoReturn:
+def _serve(where: str) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(where)
         listener.listen(128)
         print("ready", flush=True)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who answer
-        while True:
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
             connection, _ = listener.accept()
             with connection:
                 _fork_for(connection, listener)
+    os.killpg(
+        0, signal.SIGKILL
+    )  # whoever wanted it is gone, however that went: so are commands that still run
 
 
 def _fork_for(connection: socket.socket, listener: socket.socket) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -681,8 +683,8 @@ def test_a_limit_is_one_line_and_exit_code_1(place: Path, words: tuple[str, ...]
 
 
 STUCK_COMMAND = """
-import sys, threading
-sys.path.insert(0, sys.argv.pop(1))
+import json, sys, threading
+sys.path[:0] = json.loads(sys.argv.pop(1))
 import duckdb
 from losslake.cli import main
 from losslake.store.query import limits
@@ -695,7 +697,8 @@ main()
 
 def test_a_command_leaves_what_cannot_be_stopped(place: Path) -> None:
     words = ["sql", "--lake", str(place / "lake"), "--timeout", "1s", "select stuck(1) as far"]
-    command = [*warm_python(OF_SQL), "-c", STUCK_COMMAND, str(Path(__file__).parent), *words]
+    found = json.dumps([str(Path(__file__).parent), *sys.path])
+    command = [*warm_python(OF_SQL), "-c", STUCK_COMMAND, found, *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS, check=False)
     assert done.returncode == 1, done.stderr
     assert "cannot be stopped" in done.stderr
