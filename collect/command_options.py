@@ -12,7 +12,7 @@ import click
 
 from ..store.errors import InvalidOption
 from .callables import refuse_unnamed
-from .data.named import TORCHVISION_NAMES
+from .data.named import DATASET_NAMES
 from .recipe import Recipe, changed, load_recipe
 
 Command = Callable[..., Any]
@@ -31,7 +31,7 @@ DATA = option_set(
     click.option(
         "--dataset",
         metavar="D",
-        help=f"{', '.join(TORCHVISION_NAMES)}, digits, a Parquet/CSV/.npz file, a folder of Parquet files, or module:function.",
+        help=f"{', '.join(DATASET_NAMES)}, a Parquet/CSV/.npz file, a folder of Parquet files, or module:function.",
     ),
     click.option("--label", metavar="COLUMN", help="The label column of a table."),
     click.option("--group", metavar="COLUMN", help="A column that names each record's group."),

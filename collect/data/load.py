@@ -9,7 +9,7 @@ from ...store.errors import InvalidInput, InvalidOption
 from ..callables import is_callable_spec, unknown_choice
 from .arrays import load_function, load_npz
 from .files import load_files
-from .named import DATASET_NAMES, load_digits, load_torchvision
+from .named import BUNDLED, DATASET_NAMES, load_torchvision
 from .record import Dataset
 
 
@@ -59,8 +59,8 @@ def _load(
     for option, value in (("label", label), ("group", group), ("key", key)):
         if value is not None and (named is not None or is_callable_spec(spec)):
             raise InvalidOption(f"{option} names a column of a file; {spec} brings its own")
-    if named == "digits":
-        return load_digits(spec)
+    if named in BUNDLED:
+        return BUNDLED[named](spec)
     if named is not None:
         return load_torchvision(spec, named, data_dir=data_dir)
     if is_callable_spec(spec):

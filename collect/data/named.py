@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from .cache import data_directory
 from .record import Dataset, row_keys
 
 TORCHVISION_NAMES = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "SVHN")
-DATASET_NAMES = (*TORCHVISION_NAMES, "digits")
 
 
 def load_torchvision(spec: str, name: str, *, data_dir: Path | None) -> Dataset:
@@ -78,3 +77,9 @@ def _channels_first(x: np.ndarray) -> np.ndarray:
     if x.ndim == 3:
         return x[:, None]
     return x if x.shape[1] == 3 else x.transpose(0, 3, 1, 2)
+
+
+BUNDLED: Mapping[str, Callable[[str], Dataset]] = {"digits": load_digits}
+"""Data sets that an installed package brings along, each with the function that loads it under a spec."""
+
+DATASET_NAMES = (*TORCHVISION_NAMES, *BUNDLED)

@@ -111,7 +111,7 @@ class ModelKind:
     pictures_only: bool = True
 
 
-_MODELS: Mapping[str, ModelKind] = {
+MODELS: Mapping[str, ModelKind] = {
     "mlp": ModelKind(mlp, {"widths": (512, 256), "dropout": 0.0}, pictures_only=False),
     "lenet5": ModelKind(lenet5, {"dropout": 0.0}),
     "cnn": ModelKind(cnn, {"dropout": 0.0, "norm": "none"}, _NORMS_OPTIONAL),
@@ -125,7 +125,7 @@ _MODELS: Mapping[str, ModelKind] = {
     "fast": ModelKind(fast, {"widths": (64, 256, 256)}),
 }
 
-MODEL_NAMES = tuple(_MODELS)
+MODEL_NAMES = tuple(MODELS)
 
 
 def build_model(
@@ -149,7 +149,7 @@ def build_model(
         raise InvalidInput(f"classes is {classes}; a model needs 1 or more")
     if is_callable_spec(name):
         return _build_by_function(name, input_shape, classes, options)
-    kind = _MODELS.get(name)
+    kind = MODELS.get(name)
     if kind is None:
         raise unknown_choice("model", name, MODEL_NAMES, more=", or package.module:function")
     chosen = dict(kind.defaults)

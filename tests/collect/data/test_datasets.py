@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torchvision
 from losslake.collect.data.load import load_dataset
+from losslake.collect.data.named import BUNDLED
 from losslake.collect.data.record import content_digest
 from losslake.store.errors import InvalidInput, InvalidOption
 from places import SHARED_DATA
@@ -135,6 +136,15 @@ def test_user_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ]:
         with pytest.raises(error, match=message):
             load_dataset(spec)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_data_sets(name: str) -> None:
+    data = load_dataset(name.upper())
+    assert data.name == name.upper()
+    assert len(set(data.key.tolist())) == len(data)
+    assert set(data.y.tolist()) == set(range(len(data.classes)))
+    assert np.isfinite(data.x).all()
 
 
 def test_unknown_names() -> None:
