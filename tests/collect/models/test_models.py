@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from losslake.collect.models.build import MODEL_NAMES, build_model
+from losslake.collect.models.build import MODEL_NAMES, MODELS, build_model
 from losslake.store.errors import InvalidInput, InvalidOption
 from torch import nn
 
@@ -71,32 +71,26 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
         assert torch.isfinite(parameter.grad).all(), key
 
 
+NORMS = {"batch": nn.BatchNorm2d, "group": nn.GroupNorm, "none": None}
+
+
 @pytest.mark.parametrize(
-    ("name", "norm", "kind"),
-    [
-        ("cnn", "batch", nn.BatchNorm2d),
-        ("cnn", "group", nn.GroupNorm),
-        ("vgg", "none", None),
-        ("alexnet", "group", nn.GroupNorm),
-        ("resnet9", "group", nn.GroupNorm),
-        ("resnet20", "group", nn.GroupNorm),
-        ("resnet18", "group", nn.GroupNorm),
-        ("wrn28-2", "group", nn.GroupNorm),
-    ],
+    ("name", "norm"), [(name, norm) for name, kind in MODELS.items() for norm in kind.norms]
 )
-def test_norms(name: str, norm: str, kind: type[nn.Module] | None) -> None:
+def test_norms(name: str, norm: str) -> None:
+    kind = NORMS[norm]
     model = build_model(name, input_shape=(1, 8, 8), classes=3, options={"norm": norm})
     found = {type(module) for module in model.modules() if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm))}
     assert found == ({kind} if kind else set())
     assert model(torch.randn(2, 1, 8, 8)).shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet5", "cnn", "wrn28-2", "alexnet", "vgg"])
+@pytest.mark.parametrize("name", [name for name, kind in MODELS.items() if "dropout" in kind.defaults])
 def test_dropout_acts_in_training_only(name: str) -> None:
     torch.manual_seed(0)
     # Group norm where there is one, so that two passes in train mode differ by dropout alone.
     options: dict[str, object] = {"dropout": 0.5}
-    if name not in ("mlp", "lenet5"):
+    if MODELS[name].norms:
         options["norm"] = "group"
     model = build_model(name, input_shape=(1, 8, 8), classes=3, options=options)
     x = torch.randn(2, 1, 8, 8)
