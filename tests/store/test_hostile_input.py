@@ -32,6 +32,7 @@ from losslake.collect.data.load import load_dataset
 from losslake.collect.data.npy import NpzArrays, npy_file
 from losslake.collect.importers.arrays import import_arrays
 from losslake.collect.importers.files import read_labels
+from losslake.collect.importers.layouts import LAYOUTS
 from losslake.collect.importers.lira import import_lira
 from losslake.collect.importers.loss_traces import import_loss_traces
 from losslake.collect.importers.privacy_meter import import_privacy_meter
@@ -178,9 +179,12 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         refused(tmp_path, lambda name=name: read_labels(tmp_path / name))
         refused(tmp_path, lambda name=name: load_dataset(str(tmp_path / name)))
-        for load in (import_lira, import_privacy_meter, import_loss_traces, import_arrays):
+        for layout in LAYOUTS:
             lake = Lake.open(tmp_path / "lake", create=True)
-            refused(tmp_path, lambda load=load, lake=lake, name=name: load(lake, "e", tmp_path / name))
+            refused(
+                tmp_path,
+                lambda layout=layout, lake=lake, name=name: layout.read(lake, "e", tmp_path / name),
+            )
     assert not marker.exists()
 
 
