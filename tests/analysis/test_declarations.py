@@ -1,16 +1,24 @@
-"""Every declared analysis and evaluation has help, SQL whose parameters are the ones bound, a chart and a command."""
+"""Every declared analysis and evaluation has help, SQL whose parameters are the ones bound, a chart, a command and a test.
+
+None that is written is left undeclared, and no SQL text and no chart is left over.
+"""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
+from types import ModuleType
 from typing import Any
 
 import click
 import losslake.sql
 import polars as pl
 import pytest
+from losslake.analysis import attacks, charts, evaluations, measures
 from losslake.analysis.commands import analyze_group
 from losslake.analysis.declare import Analysis, Evaluation, parse_options, variant_of
 from losslake.analysis.evaluations.catalogue import EVALUATIONS, run_evaluation
@@ -20,6 +28,7 @@ from losslake.analysis.source import Source
 from losslake.sql import read_sql
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake
+from places import ROOT
 
 ENTRIES: tuple[Analysis | Evaluation, ...] = (*ANALYSES, *EVALUATIONS)
 NO_QUERY = {"views", "views_spark", "macros_duckdb", "macros_spark"}
@@ -126,6 +135,58 @@ def test_no_sql_text_is_left_over() -> None:
         file.name.removesuffix(".sql") for file in files(losslake.sql).iterdir() if file.name.endswith(".sql")
     }
     assert there - NO_QUERY == {name for entry in ENTRIES for name in entry.sql}
+
+
+def public_functions(package: ModuleType) -> Iterator[Callable[..., Any]]:
+    """The public functions that the modules of a package define."""
+    for found in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{found.name}")
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            if function.__module__ == module.__name__ and not name.startswith("_"):
+                yield function
+
+
+def computes_scores_or_a_finding(function: Callable[..., Any]) -> bool:
+    """Whether it has the signature of an analysis, (source, *, ...), or of an evaluation, (source, scores, *, ...)."""
+    signature = inspect.signature(function)
+    given = [name for name, one in signature.parameters.items() if one.kind is not one.KEYWORD_ONLY]
+    return (signature.return_annotation, given) in (
+        ("Scores", ["source"]),
+        ("Finding", ["source", "scores"]),
+    )
+
+
+@pytest.mark.parametrize("package", [attacks, measures, evaluations], ids=lambda package: package.__name__)
+def test_every_one_that_is_written_is_declared(package: ModuleType) -> None:
+    written = [function for function in public_functions(package) if computes_scores_or_a_finding(function)]
+    assert len(written) > 5
+    declared = {entry.compute for entry in ENTRIES}
+    left = [function.__name__ for function in written if function not in declared]
+    assert left == [], "name them in scoring/catalogue.py or evaluations/catalogue.py"
+
+
+@each
+def test_it_has_tests_of_its_own(entry: Analysis | Evaluation) -> None:
+    folders = [ROOT / "tests" / "analysis" / name for name in ("attacks", "measures", "evaluations")]
+    texts = [file.read_text() for folder in folders for file in folder.glob("test_*.py")]
+    named = re.compile(rf"""\b{entry.compute.__name__}\b|["']{entry.name}["'[]""")
+    module = entry.compute.__module__.removeprefix("losslake.").replace(".", "/")
+    folder, _, file = module.rpartition("/")
+    assert any(named.search(text) for text in texts), f"write tests/{folder}/test_{file}.py"
+
+
+def test_no_chart_is_left_over() -> None:
+    drawn = [
+        function
+        for function in public_functions(charts)
+        if str(inspect.signature(function).return_annotation).startswith("alt.")
+    ]
+    assert len(drawn) > 20
+    texts = {file: file.read_text() for file in (ROOT / "analysis").rglob("*.py")}
+    for function in drawn:
+        own = ROOT / "analysis" / "charts" / f"{function.__module__.split('.')[-1]}.py"
+        named = re.compile(rf"\b{function.__name__}\b")
+        assert any(named.search(text) for file, text in texts.items() if file != own), function.__name__
 
 
 @each_analysis

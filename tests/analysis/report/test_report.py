@@ -18,12 +18,13 @@ import pyarrow as pa
 import pytest
 from losslake.analysis.evaluations.catalogue import EVALUATIONS, find_evaluation, run_evaluation
 from losslake.analysis.report import words as report_words
+from losslake.analysis.report.data import LABELS
 from losslake.analysis.report.desk import QUESTIONS
-from losslake.analysis.report.gather import gather
+from losslake.analysis.report.gather import OTHERS, gather
 from losslake.analysis.report.page import build
 from losslake.analysis.report.parts import Table
 from losslake.analysis.report.records import class_name
-from losslake.analysis.report.sections.more import next_queries
+from losslake.analysis.report.sections.more import MORE, next_queries
 from losslake.analysis.report.write import FORMATS, write_report
 from losslake.analysis.scoring.catalogue import ANALYSES, find, open_source
 from losslake.analysis.scoring.run import run_analysis
@@ -32,6 +33,7 @@ from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from PIL import Image
 from warm import HANGS
+from places import ROOT
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 QUOTES = "\"'><svg onload=alert(2)>{{ 7*7 }}<!--<script>"
@@ -335,6 +337,16 @@ def test_only_what_the_data_allow_can_be_asked(tmp_path: Path) -> None:
     commands = next(section for section in build(few) if section.name == "questions").parts[0]
     assert commands.kind == "commands"
     assert ("losslake analyze kde --experiment e --target target") in [text for text, _ in commands.items]
+
+
+def test_everything_has_a_place_in_the_report() -> None:
+    files = [path for path in (ROOT / "analysis" / "report").rglob("*.py") if path.name != "data.py"]
+    named = set(re.findall(r'"([a-z-]+)["[]', "".join(path.read_text() for path in files)))
+    entries = {one.name for one in (*ANALYSES, *EVALUATIONS)} - {"trace"}  # trace: LOSSES, in data.py
+    assert entries - named == set(), "show them (gather.py), or say what they would add (desk.QUESTIONS)"
+    assert {one.name for one in ANALYSES} - {"trace"} - set(LABELS) == set()
+    assert set(OTHERS) == {*MORE, "vulnerability"}  # which the section on fleets shows
+    assert {one.name for one in ANALYSES if one.name in OTHERS and one.attack} == set()
 
 
 def test_a_second_report_computes_nothing_anew(
