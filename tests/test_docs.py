@@ -330,7 +330,7 @@ def test_pages_are_listed_in_the_index() -> None:
 
 def test_links_lead_somewhere() -> None:
     missing = []
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    for page in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]:
         for link, anchor in links_of(page):
             place = page.parent / link if link else page
             if not place.exists() or (anchor and anchor not in anchors_of(place)):

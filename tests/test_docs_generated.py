@@ -1,4 +1,7 @@
-"""Pages made from the program are up to date, every command is documented, and every analysis says what it needs."""
+"""Pages made from the program are up to date, every command is documented, and every analysis says what it needs.
+
+The pages that people write name all there is as well.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,10 @@ import pytest
 from losslake.analysis.declare import Analysis, Evaluation
 from losslake.analysis.evaluations.catalogue import EVALUATIONS
 from losslake.analysis.scoring.catalogue import ANALYSES
+from losslake.collect.data.load import load_dataset
+from losslake.collect.data.named import DATASET_NAMES
+from losslake.collect.importers.layouts import LAYOUTS
+from losslake.collect.models.build import MODEL_NAMES
 from losslake.sql import read_sql
 from losslake.store.format import paths
 from losslake.store.lake import Lake
@@ -22,6 +29,7 @@ from losslake.store.query.views import VIEWS
 from places import ROOT
 
 DOCS = ROOT / "docs"
+README = (ROOT / "README.md").read_text()
 UPDATE = "LOSSLAKE_DOCS=update pytest tests/test_docs_generated.py"
 
 
@@ -76,6 +84,31 @@ def test_entry_says_what_it_needs(entry: Analysis | Evaluation) -> None:
     assert re.search(r"^Needs: \S", entry.description, re.M), (
         f"the docstring of {entry.name} has no paragraph 'Needs: ...', what the lake must hold for it"
     )
+
+
+@pytest.mark.parametrize("entry", [*ANALYSES, *EVALUATIONS], ids=lambda entry: entry.name)
+def test_readme_names_every_analysis(entry: Analysis | Evaluation) -> None:
+    cells = re.findall(r"^\| (`[^|]*) \|", README, re.M)
+    listed = {name for cell in cells for name in re.findall(r"`([\w-]+)`", cell)}
+    # `attack-p`, `-r`, `-s`: the first word stands once.
+    listed |= {f"attack{name}" for name in listed if name.startswith("-")}
+    assert entry.name in listed, "it has no row in the tables of README.md"
+
+
+def test_readme_names_every_data_set_and_model() -> None:
+    [listed] = re.findall(r"^Data: .*?\n\n", README, re.M | re.S)
+    words = set(re.findall(r"[\w-]+", listed))
+    assert {*DATASET_NAMES, *MODEL_NAMES} - words == set()
+    assert [name for name in DATASET_NAMES if name not in (load_dataset.__doc__ or "")] == []
+
+
+def test_importing_names_every_layout() -> None:
+    commands = re.findall(r"^\$ losslake collect import ([\w-]+)", (DOCS / "importing.md").read_text(), re.M)
+    names = {layout.name for layout in LAYOUTS}
+    assert names - {"lira-pytorch"} == set(commands)  # lira-pytorch: another name of lira
+    assert {name for name in names if f"`{name}`" not in README and f"import {name} " not in README} == {
+        "lira-pytorch"
+    }
 
 
 def test_schema_lists_every_view_with_its_columns(tmp_path: Path) -> None:
