@@ -59,10 +59,8 @@ def _load(
     for option, value in (("label", label), ("group", group), ("key", key)):
         if value is not None and (named is not None or is_callable_spec(spec)):
             raise InvalidOption(f"{option} names a column of a file; {spec} brings its own")
-    if named in BUNDLED:
-        return BUNDLED[named](spec)
     if named is not None:
-        return load_torchvision(spec, named, data_dir=data_dir)
+        return BUNDLED[named](spec) if named in BUNDLED else load_torchvision(spec, named, data_dir=data_dir)
     if is_callable_spec(spec):
         return load_function(spec)
     if "/" in spec or path.suffix in (".parquet", ".csv", ".gz", ".npz"):
