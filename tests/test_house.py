@@ -1,4 +1,4 @@
-"""The house: every wing is packaged and small enough to look over, and docs/architecture.md shows it as the contracts have it."""
+"""The house: every wing is packaged and small enough to look over, and the pages about it name what is there."""
 
 from __future__ import annotations
 
@@ -65,3 +65,18 @@ def test_every_function_on_the_way_of_a_loss_is_there() -> None:
         tree = ast.parse((ROOT / file).read_text())
         defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         assert name in defined, (file, name)
+
+
+def test_contributing_names_what_is_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    examples = re.compile("loss_ratio|top_overlap|loss_csv")
+    files = [
+        path for path in re.findall(r"\b[\w./-]+\.(?:py|sql|md|toml)\b", page) if not examples.search(path)
+    ]
+    assert len(files) > 25
+    assert [path for path in files if not (ROOT / path).is_file()] == []
+    constants = set(re.findall(r"`([A-Z][A-Z_]+)`", page)) - {"LOSSLAKE_SHARED_DATA"}
+    code = "".join(path.read_text() for floor in (*FLOORS, "tests") for path in (ROOT / floor).rglob("*.py"))
+    assert {name for name in constants if not re.search(rf"^{name}\b.* = ", code, re.M)} == set()
+    parts = re.findall(r"^(\w+)\(\) \{", (ROOT / ".ci" / "run").read_text(), re.M)
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.M)) == set(parts)
