@@ -44,7 +44,10 @@ MASK = Option(
     None,
     "hide part of every answer, as a defence would: top-k:K, round:DECIMALS, temperature:T or label-only",
 )
-SHARED = (DUALS, MASK)
+WITHOUT = Option(
+    "without", str, (), "a shadow or reference run that the target is not to be compared with", many=True
+)
+SHARED = (DUALS, MASK, WITHOUT)
 """What every analysis takes beside its own options."""
 
 
@@ -172,4 +175,10 @@ def parse_score(text: str, find: Callable[[str], Analysis]) -> tuple[Analysis, d
 def variant_of(options: tuple[Option, ...], chosen: Mapping[str, Any]) -> str:
     """The options that differ from their defaults, as ``name=value,name=value``; empty for none."""
     asked = [(option, chosen.get(option.keyword, option.default)) for option in options]
-    return ",".join(sorted(f"{option.name}={value}" for option, value in asked if value != option.default))
+    changed = [(option, value) for option, value in asked if value != option.default]
+    return ",".join(sorted(f"{option.name}={_written(option, value)}" for option, value in changed))
+
+
+def _written(option: Option, value: Any) -> Any:
+    """A value as `parse_score` reads it."""
+    return "+".join(map(str, value)) if option.many else value

@@ -1,4 +1,4 @@
-"""What an analysis reads: one experiment of one lake, and the run it is about."""
+"""What an analysis reads: one experiment of one lake, the run it is about, and the runs that it is compared with."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
 import duckdb
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from ..sql import read_sql
-from ..store.errors import NotEnoughData, NotFound
+from ..store.errors import InvalidOption, NotEnoughData, NotFound
 from ..store.format.records import Role, Run
 from ..store.lake import Lake
 from ..store.query.connection import connect
@@ -21,8 +22,42 @@ from ..store.query.scan import rows_of_each
 from ..store.read.catalogue import listed_files
 from ..store.read.changes import read_again
 from .declare import Analysis, parse_score
+from .statistics.dependence import (
+    ALIKE,
+    DRAWN,
+    PRIME,
+    SPREAD,
+    SURE,
+    correlation,
+    difference,
+    run_keys,
+    share_passed_over,
+)
 
 T = TypeVar("T")
+
+_LOOKED_AT = 4_096
+"""Audit samples, evenly spread, whose memberships are looked at first: all are only where these give reason to."""
+
+_PASSED_OVER = """
+create or replace temp view signals as
+select * from memory.main.signals as kept
+where not exists (
+  select 1 from passed_over where passed_over.sample_id = kept.sample_id and passed_over.run = kept.run
+)
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Fits:
+    """What is left out of the runs that the target is compared with, so that who they are does not tell its members.
+
+    ``runs`` are names; ``passed_over`` (sample_id, run) are single records of runs; ``notes`` say so.
+    """
+
+    runs: tuple[str, ...] = ()
+    passed_over: pa.Table | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -41,6 +76,9 @@ class Source:
     runs: tuple[Run, ...]
     connection: duckdb.DuckDBPyConnection = field(repr=False)
     find: Callable[[str], Analysis] = field(repr=False)
+    left_out: tuple[str, ...] = ()
+    _fits: Fits | None = field(default=None, repr=False)
+    _asked: bool = field(default=False, repr=False)
     _provided: dict[str, pa.Table] = field(default_factory=dict, repr=False)
     _moved: bool = field(default=False, repr=False)
 
@@ -52,10 +90,11 @@ class Source:
         target: str | None = None,
         *,
         find: Callable[[str], Analysis],
+        left_out: tuple[str, ...] = (),
     ) -> Self:
         """Open an experiment. Without ``target`` the only run of role target is meant, if there is one.
 
-        ``find`` gives the analysis of a name to those that ask for another one's scores; `open_source` knows them all.
+        ``left_out`` names runs that it is not to be compared with. ``find`` gives the analysis of a name to those that ask for another one's scores; `open_source` knows them all.
         Raises NotFound for an unknown run, and when several targets leave the choice open.
         """
 
@@ -64,7 +103,9 @@ class Source:
             chosen = lake.run(experiment, target) if target is not None else _only_target(experiment, runs)
             return chosen, runs, connect(lake, experiment, runs=runs)
 
-        return cls(lake, experiment, *read_again(connected, lambda: listed_files(lake, experiment)), find)
+        return cls(
+            lake, experiment, *read_again(connected, lambda: listed_files(lake, experiment)), find, left_out
+        )
 
     @property
     def target_name(self) -> str:
@@ -93,13 +134,18 @@ class Source:
         return target
 
     def need_shadows(self) -> tuple[Run, ...]:
-        """The shadow runs with signals, the target left out. Raises NotEnoughData where there is none."""
+        """The shadow runs with signals that the target is compared with. Raises NotEnoughData where there is none.
+
+        Left out are the target, the runs that were asked to be, and those whose training set is the target's own or its
+        complement; where how many trained on a record still tells whether the target did, single records of runs are
+        passed over. From here on queries see neither; `told` says what was left out.
+        """
         found = self._others("shadow")
         if not found:
             raise NotEnoughData(
                 f"experiment {self.experiment!r} has no shadow runs"
                 f"{f' beside {self.target_name!r}' if self.target else ''}; "
-                "collect some with 'losslake collect shadows'"
+                f"collect some with 'losslake collect shadows'{''.join(f' ({note})' for note in self.fits().notes)}"
             )
         return found
 
@@ -108,11 +154,137 @@ class Source:
         return self._others("shadow", "reference") or self.need_shadows()
 
     def _others(self, *roles: Role) -> tuple[Run, ...]:
+        self._asked = True
+        return self._with_signals(*roles, but=self.fits().runs)
+
+    def _with_signals(self, *roles: Role, but: Sequence[str]) -> tuple[Run, ...]:
         return tuple(
             run
             for run in self.runs
-            if run.info.role in roles and run.run != self.target_name and "signals" in run.tables()
+            if run.info.role in roles
+            and run.run != self.target_name
+            and "signals" in run.tables()
+            and run.run not in but
         )
+
+    def told(self) -> tuple[str, ...]:
+        """What was left out of the runs to compare with, if these were asked for since this was called last."""
+        asked, self._asked = self._asked, False
+        return self.fits().notes if asked else ()
+
+    def without(self, runs: Sequence[str]) -> Self:
+        """The same experiment and target, compared with no run of these names.
+
+        Raises NotFound for a name that no run has, InvalidOption for the target's.
+        """
+        names = {run.run for run in self.runs}
+        for run in runs:
+            if run == self.target_name:
+                raise InvalidOption(
+                    f"run {run!r} is the target, which is never compared with itself; leave out others"
+                )
+            if run not in names:
+                raise NotFound(f"experiment {self.experiment!r} has no run {run!r} to leave out")
+        return self._beside(self.target_name or None, left_out=tuple(dict.fromkeys((*self.left_out, *runs))))
+
+    def fits(self) -> Fits:
+        """What is left out of the runs to compare with; found once."""
+        if self._fits is None:
+            fits = self._find_fits()
+            if fits.runs or fits.passed_over is not None:
+                self._fits = fits
+                self._reconnect()
+            self._fits = fits
+        return self._fits
+
+    def _find_fits(self) -> Fits:
+        asked = [
+            run.run for run in self._with_signals("shadow", "reference", but=()) if run.run in self.left_out
+        ]
+        notes = [f"left out as asked: {', '.join(asked)}"] if asked else []
+        if self.target is None or "signals" not in self.target.tables():
+            return Fits(tuple(asked), None, tuple(notes))
+        every = max(1, self.lake.experiment(self.experiment).samples // _LOOKED_AT)
+        same, opposite = self._alike(every)
+        if every > 1 and (same or opposite):
+            same, opposite = self._alike(1)
+        alike = (*same, *opposite)
+        compared = {run.run for run in self._with_signals("shadow", "reference", but=asked)}
+        same, opposite = ([run for run in names if run in compared] for names in (same, opposite))
+        if same:
+            notes.append(
+                f"left out, for they trained on the members of {self.target_name!r}: {', '.join(same)}; they know of "
+                "them what the target does"
+            )
+        if opposite:
+            notes.append(
+                f"left out, for they trained on what {self.target_name!r} did not: {', '.join(opposite)}; with them in, "
+                "the number of runs with a record would tell whether the target is one of them"
+            )
+        runs = (*asked, *same, *opposite)
+        fitted = [run.run for run in self._with_signals("shadow", but=runs) if run.members]
+        # Runs that nothing is fitted to may be of the fleet too: other targets, and what was asked to be left out.
+        others = [
+            run.run
+            for run in self._with_signals("shadow", "target", but=alike)
+            if run.members and run.info.parent is None
+        ]
+        fleets = [fleet for fleet in (fitted, others) if fleet and fitted]
+        found = [(*self._apart(fleet, every), fleet) for fleet in fleets[: 1 if fitted == others else 2]]
+        apart, errors, fleet = max(found, key=lambda one: abs(one[1]), default=(0.0, 0.0, fitted))
+        if abs(errors) <= SURE:
+            return Fits(runs, None, tuple(notes))
+        share = share_passed_over(apart, errors)
+        if apart > 0 or apart < -1.5:
+            notes.append(
+                f"members of {self.target_name!r} are in the training sets of {apart:+.2g} other runs more than non-members "
+                "are: that alone may tell them apart, so the scores are no clean evidence of what the target learnt"
+            )
+        if not share:
+            return Fits(runs, None, tuple(notes))
+        self._provide_fleet(fleet)
+        cells = self._memberships("opposite_runs", share=share, prime=PRIME, spread=SPREAD, drawn=DRAWN)
+        notes.append(
+            f"{self.target_name!r} is one of a fleet in balance: its members are in {-apart:.2g} other runs fewer than "
+            "non-members are. For each record one of the runs on the other side than the target, drawn at random, is passed "
+            "over, so that their number tells nothing"
+        )
+        cells = cells.filter(pl.col("run").is_in(fitted))
+        return Fits(runs, cells.to_arrow() if len(cells) else None, tuple(notes))
+
+    def _provide_fleet(self, names: list[str]) -> None:
+        self.provide("fleet_runs", pa.table({"run": pa.array(names, pa.string()), "key": run_keys(names)}))
+
+    def _memberships(self, name: str, **parameters: float) -> pl.DataFrame:
+        return self.sql(read_sql(name), {"target": self.target_name, **parameters})
+
+    def _alike(self, every: int) -> tuple[list[str], list[str]]:
+        """The runs with the target's training set, and those with its complement."""
+        found = self._memberships("training_sets", every=every)
+        alike = correlation(*(found[name].to_numpy() for name in ("n", "ours", "theirs", "shared")))
+        names = found["run"].to_numpy()
+        return names[alike >= ALIKE].tolist(), names[alike <= -ALIKE].tolist()
+
+    def _apart(self, fleet: list[str], every: int) -> tuple[float, float]:
+        """How many more runs of a fleet trained on a member than on a non-member, and that in standard errors."""
+        self._provide_fleet(fleet)
+        found = self._memberships("training_counts", every=every)
+        sides = {row["own"]: (row["n"], row["mean"], row["variance"]) for row in found.iter_rows(named=True)}
+        none = (0.0, 0.0, 0.0)
+        apart, errors = difference(sides.get(True, none), sides.get(False, none))
+        return self._apart(fleet, 1) if every > 1 and abs(errors) > SURE / 2 else (apart, errors)
+
+    def passed_over(self, runs: Sequence[Run], sample_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of what is passed over in a matrix of ``runs`` and ``sample_id`` (samples,), ascending."""
+        cells = self.fits().passed_over
+        if cells is None or not len(sample_id):
+            return np.zeros(0, np.intp), np.zeros(0, np.intp)
+        row_of = {run.run: row for row, run in enumerate(runs)}
+        rows = np.array([row_of.get(name, -1) for name in cells["run"].to_pylist()], dtype=np.intp)
+        ids = cells["sample_id"].to_numpy()
+        columns = np.minimum(np.searchsorted(sample_id, ids), len(sample_id) - 1)
+        there = (rows >= 0) & (sample_id[columns] == ids)
+        return rows[there], columns[there]
 
     def query(self, name: str, parameters: Mapping[str, Any]) -> pl.DataFrame:
         """The answer to ``sql/NAME.sql`` with its ``$parameters`` bound."""
@@ -174,20 +346,46 @@ class Source:
         names = {run.run for run in self.runs}
         self.runs = tuple(run for run in self.lake.runs(self.experiment) if run.run in names)
         self.target = self.now([self.target])[0] if self.target else None
-        connection = connect(self.lake, self.experiment, runs=self.runs)
+        connection = connect(self.lake, self.experiment, runs=self._shown())
         self.connection.close()
         self.connection = connection
+        cells = self._fits.passed_over if self._fits else None
+        if cells is not None:
+            self._provided["passed_over"] = cells
         for name, table in self._provided.items():
             connection.register(name, table)
+        if cells is not None:
+            connection.execute(_PASSED_OVER)
         self._moved = False
+
+    def _shown(self) -> tuple[Run, ...]:
+        """The runs that queries see."""
+        hidden = self._fits.runs if self._fits else ()
+        return tuple(run for run in self.runs if run.run not in hidden)
 
     def reopened(self) -> Self:
         """The same experiment and target as of now, with what was kept since."""
         return self.beside(self.target_name or None)
 
     def beside(self, target: str | None, *, experiment: str | None = None, lake: Lake | None = None) -> Self:
-        """Another target, of this experiment or another one, in this lake or another one."""
-        return type(self).open(lake or self.lake, experiment or self.experiment, target, find=self.find)
+        """Another target, of this experiment or another one, in this lake or another one.
+
+        In this experiment it is compared with the same runs: those left out are left out of it too.
+        """
+        left_out = self.left_out if experiment in (None, self.experiment) else ()
+        return self._beside(target, experiment=experiment, lake=lake, left_out=left_out)
+
+    def _beside(
+        self,
+        target: str | None,
+        *,
+        experiment: str | None = None,
+        lake: Lake | None = None,
+        left_out: tuple[str, ...],
+    ) -> Self:
+        return type(self).open(
+            lake or self.lake, experiment or self.experiment, target, find=self.find, left_out=left_out
+        )
 
     def analysis(self, score: str) -> tuple[Analysis, dict[str, Any]]:
         """The analysis that a score's name means, and its options; see `parse_score`."""

@@ -12,12 +12,22 @@ import numpy.typing as npt
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.format.schema import PLAIN_QUERIES
-from ..declare import DUALS, MASK, SHARED, Analysis
+from ..declare import DUALS, MASK, SHARED, WITHOUT, Analysis
 from ..source import Source
+from ..statistics.dependence import (
+    ALIKE,
+    PRIME,
+    correlation,
+    difference,
+    drawn,
+    places,
+    run_keys,
+    share_passed_over,
+)
 from .lira import POOL_UNDER
 from .lira_each import lira_each
 from .masking import masked_source, parse_mask
-from .phi_matrix import read_phi
+from .phi_matrix import PhiMatrix, read_phi
 
 _SLOWLY = 16
 """So many runs at most are attacked unless told otherwise, where an attack is computed anew for each."""
@@ -40,8 +50,9 @@ class EachRun:
 def attack_each(source: Source, analysis: Analysis, options: Mapping[str, Any], count: int | None) -> EachRun:
     """Scores of an attack on up to ``count`` runs in turn: those of role target first, then shadow runs, by name.
 
-    Each run under attack is left out of its own fit; the runs of role target are in no fit. A dual, which has the
-    members of the target it names as its parent, is no target of its own. None: all runs for LiRA, 16 for others. A
+    Each run under attack is left out of its own fit, with what would tell its members by who it is compared with (see
+    `Source.need_shadows`); the runs of role target are in no fit. A dual, which has the members of the target it names as
+    its parent, is no target of its own, and a run that is left out of ``source`` is neither target nor shadow. None: all runs for LiRA, 16 for others. A
     mask among the options is on the answers of all of them.
     Raises NotEnoughData where no run can be attacked so.
     """
@@ -51,7 +62,11 @@ def attack_each(source: Source, analysis: Analysis, options: Mapping[str, Any], 
         raise InvalidOption(f"at least 1 run must be attacked, not {count}")
     if options.get(DUALS.keyword):
         raise InvalidOption(f"each run is attacked alone; leave {DUALS.name} out of {analysis.name}")
-    mask = options.get(MASK.keyword)
+    mask, without = options.get(MASK.keyword), options.get(WITHOUT.keyword)
+    if without:
+        kept = {keyword: value for keyword, value in options.items() if keyword != WITHOUT.keyword}
+        with source.without(without) as fewer:
+            return attack_each(fewer, analysis, kept, count)
     shared = [option.keyword for option in SHARED]
     options = {keyword: value for keyword, value in options.items() if keyword not in shared}
     if mask is not None:
@@ -80,7 +95,9 @@ def attack_each(source: Source, analysis: Analysis, options: Mapping[str, Any], 
 
 def in_turn(source: Source) -> tuple[Run, ...]:
     """Runs that can stand as the target, with signals: targets but for duals, then shadow runs, each by name."""
-    with_signals = [run for run in source.runs if "signals" in run.tables()]
+    with_signals = [
+        run for run in source.runs if "signals" in run.tables() and run.run not in source.left_out
+    ]
     targets = [run for run in with_signals if run.info.role == "target" and run.info.parent is None]
     shadows = [run for run in with_signals if run.info.role == "shadow"]
     return (*targets, *(shadows or source.need_shadows()))
@@ -98,20 +115,127 @@ def _lira(source: Source, chosen: tuple[Run, ...], mode: str, variance: str) -> 
     fitted = np.arange(len(everything)) < len(shadows)
     rows = np.array([place[run.run] for run in chosen], dtype=np.intp)
     score = np.full((len(chosen), len(matrix.sample_id)), np.nan)
+    apart = _kept_apart(matrix, fitted, rows, run_keys(run.run for run in everything))
     # Only where there are just POOL_UNDER shadow runs do some runs have fewer besides them, and others not.
-    besides = len(shadows) - fitted[rows]
+    besides = len(shadows) - fitted[rows] - apart.runs
     pooled = besides < POOL_UNDER if variance == "auto" else np.full(len(rows), variance == "pooled")
     for kind, wanted in (("pooled", pooled), ("sample", ~pooled)):
         if wanted.any():
-            score[wanted] = lira_each(matrix, fitted, rows[wanted], mode=mode, variance=kind)
-    notes: tuple[str, ...] = ()
+            score[wanted] = lira_each(
+                matrix, fitted, rows[wanted], mode=mode, variance=kind, apart=apart.removed[:, wanted]
+            )
+    notes = apart.notes
     if pooled.any() and not pooled.all():
         own = int((~pooled).sum())
-        notes = (
+        notes += (
             f"{own} of {len(chosen)} runs have {POOL_UNDER} shadow runs or more beside them and take each sample's own "
             "variance, the others the pooled one; lira[variance=pooled] treats them alike",
         )
     return EachRun(chosen, matrix.sample_id, score, matrix.member[rows], notes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Apart:
+    """What each attacked run is not compared with: so many whole ``runs`` (attacked,), and ``removed`` (K, attacked, samples).
+
+    ``removed`` are rows of the matrix, -1 for none.
+    """
+
+    runs: npt.NDArray[np.int64]
+    removed: npt.NDArray[np.int64]
+    notes: tuple[str, ...]
+
+
+def _kept_apart(
+    matrix: PhiMatrix,
+    fitted: npt.NDArray[np.bool_],
+    rows: npt.NDArray[np.intp],
+    keys: npt.NDArray[np.int64],
+) -> _Apart:
+    """As `Source.need_shadows` has it for one target, for all attacked ``rows`` of the matrix."""
+    there = ~np.isnan(matrix.phi).all(axis=2)
+    member = matrix.member & there
+    inside, known = member.astype(np.float32), there.astype(np.float32)
+    alike = correlation(
+        known[rows] @ known.T, inside[rows] @ known.T, known[rows] @ inside.T, inside[rows] @ inside.T
+    )
+    told = fitted & (np.arange(len(fitted)) != rows[:, None])
+    same, opposite = told & (alike >= ALIKE), told & (alike <= -ALIKE)
+    whole = same | opposite
+
+    in_fleet = member.any(axis=1)
+    removed = np.full((int(whole.sum(axis=1).max(initial=0)), len(rows), 1), -1)
+    cells: dict[int, npt.NDArray[np.int64]] = {}
+    lowest: dict[bytes, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = {}
+    totals = {kind.tobytes(): member[kind].sum(axis=0) for kind in (in_fleet & fitted, in_fleet)}
+    for at, row in enumerate(rows):
+        left = np.flatnonzero(whole[at])
+        removed[: len(left), at, 0] = left
+        found = []
+        # The second: runs that nothing is fitted to may be of the fleet too.
+        for kind, gone in ((in_fleet & fitted, whole[at]), (in_fleet, abs(alike[at]) >= ALIKE)):
+            gone = (gone | (np.arange(len(gone)) == row)) & kind
+            n_in = totals[kind.tobytes()] - member[gone].sum(axis=0)
+            found.append((*difference(*_moments(n_in, there[row], member[row])), kind & ~gone, kind))
+        apart, errors, fleet, kind = max(found, key=lambda one: abs(one[1]))
+        share = share_passed_over(apart, errors)
+        if share:
+            # A run is never on the other side than itself: all runs of a kind have the same order, but for those left out.
+            allowed = kind if (kind & ~fleet).sum() <= 1 else fleet
+            if allowed.tobytes() not in lowest:
+                lowest[allowed.tobytes()] = _lowest(matrix, np.flatnonzero(allowed), keys, there)
+            first_in, first_out = lowest[allowed.tobytes()]
+            chosen = np.where(member[row], first_out, first_in)
+            chosen = np.where((chosen >= 0) & fitted[chosen], chosen, -1)
+            cells[at] = np.where(drawn(matrix.sample_id, share) & there[row], chosen, -1)
+    if cells:
+        layer = np.full((1, len(rows), len(matrix.sample_id)), -1)
+        for at, cell in cells.items():
+            layer[0, at] = cell
+        shape = (len(removed), *layer.shape[1:])
+        removed = np.concatenate([np.broadcast_to(removed, shape), layer])
+    notes = []
+    if same.any():
+        notes.append(
+            f"{int(same.any(axis=1).sum())} of {len(rows)} runs have the training set of other shadow runs, which are left out "
+            "of their fits"
+        )
+    if opposite.any():
+        notes.append(
+            f"{int(opposite.any(axis=1).sum())} of {len(rows)} runs have the complement of other shadow runs' training sets, "
+            "which are left out of their fits"
+        )
+    if cells:
+        notes.append(
+            f"{len(cells)} of {len(rows)} runs are of a fleet in balance: for each record one run on the other side, drawn "
+            "at random, is left out of their fits"
+        )
+    return _Apart(whole.sum(axis=1), removed, tuple(notes))
+
+
+def _moments(
+    n_in: npt.NDArray[np.int64], there: npt.NDArray[np.bool_], member: npt.NDArray[np.bool_]
+) -> list[tuple[float, float, float]]:
+    """Number, mean and variance of the counts of members and of non-members."""
+    sides = (n_in[there & member], n_in[there & ~member])
+    return [(len(side), side.mean(), side.var()) if len(side) else (0.0, 0.0, 0.0) for side in sides]
+
+
+def _lowest(
+    matrix: PhiMatrix,
+    allowed: npt.NDArray[np.intp],
+    keys: npt.NDArray[np.int64],
+    there: npt.NDArray[np.bool_],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """For each sample the run with it that is passed over first, and the run without it; -1 for none."""
+    shape = (2, len(matrix.sample_id))
+    least, first = np.full(shape, PRIME), np.full(shape, -1)
+    for row in allowed:
+        place = places(matrix.sample_id, keys[row : row + 1])[0]
+        for side, wanted in enumerate((matrix.member[row], ~matrix.member[row])):
+            better = wanted & there[row] & (place < least[side])
+            least[side, better], first[side, better] = place[better], row
+    return first[0], first[1]
 
 
 def _one_by_one(
@@ -122,6 +246,7 @@ def _one_by_one(
     score = np.full((len(chosen), len(audit)), np.nan)
     member = np.zeros(score.shape, dtype=bool)
     failed = []
+    told: dict[str, None] = {}
     for row, run in enumerate(chosen):
         with source.beside(run.run) as turned:
             try:
@@ -129,8 +254,9 @@ def _one_by_one(
             except NotEnoughData:
                 failed.append(run.run)
                 continue
+            told |= dict.fromkeys(turned.told())
         ids = frame["sample_id"].to_numpy()
         score[row, ids] = frame["score"].cast(float).fill_null(np.nan).to_numpy()
         member[row, ids] = frame["member"].fill_null(False).to_numpy()
-    notes = (f"{analysis.name} has too little data with {', '.join(failed)} as the target",) if failed else ()
-    return EachRun(chosen, np.flatnonzero(audit), score[:, audit], member[:, audit], notes)
+    notes = [f"{analysis.name} has too little data with {', '.join(failed)} as the target"] if failed else []
+    return EachRun(chosen, np.flatnonzero(audit), score[:, audit], member[:, audit], (*notes, *told))

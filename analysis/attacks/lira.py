@@ -12,7 +12,7 @@ from ...store.errors import InvalidOption, NotEnoughData
 from ..scores import Scores, count_unscored
 from ..source import Source
 from .lira_each import VARIANCE_FLOOR
-from .phi_matrix import NO_MEDIANS, medians, phi_medians, queries_of, read_phi
+from .phi_matrix import NO_MEDIANS, medians, phi_medians, queries_of, read_phi, shadow_phi
 
 POOL_UNDER = 64
 """Under this many shadow runs a variance of one's own is too noisy (Carlini et al. 2022, section VI-B)."""
@@ -81,7 +81,7 @@ def _gaussian_queries(source: Source, mode: str, variance: str, center: str) -> 
     queries = queries_of(source)
     attacked = read_phi(source, [target], queries)
     point = attacked.phi[0].astype(np.float64)
-    matrix = read_phi(source, source.need_shadows(), queries)
+    matrix = shadow_phi(source, queries)
     phi, trained = matrix.phi, matrix.member
     seen = ~np.isnan(phi).any(axis=2)
     *inside, n_in = _fit(phi, seen & trained, variance, center)

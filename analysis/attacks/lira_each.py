@@ -56,18 +56,30 @@ class Fit:
 Fits = tuple[Fit, Fit]
 
 
-def lira_each(matrix: PhiMatrix, shadow: Flags, attacked: Rows, *, mode: str, variance: str) -> Floats:
+def lira_each(
+    matrix: PhiMatrix,
+    shadow: Flags,
+    attacked: Rows,
+    *,
+    mode: str,
+    variance: str,
+    apart: npt.NDArray[np.int64] | None = None,
+) -> Floats:
     """LiRA scores of the runs in the rows ``attacked`` of the matrix, in turn: (attacked, samples), NaN for none.
 
     ``shadow`` (runs,) marks the rows that Gaussians are fitted to, less the run under attack; centres are means,
-    ``variance`` is ``sample`` or ``pooled``, several queries count by the mean of their evidence. The scores are those of
+    ``apart`` (K, attacked, samples or 1) are up to K more rows that the run under attack is not compared with, -1 for
+    none. ``variance`` is ``sample`` or ``pooled``, several queries count by the mean of their evidence. The scores are those of
     the analysis lira with each run as the target. Higher = member. Memory beyond the answer does not grow with samples.
 
     Source: Carlini et al. 2022, "Membership Inference Attacks From First Principles", algorithm 1.
     """
-    pooled = _pooled(matrix, shadow, attacked) if variance == "pooled" else None
+    removed = np.broadcast_to(attacked[None, :, None], (1, len(attacked), len(matrix.sample_id)))
+    if apart is not None and len(apart):
+        removed = np.concatenate([removed, np.broadcast_to(apart, (len(apart), *removed.shape[1:]))])
+    pooled = _pooled(matrix, shadow, removed) if variance == "pooled" else None
     scores = np.full((len(attacked), len(matrix.sample_id)), np.nan)
-    for part, point, fits in _blocks(matrix, shadow, attacked):
+    for part, point, fits in _blocks(matrix, shadow, removed):
         inside, outside = pooled if pooled is not None else (fit.variance() for fit in fits)
         scores[:, part] = _mean_evidence(point, fits, mode, inside, outside)
     return scores
@@ -119,48 +131,66 @@ def _log_density(point: Floats, centre: Floats, variance: Floats) -> Floats:
     return -0.5 * (np.log(2 * np.pi * variance) + (point - centre) ** 2 / variance)
 
 
-def _pooled(matrix: PhiMatrix, shadow: Flags, attacked: Rows) -> Floats:
+def _pooled(matrix: PhiMatrix, shadow: Flags, removed: Rows) -> Floats:
     """Mean square residual of each side over all samples without each run: (2, attacked, 1, 1)."""
-    squares, n = np.zeros((2, len(attacked))), np.zeros((2, len(attacked)))
-    for _, _, fits in _blocks(matrix, shadow, attacked):
+    attacked = removed.shape[1]
+    squares, n = np.zeros((2, attacked)), np.zeros((2, attacked))
+    for _, _, fits in _blocks(matrix, shadow, removed):
         for side, fit in enumerate(fits):
-            squares[side] += fit.squares.reshape(len(attacked), -1).sum(axis=1)
+            squares[side] += fit.squares.reshape(attacked, -1).sum(axis=1)
             n[side] += fit.n.sum(axis=(1, 2))
     return (squares / np.maximum(n, 1))[:, :, None, None]
 
 
-def _blocks(matrix: PhiMatrix, shadow: Flags, attacked: Rows) -> Iterator[tuple[slice, Floats, Fits]]:
-    """Block by block samples, phi of the runs ``attacked`` on them, and both sides' fits without each of these runs."""
+def _blocks(matrix: PhiMatrix, shadow: Flags, removed: Rows) -> Iterator[tuple[slice, Floats, Fits]]:
+    """Block by block samples, phi of the runs under attack on them, and both sides' fits without what is removed.
+
+    ``removed`` (K, attacked, samples) are rows of the matrix, the first of them the run under attack; -1 for none.
+    """
     runs, samples, queries = matrix.phi.shape
+    attacked = removed[0, :, :1].sum(axis=1)
     width = max(1, _BLOCK_VALUES // max(runs * queries, 1))
     for start in range(0, samples, width):
         part = slice(start, min(start + width, samples))
         phi = matrix.phi[:, part].astype(np.float64)
         member = matrix.member[:, part, None]
         used = shadow[:, None, None] & ~np.isnan(phi)
-        yield part, phi[attacked], (_fit(phi, used & member, attacked), _fit(phi, used & ~member, attacked))
+        gone = removed[:, :, part]
+        yield part, phi[attacked], (_fit(phi, used & member, gone), _fit(phi, used & ~member, gone))
 
 
-def _fit(phi: Floats, used: Flags, attacked: Rows) -> Fit:
-    """The fit over the cells ``used`` marks, for each of the runs ``attacked`` without its own cell."""
+def _fit(phi: Floats, used: Flags, removed: Rows) -> Fit:
+    """The fit over the cells ``used`` marks, for each run under attack without the cells that are ``removed`` for it."""
     total = used.sum(axis=0)
-    mean = np.where(used, phi, 0.0).sum(axis=0) / np.maximum(total, 1)
-    residual = np.where(used, phi - mean, 0.0)
-    squares = (residual**2).sum(axis=0)
+    centre = np.where(used, phi, 0.0).sum(axis=0) / np.maximum(total, 1)
+    from_centre = np.where(used, phi - centre, 0.0)
 
-    own = residual[attacked]
-    left_out = used[attacked]
-    n = total - left_out
-    rest = np.maximum(n, 1)
-    mean_without = mean - own / rest
-    # Sum of squares about the new mean: S - r^2 n / (n - 1), r the residual taken away.
-    squares_without = squares - own**2 * (total / rest)
-    squares_without[n <= 1] = 0.0
-    cancelled = left_out & (n > 1) & (squares_without < _CANCELLED * squares)
+    shape = (removed.shape[1], *phi.shape[1:])
+    n = np.broadcast_to(total, shape).copy()
+    away = np.zeros(shape)  # from the centre to the mean of what is left
+    squares = np.broadcast_to((from_centre**2).sum(axis=0), shape).copy()
+    before = squares.copy()
+    samples = np.arange(phi.shape[1])
+    left_out = np.zeros(shape, bool)
+    for gone in removed:
+        cell = used[gone, samples] & (gone >= 0)[:, :, None]
+        own = np.where(cell, from_centre[gone, samples] - away, 0.0)
+        rest = np.maximum(n - cell, 1)
+        # Sum of squares about the new mean: S - r^2 n / (n - 1), r the residual taken away.
+        squares -= own**2 * (n / rest)
+        away -= own / rest
+        n -= cell
+        left_out |= cell
+    squares[n <= 1] = 0.0
+    mean = centre + away
+    cancelled = left_out & (n > 1) & (squares < _CANCELLED * before)
     for row in np.flatnonzero(cancelled.any(axis=(1, 2))):
         sample, query = np.nonzero(cancelled[row])
         others = used[:, sample, query].copy()
-        others[attacked[row]] = False
-        about = np.where(others, phi[:, sample, query] - mean_without[row, sample, query], 0.0)
-        squares_without[row, sample, query] = (about**2).sum(axis=0)
-    return Fit(n, mean_without, squares_without)
+        for gone in removed[:, row, sample]:
+            others[gone[gone >= 0], np.flatnonzero(gone >= 0)] = False
+        values = np.where(others, phi[:, sample, query], 0.0)
+        mean[row, sample, query] = values.sum(axis=0) / others.sum(axis=0)
+        about = np.where(others, values - mean[row, sample, query], 0.0)
+        squares[row, sample, query] = (about**2).sum(axis=0)
+    return Fit(n, mean, squares)

@@ -127,8 +127,14 @@ def shadow_logits(source: Source, classes: int) -> Iterator[tuple[str, Piece]]:
     Shadow runs without logits are passed over: `left_out` counts them. Rows whose label is none of the classes come
     too. Raises InvalidInput where a run has other classes than the target.
     """
-    for run in source.need_shadows():
+    shadows = source.need_shadows()
+    every = np.arange(source.lake.experiment(source.experiment).samples)
+    rows, over = source.passed_over(shadows, every)
+    for row, run in enumerate(shadows):
+        skipped = np.sort(over[rows == row])
         for piece in logits_of(source, run):
+            if len(skipped):
+                piece = piece.rows(np.flatnonzero(~np.isin(piece.sample_id, skipped)))
             if piece.values.shape[1] != classes:
                 raise InvalidInput(
                     f"run {run.run!r} of experiment {source.experiment!r} has logits of {piece.values.shape[1]} classes, "

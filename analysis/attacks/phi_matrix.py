@@ -72,6 +72,17 @@ def read_phi(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> Phi
     return _laid_out(_frames(source, runs), len(runs), audit, range(len(audit)), queries)
 
 
+def shadow_phi(source: Source, queries: Sequence[int]) -> PhiMatrix:
+    """`read_phi` of the runs that the target is compared with; NaN where one is passed over for a sample."""
+    shadows = source.need_shadows()
+    return _passed_over(source, shadows, read_phi(source, shadows, queries))
+
+
+def _passed_over(source: Source, runs: Sequence[Run], matrix: PhiMatrix) -> PhiMatrix:
+    matrix.phi[source.passed_over(runs, matrix.sample_id)] = np.nan
+    return matrix
+
+
 def phi_medians(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> pa.Table:
     """Medians of phi over in- and out-runs: sample_id, query, median_in, median_out; NULL where there is no run.
 
@@ -79,7 +90,7 @@ def phi_medians(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> 
     """
     if source.engine == "spark":
         return source.sql(_MEDIANS, {"target": source.target_name, "plain": PLAIN_QUERIES}).to_arrow()
-    found = [_medians_of(matrix) for matrix in _matrices(source, runs, queries)]
+    found = [_medians_of(_passed_over(source, runs, matrix)) for matrix in _matrices(source, runs, queries)]
     return pa.concat_tables(found)
 
 

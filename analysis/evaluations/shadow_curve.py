@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ...store.errors import InvalidOption, NotEnoughData
 from ..attacks.lira import POOL_UNDER
 from ..attacks.lira_each import growing, scores_of
-from ..attacks.phi_matrix import queries_of, read_phi
+from ..attacks.phi_matrix import queries_of, read_phi, shadow_phi
 from ..measures.memorization import memorization
 from ..scores import Finding
 from ..source import Source
@@ -59,7 +59,7 @@ def shadow_curve(
     numbers = _numbers(counts, len(shadows))
     queries = queries_of(source)
     attacked = read_phi(source, [target], queries)
-    matrix = read_phi(source, shadows, queries)
+    matrix = shadow_phi(source, queries)
     point = attacked.phi[0].astype(np.float64)
     member = attacked.member[0]
     rng = np.random.default_rng(seed)
@@ -93,7 +93,7 @@ def shadow_curve(
             "larger --counts, or collect more"
         )
     metrics += _needed(metrics, reach)
-    return Finding(tuple(metrics), tuple(notes))
+    return Finding(tuple(metrics), (*notes, *source.told()))
 
 
 def _check(draws: int, top: float, fpr: Sequence[float], reach: Sequence[float]) -> None:

@@ -14,7 +14,7 @@ from ...store.format.records import Run
 from ...store.read.catalogue import fingerprint
 from ...store.write.results import save_result
 from ..attacks.masking import masked_source, parse_mask
-from ..declare import DUALS, MASK, SHARED, Analysis, parse_options, variant_of
+from ..declare import DUALS, MASK, SHARED, WITHOUT, Analysis, parse_options, variant_of
 from ..scores import Scores, count_unscored
 from ..source import Source
 from ..statistics.metric import Metric
@@ -68,12 +68,11 @@ def run_analysis(
             raise InvalidOption(
                 "a mask reads logits into memory, which Spark is there to avoid; leave --mask out"
             )
-    if mask is None:
-        scores = _compute(source, analysis, chosen)
+    if chosen.get(WITHOUT.keyword):
+        with source.without(chosen[WITHOUT.keyword]) as fewer:
+            scores = _behind_mask(fewer, analysis, chosen)
     else:
-        with masked_source(source, parse_mask(mask)) as (hidden, notes):
-            found = _compute(hidden, analysis, chosen)
-        scores = replace(found, notes=(*notes, *found.notes))
+        scores = _behind_mask(source, analysis, chosen)
     variant = variant_of(analysis.options, chosen)
     score, member = scores.arrays()
     metrics = (*evaluate(score, member, fprs), *scores.metrics)
@@ -121,13 +120,27 @@ def _unresolved(metrics: tuple[Metric, ...]) -> tuple[str, ...]:
     return (f"{seen} non-members cannot resolve an FPR of {lowest}: only the interval of its TPR is given",)
 
 
+def _behind_mask(source: Source, analysis: Analysis, chosen: Mapping[str, Any]) -> Scores:
+    if chosen.get(MASK.keyword) is None:
+        return _compute(source, analysis, chosen)
+    with masked_source(source, parse_mask(chosen[MASK.keyword])) as (hidden, notes):
+        found = _compute(hidden, analysis, chosen)
+    return replace(found, notes=(*notes, *found.notes))
+
+
 def _compute(source: Source, analysis: Analysis, chosen: Mapping[str, Any]) -> Scores:
     shared = [option.keyword for option in SHARED]
     own = {keyword: value for keyword, value in chosen.items() if keyword not in shared}
     if chosen.get(DUALS.keyword):
         return _mean_over_duals(source, analysis.compute, own)
-    found: Scores = analysis.compute(source, **own)
-    return found
+    return _told(source, analysis.compute, own)
+
+
+def _told(source: Source, compute: Callable[..., Scores], options: Mapping[str, Any]) -> Scores:
+    """The scores, with notes on what was left out of the runs that the target was compared with."""
+    source.told()
+    found: Scores = compute(source, **options)
+    return replace(found, notes=(*found.notes, *source.told()))
 
 
 def _mean_over_duals(source: Source, compute: Callable[..., Scores], options: Mapping[str, Any]) -> Scores:
@@ -141,7 +154,7 @@ def _mean_over_duals(source: Source, compute: Callable[..., Scores], options: Ma
     found: dict[str, Scores] = {}
     for run in duals:
         with source.beside(run.run) as aimed:
-            found[run.run] = compute(aimed, **options)
+            found[run.run] = _told(aimed, compute, options)
     score = pl.col("score").cast(pl.Float64)
     together = (
         pl.concat(scores.frame.select("sample_id", "member", score) for scores in found.values())

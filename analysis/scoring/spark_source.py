@@ -67,9 +67,14 @@ class SparkSource(Source):
         return super().rows_of_each(runs, table, columns)
 
     def _reconnect(self) -> None:
+        if self._fits is not None and self._fits.passed_over is not None:
+            raise InvalidOption(
+                f"run {self.target_name!r} is one of a fleet in balance, so that single records of other runs must be passed "
+                "over, which is not done on Spark; leave --engine spark out, or take a target of its own"
+            )
         super()._reconnect()
         self._spark.close()
-        self._spark = connect_spark(self.lake, self.experiment, runs=self.runs)
+        self._spark = connect_spark(self.lake, self.experiment, runs=self._shown())
         for name, table in self._provided.items():
             self._spark.register(name, table)
 

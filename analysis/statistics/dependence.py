@@ -1,0 +1,79 @@
+"""Whether other runs' training sets tell the target's: the same set, its complement, or counts that go with it.
+
+An attack compares what the other runs with a record say of it with what those without it say. That is fair as long as who
+these runs are does not depend on whether the target is one of them. In a fleet where each record is in exactly half of
+the runs it does: of the others, one fewer has a member of the target.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+FEWEST = 32
+"""Records, and the fewest members and non-members, under which training sets may agree by chance."""
+FEWEST_OF_A_SIDE = 5
+
+ALIKE = 0.9
+"""Correlation of two training sets from which on they count as the same; under its negative as complements."""
+
+SURE = 4.0
+"""Standard errors that the counts of members and non-members must be apart."""
+
+PRIME = 2_147_483_647
+SPREAD, DRAWN = 48_271, 69_621
+"""Multipliers of a record's number modulo `PRIME`: its place in the order of runs, and whether it is drawn."""
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+def correlation(n: npt.ArrayLike, ours: npt.ArrayLike, theirs: npt.ArrayLike, both: npt.ArrayLike) -> Floats:
+    """Correlation of two sets among ``n`` records, from how many are in ours, in theirs and in both; 0 for too few."""
+    count, a, b, ab = (np.asarray(value, dtype=np.float64) for value in (n, ours, theirs, both))
+    spread = a * (count - a) * b * (count - b)
+    least = np.minimum(np.minimum(a, count - a), np.minimum(b, count - b))
+    told = (count >= FEWEST) & (least >= FEWEST_OF_A_SIDE)
+    return np.where(told, (count * ab - a * b) / np.sqrt(np.where(told, spread, 1.0)), 0.0)
+
+
+def difference(members: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
+    """Mean count of members less that of non-members, and in standard errors, from (n, mean, variance) of each.
+
+    0 and 0 for too few records; infinitely many standard errors where counts do not vary but differ.
+    """
+    (n, mean, variance), (m, mean_of_others, variance_of_others) = members, others
+    if n + m < FEWEST or min(n, m) < FEWEST_OF_A_SIDE:
+        return 0.0, 0.0
+    apart = mean - mean_of_others
+    error = float(np.sqrt(variance / n + variance_of_others / m))
+    return apart, apart / error if error > 0 else float(np.sign(apart)) * float("inf") if apart else 0.0
+
+
+def share_passed_over(apart: float, errors: float) -> float:
+    """For how many of the records one run on the other side than the target is to be passed over, 0 to 1.
+
+    That makes the counts of members and non-members equal where they are up to one apart by the target's own place.
+    """
+    return min(1.0, -apart) if errors < -SURE else 0.0
+
+
+def run_keys(names: Iterable[str]) -> Integers:
+    """A number a run, 1 to `PRIME` - 1, from its name alone."""
+    digests = (hashlib.blake2s(name.encode(), digest_size=8).digest() for name in names)
+    return np.array([int.from_bytes(one, "big") % (PRIME - 1) + 1 for one in digests], dtype=np.int64)
+
+
+def places(sample_id: npt.NDArray[np.integer], keys: Integers) -> Integers:
+    """The order in which runs are passed over, another one a record: numbers (runs, samples), the least comes first."""
+    spread = (sample_id.astype(np.int64) + 1) * SPREAD % PRIME
+    return spread * keys[:, None] % PRIME
+
+
+def drawn(sample_id: npt.NDArray[np.integer], share: float) -> npt.NDArray[np.bool_]:
+    """A share of the records, chosen by their numbers."""
+    spread = (sample_id.astype(np.int64) + 1) * SPREAD % PRIME
+    return spread * DRAWN % PRIME < share * PRIME
