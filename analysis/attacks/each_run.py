@@ -153,9 +153,9 @@ def _kept_apart(
     keys: npt.NDArray[np.int64],
 ) -> _Apart:
     """As `Source.need_shadows` has it for one target, for all attacked ``rows`` of the matrix."""
-    there = ~np.isnan(matrix.phi).all(axis=2)
+    there: npt.NDArray[np.bool_] = np.asarray(~np.isnan(matrix.phi).all(axis=2))
     member = matrix.member & there
-    inside, known = member.astype(np.float32), there.astype(np.float32)
+    inside, known = np.asarray(member, np.float32), np.asarray(there, np.float32)
     alike = correlation(
         known[rows] @ known.T, inside[rows] @ known.T, known[rows] @ inside.T, inside[rows] @ inside.T
     )

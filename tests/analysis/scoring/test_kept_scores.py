@@ -112,11 +112,11 @@ def test_option_types_in_a_name() -> None:
         ("lira[mode=both]", "mode of lira must be one of online, offline, not 'both'"),
         (
             "lira[tail=left]",
-            r"lira has no option 'tail' \(options: mode, variance, center, queries, duals, mask\)",
+            r"lira has no option 'tail' \(options: mode, variance, center, queries, duals, mask, without\)",
         ),
         ("lira[offline]", "'offline' in 'lira\\[offline\\]' is no option; write option=value"),
         ("trace[first=two]", "first of trace must be int, not 'two'"),
-        ("privacy-score[a=1]", r"privacy-score has no option 'a' \(options: duals, mask\)"),
+        ("privacy-score[a=1]", r"privacy-score has no option 'a' \(options: duals, mask, without\)"),
         ("lt_iqr", "'lt_iqr' is no score"),
         ("lira[mode=offline", "is no score; write NAME or NAME"),
         ("lt-iqrs", "there is no analysis 'lt-iqrs'; did you mean 'lt-iqr'"),
