@@ -1,8 +1,8 @@
 -- For each sample one of the runs on the other side than the target, with it where the target is without it: drawn by
 -- numbers that follow from the sample's and the run's alone (statistics/dependence.py has the same).
--- Parameters: $target  the run under attack
---             $share   of the samples, those that are drawn
---             $prime, $spread, $drawn  modulus and multipliers of these numbers
+-- Parameters: $target  [run]  the run under attack
+--             $share   [share]  of the samples, those that are drawn
+--             $prime, $spread, $drawn  [whole number]  modulus and multipliers of these numbers
 -- Reads:  fleet_runs (run, key)  the runs that may be of one fleet with the target
 -- Grain: one row a sample of the audit pool that is drawn and has such a run.
 with own as (

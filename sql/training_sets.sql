@@ -1,6 +1,6 @@
 -- How far the training sets of other targets, shadow and reference runs agree with the target's.
--- Parameters: $target  the run under attack
---             $every   1 for all samples, K for those whose number is divisible by K
+-- Parameters: $target  [run]  the run under attack
+--             $every   [whole number; default 1]  1 for all samples, K for those whose number is divisible by K
 -- Grain: one row a (other run) with signals: n samples of the audit pool that both know, of which ours are in the target's
 -- training set, theirs in the other's and shared in both.
 with own as (
