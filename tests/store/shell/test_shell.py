@@ -150,6 +150,7 @@ def test_completion(
 # --- named queries ----------------------------------------------------------------------------------------
 
 VALUES = {"target": "target", "first": "lira", "second": "lira", "first_query": 0, "last_query": 0, "most": 3}
+VALUES |= {"share": 0.5, "prime": 101, "spread": 7, "drawn": 3}
 PROVIDED = {"rmia": "compared_runs", "attack_same_sample": "reference_runs"}
 
 
