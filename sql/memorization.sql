@@ -17,6 +17,8 @@ sides as (
          count(outcome) filter (where not member) as n_out,
          avg(outcome) filter (where member) as mean_in,
          avg(outcome) filter (where not member) as mean_out,
+         cast(sum(outcome) filter (where member) as bigint) as right_in,
+         cast(sum(outcome) filter (where not member) as bigint) as right_out,
          var_pop(outcome) filter (where member) as var_in,
          var_pop(outcome) filter (where not member) as var_out
   from outcomes
@@ -24,7 +26,9 @@ sides as (
 ),
 estimates as (
   select sample_id, n_in, n_out, mean_in, mean_out,
-         mean_in - mean_out as mem,
+         -- One division of whole numbers: equal differences of shares are equal, and 0.6 where they are 0.6.
+         case when $of = 'correct' then cast(right_in * n_out - right_out * n_in as double) / nullif(n_in * n_out, 0)
+              else mean_in - mean_out end as mem,
          sqrt(var_in / n_in + var_out / n_out) as se,
          case when $of = 'correct' then (n_in * mean_in + 1) / (n_in + 2) else mean_in end as middle_in,
          case when $of = 'correct' then (n_out * mean_out + 1) / (n_out + 2) else mean_out end as middle_out,

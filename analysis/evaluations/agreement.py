@@ -34,8 +34,8 @@ def spearman(
 ) -> Finding:
     """Spearman's rank correlation of every pair of scores.
 
-    Tied scores share their mean rank. The interval is Fisher's with the variance of Bonett & Wright (2000), the
-    p-value Student's t. strength is weak under 0.4, moderate to 0.59, strong from 0.6 on (absolute values).
+    Tied scores share their mean rank. The interval is Fisher's with a standard error from the influence of each pair, which
+    heavy tails and ties do not make too small; the p-value Student's t. strength is weak under 0.4, moderate to 0.59, strong from 0.6 on (absolute values).
 
     Needs: two or more scores.
 
@@ -62,7 +62,7 @@ def spearman(
             }
             row = fresh.query("spearman", parameters).row(0, named=True)
             pair = {"first": first, "second": second, "among": among}
-            metrics.append(correlation_metric(row["rho"], row["n"], pair))
+            metrics.append(correlation_metric(row["rho"], row["error"], row["n"], pair))
             if row["rho"] is None:
                 notes.append(
                     f"{first} and {second} have no correlation: fewer than two samples, or one never varies"

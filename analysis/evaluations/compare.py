@@ -17,7 +17,8 @@ from ..source import Source
 from ..statistics.correlation import rank_correlation, rank_correlations
 from ..statistics.intervals import clopper_pearson
 from ..statistics.metric import Metric
-from ..statistics.roc import split, threshold_at_fpr, whole_part
+from ..statistics.roc import split, threshold_at_fpr, tpr_at_fpr, whole_part
+from ..statistics.top_k import Truth, precision_and_recall
 
 Among = Literal["all", "members", "non-members"]
 Floats = npt.NDArray[np.float64]
@@ -41,7 +42,9 @@ def compare(
     their expected share. agreement is |both| / |either| of the members that two scores rank highest, as many of each as
     are vulnerable (at least one), ties in the order of sample ids.
 
-    vulnerable counts the records that the attack finds, and spearman is the rank correlation of each pair of
+    vulnerable counts the records that the attack finds; it is the attack's TPR among these records and has its interval. The
+    intervals of precision_at_k and recall_at_k are of what endlessly many records like these would give: they are over the members, over
+    which of them come highest, and over the non-members that set the threshold. spearman is the rank correlation of each pair of
     scores.
 
     Needs: two or more scores; what the attack under --against needs.
@@ -59,7 +62,10 @@ def compare(
     columns = {name: table[name].to_numpy() for name in names}
     others = split(columns[against], member)[1]
     threshold = threshold_at_fpr(others, fpr) if len(others) else np.inf
-    vulnerable = columns[against][member] > threshold
+    attacked = columns[against][member]
+    vulnerable = attacked > threshold
+    truth = Truth.of(attacked, others, fpr)
+    rate = tpr_at_fpr(np.sort(attacked), others, fpr)
     non_members = int((~member).sum())
     if non_members * fpr < 1:
         notes.append(
@@ -69,7 +75,8 @@ def compare(
         Metric(
             "vulnerable",
             float(vulnerable.mean()),
-            *clopper_pearson(int(vulnerable.sum()), len(vulnerable)),
+            rate.ci_low,
+            rate.ci_high,
             n=len(vulnerable),
             parameters={"against": against, "fpr": fpr, "records": int(vulnerable.sum())},
         )
@@ -78,7 +85,7 @@ def compare(
         if name != against:
             about = {"score": name, "against": against, "fpr": fpr}
             for share in k:
-                metrics += _at_k(columns[name][member], vulnerable, share, about)
+                metrics += _at_k(columns[name][member], vulnerable, truth, share, about)
     metrics += [
         _agreement(a, b, columns[a][member], columns[b][member], max(int(vulnerable.sum()), 1))
         for a, b in combinations(names, 2)
@@ -115,11 +122,14 @@ def side_by_side(scores: dict[str, Scores]) -> tuple[pl.DataFrame, list[str]]:
 
 @dataclass(frozen=True, eq=False)
 class FoundBy:
-    """An attack's ``score`` by sample id (NaN: none) and its ``threshold`` at the FPR on the target's non-members."""
+    """An attack's ``score`` by sample id (NaN: none) its ``others`` (the target's non-members' scores, sorted), and its
+    ``threshold`` at the FPR on these.
+    """
 
     name: str
     fpr: float
     score: Floats
+    others: Floats
     threshold: float
     notes: tuple[str, ...]
 
@@ -135,7 +145,13 @@ class FoundBy:
         known = ~np.isnan(attacked)
         attacked, value = attacked[known], value[known]
         about = {**parameters, "against": self.name}
-        precision, _ = _at_k(value, attacked > self.threshold, k, {**about, "fpr": self.fpr})
+        precision, _ = _at_k(
+            value,
+            attacked > self.threshold,
+            Truth.of(attacked, self.others, self.fpr),
+            k,
+            {**about, "fpr": self.fpr},
+        )
         return [precision, rank_correlation(value, attacked, {**about, "among": "members"})]
 
 
@@ -149,7 +165,7 @@ def found_by(source: Source, attack: str, fpr: float) -> FoundBy:
     threshold = threshold_at_fpr(others, fpr) if len(others) else np.inf
     coarse = len(others) * fpr < 1
     told = f"{len(others)} non-members cannot resolve an FPR of {fpr:g}: found means above every one of them"
-    return FoundBy(attack, fpr, score, threshold, (told,) if coarse else ())
+    return FoundBy(attack, fpr, score, others, threshold, (told,) if coarse else ())
 
 
 def check_fprs(*fprs: float) -> None:
@@ -167,7 +183,7 @@ def check_k(*shares: float) -> None:
 
 
 def _at_k(
-    score: Floats, vulnerable: Mask, share: float, parameters: dict[str, object]
+    score: Floats, vulnerable: Mask, truth: Truth, share: float, parameters: dict[str, object]
 ) -> tuple[Metric, Metric]:
     """precision_at_k and recall_at_k of a score of members; no value where the share is of less than one."""
     k, total = whole_part(share, len(score)), int(vulnerable.sum())
@@ -178,9 +194,10 @@ def _at_k(
         )
     hits = expected_hits(score, vulnerable, k)
     recall = hits / total if total else None
+    of_precision, of_recall = precision_and_recall(score, truth, share)
     return (
-        Metric("precision_at_k", hits / k, *clopper_pearson(hits, k), k, about),
-        Metric("recall_at_k", recall, *clopper_pearson(hits, total), total, about),
+        Metric("precision_at_k", hits / k, *of_precision, k, about),
+        Metric("recall_at_k", recall, *of_recall, total, about),
     )
 
 

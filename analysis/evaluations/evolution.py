@@ -39,7 +39,7 @@ def evolution(
     needs no shadow runs), and, where the attack under --against can be computed, precision_at_k among the members and
     Spearman's correlation with that attack, which is on the finished model at every epoch. The interval of the mean is
     the normal one, that of a quantile lies between order statistics (exact, of independent records), that of a precision
-    is Clopper & Pearson's.
+    is as in compare.
 
     The metrics: mean, quantile, precision_at_k and spearman, each at an epoch.
 

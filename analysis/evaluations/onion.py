@@ -19,9 +19,9 @@ from ..source import Source
 from ..statistics.correlation import rank_correlation
 from ..statistics.intervals import CONFIDENCE, clopper_pearson
 from ..statistics.metric import Metric
+from ..statistics.reestimation import Outcomes, chance_above, distribution
 from ..statistics.roc import split, threshold_at_fpr
 from .compare import check_fprs
-from .reestimation import Outcomes, chance_above, distribution
 
 MEMORIZED = (0.2, 0.4, 0.6, 0.8)
 """Thresholds of memorization unless told otherwise."""
@@ -206,19 +206,11 @@ def _exposed(old: Flags, new: Flags, about: dict[str, Any]) -> Iterator[Metric]:
     )
 
 
-def _outcomes(frame: pl.DataFrame) -> Outcomes:
-    counts = []
-    for side in ("in", "out"):
-        n = frame[f"n_{side}"].to_numpy().astype(np.int64)
-        counts += [np.rint(n * frame[f"mean_{side}"].to_numpy()).astype(np.int64), n]
-    return Outcomes(*counts)
-
-
 def _by_chance(both: pl.DataFrame, first: pl.DataFrame, levels: list[_Level]) -> Floats:
     """Chance that a second estimate, with as many runs as there are now, exceeds each level: (records, levels)."""
     later = [both[f"n_{side}_after"].to_numpy().astype(np.int64) for side in ("in", "out")]
     above = [level.after for level in levels]
-    return chance_above(distribution(_outcomes(first)), _outcomes(both), later[0], later[1], above)
+    return chance_above(distribution(Outcomes.of(first)), Outcomes.of(both), later[0], later[1], above)
 
 
 def _share(name: str, hits: int, trials: int, about: Mapping[str, Any]) -> Metric:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ..attacks.lira import POOL_UNDER
@@ -15,6 +16,7 @@ from ..attacks.phi_matrix import queries_of, read_phi, shadow_phi
 from ..measures.memorization import memorization
 from ..scores import Finding
 from ..source import Source
+from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
 from ..statistics.roc import evaluate, whole_part
 from .compare import check_fprs
@@ -38,15 +40,16 @@ def shadow_curve(
 ) -> Finding:
     """Success of LiRA against the number of shadow models, for all records and for highly memorized ones.
 
-    auc and tpr_at_fpr are means over draws of so many shadow runs out of all, with the 2.5% and 97.5% quantiles over
-    draws (interval=draws): what another set of shadow models would have given. With all of them there is one draw, and
-    the interval is that over records (interval=records). variance=auto takes, as in lira, each sample's own variance
+    auc and tpr_at_fpr are means over draws of so many shadow runs out of all, and their interval is what another set of as
+    many shadow models would give 19 times in 20 (interval=draws): draws of n out of N runs share some, and differ by 1 - n/N
+    of the variance of sets that share none. With all of them there is one draw, and the interval is that over records
+    (interval=records). variance=auto takes, as in lira, each sample's own variance
     from 64 runs on and the pooled one under that, which needs no more than one run with and one without a record; a
     record that a draw holds no such pair of has no score in it (coverage: the share that has, on average).
 
     records=memorized are the --top share of members and of non-members with the highest memorization; that is estimated
     from all shadow runs and never from the target. Ties at its edge are broken at random. shadows_to_reach is the least
-    number whose mean AUC is at least the one named; its bounds are those of the quantiles.
+    number whose mean AUC is at least the one named; its bounds are those of the intervals.
 
     Needs: the target's signals; shadow runs, the more the longer the curve.
 
@@ -85,7 +88,7 @@ def shadow_curve(
     metrics = [
         metric
         for key, drawn in found.items()
-        for metric in _over_draws(key, drawn, float(np.mean(covered[key])))
+        for metric in _over_draws(key, drawn, float(np.mean(covered[key])), len(shadows))
     ]
     if not metrics:
         raise NotEnoughData(
@@ -146,8 +149,10 @@ def _memorized(
     return chosen, [told]
 
 
-def _over_draws(key: tuple[str, int, str], drawn: list[list[Metric]], coverage: float) -> list[Metric]:
-    """Each metric's mean over the draws that have it, and its quantiles over them or, of one draw, its own interval."""
+def _over_draws(
+    key: tuple[str, int, str], drawn: list[list[Metric]], coverage: float, shadows: int
+) -> list[Metric]:
+    """Each metric's mean over the draws that have it, and what another set would give or, of one draw, its own interval."""
     name, number, records = key
     drawn = [metrics for metrics in drawn if metrics]
     made = []
@@ -162,13 +167,29 @@ def _over_draws(key: tuple[str, int, str], drawn: list[list[Metric]], coverage: 
         if len(same) == 1:
             low, high, over = first.ci_low, first.ci_high, "records"
         else:
-            low, high = (float(q) for q in np.quantile(values, [0.025, 0.975]))
+            low, high = another_set(values, number, shadows)
             over = "draws"
         seen = round(float(np.mean([m.n or 0 for m in same])))
         made.append(
             Metric(first.metric, float(np.mean(values)), low, high, seen, {**about, "interval": over})
         )
     return made
+
+
+def another_set(values: Sequence[float], number: int, shadows: int) -> tuple[float, float]:
+    """95% interval of a share that another ``number`` of shadow runs would give, from its values in draws out of ``shadows``.
+
+    Draws without replacement share runs: their variance is 1 - number / shadows of that between sets that share none
+    (as in the delete-d jackknife; Efron & Tibshirani 1993, section 11.7). To it comes the error of their mean, which all
+    draws have in common, number / shadows of it.
+    """
+    n, used = len(values), number / shadows
+    if n < 2 or used >= 1:
+        return 0.0, 1.0
+    variance = float(np.var(values, ddof=1)) / (1 - used)
+    reach = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * np.sqrt(variance * (1 + used + (1 - used) / n))
+    centre = float(np.mean(values))
+    return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
 def _needed(metrics: Sequence[Metric], reach: Sequence[float]) -> list[Metric]:

@@ -6,11 +6,15 @@ from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from ...store.errors import NotEnoughData
 from ..scores import Scores, count_unscored
 from ..source import Source, with_membership
 from ..statistics.metric import Metric
+from ..statistics.reestimation import Outcomes, shares_beyond
+
+LEVELS = (0.4, 0.8)
 
 
 def memorization(
@@ -25,7 +29,11 @@ def memorization(
     Columns se (standard error, dividing by n), ci_low and ci_high (what Agresti & Caffo 2000 and Newcombe 1998 give, both), mean_in, mean_out, n_in,
     n_out. Near 1: the label is known only to models that saw the record. Higher = more exposed.
 
-    Metrics of its own: the mean over records, and share_above, the share of records above 0.4 and above 0.8.
+    Metrics of its own: the mean over records, and share_above, the share of records whose memorization is above 0.4 and above
+    0.8. Estimates from few runs scatter and exceed a level by chance, so the share is estimated from how they are spread
+    (nonparametric maximum likelihood), with bounds that hold every share that could have spread them so; estimates is the
+    share of estimates above the level, by_chance what that would be were no record memorized. For --of probability share_above is
+    the share of estimates, without an interval.
 
     Needs: shadow runs with and without each sample; for correct, logits (or signals that say what was right).
 
@@ -44,12 +52,30 @@ def memorization(
             f"experiment {source.experiment!r} has {len(shadows)} shadow runs"
         )
     known = frame["score"].drop_nulls().to_numpy()
-    above = (
-        Metric.share("share_above", int((known > level).sum()), len(known), {"threshold": level})
-        for level in (0.4, 0.8)
-    )
+    above = _above(frame.filter(pl.col("score").is_not_null()), of)
     notes = count_unscored(frame, "no shadow run trained on them, or none did without them")
     return Scores(with_membership(source, frame), notes, (_mean(known), *above))
+
+
+def _above(frame: pl.DataFrame, of: str) -> list[Metric]:
+    n = len(frame)
+    if of != "correct":
+        score = frame["score"].to_numpy()
+        return [
+            Metric("share_above", float((score > level).mean()), n=n, parameters={"threshold": level})
+            for level in LEVELS
+        ]
+    return [
+        Metric(
+            "share_above",
+            found.share,
+            found.low,
+            found.high,
+            n,
+            {"threshold": level, "estimates": found.estimates, "by_chance": found.by_chance},
+        )
+        for level, found in zip(LEVELS, shares_beyond(Outcomes.of(frame), LEVELS), strict=True)
+    ]
 
 
 def _mean(known: npt.NDArray[np.float64]) -> Metric:

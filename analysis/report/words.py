@@ -157,18 +157,31 @@ def _of_samples(report: Report) -> Verdict:
     known = scored.scores.frame["score"].drop_nulls().to_numpy()
     title = f"{plural(len(known), 'sample')} ranked by {scored.label}"
     if report.memorization is not None:
-        over = int((known > MEMORIZED).sum())
-        title = f"{over:,} of {plural(len(known), 'sample')} memorized"
-        share = next((m for m in scored.scores.metrics if m.parameters.get("threshold") == MEMORIZED), None)
-        bounds = f"95%: {interval(share.ci_low, share.ci_high)}" if share else ""
-        figures.append(
-            Figure(
-                f"Memorization above {MEMORIZED}",
-                percent(over / max(len(known), 1)),
-                bounds,
-                "of the samples",
-            )
+        share = next(
+            (
+                m
+                for m in report.memorization.scores.metrics
+                if m.metric == "share_above" and m.parameters.get("threshold") == MEMORIZED
+            ),
+            None,
         )
+        if share is not None and share.value is not None:
+            samples = plural(len(known), "sample")
+            title = f"About {round(share.value * len(known)):,} of {samples} memorized"
+            if not share.ci_low:
+                title = f"None of {samples} can be said to be memorized"
+            beside = "of the samples"
+            if "by_chance" in share.parameters:
+                estimates, chance = (percent(share.parameters[name]) for name in ("estimates", "by_chance"))
+                beside += f"; {estimates} of the estimates are above it, by chance alone {chance} would be"
+            figures.append(
+                Figure(
+                    f"Memorization above {MEMORIZED}",
+                    percent(share.value),
+                    f"95%: {interval(share.ci_low, share.ci_high)}",
+                    beside,
+                )
+            )
     figures.append(
         Figure(
             f"Mean {scored.label}", number(float(known.mean())), "", f"over {plural(len(known), 'sample')}"

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
-from scipy.special import bdtrik, betaincinv, ndtr, ndtri, stdtr
+from scipy.special import bdtr, bdtrik, betainc, betaincinv, ndtri, stdtr, stdtrit
 
 CONFIDENCE = 0.95
+
+FEW_PAIRS = 500
 
 CHANCE = 0.05
 """How often something that is not there still counts as seen: of 100 samples without an effect, five lie beyond the noise."""
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Betas = tuple[Floats, Floats]
+
+_LEFT_OUT = 1e-4
+"""Hidden counts less likely than this, either way, are left out."""
 
 
 def clopper_pearson(hits: float, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -29,45 +36,55 @@ def clopper_pearson(hits: float, trials: int, confidence: float = CONFIDENCE) ->
 
 
 def uncertain_share(
-    fewest: Counts,
-    most: Counts,
-    at_most: Floats,
-    at_least: Floats,
-    trials: int,
-    confidence: float = CONFIDENCE,
+    weight: Floats, fewest: Betas, most: Betas, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """Interval of a share of which only this is known: there were ``fewest[i]`` to ``most[i]`` hits, were a hidden count the ith.
+    """Interval of a share of which only this is known: there were ``fewest`` to ``most`` hits, were a hidden count the ith.
 
-    ``at_most`` and ``at_least`` (K,) are the probabilities that the hidden count is no larger and no smaller. Each bound is the
-    farthest of Clopper and Pearson's over the hidden counts, at less confidence the less likely a count is: a true share
-    lies beyond only where the deviates of the two counts in that direction, each 0 where it goes the other way, have squares
-    that add up to more than `_radius` squared, which has the probability (1 - confidence) / 2. It holds the truth as often as
-    promised, whatever fewest and most are, and is narrower than bounds of both counts at half the error each.
+    ``weight`` (K,) is the probability of each hidden count, and each of ``fewest`` and ``most`` the (hits, misses) seen
+    then, (K,) each. A hidden count that is a known chance, whatever the data, is averaged over: the bounds are the quantiles of the
+    mixture of Clopper and Pearson's confidence distributions, beta(hits, misses + 1) below and beta(hits + 1, misses) above.
+    Where hits grow evenly with the hidden count, a bound lies beyond the truth as seldom as promised.
     """
-    if trials == 0:
-        return 0.0, 1.0
-    radius = _radius((1 - confidence) / 2)
-    left = _rest(at_most, radius)
-    bounds = np.where(fewest > 0, betaincinv(np.maximum(fewest, 1), trials - fewest + 1, left), 0.0)
-    low = float(bounds[~np.isnan(left)].min())
-    left = _rest(at_least, radius)
-    bounds = np.where(most < trials, betaincinv(most + 1, np.maximum(trials - most, 1), 1 - left), 1.0)
-    return low, float(bounds[~np.isnan(left)].max())
+    tail = (1 - confidence) / 2
+    hits, misses = fewest
+    low = _mixed(weight, lambda share: np.where(hits > 0, betainc(_some(hits), misses + 1, share), 1.0), tail)
+    hits, misses = most
+    high = _mixed(
+        weight, lambda share: np.where(misses > 0, betainc(hits + 1, _some(misses), share), 0.0), 1 - tail
+    )
+    return low, high
 
 
-def _rest(chance: Floats, radius: float) -> Floats:
-    """The error that is left for the other count; NaN where this one takes more than there is."""
-    taken = np.maximum(-ndtri(chance), 0) ** 2
-    return np.where(taken <= radius**2, ndtr(-np.sqrt(np.maximum(radius**2 - taken, 0))), np.nan)
+def _mixed(weight: Floats, law: Callable[[float], Floats], level: float) -> float:
+    """The share at which the mean of these distribution functions reaches ``level``; 0 and 1 may have a mass of their own."""
+
+    def excess(share: float) -> float:
+        return float(weight @ law(share)) - level
+
+    if excess(0.0) >= 0:
+        return 0.0
+    below = float(np.nextafter(1.0, 0.0))
+    return 1.0 if excess(below) <= 0 else float(brentq(excess, 0.0, below, xtol=1e-12, rtol=1e-8))
 
 
-def _radius(tail: float) -> float:
-    """The length that the positive parts of two independent standard normal deviates exceed with probability ``tail``."""
+def _some(count: Floats) -> Floats:
+    return np.where(count > 0, count, 1.0)
 
-    def excess(radius: float) -> float:
-        return math.exp(-radius * radius / 2) / 4 + float(ndtr(-radius)) - tail
 
-    return float(brentq(excess, 0.0, 40.0))
+def hidden_counts(n: int, share: float, most: int | None = None) -> tuple[Counts, Floats]:
+    """Values that a binomial count takes, but for the least likely, with their probabilities, which sum to 1.
+
+    With ``most`` so many values at most, evenly spread, each with the probability of its surroundings.
+    """
+    low, high = count_quantile(n, share, _LEFT_OUT), count_quantile(n, share, 1 - _LEFT_OUT)
+    width = 1 if most is None else -(-(high - low + 1) // most)
+    ends = np.arange(low, high + 1, width) + width - 1
+    chance = (
+        np.diff(bdtr(np.minimum(ends, n).astype(np.float64), n, share), prepend=0.0)
+        if share < 1
+        else np.ones(1)
+    )
+    return np.minimum(ends - (width - 1) // 2, n), chance / chance.sum()
 
 
 def count_quantile(n: int, share: float, level: float) -> int:
@@ -112,12 +129,20 @@ def area_interval(value: float, n_members: int, n_others: int) -> tuple[float, f
     return low, high
 
 
-def spearman_interval(rho: float, n: int) -> tuple[float, float]:
-    """Interval of Spearman's rho by Fisher's z with the variance of Bonett & Wright (2000)."""
+def spearman_interval(rho: float, error: float, n: int) -> tuple[float, float]:
+    """Interval of Spearman's rho from its standard error, by Fisher's z.
+
+    Of fewer than `FEW_PAIRS` the error itself is uncertain, and nothing where every pair is in order; then the interval also holds that
+    of Bonett & Wright (2000), as of a bivariate normal.
+    """
     if n < 4:
         return -1.0, 1.0
-    z = float(ndtri(0.5 + CONFIDENCE / 2))
-    spread = z * math.sqrt((1 + rho * rho / 2) / (n - 3))
+    left, spread = 1 - rho * rho, 0.0
+    if left > 1e-12:
+        spread = float(stdtrit(n - 3, 0.5 + CONFIDENCE / 2)) * error * math.sqrt(n / (n - 3)) / left
+    if n < FEW_PAIRS or spread == 0:
+        usual = math.sqrt((1 + rho * rho / 2) / (n - 3))
+        spread = max(spread, float(ndtri(0.5 + CONFIDENCE / 2)) * usual)
     centre = np.arctanh(np.clip(rho, -1 + 1e-15, 1 - 1e-15))
     return float(np.tanh(centre - spread)), float(np.tanh(centre + spread))
 

@@ -9,17 +9,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr, bdtrc
 
-from .intervals import area_interval, clopper_pearson, count_quantile, logit_interval, uncertain_share
+from .intervals import area_interval, clopper_pearson, hidden_counts, logit_interval, uncertain_share
 from .metric import Metric
 
 Floats = npt.NDArray[np.float64]
 
 FEW = 500
 """With fewer members or non-members than this, an interval of an AUC is not left to its variance alone."""
-_LEFT_OUT = 1e-4
-"""Counts of non-members above a threshold less likely than this, either way, set no bound."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +81,37 @@ def tpr_at_fpr(members: Floats, others: Floats, fpr: float) -> Metric:
 
     The interval covers both the members and the choice of the threshold from a finite number of non-members. How many of
     these lie above the true threshold is a binomial count, whatever the scores; each number says between which two of
-    them it lies, and so how many members are above it at least and at most: `uncertain_share` of these. Where
+    them it lies, and so how many members are above it at least and at most: `uncertain_share` of these, averaged over
+    the binomial. Where
     fewer than one non-member is expected above the threshold the rate cannot be measured: ``value`` is
     None, ``resolved`` is False, and the interval says what is left.
     """
     n = len(others)
     hits = int((members > threshold_at_fpr(others, fpr)).sum())
-    above = np.arange(count_quantile(n, fpr, _LEFT_OUT), count_quantile(n, fpr, 1 - _LEFT_OUT) + 1)
-    # Counted from the top, the true threshold lies between the non-member of this number and the next; above the first where it is
-    # 0, below the last where it is n. Members tied with the next count as well, as an attacker could break the tie.
-    fewest = len(members) - np.searchsorted(members, others[n - above.clip(1)], "right")
-    most = len(members) - np.searchsorted(members, others[n - 1 - above.clip(max=n - 1)], "left")
-    fewest[above == 0], most[above == n] = 0, len(members)
-    at_most, at_least = bdtr(above, n, fpr), np.where(above > 0, bdtrc(above - 1, n, fpr), 1.0)
-    low, high = uncertain_share(fewest, most, at_most, at_least, len(members))
+    above, weight = hidden_counts(n, fpr)
+    lower, upper = uncertain_thresholds(others, above)
+    fewest = len(members) - np.searchsorted(members, lower, "right").astype(np.float64)
+    most = len(members) - np.searchsorted(members, upper, "left").astype(np.float64)
+    low, high = uncertain_share(weight, (fewest, len(members) - fewest), (most, len(members) - most))
     resolved = n * fpr >= 1
     value = hits / len(members) if resolved else None
     about = {"fpr": fpr, "resolved": resolved, "non_members": n}
     return Metric("tpr_at_fpr", value, low, high, len(members), about)
+
+
+def uncertain_thresholds(others: Floats, above: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Between which two scores the true threshold lies, were so many of the sorted ``others`` above it: (K,) each.
+
+    Counted from the top, it lies between the non-member of this number and the next; above the first where it is 0, below the
+    last where it is all. A record is above it for certain where it exceeds the first of the two, and cannot be below
+    the second; those tied with the second may count, as an attacker could break the tie.
+    """
+    n = len(others)
+    if n == 0:
+        return np.full(len(above), np.inf), np.full(len(above), -np.inf)
+    first = np.where(above == 0, np.inf, others[n - above.clip(1)])
+    second = np.where(above == n, -np.inf, others[n - 1 - above.clip(max=n - 1)])
+    return first, second
 
 
 def whole_part(share: float, n: int) -> int:

@@ -16,9 +16,10 @@ from losslake.analysis.evaluations.compare import compare, expected_hits
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
+from losslake.analysis.statistics.roc import tpr_at_fpr
 from losslake.store.errors import InvalidOption, NotEnoughData, NotFound
 from losslake.store.lake import Lake
-from scipy.stats import beta, spearmanr
+from scipy.stats import spearmanr
 
 MakeLake = Callable[..., Lake]
 FINAL = "trace[aggregate=final]"
@@ -107,6 +108,8 @@ def test_vulnerable_precision_and_recall(source: Source, columns: dict[str, npt.
     assert share.value == pytest.approx(vulnerable.mean())
     assert (share.n, share.parameters["records"]) == (len(inside), vulnerable.sum())
     assert 0 < vulnerable.sum() < len(inside)
+    rate = tpr_at_fpr(np.sort(columns["lira"][inside]), np.sort(others), fpr)
+    assert (share.ci_low, share.ci_high) == (rate.ci_low, rate.ci_high)  # the same number, the same interval
     rng = np.random.default_rng(1)
     for name in ("lt-iqr", FINAL):
         for of_members in (0.1, 0.29, 1.0):
@@ -125,8 +128,10 @@ def test_vulnerable_precision_and_recall(source: Source, columns: dict[str, npt.
             assert recall.value == pytest.approx(precision.value * k / vulnerable.sum())
             assert precision.ci_low is not None
             assert precision.ci_low <= precision.value
-            hits = precision.value * k
-            assert precision.ci_low == pytest.approx(beta.ppf(0.025, hits, k - hits + 1) if hits else 0)
+            if of_members == 1.0:  # all members: the share of vulnerable ones, which is the attack's TPR
+                assert (precision.ci_low, precision.ci_high) == pytest.approx(
+                    (share.ci_low, share.ci_high), abs=0.01
+                )
         assert pick(finding, "precision_at_k", score=name, k=0.001).value is None
         assert pick(finding, "recall_at_k", score=name, k=0.001).value is None
         assert pick(finding, "recall_at_k", score=name, k=1.0).value == 1

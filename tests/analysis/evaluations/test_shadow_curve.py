@@ -13,7 +13,7 @@ from losslake.analysis.attacks.lira_each import growing, scores_of
 from losslake.analysis.attacks.phi_matrix import read_phi
 from losslake.analysis.charts.models import shadow_curve_chart
 from losslake.analysis.evaluations.catalogue import find_evaluation, run_evaluation
-from losslake.analysis.evaluations.shadow_curve import shadow_curve
+from losslake.analysis.evaluations.shadow_curve import another_set, shadow_curve
 from losslake.analysis.measures.memorization import memorization
 from losslake.analysis.scores import Finding
 from losslake.analysis.scoring.catalogue import open_source
@@ -103,7 +103,7 @@ def test_memorized_records_are_the_top_of_each_side(source: Source) -> None:
     assert "records=memorized are" in finding.notes[0]
 
 
-def test_means_and_quantiles_over_draws(source: Source) -> None:
+def test_means_over_draws(source: Source) -> None:
     finding = shadow_curve(source, ("lira",), counts=(4,), draws=7, seed=3, fpr=(0.1,))
     target = read_phi(source, [source.need_target()], [0, 1])
     matrix = read_phi(source, source.need_shadows(), [0, 1])
@@ -123,6 +123,29 @@ def test_means_and_quantiles_over_draws(source: Source) -> None:
     again = shadow_curve(source, ("lira",), counts=(4,), draws=7, seed=3, fpr=(0.1,))
     assert again == finding
     assert shadow_curve(source, ("lira",), counts=(4,), draws=7, seed=4, fpr=(0.1,)) != finding
+
+
+@pytest.mark.parametrize(("shadows", "number"), [(32, 16), (32, 4), (12, 9)])
+def test_another_set_of_shadow_models_lies_in_the_interval(shadows: int, number: int) -> None:
+    """Success that is the mean of what each run adds, as far as the run's part in it goes; 95% of new sets lie inside."""
+    rng = np.random.default_rng(4)
+    held, widths = [], []
+    for _ in range(400):
+        runs = rng.gamma(2, 0.05, shadows)
+        drawn = [float(rng.permutation(runs)[:number].mean()) for _ in range(10)]
+        low, high = another_set(drawn, number, shadows)
+        new = rng.gamma(2, 0.05, (20, number)).mean(axis=1)
+        held.append(((low <= new) & (new <= high)).mean())
+        widths.append(high - low)
+    assert np.mean(held) >= 0.93
+    assert np.mean(widths) < 1.8 * 2 * 1.96 * 0.05 * np.sqrt(
+        2 / number
+    )  # Student's t of 10, and the mean's own error
+
+
+def test_all_of_the_shadow_models_say_nothing_of_another_set() -> None:
+    assert another_set([0.6, 0.7], 8, 8) == (0, 1)
+    assert another_set([0.6], 4, 8) == (0, 1)
 
 
 def test_one_shadow_with_and_one_without_each_record_do(lake_of: MakeLake) -> None:

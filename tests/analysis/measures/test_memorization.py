@@ -120,12 +120,34 @@ def test_metrics_over_samples(lake_of: MakeLake) -> None:
         [mean.value, mean.ci_low, mean.ci_high], known.mean() + spread * np.array([0, -1, 1])
     )
     for metric, threshold in ((moderate, 0.4), (high, 0.8)):
-        hits = int((known > threshold).sum())
         assert metric.metric == "share_above"
-        assert metric.parameters == {"threshold": threshold}
-        assert metric.value == hits / 38
-        exact = binomtest(hits, 38).proportion_ci(0.95)
-        np.testing.assert_allclose([metric.ci_low, metric.ci_high], [exact.low, exact.high], rtol=1e-6)
+        assert metric.parameters["threshold"] == threshold
+        assert metric.parameters["estimates"] == pytest.approx((known > threshold).mean())
+        assert metric.ci_low is not None
+        assert 0 <= metric.ci_low <= metric.value <= metric.ci_high <= 1
+
+
+def test_what_is_above_a_level_by_chance_is_no_share_of_records(lake_of: MakeLake) -> None:
+    """Predictions that have nothing to do with the record: every estimate above 0.4 is there by chance."""
+    rng = np.random.default_rng(8)
+    keep = rng.permuted(np.tile(np.arange(6) < 3, (600, 1)), axis=1).T
+    correct = rng.random(keep.shape) < 0.2
+    with open_source(lake_of(keep, np.zeros(keep.shape), correct=correct), "tests") as source:
+        found = memorization(source).metrics[1]
+    assert found.parameters["estimates"] > 0.05
+    assert found.parameters["by_chance"] == pytest.approx(found.parameters["estimates"], abs=0.04)
+    assert (found.ci_low, round(found.value or 0, 2)) == (0, 0)
+
+
+def test_equal_differences_of_shares_are_equal(lake_of: MakeLake) -> None:
+    """0.8 - 0.2 and 1.0 - 0.4 are 0.6, and not above it, though subtracting rounds them to different numbers."""
+    keep = np.repeat(np.arange(20) < 10, 3).reshape(20, 3)
+    right = np.zeros_like(keep)
+    for sample, (inside, outside) in enumerate(((8, 2), (10, 4), (7, 1))):
+        right[:inside, sample] = True
+        right[10 : 10 + outside, sample] = True
+    with open_source(lake_of(keep, np.zeros(keep.shape), correct=right), "tests") as source:
+        assert memorization(source).frame["score"].to_list() == [0.6, 0.6, 0.6]
 
 
 def test_target_among_the_shadows_population_and_queries(lake_of: MakeLake) -> None:

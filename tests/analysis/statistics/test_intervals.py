@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from losslake.analysis.statistics.correlation import rank_correlation, ranks, with_error
 from losslake.analysis.statistics.intervals import (
     area_interval,
     clopper_pearson,
     correlation_p_value,
+    hidden_counts,
     logit_interval,
     spearman_interval,
     uncertain_share,
 )
-from scipy.optimize import brentq
-from scipy.stats import beta, binom, binomtest, chi2, norm, spearmanr
+from scipy.stats import beta, binom, binomtest, spearmanr
 
 
 @pytest.mark.parametrize("trials", [1, 2, 7, 60, 5_000])
@@ -40,49 +42,53 @@ def test_clopper_pearson_of_shared_out_ties_lies_between_its_neighbours() -> Non
 @pytest.mark.parametrize("confidence", [0.95, 0.5])
 def test_a_share_of_uncertain_hits_is_beyond_as_seldom_as_promised(confidence: float) -> None:
     """In every pair of the two counts: the probability of those at which the bound lies beyond the truth is summed up."""
-    trials, hidden, tail = 16, np.arange(21), (1 - confidence) / 2
-    at_most, at_least = binom.cdf(hidden, 20, 0.3), binom.sf(hidden - 1, 20, 0.3)
-    curves = {
-        "steep": np.minimum(hidden * 2, trials),
-        "flat": hidden // 4 + 5,
-        "a step at the expected count": np.where(hidden > 6, 14, 3),
-        "a step above it": np.where(hidden > 8, 14, 3),
-    }
-    for curve in curves.values():
+    trials, hidden, tail = 40, np.arange(21), (1 - confidence) / 2
+    weight = binom.pmf(hidden, 20, 0.3)
+    for curve in (hidden, hidden // 2, hidden // 4 + 5, np.full(21, 3)):
         beyond = {"low": 0.0, "high": 0.0}
         for j in hidden:
             # The truth is the curve at j, and K hits are seen there: the whole curve is up or down by as much.
-            for truth in (0.15, 0.6):
-                for k in range(trials + 1):
-                    seen = np.clip(curve - curve[j] + k, 0, trials)
-                    low, high = uncertain_share(seen, seen, at_most, at_least, trials, confidence)
-                    chance = binom.pmf(j, 20, 0.3) * binom.pmf(k, trials, truth) / 2
-                    beyond["low"] += chance * (low > truth)
-                    beyond["high"] += chance * (high < truth)
-        assert max(beyond.values()) <= tail + 1e-9
+            for k in range(trials + 1):
+                seen = np.clip(curve - curve[j] + k, 0, trials)
+                low, high = uncertain_share(weight, (seen, trials - seen), (seen, trials - seen), confidence)
+                chance = weight[j] * binom.pmf(k, trials, 0.3)
+                beyond["low"] += chance * (low > 0.3)
+                beyond["high"] += chance * (high < 0.3)
+        assert max(beyond.values()) <= tail + 0.003
 
 
-def test_the_bounds_of_uncertain_hits_are_the_farthest() -> None:
-    fewest, most = np.array([0, 3, 9, 20]), np.array([3, 9, 20, 25])
-    at_most, at_least = np.array([0.001, 0.1, 0.7, 1.0]), np.array([1.0, 0.999, 0.9, 0.3])
-    low, high = uncertain_share(fewest, most, at_most, at_least, 25)
-    radius = brentq(lambda r: (chi2.sf(r * r, 2) + 2 * chi2.sf(r * r, 1)) / 4 - 0.025, 0, 9)
-    rest = [
-        norm.sf(np.sqrt(radius**2 - max(norm.isf(p), 0) ** 2)) for p in at_most[1:]
-    ]  # the first is too unlikely
-    assert low == pytest.approx(min(beta.ppf(r, f, 25 - f + 1) for r, f in zip(rest, fewest[1:])), rel=1e-9)
-    assert high == 1.0
-    assert uncertain_share(fewest, most - 1, at_most, at_least, 25)[1] == pytest.approx(
-        beta.isf(norm.sf(np.sqrt(radius**2 - norm.isf(0.3) ** 2)), 25, 1)
-    )
-    wide = uncertain_share(np.array([9]), np.array([9]), np.ones(1), np.ones(1), 25)
-    exact = clopper_pearson(9, 25, 1 - 2 * norm.sf(radius))
-    np.testing.assert_allclose(wide, exact, rtol=1e-9)
+def test_the_bounds_of_uncertain_hits_are_those_of_the_mixture() -> None:
+    weight = np.array([0.2, 0.5, 0.3])
+    fewest, most = np.array([0.0, 3, 9]), np.array([3.0, 9, 25])
+    low, high = uncertain_share(weight, (fewest, 25 - fewest), (most, 25 - most))
+    assert (low, high) == (0.0, 1.0)  # no hit, and no miss, is more likely than the error
+    fewest, most = np.array([2.0, 3, 9]), np.array([3.0, 9, 12])
+    low, high = uncertain_share(weight, (fewest, 25 - fewest), (most, 25 - most))
+    assert weight @ beta.cdf(low, fewest, 26 - fewest) == pytest.approx(0.025, rel=1e-5)
+    assert weight @ beta.sf(high, most + 1, 25 - most) == pytest.approx(0.025, rel=1e-5)
+    one = np.ones(1)
+    known = uncertain_share(one, (9 * one, 16 * one), (9 * one, 16 * one))
+    np.testing.assert_allclose(known, clopper_pearson(9, 25), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("n", "share"), [(0, 0.1), (1, 0.5), (30, 0.001), (900, 0.01), (25_000, 0.1), (7, 1.0)]
+)
+@pytest.mark.parametrize("most", [None, 24])
+def test_hidden_counts_are_binomial(n: int, share: float, most: int | None) -> None:
+    count, weight = hidden_counts(n, share, most)
+    assert weight.sum() == pytest.approx(1)
+    assert (count >= 0).all()
+    assert (count <= n).all()
+    assert len(count) <= (most or n + 1)
+    mean, variance = n * share, n * share * (1 - share)
+    assert weight @ count == pytest.approx(mean, abs=0.1 * np.sqrt(variance) + 1e-9)
+    assert weight @ (count - mean) ** 2 == pytest.approx(variance, rel=0.05, abs=0.01)
 
 
 def test_no_trials_say_nothing() -> None:
-    none = np.zeros(1, dtype=int)
-    assert uncertain_share(none, none, np.ones(1), np.ones(1), 0) == (0.0, 1.0)
+    none = np.zeros(1)
+    assert uncertain_share(np.ones(1), (none, none), (none, none)) == (0.0, 1.0)
     assert clopper_pearson(0, 0) == (0.0, 1.0)
 
 
@@ -116,22 +122,59 @@ def test_p_values_match_scipy(n: int) -> None:
 
 
 def test_spearman_interval_at_its_ends() -> None:
-    assert spearman_interval(0.9, 3) == (-1, 1)
-    low, high = spearman_interval(1.0, 50)
+    assert spearman_interval(0.9, 0.1, 3) == (-1, 1)
+    low, high = spearman_interval(1.0, 0.0, 50)
     assert 0.99 < low <= high <= 1
-    assert spearman_interval(-0.5, 50) == tuple(-bound for bound in reversed(spearman_interval(0.5, 50)))
+    assert spearman_interval(-0.5, 0.1, 50) == tuple(
+        -bound for bound in reversed(spearman_interval(0.5, 0.1, 50))
+    )
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
-@pytest.mark.parametrize("n", [25, 120])
-def test_spearman_coverage(correlation: float, n: int) -> None:
+def rho(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    return float(spearmanr(x, y).statistic)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_error_of_spearman_is_what_each_pair_adds(tied: bool) -> None:
+    """Against the jackknife: leave each pair out."""
+    x, noise = np.random.default_rng(3).normal(size=(2, 400))
+    y = x**3 * noise + x
+    if tied:
+        x, y = np.round(x), np.maximum(y, 0)
+    left = [rho(np.delete(x, n), np.delete(y, n)) for n in range(400)]
+    error = np.std(left) * np.sqrt(399)
+    found, got = with_error(ranks(x), ranks(y))
+    assert found == pytest.approx(rho(x, y))
+    assert got == pytest.approx(error, rel=0.02)
+
+
+def drawn(
+    shape: str, rng: np.random.Generator, n: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    x, noise = rng.normal(size=(2, n))
+    if shape == "some pairs equal, heavy tails":
+        x = np.exp(x)
+        return x, np.where(rng.random(n) < 0.3, np.exp(noise), x)
+    if shape == "spread grows":
+        x = rng.gamma(1, 1, n)
+        return x, x * (1 + noise)
+    y = 0.6 * x + 0.8 * noise
+    return (np.round(x), np.maximum(y, 0.5)) if shape == "ties" else (x, y)
+
+
+@pytest.mark.parametrize("shape", ["some pairs equal, heavy tails", "spread grows", "ties", "normal"])
+@pytest.mark.parametrize("n", [50, 1_000])
+def test_spearman_coverage(shape: str, n: int) -> None:
     rng = np.random.default_rng(11)
-    truth = 6 / np.pi * np.arcsin(correlation / 2)  # of a bivariate normal
-    held = 0
-    for _ in range(300):
-        x, noise = rng.normal(size=(2, n))
-        y = correlation * x + np.sqrt(1 - correlation**2) * noise
-        ranks = np.argsort(np.argsort([x, y], axis=1), axis=1)
-        low, high = spearman_interval(float(np.corrcoef(ranks)[0, 1]), n)
-        held += low <= truth <= high
-    assert held / 300 >= 0.92
+    truth = rho(*drawn(shape, rng, 400_000))
+    held, widths, values = 0, [], []
+    for _ in range(400):
+        found = rank_correlation(*drawn(shape, rng, n), {})
+        assert found.value is not None
+        assert found.ci_low is not None
+        assert found.ci_high is not None
+        held += found.ci_low <= truth <= found.ci_high
+        widths.append(found.ci_high - found.ci_low)
+        values.append(found.value)
+    assert held / 400 >= 0.92
+    assert np.mean(widths) < 1.3 * 2 * 1.96 * np.std(values)

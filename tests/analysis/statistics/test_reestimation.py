@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from losslake.analysis.evaluations.reestimation import (
+from losslake.analysis.statistics.reestimation import (
     GRID,
     Outcomes,
     _tail,

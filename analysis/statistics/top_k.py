@@ -1,0 +1,101 @@
+"""Intervals of precision and recall of the highest scores, where an attack at a false-positive rate says what is true.
+
+Three things are drawn: which members there are, which of them come highest, and the non-members that set the attack's
+threshold. The numbers of members and of non-members above the true edges are binomial whatever the scores; for
+each pair of these counts the records themselves say how many would be found, and `uncertain_share` averages over the pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .intervals import Betas, hidden_counts, uncertain_share
+from .roc import uncertain_thresholds
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+Interval = tuple[float, float]
+
+_VALUES = 24
+"""Values of a hidden count at most; a third of a standard deviation apart they stand for those between."""
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Which members an attack finds, were its threshold where a number of non-members above it puts it.
+
+    ``surely`` and ``perhaps`` (members,) count the thresholds, from the highest on, that a member's score does not exceed by the
+    stricter and by the laxer reading; ``weight`` (thresholds,) is the probability of each.
+    """
+
+    surely: Counts
+    perhaps: Counts
+    weight: Floats
+
+    @classmethod
+    def of(cls, attack: Floats, others: Floats, fpr: float) -> Truth:
+        """From the attack's scores of the members (n,) and those of the non-members, sorted."""
+        above, weight = hidden_counts(len(others), fpr, _VALUES)
+        first, second = uncertain_thresholds(others, above)
+        # Thresholds fall from each to the next; a member is above the first one that its score exceeds and all after it.
+        surely = np.searchsorted(-first, -attack, "right")
+        perhaps = np.searchsorted(-second, -attack, "left")
+        return cls(surely, perhaps, weight)
+
+
+def precision_and_recall(score: Floats, truth: Truth, share: float) -> tuple[Interval, Interval]:
+    """95% intervals of the precision and the recall of the ``share`` of members (n,) with the highest score.
+
+    They are of what the shares would be in endlessly many members and non-members like these. Members tied at an edge are found by
+    their expected share.
+    """
+    n = len(score)
+    top, chance = hidden_counts(n, share, _VALUES)
+    weight = (chance[:, None] * truth.weight).ravel()
+    named = np.repeat(top.astype(np.float64), len(truth.weight))
+    fewest, most = (
+        [part.ravel() for part in _hits(score, reached, top, len(truth.weight))]
+        for reached in (truth.surely, truth.perhaps)
+    )
+    precision = uncertain_share(weight, (fewest[0], named - fewest[0]), (most[0], named - most[0]))
+    if share >= 1:
+        return precision, (1.0, 1.0)
+    laws = [_recalled(hits, found, named, share, n) for hits, found in (fewest, most)]
+    bounds = [uncertain_share(weight, law, law) for law in laws]
+    return precision, (min(low for low, _ in bounds), max(high for _, high in bounds))
+
+
+def _hits(score: Floats, reached: Counts, top: Counts, thresholds: int) -> tuple[Floats, Floats]:
+    """Members found among the top ones, and among all: (top, thresholds) each."""
+    ranked = np.sort(score)[::-1]
+    edge = ranked[(top - 1).clip(0)]
+    start, end = (np.searchsorted(-ranked, -edge, side) for side in ("left", "right"))
+    place = np.unique(np.concatenate([start, end]))
+    # Scores above the edge come before start, those tied with it before end.
+    cell = np.searchsorted(place, np.searchsorted(-ranked, -score, "left"), "right")
+    table = np.bincount(cell * (thresholds + 1) + reached, minlength=(len(place) + 1) * (thresholds + 1))
+    table = table.reshape(len(place) + 1, thresholds + 1).cumsum(axis=0).cumsum(axis=1)[:, :thresholds]
+    before, until = table[np.searchsorted(place, start)], table[np.searchsorted(place, end)]
+    room = np.where(top > 0, (top - start) / np.maximum(end - start, 1), 0.0)[:, None]
+    hits = np.where(top[:, None] > 0, before + room * (until - before), 0.0)
+    return hits, np.broadcast_to(table[-1], hits.shape).astype(np.float64)
+
+
+def _recalled(hits: Floats, found: Floats, named: Floats, share: float, n: int) -> Betas:
+    """Hits and misses whose beta distribution is that of the recall.
+
+    Where K are named, the odds of the recall are those of p share / (q (1 - share)) with the shares p and q found among the
+    K and among the others: independent, and not of a number found that is fixed. The more are found the less a share varies,
+    by 1 - p and 1 - q: the beta distribution has as many trials more.
+    """
+    missed = found - hits
+    inside = 1 - (hits + 0.5) / (named + 1)
+    outside = 1 - (missed + 0.5) / (n - named + 1)
+    odds = share * (n - named).clip(0.5) / ((1 - share) * named.clip(0.5))
+    spread = hits * odds + missed
+    trials = spread**2 / (odds * np.where(found > 0, missed * inside + hits * outside, 1.0))
+    recall = hits * odds / np.where(found > 0, spread, 1.0)
+    return recall * trials, (1 - recall) * trials
