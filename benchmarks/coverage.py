@@ -1,4 +1,4 @@
-"""Whether 95% intervals hold the truth: AUC, TPR at FPR, Spearman, memorization, and lower bounds on epsilon.
+"""Whether 95% intervals hold the truth: rates, precision, correlations, memorization, and lower bounds on epsilon.
 
     python benchmarks/coverage.py [--trials 1000]
 
@@ -13,9 +13,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from losslake.analysis.evaluations.compare import expected_hits
 from losslake.analysis.evaluations.epsilon import (
     audit_one_run,
     dp_law,
@@ -23,13 +25,15 @@ from losslake.analysis.evaluations.epsilon import (
     gaussian_law,
     held_out,
 )
+from losslake.analysis.evaluations.shadow_curve import another_set
 from losslake.analysis.scoring.catalogue import find, open_source
-from losslake.analysis.statistics.intervals import spearman_interval
+from losslake.analysis.statistics.correlation import rank_correlation
+from losslake.analysis.statistics.reestimation import Outcomes, shares_beyond
 from losslake.analysis.statistics.roc import auc, tpr_at_fpr
+from losslake.analysis.statistics.top_k import Truth, precision_and_recall
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from scipy.special import ndtr, ndtri
-from scipy.stats import rankdata
 
 BAR = 0.93
 DELTA = 1e-5
@@ -85,17 +89,117 @@ def of_tpr() -> Iterator[Case]:
             )
 
 
+def of_top_k() -> Iterator[Case]:
+    """One member in seven is exposed; the attack sees that, and so does a cheap score. Precision and recall of its top."""
+    for shape, members, others, fpr, share in (
+        ("normal", 900, 900, 0.01, 0.1),
+        ("normal", 3_000, 3_000, 0.001, 0.1),
+        ("normal", 25_000, 25_000, 0.001, 0.1),
+        ("normal", 60, 2_000, 0.01, 0.2),
+        ("normal", 2_000, 200, 0.03, 0.1),
+        ("heavy tails", 1_000, 1_000, 0.01, 0.05),
+        ("ties", 2_000, 2_000, 0.01, 0.1),
+    ):
+        attack, score = _exposed(np.random.default_rng(1), 2_000_000, shape)
+        true = attack > ndtri(1 - fpr)
+        top = int(share * len(score))
+        precision = expected_hits(score, true, top) / top
+        truths = ("precision@k", precision), ("recall@k", precision * share / float(true.mean()))
+        for place, (what, truth) in enumerate(truths):
+
+            def trial(
+                rng: np.random.Generator,
+                n: tuple[int, int] = (members, others),
+                shape: str = shape,
+                fpr: float = fpr,
+                share: float = share,
+                place: int = place,
+            ) -> Interval:
+                attack, score = _exposed(rng, n[0], shape)
+                found = Truth.of(attack, np.sort(rng.normal(size=n[1])), fpr)
+                return precision_and_recall(score, found, share)[place]
+
+            yield what, f"{members} + {others} records, FPR {fpr:g}, top {share:.0%}, {shape}", truth, trial
+
+
+def _exposed(rng: np.random.Generator, n: int, shape: str) -> tuple[np.ndarray, np.ndarray]:
+    exposed = np.where(rng.random(n) < 0.15, rng.gamma(2, 2.0, n), 0)
+    attack, score = rng.normal(0, 1, n) + exposed, exposed + rng.normal(0, 1, n)
+    if shape == "heavy tails":
+        score = np.exp(exposed + rng.standard_t(2, n))
+    return attack, np.round(score) if shape == "ties" else score
+
+
 def of_spearman() -> Iterator[Case]:
-    """Pairs from a normal of correlation r, whose rank correlation is 6 / pi asin(r / 2)."""
-    for n in (100, 3_000):
-        for r in (0.0, 0.5, 0.9):
+    """Normal pairs, of which the truth is 6 / pi asin(r / 2); pairs of which some are equal; a spread that grows; ties."""
+    shapes: dict[str, Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]] = {
+        "some pairs equal": _some_equal,
+        "spread grows": lambda rng, n: (x := rng.gamma(1, 1, n), x * rng.normal(1, 1, n)),
+        "rounded, half of one side equal": _rounded,
+    }
+    for r in (0.0, 0.5, 0.9):
+        shapes[f"normal, r = {r:g}"] = lambda rng, n, r=r: _normal(rng, n, r)
+    for shape, draw in shapes.items():
+        truth = float(rank_correlation(*draw(np.random.default_rng(1), 1_000_000), {}).value or 0)
+        if shape.startswith("normal"):
+            truth = float(6 / np.pi * np.arcsin(float(shape.split()[-1]) / 2))
+        for n in (30, 100, 3_000):
 
-            def trial(rng: np.random.Generator, n: int = n, r: float = r) -> Interval:
-                x, y = rng.normal(size=(2, n))
-                y = r * x + np.sqrt(1 - r * r) * y
-                return spearman_interval(float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]), n)
+            def trial(rng: np.random.Generator, n: int = n, draw: Any = draw) -> Interval:
+                return _ends(rank_correlation(*draw(rng, n), {}))
 
-            yield "Spearman", f"{n} pairs, r = {r:g}", float(6 / np.pi * np.arcsin(r / 2)), trial
+            yield "Spearman", f"{n} pairs, {shape}", truth, trial
+
+
+def _normal(rng: np.random.Generator, n: int, r: float) -> tuple[np.ndarray, np.ndarray]:
+    x, y = rng.normal(size=(2, n))
+    return x, r * x + np.sqrt(1 - r * r) * y
+
+
+def _some_equal(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    x = rng.exponential(1, n)
+    return x, np.where(rng.random(n) < 0.3, rng.exponential(1, n), x)
+
+
+def _rounded(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    x, y = _normal(rng, n, 0.6)
+    return np.round(x), np.maximum(y, 0.0)
+
+
+def of_shadow_curve() -> Iterator[Case]:
+    """Success that is a mean over shadow models: whether a new set of them lies in the interval from draws of one fleet."""
+    for shadows, number in ((32, 16), (32, 4), (12, 9)):
+
+        def trial(rng: np.random.Generator, shadows: int = shadows, number: int = number) -> Interval:
+            runs = rng.gamma(2, 0.05, shadows)
+            low, high = another_set(
+                [rng.permutation(runs)[:number].mean() for _ in range(10)], number, shadows
+            )
+            new = rng.gamma(2, 0.05, number).mean()
+            return low - new, high - new
+
+        yield "shadow-curve", f"10 draws of {number} of {shadows} models", 0.0, trial
+
+
+def of_share_above() -> Iterator[Case]:
+    """The share of records whose memorization exceeds 0.4: none, or one in twenty beside others that vary."""
+    for kind, truth in (("none memorized", 0.0), ("5% memorized", 0.05)):
+        for runs in (5, 16, 64):
+
+            def trial(rng: np.random.Generator, runs: int = runs, kind: str = kind) -> Interval:
+                outside = rng.beta(5, 1, 1_000)
+                inside = outside
+                if kind != "none memorized":
+                    chosen = rng.random(1_000) < 0.05
+                    outside = np.where(chosen, 0.05, np.maximum(outside, 0.6))
+                    inside = np.where(chosen, 0.97, np.maximum(outside, 0.95))
+                n_in = np.full(1_000, runs // 2)
+                n_out = runs - n_in
+                counts = Outcomes(rng.binomial(n_in, inside), n_in, rng.binomial(n_out, outside), n_out)
+                (found,) = shares_beyond(counts, (0.4,))
+                return found.low, found.high
+
+            yield "share_above", f"1,000 records, {runs} models, {kind}", truth, trial
 
 
 def of_epsilon() -> Iterator[Case]:
@@ -207,7 +311,7 @@ def main() -> None:
     given = parser.parse_args()
     print("| interval | simulated | truth | holds it |\n| --- | --- | --- | --- |")
     worst = 1.0
-    for cases in (of_auc, of_tpr, of_spearman, of_epsilon):
+    for cases in (of_auc, of_tpr, of_top_k, of_spearman, of_shadow_curve, of_share_above, of_epsilon):
         for number, (what, where, truth, trial) in enumerate(cases()):
             rng = np.random.default_rng([given.seed, number])
             held = 0
