@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ..attacks.lira import POOL_UNDER
@@ -16,7 +16,7 @@ from ..attacks.phi_matrix import queries_of, read_phi, shadow_phi
 from ..measures.memorization import memorization
 from ..scores import Finding
 from ..source import Source
-from ..statistics.intervals import CONFIDENCE
+from ..statistics.intervals import CONFIDENCE, logit_interval
 from ..statistics.metric import Metric
 from ..statistics.roc import evaluate, whole_part
 from .compare import check_fprs
@@ -187,9 +187,13 @@ def another_set(values: Sequence[float], number: int, shadows: int) -> tuple[flo
     if n < 2 or used >= 1:
         return 0.0, 1.0
     variance = float(np.var(values, ddof=1)) / (1 - used)
-    reach = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * np.sqrt(variance * (1 + used + (1 - used) / n))
+    # The variance is uncertain by the draws, given the runs, and by the runs.
+    freedom = 1 / (1 / (n - 1) + 1 / (shadows - 1))
+    wider = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2) / ndtri(0.5 + CONFIDENCE / 2))
     centre = float(np.mean(values))
-    return max(0.0, centre - reach), min(1.0, centre + reach)
+    if variance == 0:  # every draw said the same
+        return centre, centre
+    return logit_interval(centre, variance * (1 + used + (1 - used) / n) * wider**2, n)
 
 
 def _needed(metrics: Sequence[Metric], reach: Sequence[float]) -> list[Metric]:
