@@ -126,7 +126,7 @@ def _exposed(rng: np.random.Generator, n: int, shape: str) -> tuple[np.ndarray, 
     exposed = np.where(rng.random(n) < 0.15, rng.gamma(2, 2.0, n), 0)
     attack, score = rng.normal(0, 1, n) + exposed, exposed + rng.normal(0, 1, n)
     if shape == "heavy tails":
-        score = np.exp(exposed + rng.standard_t(2, n))
+        score = exposed + rng.standard_t(2, n)
     return attack, np.round(score) if shape == "ties" else score
 
 

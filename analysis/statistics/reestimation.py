@@ -114,7 +114,8 @@ def shares_beyond(outcomes: Outcomes, levels: Sequence[float]) -> list[Beyond]:
 
     def beyond(level: float) -> tuple[int, Floats]:
         tails = sum(
-            count * _tail(*pair, level) for pair, count in zip(pairs.T.tolist(), times.tolist(), strict=True)
+            count * _tail(inside, outside, level)
+            for (inside, outside), count in zip(pairs.T.tolist(), times.tolist(), strict=True)
         )
         return int((estimate > level + 1e-12).sum()), np.asarray(tails) / n
 
