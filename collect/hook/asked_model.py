@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +13,12 @@ from torch import nn
 
 from ...store.errors import InvalidOption
 from ..grad_norms.eval_pass import ordered_norms
-from ..losses.criterion import LossOf, SampleLosses
+from ..losses.criterion import CROSS_ENTROPY, LossOf, SampleLosses
 from ..losses.cross_entropy import loss_and_margin
 from ..random_streams import undisturbed_randomness
 from ..ranks import inner_model
-from ..signals.evaluation import ordered_outputs, ordered_records, records
-from ..signals.from_logits import Answers, answers_from_logits
+from ..signals.evaluation import check_holds_all, ordered_outputs, ordered_records, records
+from ..signals.from_logits import Answers, answers_from_logits, phi_from_loss
 from ..signals.queries import AS_IT_IS, Query
 
 TracePoint = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
@@ -35,6 +35,7 @@ class AskedModel:
     labels    (samples,) of the samples table, -1 where it has none
     norms     whether the points of its trace have gradient norms
     by_target how a record's loss comes from its target in the data; None: it is the cross-entropy of its class number
+    decide    is told the name of the loss that is recorded, and raises where it is not the run's
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class AskedModel:
     labels: np.ndarray
     norms: bool
     by_target: LossOf | None
+    decide: Callable[[str], None]
 
     def trace_point(self, ids: np.ndarray, *, unwatched: AbstractContextManager[None]) -> TracePoint:
         """What the samples ``ids`` have in eval mode.
@@ -50,7 +52,9 @@ class AskedModel:
         """
         if self.by_target is not None:
             found = self._losses(self.by_target, ids, AS_IT_IS)
+            self.decide(found.name)
             return found.loss, found.margin, None
+        self.decide(CROSS_ENTROPY)
         losses, margins, of_gradients = [], [], []
         with unwatched:
             for logits, labels, *norm in (
@@ -72,11 +76,18 @@ class AskedModel:
         """
         if self.by_target is not None:
             found = self._losses(self.by_target, ids, query)
+            self.decide(found.name)
             loss = found.loss.double().cpu().numpy()
             margin = None if found.margin is None else found.margin.double().cpu().numpy()
+            if margin is None or found.name != CROSS_ENTROPY:
+                # Of a record's positions phi is that of its mean loss, and it is not right or wrong as a whole.
+                yield ids, Answers(loss, None if margin is None else phi_from_loss(loss))
+                return
             # Of two classes phi is the margin.
-            yield ids, Answers(loss, margin, correct=None if margin is None else margin > 0)
+            lone = self.by_target.kind in ("binary", "probabilities")
+            yield ids, Answers(loss, margin if lone else phi_from_loss(loss), correct=margin > 0)
             return
+        self.decide(CROSS_ENTROPY)
         done = 0
         for logits, labels in _pieces(ordered_outputs(self.model, self.data, ids, self.labels, query)):
             part = slice(done, done + len(labels))
@@ -89,22 +100,30 @@ class AskedModel:
         found = []
         for x, y, asked in ordered_records(inner, self.data, ids, len(self.labels), query):
             known = torch.from_numpy(self.labels[asked]).to(x.device)
-            found.append(losses_of(inner(x), y.to(x.device), known, highest))
+            output, target = losses_of.as_called(inner(x), y.to(x.device))
+            found.append(losses_of(output, target, known, highest))
         margins = [part.margin for part in found if part.margin is not None]
         loss = torch.cat([part.loss for part in found])
-        return SampleLosses(loss, torch.cat(margins) if len(margins) == len(found) else None)
+        margin = torch.cat(margins) if len(margins) == len(found) else None
+        return SampleLosses(loss, margin, name=found[0].name)
 
 
 def asked_model(
-    model: nn.Module, data: Any, labels: np.ndarray, losses: LossOf | None, *, norms: bool
+    model: nn.Module,
+    data: Any,
+    labels: np.ndarray,
+    losses: LossOf | None,
+    *,
+    norms: bool,
+    decide: Callable[[str], None],
 ) -> AskedModel:
     """What to ask by the ``losses`` of a criterion, where there is one. Raises InvalidOption for norms that it has not."""
-    by_target = losses is not None and _needs_targets(losses, data, highest_label(labels))
+    by_target = losses is not None and _needs_targets(losses, model, data, labels)
     if by_target and norms:
         raise InvalidOption(
             "gradient norms in eval mode are of the cross-entropy; leave grad_norm out, or watch_model in train mode"
         )
-    return AskedModel(model, data, labels, norms, losses if by_target else None)
+    return AskedModel(model, data, labels, norms, losses if by_target else None, decide)
 
 
 def highest_label(labels: np.ndarray) -> int | None:
@@ -112,20 +131,35 @@ def highest_label(labels: np.ndarray) -> int | None:
     return int(labels.max()) if len(labels) and labels.min() >= 0 else None
 
 
-def _needs_targets(losses: LossOf, data: Any, highest: int | None) -> bool:
+def _needs_targets(losses: LossOf, model: nn.Module, data: Any, labels: np.ndarray) -> bool:
     """Whether a record's loss comes from its target in ``data``, and not from a class number of the samples table."""
-    if losses.kind == "classes" or not len(data):
+    check_holds_all(data, len(labels))
+    if not len(labels):
         return False
     if losses.kind == "regression":
         return True
     with undisturbed_randomness(torch.device("cpu")):
         _, y = records(data, [0])
     y = torch.as_tensor(y)
+    highest = highest_label(labels)
     if losses.kind in ("binary", "probabilities"):
         two_classes = highest is not None and highest <= 1
         # Of probabilities a class's logit would have to be made first.
         return y.numel() > 1 or not two_classes or losses.kind == "probabilities"
-    return losses.loss_only and (y.is_floating_point() or y.numel() > 1)
+    if y.numel() > 1:
+        return True
+    if losses.kind == "classes":
+        return False
+    if y.is_floating_point():
+        return True
+    if not losses.loss_only:
+        return False
+    # A whole number that a lone output is to hit is a count, as it is in a step; see `LossOf`.
+    inner = inner_model(model)
+    first = np.zeros(1, dtype=np.int64)
+    for x, _, _ in ordered_records(inner, data, first, len(labels), AS_IT_IS):
+        output = inner(x)
+    return isinstance(output, torch.Tensor) and output.numel() == len(output)
 
 
 def _pieces(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

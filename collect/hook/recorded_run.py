@@ -211,7 +211,7 @@ class RecordedRun:
         """
         wanted = self._eval_norms if grad_norm is None else grad_norm
         losses = self._losses if criterion is None else LossOf(criterion)
-        asked = asked_model(model, data, self.labels, losses, norms=wanted)
+        asked = asked_model(model, data, self.labels, losses, norms=wanted, decide=self._steps.decide)
         self.trace_eval_by(lambda ids: asked.trace_point(ids, unwatched=self._steps.paused()))
 
     def trace_eval_by(self, ask: Callable[[np.ndarray], TracePoint]) -> None:
@@ -236,7 +236,7 @@ class RecordedRun:
         Of a loss that is no cross-entropy there is the loss alone, without phi and logits.
         """
         losses = self._losses if criterion is None else LossOf(criterion)
-        asked = asked_model(model, data, self.labels, losses, norms=False)
+        asked = asked_model(model, data, self.labels, losses, norms=False, decide=self._steps.decide)
         where = f"logits of run {self.name!r}"
         self._evaluate(lambda ids, query: asked.answers(ids, query, where=where))
 
@@ -290,6 +290,7 @@ class RecordedRun:
             return None
         info = dataclasses.replace(
             self._info,
+            extra={**self._info.extra, **({} if self._steps.loss is None else {"loss": self._steps.loss})},
             epochs=self._recorder.epochs or max(self._eval_points - 1, 0) or None,
             seconds=self._trained or time.perf_counter() - self._started,
             versions=versions(),

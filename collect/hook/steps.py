@@ -34,6 +34,18 @@ class RecordedSteps:
         self._clean = LossOf(functional.cross_entropy)
         self._pending: torch.Tensor | None = None
         self._watcher: GradNormWatcher | None = None
+        self.loss: str | None = None
+        """The name of the loss that the run records, once it is decided; see `decide`."""
+
+    def decide(self, loss: str) -> None:
+        """A run records one loss: that of its first values. Raises InvalidInput for another one."""
+        if self.loss is None:
+            self.loss = loss
+        elif loss != self.loss:
+            raise InvalidInput(
+                f"run {self._run!r} records one loss, which is: {self.loss}; here it would be: {loss}. Watch the criterion before the "
+                "first trace_eval, evaluate by the criterion that is trained with, or record what has another loss in a run of its own"
+            )
 
     @property
     def watching(self) -> bool:
@@ -144,6 +156,7 @@ class RecordedSteps:
         with torch.no_grad(), torch.autocast(device_type=output.device.type, enabled=False):
             at = _to_device(ids, output.device)
             found = losses(self._known_labels(output.device)[at], self._highest_label)
+            self.decide(found.name)
             self._recorder.record(at, found.loss, found.margin, found.wrong)
         return at
 

@@ -32,6 +32,10 @@ _KINDS: tuple[tuple[Kind, tuple[type[nn.Module], ...], tuple[Callable[..., Any],
     ),
 )
 
+CROSS_ENTROPY = "cross-entropy"
+POSITIONS = "mean cross-entropy of a record's positions"
+LABELS = "mean binary cross-entropy of a record's labels"
+
 _WAY_OUT = (
     "give it an argument or attribute reduction that it obeys, or compute the samples' losses yourself: "
     "run.batch(ids), then run.record(losses)"
@@ -43,11 +47,15 @@ _LEAST_LOGIT = -100.0
 
 @dataclass(frozen=True, eq=False)
 class SampleLosses:
-    """Loss (B,) float32; margin (B,), or None where there is none; which samples have another label than the table's."""
+    """Loss (B,) float32; margin (B,), or None where there is none; which samples have another label than the table's.
+
+    ``name`` says which loss it is, as the run's facts have it.
+    """
 
     loss: torch.Tensor
     margin: torch.Tensor | None = None
     wrong: torch.Tensor | None = None
+    name: str = CROSS_ENTROPY
 
 
 @dataclass(eq=False)
@@ -65,7 +73,11 @@ class LossOf:
 
     criterion: Callable[..., Any]
     kind: Kind = field(init=False)
+    outputs: int = field(default=1, init=False)
+    """How many values of the criterion the loss of a sample is the mean of, where it is one of a fixed number."""
     _holds_probabilities: bool | None = field(default=None, init=False)
+    _alone: bool = field(default=False, init=False)
+    _called_with: tuple[torch.Size, torch.Size] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.kind = _kind_of(self.criterion)
@@ -73,7 +85,7 @@ class LossOf:
     @property
     def loss_only(self) -> bool:
         """Whether a target is a number, not a class, or may be one."""
-        return self.kind == "regression" or (self.kind == "other" and _tells_samples_apart(self.criterion))
+        return self.kind == "regression" or (self.kind == "other" and tells_samples_apart(self.criterion))
 
     def __call__(
         self,
@@ -91,8 +103,11 @@ class LossOf:
         in a run for a criterion of the user's own with a target that is not of integers.
         """
         options = options or {}
+        self.outputs = 1
+        if self._called_with is None and _rows_agree(output, target):
+            self._called_with = output.shape[1:], target.shape[1:]
         if self.kind == "regression":
-            return SampleLosses(_unreduced(self.criterion, output, target, more, options))
+            return self._own(output, target, more, options)
         tensor = isinstance(target, torch.Tensor)
         whole = tensor and not target.is_floating_point() and target.dtype != torch.bool
         if tensor and self.kind in ("binary", "probabilities"):
@@ -107,7 +122,66 @@ class LossOf:
                 return _classes(output, target, known, highest, ignored)
         if self.kind == "classes" or self._class_probabilities(output, target, highest):
             return _at_known(output, known, highest)
-        return SampleLosses(_unreduced(self.criterion, output, target, more, options))
+        return self._own(output, target, more, options)
+
+    def as_called(self, output: Any, target: Any) -> tuple[Any, Any]:
+        """Output and target of records asked in another place, in the shapes that the loop calls the criterion with.
+
+        A loop often squeezes one of both, (B, 1) to (B,). Before its first call the target takes the output's shape, where both
+        have as many values.
+        """
+        if not _rows_agree(output, target):
+            return output, target
+        if self._called_with is not None:
+            return tuple(
+                each.reshape(len(each), *shape) if _but_for_ones(each.shape[1:], shape) else each
+                for each, shape in zip((output, target), self._called_with, strict=True)
+            )
+        if _but_for_ones(target.shape[1:], output.shape[1:]):
+            target = target.reshape(output.shape)
+        return output, target
+
+    def _own(self, output: Any, target: Any, more: Sequence[Any], options: Mapping[str, Any]) -> SampleLosses:
+        """The criterion's own value of each sample, the mean over its outputs."""
+        if self.kind == "regression" and _shape(output) != _shape(target):
+            raise InvalidInput(
+                f"{_name(self.criterion)} was called with an output of shape {_shape(output)} and a target of shape "
+                f"{_shape(target)}; torch broadcasts them, so that each record's loss holds the targets of others: bring both "
+                "to one shape, as with output.squeeze(1)"
+            )
+        losses = unreduced(self.criterion, output, target, more, options).detach().float()
+        self.outputs = losses[:1].numel()
+        each = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+        if self.kind == "other" and not self._alone and len(each) > 1:
+            # Once in a run the host waits for the device, to see that a record's loss is not that of others too.
+            self._check_alone(each, output, target, more, options)
+            self._alone = True
+        name = _name(self.criterion) + (", mean of a record's outputs" if self.outputs > 1 else "")
+        return SampleLosses(each, name=name)
+
+    def _check_alone(
+        self,
+        each: torch.Tensor,
+        output: Any,
+        target: Any,
+        more: Sequence[Any],
+        options: Mapping[str, Any],
+    ) -> None:
+        rows = len(each)
+        for more_of in ([row_of(value, 0, rows) for value in more], more):
+            try:
+                alone = unreduced(
+                    self.criterion, output[:1], row_of(target, 0, rows), more_of, options, rows=1
+                )
+            except (RuntimeError, ValueError, IndexError, InvalidInput):
+                continue
+            if torch.allclose(alone.detach().float().mean(), each[0], rtol=1e-2, atol=1e-5, equal_nan=True):
+                return
+        raise InvalidInput(
+            f"{_name(self.criterion)}, called with an output of shape {_shape(output)} and a target of shape {_shape(target)}, gives a "
+            "record another loss than it has alone: the shapes broadcast, or the losses depend on the other records of the batch; "
+            f"bring both to one shape, or compute the samples' losses yourself: run.batch(ids), then run.record(losses)"
+        )
 
     def _positions(self, output: torch.Tensor, target: torch.Tensor, ignored: int) -> SampleLosses:
         """Of logits (B, C, ...) or (B, ..., C) and class numbers (B, ...): means over a sample's positions."""
@@ -124,7 +198,7 @@ class LossOf:
             )
         z = output.flatten(2).transpose(1, 2) if second else output.flatten(1, -2)
         labels = target.flatten(1).to(z.device, non_blocking=True).long()
-        return SampleLosses(*position_loss_and_margin(z, labels, ignored))
+        return SampleLosses(*position_loss_and_margin(z, labels, ignored), name=POSITIONS)
 
     def _binary(
         self, output: torch.Tensor, target: torch.Tensor, known: torch.Tensor, highest: int | None
@@ -136,7 +210,8 @@ class LossOf:
         if t.shape != z.shape:
             raise InvalidInput(f"binary logits are {tuple(z.shape)}, their targets {tuple(t.shape)}")
         if z.numel() != len(z):
-            return SampleLosses(_binary_loss(z, t).flatten(1).mean(1))
+            self.outputs = z[:1].numel()
+            return SampleLosses(_binary_loss(z, t).flatten(1).mean(1), name=LABELS)
         z, t = z.reshape(-1), t.reshape(-1)
         wrong = None
         if highest is not None and highest <= 1:
@@ -222,7 +297,7 @@ def _inner(criterion: Callable[..., Any]) -> Callable[..., Any]:
     return criterion.func if isinstance(criterion, functools.partial) else criterion
 
 
-def _tells_samples_apart(criterion: Callable[..., Any]) -> bool:
+def tells_samples_apart(criterion: Callable[..., Any]) -> bool:
     """Whether it has a reduction that can be none: an attribute of that name, or a parameter."""
     if isinstance(getattr(criterion, "reduction", None), str):
         return True
@@ -232,19 +307,21 @@ def _tells_samples_apart(criterion: Callable[..., Any]) -> bool:
         return False
 
 
-def _unreduced(
+def unreduced(
     criterion: Callable[..., Any],
     output: torch.Tensor,
     target: Any,
     more: Sequence[Any],
     options: Mapping[str, Any],
+    *,
+    rows: int | None = None,
 ) -> torch.Tensor:
-    """Each sample's loss (B,) float32: the criterion with reduction="none", the mean over what a sample has several of.
+    """Each sample's losses (B, ...): the criterion with reduction="none".
 
     It is called a second time, so its state and the random streams are left as they were. Raises InvalidInput where it
     has no reduction, or does not obey it.
     """
-    if not _tells_samples_apart(criterion):
+    if not tells_samples_apart(criterion):
         raise InvalidInput(f"the losses of single samples cannot be had from {_name(criterion)}; {_WAY_OUT}")
     call, given = criterion, dict(options)
     if isinstance(getattr(criterion, "reduction", None), str):
@@ -253,19 +330,46 @@ def _unreduced(
         given.pop("reduction", None)
     else:
         given["reduction"] = "none"
-    with undisturbed_randomness(output.device):
-        if isinstance(call, nn.Module):
-            # A copy shares the buffers, which a criterion may change.
-            buffers = {name: value.clone() for name, value in call.named_buffers()}
-            losses = torch.func.functional_call(call, buffers, (output, target, *more), given)
-        else:
-            losses = call(output, target, *more, **given)
-    if not isinstance(losses, torch.Tensor) or losses.ndim == 0 or len(losses) != len(output):
+    losses = called_again(call, (output, target, *more), given, output.device)
+    rows = len(output) if rows is None else rows
+    if not isinstance(losses, torch.Tensor) or losses.ndim == 0 or len(losses) != rows:
         what = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
         raise InvalidInput(
             f"{_name(criterion)} with reduction='none' gave {what} for {len(output)} samples; {_WAY_OUT}"
         )
-    return losses.detach().float().flatten(1).mean(1) if losses.ndim > 1 else losses.detach().float()
+    return losses
+
+
+def called_again(
+    criterion: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], device: torch.device
+) -> Any:
+    """What the criterion returns, its state and the random streams left as they were."""
+    with undisturbed_randomness(device):
+        if isinstance(criterion, nn.Module):
+            # A copy shares the buffers, which a criterion may change.
+            buffers = {name: value.clone() for name, value in criterion.named_buffers()}
+            return torch.func.functional_call(criterion, buffers, tuple(args), dict(options))
+        return criterion(*args, **options)
+
+
+def row_of(value: Any, row: int, rows: int) -> Any:
+    """Of a tensor with a row a sample that of one of them, as a batch of one; anything else as it is."""
+    whole = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
+    return value[row : row + 1] if whole else value
+
+
+def _rows_agree(output: Any, target: Any) -> bool:
+    tensors = isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor)
+    return tensors and output.ndim > 0 and target.ndim > 0 and len(output) == len(target)
+
+
+def _but_for_ones(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two shapes differ in dimensions of 1 alone, and in some of these."""
+    return shape != other and [n for n in shape if n != 1] == [n for n in other if n != 1]
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
 
 
 def _name(criterion: Callable[..., Any]) -> str:
