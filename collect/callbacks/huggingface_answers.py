@@ -39,6 +39,14 @@ def task_of(model: nn.Module, named: Task | None) -> Task:
     inner = base() if base is not None else model
     name = type(inner).__name__
     if name.endswith(_CLASSIFIERS):
+        config = getattr(inner, "config", None)
+        problem = getattr(config, "problem_type", None)
+        if problem == "regression" or (problem is None and getattr(config, "num_labels", None) == 1):
+            # Whole numbers as targets look like class numbers.
+            raise InvalidOption(
+                f"{name} is trained as a regression (its config: num_labels {getattr(config, 'num_labels', None)}, problem_type "
+                f"{problem}), which has no cross-entropy; write the loop yourself with run.watch_criterion(nn.MSELoss())"
+            )
         return "classification"
     encodes = getattr(getattr(inner, "config", None), "is_encoder_decoder", False)
     if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and not encodes:
@@ -131,6 +139,7 @@ class Asking:
                 inputs = self.collate([self._record(int(number)) for number in part])
                 labels = inputs["labels"]
                 if self.task == "classification":
+                    check_classes(labels)
                     check_labels(self.labels, labels.reshape(-1), part)
                 given = {
                     name: value.to(device) if isinstance(value, torch.Tensor) else value

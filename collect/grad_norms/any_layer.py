@@ -46,7 +46,11 @@ def any_layer(
     values = {name: wide(own[name]) for name in names}
     # What the layer changes in its buffers when it is run again must not last.
     kept = {name: _wide_like(value) for name, value in module.named_buffers()}
-    batched = [isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and len(leaf) == rows for leaf in leaves]
+    shared = _causal_mask(module, args, kwargs)
+    batched = [
+        isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and len(leaf) == rows and leaf is not shared
+        for leaf in leaves
+    ]
     used = [at for at, grad in enumerate(grads) if grad is not None]
 
     def weighted(
@@ -86,6 +90,14 @@ def any_layer(
         for name in names:
             gathered[name].append(gradients[name])
     return {name: Dense(wide(torch.cat(pieces))) for name, pieces in gathered.items()}
+
+
+def _causal_mask(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The mask (positions, positions) of attention, the same for all samples, however many positions there are."""
+    if not isinstance(module, nn.MultiheadAttention):
+        return None
+    mask = args[5] if len(args) > 5 else kwargs.get("attn_mask")
+    return mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
 
 
 def output_tensors(output: Any) -> list[torch.Tensor]:

@@ -93,7 +93,7 @@ def _cross_entropy(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def _norms_of(watcher: GradNormWatcher, losses: torch.Tensor) -> GradNorms:
     """Norms of the batch that the watched model just saw, from its losses (B,)."""
-    watcher.loss(losses, torch.arange(len(losses), device=losses.device), 1.0)
+    watcher.loss(losses, torch.arange(len(losses), device=losses.device), 1.0, lambda row: losses[row])
     trained = [value for value in watcher.parameters.values() if value.requires_grad]
     # Into nothing: a loop that adds up gradients over batches keeps its own.
     torch.autograd.grad(losses.sum(), trained, allow_unused=True)
@@ -103,6 +103,12 @@ def _norms_of(watcher: GradNormWatcher, losses: torch.Tensor) -> GradNorms:
         raise InvalidInput(
             f"the per-sample gradients of {', '.join(wrong[:3])} do not add up to those of the batch, so their norms would be "
             "wrong: these weights are used past their layer; call the layer, or freeze it"
+        )
+    if found.apart is not None and found.apart.any():
+        wrong = [name for name, fault in zip(watcher.names, found.apart.tolist(), strict=True) if fault]
+        raise InvalidInput(
+            f"the gradient norm found of a record is not that of its own loss, in {', '.join(wrong[:3])}: the rows that these "
+            "weights see are not the records of the batch (batch first in every layer?); freeze them, or change the layer"
         )
     names = (watcher.names[number] for number in found.numbers)
     return GradNorms(found.norms, dict(zip(names, found.parts, strict=True)))

@@ -6,6 +6,7 @@ the gradient itself (Goodfellow 2015, "Efficient per-example gradient computatio
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +19,12 @@ from ...store.errors import InvalidInput
 from ..ranks import inner_model
 from .layers import Layer, check_layer, watched_layers
 from .step import Step, StepNorms, listen
-from .use import plain
+from .use import plain, wide
+
+_RARELY = 256
+"""Batches after which one record's gradient is taken by itself again; before that after 1, 2, 4, 8, ..."""
+
+_SCALE = 1024.0
 
 
 class GradNormWatcher:
@@ -30,6 +36,9 @@ class GradNormWatcher:
 
     With ``check`` the gradients found are added up in the next batch and compared with what autograd
     computed, see `StepNorms`; `check_next` asks for it again.
+
+    Sums do not tell whether each row is a record's. So in the first batch, and ever more rarely in later ones, the gradient of
+    one record's own loss is taken by itself, from the graph of this very step, and its norm compared, whatever ``check`` is.
     """
 
     def __init__(self, model: nn.Module, *, check: bool = True) -> None:
@@ -44,6 +53,8 @@ class GradNormWatcher:
         self._waiting: list[Step] = []  # closed by a loss, norms not taken
         self._check_handles: list[Any] = []
         self._paused = False
+        self._batches = 0
+        self._random = random.Random(0)  # none of the streams that training draws from
         self._checked: set[Layer] = set()
         self._handles = [self._model.register_forward_pre_hook(_out_of_graph(self._before_model))]
         for layer in layers:
@@ -75,12 +86,18 @@ class GradNormWatcher:
         self._backward = None
         self._open()
 
-    def loss(self, value: Any, ids: torch.Tensor, divisor: torch.Tensor | float) -> None:
+    def loss(
+        self,
+        value: Any,
+        ids: torch.Tensor,
+        divisor: torch.Tensor | float,
+        alone: Callable[[int], torch.Tensor] | None = None,
+    ) -> None:
         """The loss of the batch that the model just saw: ``ids`` (B,) are its samples, B of them.
 
         ``value`` is what a backward pass starts from, whatever is done to it before: from the gradient that arrives
         there follows the factor (loss scale, accumulation) that is undone. It is the samples' losses (B,), or
-        their sum over ``divisor``. Raises InvalidInput for a value that is no tensor, or where no layer ran.
+        the sum of each over ``divisor``, () or (B,). ``alone(row)`` is the loss of one of them by itself, with its graph. Raises InvalidInput for a value that is no tensor, or where no layer ran.
         """
         step = self._step
         if not isinstance(value, torch.Tensor):
@@ -100,6 +117,12 @@ class GradNormWatcher:
         step.close(ids)
         if not value.requires_grad:
             return
+        if alone is not None:
+            due = self._batches % _RARELY == 0 or self._batches.bit_count() == 1
+            self._batches += 1
+            if due:
+                step.one = self._random.randrange(len(ids))
+                self._take_alone(step, alone)
         self._listen(step, value, divisor)
         # Of two batches in one backward pass autograd's gradients are the sum.
         if self._waiting:
@@ -110,12 +133,19 @@ class GradNormWatcher:
             self._check_due = False
             self._compare_in(step)
 
-    def further_loss(self, value: Any, divisor: Callable[[int], torch.Tensor | float]) -> None:
+    def further_loss(
+        self,
+        value: Any,
+        divisor: Callable[[int], torch.Tensor | float],
+        alone: Callable[[int], torch.Tensor] | None = None,
+    ) -> None:
         """The criterion was called again on the same batch (mixup): the sample's own loss is the weighted mean."""
         step = self._step
         if step is None or step not in self._waiting or step.factor is not None:
             return
         if isinstance(value, torch.Tensor) and value.requires_grad:
+            if step.one is not None and alone is not None:
+                self._take_alone(step, alone)
             self._listen(step, value, divisor(step.rows))
 
     def take(self, *, last: bool = False) -> list[StepNorms]:
@@ -149,14 +179,41 @@ class GradNormWatcher:
         return self._step
 
     def _listen(self, step: Step, value: torch.Tensor, divisor: torch.Tensor | float) -> None:
+        call, step.heard = step.heard, step.heard + 1
+
         def arrive(grad: torch.Tensor) -> None:
             self._backward = step
             # The same all through a backward pass, and asking at each layer costs as much as a small layer does.
             step.autocast = any(map(torch.is_autocast_enabled, (grad.device.type, "cpu", "cuda")))
             with plain(grad):
-                step.add_factor(grad, divisor)
+                step.add_factor(grad, divisor, call)
 
         value.register_hook(arrive)
+
+    def _take_alone(self, step: Step, alone: Callable[[int], torch.Tensor]) -> None:
+        """Note the gradient of the loss of the step's one record. Nothing is noted where it can have no backward pass of its own."""
+        assert step.one is not None
+        numbers = [at for at, value in enumerate(self.parameters.values()) if value.requires_grad]
+        trained = [value for value in self.parameters.values() if value.requires_grad]
+        own = alone(step.one)
+        step.looks_alone = True
+        try:
+            with self.paused():
+                # Not into .grad, so that neither DDP nor the loop sees it. Scaled, so that float16 keeps small ones.
+                found = torch.autograd.grad(own * _SCALE, trained, retain_graph=True, allow_unused=True)
+        except RuntimeError:
+            # A reentrant checkpoint, a compiled backward pass that runs only once, or no memory for it.
+            step.one = None
+            return
+        finally:
+            step.looks_alone = False
+        step.alone.append(
+            {
+                at: wide(grad.to_dense() if grad.layout != torch.strided else grad) / _SCALE
+                for at, grad in zip(numbers, found, strict=True)
+                if grad is not None
+            }
+        )
 
     def _compare_in(self, step: Step) -> None:
         def compare(number: int, grad: torch.Tensor) -> None:

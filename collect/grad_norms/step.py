@@ -24,6 +24,12 @@ _TOLERANCE = 1e-3
 _LOW_TOLERANCE = 2e-2
 """The same where autograd works in float16 or bfloat16, which rounds gradients to 8 to 11 bits."""
 
+_ALONE = 2e-3
+"""How far the norm of a record may be from that of its loss by itself, in one parameter, as a share of all of its gradient."""
+
+_LOW_ALONE = 5e-2
+"""The same where autograd works in float16 or bfloat16."""
+
 _NEGLIGIBLE = 0.05
 """The share of that tolerance, of the norms over all parameters, that a parameter's error may have whatever its own norms."""
 
@@ -38,6 +44,8 @@ class StepNorms:
     factor   () or (B,): d(what was differentiated) / d(a sample's own loss)
     faults   (P,) bool: whether the gradients found of each parameter of the model do not add up to the one that autograd
              computed; None where that was not looked at
+    apart    (P,) bool: whether the norm found of one record is another one than that of its loss by itself, in this
+             parameter; None where that was not looked at
     """
 
     ids: torch.Tensor
@@ -45,6 +53,7 @@ class StepNorms:
     numbers: tuple[int, ...]
     factor: torch.Tensor
     faults: torch.Tensor | None
+    apart: torch.Tensor | None = None
 
     @cached_property
     def norms(self) -> torch.Tensor:
@@ -72,6 +81,15 @@ class Step:
         self.autocast = False
         """Whether the backward pass runs under autocast."""
         self.done = False
+        self.one: int | None = None
+        """The row of the record whose gradient is taken by itself."""
+        self.looks_alone = False
+        """Whether the backward pass under way is that of this record alone."""
+        self.alone: list[dict[int, torch.Tensor]] = []
+        """Its gradients, one of each call of the criterion, by the parameter's number."""
+        self._shares: dict[int, torch.Tensor] = {}
+        self.heard = 0
+        """How many calls of the criterion are listened to."""
         self.tolerance = _TOLERANCE
         self._norms: dict[int, torch.Tensor] = {}
         self._uses: dict[int, list[Use]] = {}
@@ -93,10 +111,15 @@ class Step:
         """The loss of the batch is known, and so are its samples."""
         self.ids, self.rows, self.closed = ids, len(ids), True
 
-    def add_factor(self, grad: torch.Tensor, divisor: torch.Tensor | float) -> None:
-        """The gradient of what was differentiated with respect to one criterion's result, and what the result divided by."""
+    def add_factor(self, grad: torch.Tensor, divisor: torch.Tensor | float, call: int) -> None:
+        """The gradient of what was differentiated with respect to one criterion's result, and what the result divided by.
+
+        ``call`` counts the criterion's calls of this batch; the backward pass may reach them in any order.
+        """
         share = wide(grad)
         share = (share if share.ndim < 2 else share.flatten()) / divisor
+        if self.one is not None:
+            self._shares[call] = share
         self.factor = share if self.factor is None else self.factor + share
 
     def add(self, numbers: Mapping[str, int], uses: Mapping[str, Use]) -> None:
@@ -145,7 +168,9 @@ class Step:
             tuple(norms),
             self.factor,
             self._faults(parameters, device) if self.check else None,
+            self._apart(parameters, norms, device),
         )
+        self.alone, self._shares = [], {}
         self._norms, self._uses, self._totals = {}, {}, {}
         return found
 
@@ -155,6 +180,38 @@ class Step:
         sizes = torch.stack([self._sizes.get(number, none).float() for number in range(parameters)])
         # Gradients that are zero but for rounding, as those of attention's key biases, add up to nothing.
         return (errors > self.tolerance * sizes) & (errors > self.tolerance * _NEGLIGIBLE * sizes.sum())
+
+    def _apart(
+        self, parameters: int, norms: Mapping[int, torch.Tensor], device: torch.device
+    ) -> torch.Tensor | None:
+        if self.one is None or len(self.alone) != self.heard:
+            return None
+        factor = self._at_one(self.factor)
+        none = torch.zeros((), device=device)
+        found, own = [], []
+        for number in range(parameters):
+            norm = norms.get(number)
+            found.append(none if norm is None else (norm[self.one] / factor).abs().float())
+            parts = [
+                # Of several calls of the criterion the sample's loss is the weighted mean.
+                self.alone[call][number]
+                if len(self._shares) == 1
+                else self.alone[call][number] * (self._at_one(share) / factor)
+                for call, share in self._shares.items()
+                if number in self.alone[call]
+            ]
+            own.append(torch.stack(parts).sum(0).norm().float() if parts else none)
+        a, b = torch.stack(found), torch.stack(own)
+        size = a + b
+        tolerance = _LOW_ALONE if self.tolerance == _LOW_TOLERANCE else _ALONE
+        # A loss scale too high for float16 leaves nothing to compare.
+        whole = torch.isfinite(size).all()
+        total = torch.maximum(torch.linalg.vector_norm(a), torch.linalg.vector_norm(b))
+        return ((a - b).abs() > tolerance * size) & ((a - b).abs() > tolerance * total) & whole
+
+    def _at_one(self, factor: torch.Tensor | None) -> torch.Tensor:
+        assert factor is not None
+        return factor if factor.ndim == 0 else factor[self.one]
 
 
 def _of_uses(uses: Sequence[Use], device: torch.device) -> torch.Tensor:
@@ -211,6 +268,8 @@ class _Call:
         self.layer, self.step, self.numbers, self.given = layer, step, numbers, given
 
     def follow_rule(self, grad: torch.Tensor) -> None:
+        if self.step.looks_alone:
+            return
         # The graph, and with it this, lives for as long as the loop holds its loss: free the inputs now.
         given, self.given = self.given, None
         if not self.accept(grad):
@@ -230,6 +289,8 @@ class _Call:
         grads: Sequence[torch.Tensor | None],
     ) -> None:
         """``places`` says which of the output's tensors ``grads`` arrive for."""
+        if self.step.looks_alone:
+            return
         given, self.given = self.given, None
         there = [grad for grad in grads if grad is not None]
         if not there or not self.accept(*there):
@@ -265,7 +326,7 @@ class _Call:
             if grad.shape[:1] != (step.rows,):
                 raise InvalidInput(_other_rows(self.layer, grad, step.rows))
         self.fired = True
-        if step.check:
+        if step.check or step.one is not None:
             step.note_precision(grads[0].dtype)
         return True
 

@@ -84,7 +84,7 @@ def norms_of_sum(uses: Sequence[Use], device: torch.device) -> torch.Tensor:
 
 def row_norms(values: torch.Tensor) -> torch.Tensor:
     """The L2 norm of each row (B, ...), as (B,)."""
-    flat = values if values.ndim == 2 else values.flatten(1)
+    flat = values if values.ndim == 2 else values.reshape(len(values), values[:1].numel())
     if flat.shape[1] <= _SHORT:
         return torch.linalg.vector_norm(flat, dim=1)
     return torch.linalg.vecdot(flat, flat).sqrt_()

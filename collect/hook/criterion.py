@@ -6,13 +6,13 @@ import copy
 import itertools
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 
-from ..losses.criterion import LossOf, SampleLosses, option
-from ..losses.cross_entropy import IGNORED
+from ..losses.criterion import LossOf, SampleLosses
+from ..losses.share import divisor, own_loss, reduction_of
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -31,12 +31,22 @@ Losses = Callable[[torch.Tensor, int | None], SampleLosses]
 """losses(labels in the samples table, the highest of the table): those of one batch, see `LossOf`."""
 
 
+class Share(NamedTuple):
+    """What of a criterion's result is whose.
+
+    divisor  divisor(rows): what the result divides each sample's loss by, a number or (B,)
+    alone    alone(row): the loss of one record by itself, with its graph
+    """
+
+    divisor: Callable[[int], torch.Tensor | float]
+    alone: Callable[[int], torch.Tensor]
+
+
 class WatchedCriterion(nn.Module):
     """Wraps a loss function or module: same arguments, same result, same parameters.
 
-    ``on_call(output, result, losses, divisor)`` sees every call while gradients are on: the model's output, what the
-    criterion returned, the samples' losses, and what the result divided their sum by, of a batch of so many rows a number
-    or a tensor on the device. ``reduction`` says how the result comes from the samples' losses; by default the
+    ``on_call(output, result, losses, share)`` sees every call while gradients are on: the model's output, what the
+    criterion returned, the samples' losses, and what share of the result each sample's is, see `Share`. ``reduction`` says how the result comes from the samples' losses; by default the
     criterion's own attribute or argument of that name does, and without one a single number is taken to be their mean.
 
     Under torch.compile the recording is one operation in the graph, so that a step compiles with fullgraph=True; not
@@ -47,7 +57,7 @@ class WatchedCriterion(nn.Module):
     def __init__(
         self,
         criterion: Callable[..., Any],
-        on_call: Callable[[Any, Any, Losses, Callable[[int], torch.Tensor | float]], None],
+        on_call: Callable[[Any, Any, Losses, Share], None],
         reduction: Reduction | None,
         needs_result: Callable[[], bool],
     ) -> None:
@@ -91,10 +101,12 @@ class WatchedCriterion(nn.Module):
         def losses(known: torch.Tensor, highest: int | None) -> SampleLosses:
             return self.losses(output, target, known, highest, args[2:], options)
 
-        def divisor(rows: int) -> torch.Tensor | float:
-            return _divisor(self.losses, options, target, rows, self._reduction)
-
-        self._on_call(output, result, losses, divisor)
+        how = reduction_of(self.criterion, options, self._reduction)
+        share = Share(
+            lambda rows: divisor(self.losses, options, output, target, rows, how),
+            lambda row: own_loss(self.losses, options, (output, target, *args[2:]), result, row, how),
+        )
+        self._on_call(output, result, losses, share)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         # A copy of a model, as averaged weights need it, does not record.
@@ -104,26 +116,6 @@ class WatchedCriterion(nn.Module):
 def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     """The output and the target in a call."""
     return args[0] if args else kwargs.get("input"), args[1] if len(args) > 1 else kwargs.get("target")
-
-
-def _divisor(
-    losses: LossOf, options: Mapping[str, Any], target: Any, rows: int, reduction: Reduction | None
-) -> torch.Tensor | float:
-    """What a criterion's result divides the sum of its samples' losses by.
-
-    1 for sums and losses left apart, else the rows; for cross-entropy over class numbers the sum of the class weights
-    of those that it does not ignore, as PyTorch has it. The host never waits for it.
-    """
-    criterion = losses.criterion
-    if (reduction or option(criterion, options, "reduction", "mean")) in ("sum", "none"):
-        return 1.0
-    if losses.kind != "classes" or not isinstance(target, torch.Tensor) or target.is_floating_point():
-        return float(rows)
-    counted = target != option(criterion, options, "ignore_index", IGNORED)
-    weight = option(criterion, options, "weight", None)
-    if weight is None:
-        return counted.sum()
-    return (weight[target.clamp(min=0)] * counted).sum()
 
 
 # Torch before 2.8 knows neither the tag nor the keyword.

@@ -58,6 +58,8 @@ class WatchedLoader:
         self._on_end()
 
     def _ids_of(self, positions: np.ndarray) -> np.ndarray:
+        if not len(positions):
+            return self._ids[:0]
         if not np.issubdtype(positions.dtype, np.integer):
             raise InvalidInput(
                 f"the sampler yields {positions.dtype} indices, not positions in the data set; {_BY_HAND}"
@@ -146,6 +148,8 @@ def read_positions(ids: Any, length: int, order: np.ndarray, samples: int) -> np
 def read_batch_ids(ids: Any, samples: int) -> np.ndarray:
     """The sample ids of one batch, on any device, as int64 (B,). Raises InvalidInput for what they cannot be."""
     array = np.asarray(ids.detach().cpu() if isinstance(ids, torch.Tensor) else ids)
+    if array.shape == (0,):
+        return np.empty(0, dtype=np.int64)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise InvalidInput(
             f"the ids of a batch are {array.dtype} {array.shape}; they must be integers (batch,)"

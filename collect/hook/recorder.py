@@ -65,7 +65,7 @@ class TraceRecorder:
         if self._epoch is None:
             self._epoch = _EpochValues(self._samples, found.norms.device)
         self._names = names
-        self._epoch.put_norms(found)
+        self._epoch.put_norms(found, len(names))
 
     def end_epoch(self) -> None:
         """End the epoch under way and hand its values to the writer thread; nothing happens without a batch."""
@@ -92,8 +92,11 @@ class TraceRecorder:
                     "samples, so batches and sample ids do not belong together; a loop that fetches batches ahead, or "
                     "reorders them, says which samples are next with run.batch(ids)"
                 )
-            if any(faults):
-                raise InvalidInput(_not_adding_up(self._writer.run, epoch, faults, names))
+            sums, alone = faults[: len(names)], faults[len(names) :]
+            if any(sums):
+                raise InvalidInput(_not_adding_up(self._writer.run, epoch, sums, names, alone=any(alone)))
+            if any(alone):
+                raise InvalidInput(_not_alone(self._writer.run, epoch, alone, names))
             ids = np.flatnonzero(seen)
             self._writer.append_epoch(
                 "train",
@@ -190,27 +193,53 @@ class _EpochValues:
         if wrong is not None:
             self.wrong += wrong.sum()
 
-    def put_norms(self, found: StepNorms) -> None:
+    def put_norms(self, found: StepNorms, parameters: int) -> None:
         if self.grad_norm is None:
             self.grad_norm = torch.full_like(self.loss, torch.nan)
         self.grad_norm.index_copy_(0, found.ids, found.norms)
-        if found.faults is not None:
-            faults = found.faults.long()
-            self.faults = self.faults + faults if len(self.faults) else faults
+        if not len(self.faults):
+            self.faults = self.wrong.new_zeros(2 * parameters)
+        for at, faults in enumerate((found.faults, found.apart)):
+            if faults is not None:
+                self.faults[at * parameters : (at + 1) * parameters] += faults
 
     def all(self) -> tuple[torch.Tensor, ...]:
-        """loss, margin, seen, counts (wrong labels, then faults of each parameter), and the norms where there are any."""
+        """loss, margin, seen, counts (wrong labels, then twice faults of each parameter), and the norms where there are any."""
         values = (self.loss, self.margin, self.seen, torch.cat([self.wrong, self.faults]))
         return values if self.grad_norm is None else (*values, self.grad_norm)
 
 
-def _not_adding_up(run: str, epoch: int, faults: list[int], names: tuple[str, ...]) -> str:
+def _named(faults: list[int], names: tuple[str, ...]) -> str:
     wrong = [name for name, fault in zip(names, faults, strict=True) if fault]
-    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+
+
+_BESIDE = (
+    "what is trained on holds a term beside the criterion that reaches these weights (a second task, a penalty on features): put "
+    "it into the criterion, record by record, or leave out watch_model"
+)
+
+
+def _not_alone(run: str, epoch: int, faults: list[int], names: tuple[str, ...]) -> str:
     return (
-        f"epoch {epoch} of run {run!r}: the per-sample gradients of {', '.join(wrong[:3])}{more} do not add up to the gradients "
+        f"epoch {epoch} of run {run!r}: the gradient norm found of a record is not that of its own loss, in "
+        f"{_named(faults, names)}. Either the rows that these weights see are not the records of the batch, as in sequence-first "
+        "layers, position embeddings and prototypes as many as the batch, or weights used past their layer: freeze them, or change "
+        f"the layer. Or {_BESIDE}"
+    )
+
+
+def _not_adding_up(run: str, epoch: int, faults: list[int], names: tuple[str, ...], *, alone: bool) -> str:
+    """``alone``: whether the norm of one record was found to be wrong too, so that no term on the weights alone explains it."""
+    return (
+        f"epoch {epoch} of run {run!r}: the per-sample gradients of {_named(faults, names)} do not add up to the gradients "
         "that training used, so the norms would be wrong; either these weights are used past their layer (freeze them, or "
-        "call the layer), or the loss has a term past the criterion (then watch_model(model, check=False) leaves it out)"
+        "call the layer), or "
+        + (
+            _BESIDE
+            if alone
+            else "the loss has a term past the criterion (then watch_model(model, check=False) leaves it out)"
+        )
     )
 
 

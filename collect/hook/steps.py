@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ from ...store.errors import InvalidInput
 from ..grad_norms.hooks import GradNormWatcher
 from ..losses.criterion import LossOf
 from .asked_model import highest_label
-from .criterion import Losses
+from .criterion import Losses, Share
 from .loader import read_batch_ids
 from .recorder import TraceRecorder
 
@@ -105,21 +104,23 @@ class RecordedSteps:
         if ids is not None:
             self._record_values(ids, logits, partial(self._clean, logits, labels))
 
-    def criterion_called(
-        self, output: Any, result: Any, losses: Losses, divisor: Callable[[int], torch.Tensor | float]
-    ) -> None:
+    def criterion_called(self, output: Any, result: Any, losses: Losses, share: Share) -> None:
         """Record the losses behind a call of the watched criterion; further calls for a batch matter to norms alone.
 
-        ``result`` is the sum of the samples' ``losses`` over ``divisor(rows)``.
+        ``result`` is the sum of the samples' ``losses``, each over its ``share.divisor(rows)``.
         """
         ids, self._pending = self._pending, None
         if ids is None:
             if self._watcher is not None:
-                self._watcher.further_loss(result, divisor)
+                self._watcher.further_loss(result, share.divisor, share.alone)
+            return
+        if not len(ids):
+            # An empty batch, as Poisson sampling makes them.
+            self.begin()
             return
         at = self._record_values(ids, output, losses)
         if self._watcher is not None:
-            self._watcher.loss(result, at, divisor(len(at)))
+            self._watcher.loss(result, at, share.divisor(len(at)), share.alone)
 
     def _named_without_norms(self) -> torch.Tensor | None:
         if self._watcher is not None:
