@@ -89,7 +89,8 @@ class RecordedRun:
         the label is that of the samples table; recorded is the clean cross-entropy, whatever smoothing, weights or
         sharpening is trained with. Other losses, binary, regression, of tokens, or your own: see
         `losses.criterion.LossOf`. Without gradients, or without a batch noted before, it
-        records nothing, so it may serve for validation too. ``reduction``, mean, sum or none, matters to
+        records nothing, so it may serve for validation too. A run records one loss, decided by its first values, named in its
+        facts (extra, loss) and asked by `trace_eval` and `evaluate` too; output and target whose shapes would broadcast are refused. ``reduction``, mean, sum or none, matters to
         `watch_model` alone, and only for a criterion that has no attribute or argument of that name: one number is
         taken to be a mean.
         """
@@ -113,7 +114,11 @@ class RecordedRun:
 
         Call it before torch.compile runs the model first, and on the model that is trained: DDP's or torch.compile's
         wrapper or what is in it. The batch must be the first dimension of every trainable layer. ``check`` compares, in
-        the first step of each epoch, the gradients found with those that training uses.
+        the first step of each epoch, the gradients found with those that training uses. Whatever ``check`` is, in the first step and
+        ever more rarely later (after 1, 2, 4, ... 256 steps, then every 256) one record's gradient is also taken by itself, and the run
+        is refused where its norm is another one: rows that are no records, or terms beside the criterion that reach the weights through
+        the records. Not where a step cannot have a second backward pass: reentrant checkpoints, some compiled models. Of tokens,
+        pixels and several outputs the norm is that of their mean, as the loss is.
 
         Raises InvalidOption for a layer that has no per-sample gradients, naming it and what to do; in training
         InvalidInput.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -278,9 +279,17 @@ def _looks_like_probabilities(output: Any, target: Any, highest: int | None) -> 
 
 
 def option(criterion: Callable[..., Any], options: Mapping[str, Any], name: str, default: Any) -> Any:
-    """An option of a criterion: from the call's ``options``, those of a functools.partial, or its attribute."""
+    """An option of a criterion: from the call's ``options``, those of a functools.partial, its attribute, or a function's default."""
     kept = criterion.keywords if isinstance(criterion, functools.partial) else {}
-    return {**kept, **options}.get(name, getattr(criterion, name, default))
+    given = {**kept, **options}
+    if name in given or hasattr(criterion, name):
+        return given.get(name, getattr(criterion, name, default))
+    function = _inner(criterion)
+    if isinstance(function, types.FunctionType):
+        parameter = inspect.signature(function).parameters.get(name)
+        if parameter is not None and parameter.default is not inspect.Parameter.empty:
+            return parameter.default
+    return default
 
 
 def _kind_of(criterion: Callable[..., Any]) -> Kind:

@@ -303,8 +303,10 @@ def test_empty_batches(lake: Lake, watch: bool) -> None:
             run.batch(ids)
             watched(model(x[ids]), CLASSES[ids]).backward()
         run.end_epoch()
-    rows = lake.sql("select loss[2] as l, grad_norm[2] as g from traces order by sample_id")
-    assert rows["l"].is_not_null().to_list() == [True] * 3 + [False] * (N - 3)
+    rows = lake.sql(
+        "select sample_id, grad_norm[2] as g from traces where loss[2] is not null order by sample_id"
+    )
+    assert rows["sample_id"].to_list() == [0, 1, 2]
     if watch:
         want = alone(model, functional.cross_entropy, x, CLASSES)[1]
         np.testing.assert_allclose(rows["g"][:3], want[:3], rtol=1e-4)
