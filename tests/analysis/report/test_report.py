@@ -32,8 +32,8 @@ from losslake.store.errors import InvalidOption, NotEnoughData, NotFound
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from PIL import Image
-from warm import HANGS
 from places import ROOT
+from warm import HANGS
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 QUOTES = "\"'><svg onload=alert(2)>{{ 7*7 }}<!--<script>"
