@@ -44,6 +44,13 @@ create macro first_at_most(trace, bound) as
   coalesce(list_position(list_transform(trace, lambda value: value is not null and value::double <= bound), true) - 1,
            len(trace));
 
+-- times_lost: how often a value above 0 is followed by one that is not; the length of the list where none is above 0.
+-- The list has no NULL.
+create macro times_lost(trace) as
+  case when list_max(trace) > 0
+       then len(list_filter(range(1, len(trace)), lambda epoch: trace[epoch] > 0 and not trace[epoch + 1] > 0))
+       else len(trace) end;
+
 -- log_normal_density: log N(x; mean, variance).
 create macro log_normal_density(x, mean, variance) as
   -0.5 * (ln(2 * pi() * variance) + (x - mean) * (x - mean) / variance);

@@ -89,6 +89,13 @@ create macro power_norm(trace, p) as power(list_sum(transform(trace, v_ -> power
 create macro first_at_most(trace, bound) as
   coalesce(nullif(array_position(transform(trace, v_ -> v_ is not null and double(v_) <= bound), true), 0) - 1, size(trace));
 
+-- times_lost: how often a value above 0 is followed by one that is not; the length of the list where none is above 0.
+-- The list has no NULL.
+create macro times_lost(trace) as
+  if(array_max(trace) > 0,
+     size(filter(zip_with(trace, slice(trace, 2, size(trace)), (before_, after_) -> before_ > 0 and after_ <= 0), lost_ -> lost_)),
+     size(trace));
+
 -- log_normal_density: log N(x; mean, variance).
 create macro log_normal_density(x, mean, variance) as
   -double(0.5) * (ln(2 * pi() * variance) + divided((x - mean) * (x - mean), variance));

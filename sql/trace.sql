@@ -2,21 +2,28 @@
 -- Parameters: $target     [run]  whose trace
 --             $source     ['eval', 'train'; default select case when bool_and(source = 'train') then 'train' else 'eval' end
 --                         from traces where run = $target]  by a pass after each epoch, or inside the steps
---             $signal     ['loss', 'grad_norm', 'margin'; default 'loss']  which trace
+--             $signal     ['loss', 'grad_norm', 'margin', 'probability', 'error'; default 'loss']  which trace; probability is
+--                         exp(-loss), error is 1 - exp(-loss)
 --             $aggregate  ['iqr', 'mean', 'std', 'final', 'max', 'delta', 'ratio', 'slope', 'l1', 'l2', 'l3', 'l4', 'linf',
---                         'first-below'; default 'iqr']  what to make of it
+--                         'first-below', 'first-half-minus-final', 'forgets'; default 'iqr']  what to make of it
 --             $first      [whole number; default 0]  first epoch to look at; 0 is before training
 --             $last       [whole number; default 1000000]  last epoch to look at
 --             $low        [share; default 0.25]  lower quantile of 'iqr'
 --             $high       [share; default 0.75]  upper quantile of 'iqr'
---             $direction  [1, -1; default select case when $signal = 'margin' and $aggregate not in ('iqr', 'std', 'slope')
---                         or $signal <> 'margin' and $aggregate = 'slope' then -1 else 1 end]  makes a higher score mean more
---                         exposed
+--             $direction  [1, -1; default select case when $signal in ('margin', 'probability') and $aggregate not in ('iqr', 'std',
+--                         'slope', 'forgets') or $signal not in ('margin', 'probability') and $aggregate = 'slope' then -1
+--                         else 1 end]  makes a higher score mean more exposed
 -- Grain: one row a sample of the audit pool that the trace has; value is the aggregate, score is it with its
 -- direction. Epochs not recorded are left out; a trace with a value that is not finite has no score.
 with windows as (
   select sample_id, member,
-         (case $signal when 'loss' then loss when 'grad_norm' then grad_norm else margin end)[$first + 1 : $last + 1] as span
+         (case $signal
+            when 'loss' then loss
+            when 'grad_norm' then grad_norm
+            when 'margin' then margin
+            when 'probability' then list_transform(loss::double[], lambda value: exp(-value))
+            else list_transform(loss::double[], lambda value: 1 - exp(-value))
+          end)[$first + 1 : $last + 1] as span
   from traces
   where run = $target and source = $source
 ),
@@ -43,6 +50,8 @@ aggregates as (
            when 'l4' then power_norm(span::double[], 4)
            when 'linf' then list_max(list_transform(span::double[], lambda value: abs(value)))
            when 'first-below' then $first + first_at_most(span, 1e-6 * trace[1])
+           when 'first-half-minus-final' then list_avg(trace[1 : greatest(array_length(trace) // 2, 1)]) - trace[-1]
+           when 'forgets' then times_lost(trace)
          end as value
   from recorded
 ),

@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
+from ...store.format.schema import CROSS_ENTROPY
 from ..scores import Scores, count_unscored
 from ..source import Source
 
 Recorded = Literal["auto", "eval", "train"]
-Signal = Literal["loss", "grad_norm", "margin"]
+Signal = Literal["loss", "grad_norm", "margin", "probability", "error"]
 Aggregate = Literal[
     "iqr",
     "mean",
@@ -26,6 +27,8 @@ Aggregate = Literal[
     "l4",
     "linf",
     "first-below",
+    "first-half-minus-final",
+    "forgets",
 ]
 First = Annotated[int, "first epoch to look at; 0 is before training"]
 Last = Annotated[int | None, "last epoch to look at; default: the last there is"]
@@ -33,8 +36,14 @@ RecordedBy = Annotated[Recorded, "by a pass after each epoch, or inside the step
 
 _LAST_EPOCH = 1_000_000
 
-_SPREAD = {"iqr", "std", "slope"}
-"""Aggregates of a margin that are higher for exposed samples; a margin's level is lower for them."""
+_RISING = {"margin", "probability"}
+"""Signals that rise as a model learns a record: their level is lower for exposed samples."""
+
+_SPREAD = {"iqr", "std", "slope", "forgets"}
+"""Aggregates of a rising signal that are higher for exposed samples nevertheless."""
+
+_OF_LOSS = {"probability", "error"}
+"""Signals that are made of the loss, where it is a cross-entropy."""
 
 
 def trace(
@@ -50,15 +59,20 @@ def trace(
 ) -> Scores:
     """Any aggregate of any trace of the target.
 
-    iqr is Q75 - Q25 (other quantiles by low and high) with linear interpolation; delta = L[n//2] - L[-1]; ratio =
+    probability is exp(-loss), the share that the model gives to the record's label, and error 1 - exp(-loss). iqr is Q75 - Q25 (other quantiles by low and high) with linear interpolation; delta = L[n//2] - L[-1]; ratio =
     1 - L[-1] / L[n//2]; slope is least squares over epochs; l1 to l4 and linf are norms; first-below is the
     first epoch at or under a millionth of the first value, and the epoch after the last one looked at where none is: records
-    that never get there share it, the highest score that there is. The column value is the aggregate itself, score turns it
-    so that higher = more exposed (a slope, and a margin's level, change sign).
+    that never get there share it, the highest score that there is. first-half-minus-final is the mean of L[:n//2] (at least one
+    value) less L[-1]. forgets counts the epochs after which a record that was classified right (a margin above 0) is not any more; a record
+    that was never right has the number of epochs looked at. The column value is the aggregate itself, score turns it
+    so that higher = more exposed (the slope of what falls, and the level of a margin or
+    probability, change sign). Names that people know: AUM (Pleiss et al. 2020) is the mean of margin, forgetting events (Toneva
+    et al. 2019) forgets of margin, confidence and variability (Swayamdipta et al. 2020) the mean and std of probability, and
+    the mean of error over epochs 1 to 3 is the idea of EL2N (Paul et al. 2021), of the label's own share alone.
 
-    Needs: the target's losses, gradient norms or margins after each epoch.
+    Needs: the target's losses, gradient norms or margins after each epoch; probability and error a loss that is a cross-entropy.
 
-    Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods".
+    Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods"; iqr, mean and the like.
     """
     target = source.need_target_table("traces")
     if not 0 <= low < high <= 1:
@@ -67,10 +81,7 @@ def trace(
         raise InvalidOption(
             f"epochs {first} to {last} are no range; first must be at least 0 and at most last"
         )
-    if signal == "margin" and aggregate in ("first-below", "ratio"):
-        raise InvalidOption(
-            f"{aggregate} is for what falls to 0, a loss or a gradient norm; a margin changes its sign"
-        )
+    _check_pair(target, signal, aggregate)
     recorded = recorded_source(target) if source_ == "auto" else source_
     parameters = {
         "target": target.run,
@@ -94,9 +105,26 @@ def trace(
     )
 
 
+def _check_pair(target: Run, signal: Signal, aggregate: Aggregate) -> None:
+    if signal in _RISING and aggregate in ("first-below", "ratio"):
+        why = "changes its sign" if signal == "margin" else "rises"
+        raise InvalidOption(
+            f"{aggregate} is for what falls to 0, a loss, an error or a gradient norm; a {signal} {why}"
+        )
+    if aggregate == "forgets" and signal != "margin":
+        raise InvalidOption(
+            f"forgets tells by a margin's sign whether a record is classified right; --signal margin, not {signal}"
+        )
+    loss = target.info.extra.get("loss", CROSS_ENTROPY)
+    if signal in _OF_LOSS and loss != CROSS_ENTROPY:
+        raise InvalidOption(
+            f"{signal} is made of a cross-entropy; the losses of run {target.run!r} are {loss}: --signal loss takes them as they are"
+        )
+
+
 def _direction(signal: Signal, aggregate: Aggregate) -> int:
     """1 where a higher aggregate means more exposed, -1 where a lower one does."""
-    if signal == "margin":
+    if signal in _RISING:
         return 1 if aggregate in _SPREAD else -1
     return -1 if aggregate == "slope" else 1  # the loss of exposed samples falls late and far
 

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from ...store.errors import InvalidOption
+from ...store.format.schema import CROSS_ENTROPY
 from ..grad_norms.eval_pass import ordered_norms
-from ..losses.criterion import CROSS_ENTROPY, LossOf, SampleLosses
+from ..losses.criterion import LossOf, SampleLosses
 from ..losses.cross_entropy import loss_and_margin
 from ..random_streams import undisturbed_randomness
 from ..ranks import inner_model

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from ...store.errors import InvalidInput
+from ...store.format.schema import CROSS_ENTROPY
 from ..random_streams import undisturbed_randomness
 from .cross_entropy import IGNORED, as_logits, loss_and_margin, position_loss_and_margin
 
@@ -33,7 +34,6 @@ _KINDS: tuple[tuple[Kind, tuple[type[nn.Module], ...], tuple[Callable[..., Any],
     ),
 )
 
-CROSS_ENTROPY = "cross-entropy"
 POSITIONS = "mean cross-entropy of a record's positions"
 LABELS = "mean binary cross-entropy of a record's labels"
 

@@ -15,6 +15,9 @@ FORMAT = 2
 ORIGINAL = 0
 """The ``query`` number of the sample as it is; 1 is its flip, and what else an import has counts on from there."""
 
+CROSS_ENTROPY = "cross-entropy"
+"""What a run's facts say of its loss where that is -log p_y, which is also what a run means that says nothing."""
+
 PLAIN_QUERIES = 1024
 """Numbers below this are plain views: the sample as it is, its flip, and others that show the same record.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import pairwise, product
 from typing import get_args
 
 import numpy as np
@@ -24,6 +24,8 @@ Values = npt.NDArray[np.float64]
 EPOCHS = 12  # with the one before training
 SAMPLES = 30
 SIGNALS = ("loss", "grad_norm", "margin")
+OF_LOSS = {"probability": lambda loss: np.exp(-loss), "error": lambda loss: 1 - np.exp(-loss)}
+RISING = ("margin", "probability")
 
 
 def first_below(epochs: Values, values: Values, end: int) -> float:
@@ -34,6 +36,14 @@ def first_below(epochs: Values, values: Values, end: int) -> float:
     return float(end)
 
 
+def forgets(values: Values) -> float:
+    """How often a record that is right (above 0) is wrong an epoch later; one that is never right has all epochs."""
+    right = [value > 0 for value in values]
+    if not any(right):
+        return float(len(right))
+    return float(sum(before and not after for before, after in pairwise(right)))
+
+
 ORACLES: dict[str, Callable[[Values, Values, int], float]] = {
     "iqr": lambda epochs, values, end: scipy.stats.iqr(values),
     "mean": lambda epochs, values, end: values.mean(),
@@ -41,7 +51,7 @@ ORACLES: dict[str, Callable[[Values, Values, int], float]] = {
     "final": lambda epochs, values, end: values[-1],
     "max": lambda epochs, values, end: values.max(),
     "delta": lambda epochs, values, end: values[len(values) // 2] - values[-1],
-    "ratio": lambda epochs, values, end: 1 - values[-1] / values[len(values) // 2],
+    "ratio": lambda epochs, values, end: 1 - np.divide(values[-1], values[len(values) // 2]),
     "slope": lambda epochs, values, end: scipy.stats.linregress(epochs, values).slope,
     "l1": lambda epochs, values, end: np.linalg.norm(values, 1),
     "l2": lambda epochs, values, end: np.linalg.norm(values, 2),
@@ -49,12 +59,21 @@ ORACLES: dict[str, Callable[[Values, Values, int], float]] = {
     "l4": lambda epochs, values, end: np.linalg.norm(values, 4),
     "linf": lambda epochs, values, end: np.linalg.norm(values, np.inf),
     "first-below": first_below,
+    "first-half-minus-final": lambda epochs, values, end: (
+        values[: max(len(values) // 2, 1)].mean() - values[-1]
+    ),
+    "forgets": lambda epochs, values, end: forgets(values),
 }
 
 HIGHER = {  # 1: higher = more exposed
     **{("loss", name): -1 if name == "slope" else 1 for name in ORACLES},
     **{("grad_norm", name): -1 if name == "slope" else 1 for name in ORACLES},
-    **{("margin", name): 1 if name in ("iqr", "std", "slope") else -1 for name in ORACLES},
+    **{("error", name): -1 if name == "slope" else 1 for name in ORACLES},
+    **{
+        (signal, name): 1 if name in ("iqr", "std", "slope", "forgets") else -1
+        for name in ORACLES
+        for signal in RISING
+    },
 }
 
 
@@ -108,7 +127,7 @@ def expected(
             wanted.append(None)
             continue
         value = ORACLES[aggregate](epochs, np.ma.getdata(row)[epochs], min(last, EPOCHS - 1) + 1)
-        wanted.append(float(value))
+        wanted.append(float(value) if np.isfinite(value) else None)
     return wanted
 
 
@@ -128,11 +147,15 @@ def test_the_oracles_are_all_there_is() -> None:
 def test_every_aggregate_matches_its_oracle(
     source: Source, recorded: dict[str, dict[str, np.ma.MaskedArray]], recorder: str, aggregate: str
 ) -> None:
-    for signal in SIGNALS:
-        if signal == "margin" and aggregate in ("first-below", "ratio"):
+    for signal in (*SIGNALS, *OF_LOSS):
+        if signal in RISING and aggregate in ("first-below", "ratio"):
+            continue
+        if signal != "margin" and aggregate == "forgets":
             continue
         scores = trace(source, signal=signal, aggregate=aggregate, source_=recorder)
-        values = recorded[recorder][signal]
+        values = (
+            OF_LOSS[signal](recorded[recorder]["loss"]) if signal in OF_LOSS else recorded[recorder][signal]
+        )
         wanted = expected(values, aggregate)
         if recorder == "train":
             wanted = wanted[: SAMPLES // 2]
@@ -215,6 +238,8 @@ def awkward(lake_of: MakeLake) -> Iterator[Source]:
 
 @pytest.mark.parametrize("aggregate", list(ORACLES))
 def test_what_is_not_finite_has_no_score(awkward: Source, aggregate: str) -> None:
+    if aggregate == "forgets":
+        return  # of a margin alone
     scores = trace(awkward, aggregate=aggregate)
     unscored = [0, 1, 2, 4] if aggregate == "ratio" else [0, 1, 2]  # 0 / 0 is no ratio
     assert np.flatnonzero(scores.frame["score"].is_null()).tolist() == unscored
@@ -321,13 +346,46 @@ def test_a_record_learnt_late_scores_higher(lake_of: MakeLake, signal: str) -> N
         ({"first": 5, "last": 4}, "are no range"),
         ({"signal": "margin", "aggregate": "first-below"}, "a margin changes its sign"),
         ({"signal": "margin", "aggregate": "ratio"}, "a margin changes its sign"),
-        ({"signal": "accuracy"}, "signal of trace must be one of loss, grad_norm, margin, not 'accuracy'"),
+        ({"signal": "probability", "aggregate": "first-below"}, "a probability rises"),
+        ({"signal": "probability", "aggregate": "ratio"}, "a probability rises"),
+        ({"aggregate": "forgets"}, "--signal margin, not loss"),
+        ({"signal": "error", "aggregate": "forgets"}, "--signal margin, not error"),
+        ({"signal": "accuracy"}, "signal of trace must be one of loss, .*, error, not 'accuracy'"),
         ({"aggregate": "median"}, "aggregate of trace must be one of iqr, .*, not 'median'"),
     ],
 )
 def test_wrong_options_say_so(source: Source, options: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidOption, match=message):
         run_analysis(source, find("trace"), options)
+
+
+def test_a_loss_that_is_no_cross_entropy_has_no_probability(lake_of: MakeLake) -> None:
+    keep = np.array([[True, False]])
+    lake = lake_of(keep, traces={"loss": np.ones((2, 3))}, extras=[{"loss": "MSELoss"}])
+    with open_source(lake, "tests") as source:
+        for signal in OF_LOSS:
+            with pytest.raises(InvalidOption, match=f"{signal} is made of a cross-entropy.* are MSELoss"):
+                trace(source, signal=signal)
+        assert trace(source, aggregate="mean").frame["score"].to_list() == [1, 1]
+
+
+def test_an_infinite_loss_is_a_probability_of_nothing(awkward: Source) -> None:
+    error = trace(awkward, signal="error", aggregate="max").frame["score"].to_list()
+    assert error[0] is None
+    assert error[1] == 1
+
+
+def test_what_is_forgotten(lake_of: MakeLake) -> None:
+    margin = np.array(
+        [
+            [-1, 1, 2, 3, 4],  # learnt once, never lost
+            [-1, 1, -1, 1, -2],  # lost twice
+            [1, 0, 1, 1, 1],  # a tie is not right
+            [-1, -1, -2, -1, 0],  # never right
+        ]
+    )
+    with open_source(lake_of(np.ones((1, 4), bool), traces={"margin": margin}), "tests") as source:
+        assert trace(source, signal="margin", aggregate="forgets").frame["score"].to_list() == [0, 2, 1, 5]
 
 
 def test_missing_traces_say_so(lake_of: MakeLake) -> None:
