@@ -13,6 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from .store.errors import LosslakeError
+from .store.format.outgoing import guarded_terminal
 from .version import __version__
 
 _COMMANDS = {
@@ -81,7 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     # Only before the command: after it the word may belong to a query.
     debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), given)
-    sys.exit(_run(given, debug))
+    with guarded_terminal():
+        code = _run(given, debug)
+    sys.exit(code)
 
 
 def _run(arguments: list[str], debug: bool) -> int:

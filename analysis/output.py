@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..store.errors import LosslakeError
-from ..store.shell.table import drawn, printable
+from ..store.format.outgoing import printable
+from ..store.shell.table import drawn
 from .statistics.metric import Metric
 
 _ROOM = 20

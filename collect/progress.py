@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from ..store.shell.table import printable
+from ..store.format.outgoing import printable, unguarded
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -130,7 +130,7 @@ def _bar(total: int) -> Bar | None:
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.table import Column
 
-    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    console = Console(file=unguarded(sys.stderr), markup=False, emoji=False, highlight=False)
     if not console.is_interactive:
         return None
     text = TextColumn(

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from .command_options import choose_experiment, experiment_option, lake_option
+from .format.outgoing import printable
 from .lake import Lake
 from .shell.output import FORMATS, format_of, write_frame
 
@@ -40,7 +41,7 @@ def info(lake: str) -> None:
         counts = ", ".join(f"{count} {role}" for role, count in sorted(roles.items())) or "no runs"
         dataset = experiment.dataset.get("name", "")
         click.echo(
-            f"  {name}: {experiment.samples} samples{f' of {dataset}' if dataset else ''}"
+            f"  {name}: {experiment.samples} samples{f' of {printable(str(dataset))}' if dataset else ''}"
             f"{f' ({len(experiment.forgotten)} of them forgotten)' if experiment.forgotten else ''}; {counts}; {_bytes(size)}"
         )
 
@@ -83,11 +84,11 @@ def verify(lake: str) -> None:
 
     result = check(Lake.open(lake))
     for sentence in result.damage:
-        click.echo(f"damaged: {sentence}")
+        click.echo(f"damaged: {printable(sentence)}")
     for sentence in result.remembered:
-        click.echo(f"not forgotten: {sentence}")
+        click.echo(f"not forgotten: {printable(sentence)}")
     for path in result.leftovers:
-        click.echo(f"leftover: {path} (its writer: {result.writers[path]})")
+        click.echo(f"leftover: {printable(path)} (its writer: {printable(result.writers[path])})")
     click.echo(
         f"{result.manifests} manifests, {result.files} files, {_bytes(result.bytes)}: "
         f"{len(result.damage)} damaged, {len(result.leftovers)} leftovers"
@@ -122,7 +123,7 @@ def gc(lake: str, older_than: str, dry_run: bool, checkpoints: bool) -> None:
         Lake.open(lake), older_than=parse_age(older_than), dry_run=dry_run, checkpoints=checkpoints
     )
     for path in done.removed:
-        click.echo(f"{'would remove' if dry_run else 'removed'}: {path}")
+        click.echo(f"{'would remove' if dry_run else 'removed'}: {printable(path)}")
     for reason, count in done.kept.items():
         click.echo(f"kept: {count} {reason}")
     click.echo(f"{len(done.removed)} files, {_bytes(done.bytes)}")
@@ -176,7 +177,7 @@ def compact(lake: str, experiment: str | None, below: int, least: int) -> None:
         else:
             click.echo(f"{name}: nothing to gain")
         for sentence in done.left_out:
-            click.echo(f"damaged: {sentence}")
+            click.echo(f"damaged: {printable(sentence)}")
             damaged = True
     if damaged:
         raise SystemExit(1)

@@ -16,6 +16,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ...store.format.outgoing import drawable, spelled
 from ..charts.axes import number
 from ..charts.style import theme
 from .data import Record, Report
@@ -84,6 +85,7 @@ def page(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
         autoescape=True,
+        finalize=_holdable,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -116,7 +118,7 @@ def _figures(sections: Sequence[Section]) -> list[Figure]:
 
 def _drawing(figure: Figure) -> Drawing:
     """Take a chart's title out of its specification: as text of the page it wraps on a narrow screen."""
-    spec = figure.chart.to_dict()
+    spec = drawable(figure.chart.to_dict())
     heading = spec.pop("title", {})
     spec.pop("config", None)
     spec.pop("$schema", None)
@@ -139,6 +141,11 @@ def _vega() -> str:
     script = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
     # Inside a string of the script both spellings mean the same; to the page only the first would end it.
     return re.sub(r"</(?=script)", r"<\\/", script, flags=re.IGNORECASE)
+
+
+def _holdable(value: Any) -> Any:
+    """Text of the page without characters that HTML cannot hold or that hide or turn others; what the page made itself as it is."""
+    return spelled(value) if type(value) is str else value
 
 
 def _values(record: Record) -> str:
@@ -201,6 +208,6 @@ def _compose(report: Report, verdict: Verdict, sections: Sequence[Section]) -> d
         ),
         padding=28,
     )
-    spec: dict[str, Any] = whole.to_dict()
+    spec: dict[str, Any] = drawable(whole.to_dict())
     spec["config"] = {**theme(INK, FONT), "background": "white"}
     return spec

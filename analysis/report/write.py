@@ -11,6 +11,7 @@ from secrets import token_hex
 from typing import Any
 
 from ...store.errors import InvalidOption, LosslakeError
+from ...store.format.outgoing import whole_text
 from ...store.lake import Lake
 from ..scoring.run import FPRS
 from ..statistics.metric import Metric
@@ -160,8 +161,10 @@ def _record(record: Record) -> dict[str, Any]:
 def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, str):
+        return whole_text(value)
     if isinstance(value, dict):
-        return {str(key): _finite(inner) for key, inner in value.items()}
+        return {whole_text(str(key)): _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return value

@@ -22,6 +22,7 @@ from typing import TypeVar
 import duckdb
 
 from ..errors import LimitReached
+from ..format.outgoing import unguarded
 
 T = TypeVar("T")
 
@@ -119,7 +120,7 @@ def _tell(connection: duckdb.DuckDBPyConnection, seconds: float) -> None:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):
-        sys.stderr.write(text)
+        unguarded(sys.stderr).write(text)
         sys.stderr.flush()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import polars as pl
 from polars import selectors
 
 from ..errors import InvalidOption, LosslakeError
+from ..format.outgoing import FORMULA
 from .table import draw_table
 
 Format = Literal["table", "csv", "json", "parquet"]
@@ -48,7 +50,8 @@ def format_of(path: Path | None, chosen: str | None) -> Format:
 def write_frame(frame: pl.DataFrame, path: Path | None, chosen: Format) -> None:
     """Write rows to a file, whole or not at all, or to standard output.
 
-    In CSV lists and structs are JSON text and bytes are hexadecimal digits; in JSON numbers that are not finite
+    In CSV lists and structs are JSON text and bytes are hexadecimal digits, and an apostrophe stands before text and names of columns
+    that a spreadsheet would take for a formula (they begin with = + - @, a tab or a new line, and are no number). In JSON numbers that are not finite
     are null, and decimals are numbers: whole ones with every digit, others as the nearest float. Durations are ISO 8601 text
     (PT1M30S) in both. Raises LosslakeError when the file cannot be written, InvalidOption for values that the format has
     no way to write.
@@ -57,6 +60,11 @@ def write_frame(frame: pl.DataFrame, path: Path | None, chosen: Format) -> None:
         click.echo(f"{draw_table(frame.columns, frame.rows())}\n{counted(len(frame))}")
         return
     if path is None:
+        if chosen != "parquet" and sys.stdout.isatty():
+            shown = io.BytesIO()
+            _write(frame, shown, chosen)
+            click.echo(shown.getvalue().decode(), nl=False)
+            return
         _write(frame, sys.stdout.buffer, chosen)
         sys.stdout.buffer.flush()
         return
@@ -113,7 +121,11 @@ def _as_text(frame: pl.DataFrame) -> pl.DataFrame:
             # Polars writes structs as JSON, so each value is put into one: {"v":VALUE}.
             json = pl.struct(column.cast(_with_numbers(kind)).alias("v")).struct.json_encode()
             column = pl.when(column.is_not_null()).then(json.str.slice(5).str.head(-1)).alias(name)
-        columns.append(column)
+        elif kind == pl.String or isinstance(kind, pl.Categorical | pl.Enum):
+            text = column.cast(pl.String)
+            risky = text.str.contains(FORMULA) & text.cast(pl.Float64, strict=False).is_null()
+            column = pl.when(risky).then(pl.lit("'") + text).otherwise(text)
+        columns.append(column.alias(f"'{name}" if re.match(FORMULA, name) else name))
     return frame.select(columns)
 
 

@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..format.outgoing import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -97,11 +99,6 @@ def cell_text(value: object) -> str:
     if isinstance(value, bytes):
         return f"{value[:16].hex()}{_GAP if len(value) > 16 else ''} ({len(value)} bytes)"
     return printable(str(value)[: 10 * _MOST])
-
-
-def printable(text: str) -> str:
-    """The text with a dot for each character that drives a terminal or turns the direction of writing."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else "·" for letter in text)
 
 
 def _is_number(value: object) -> bool:
