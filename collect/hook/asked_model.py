@@ -17,8 +17,8 @@ from ..grad_norms.eval_pass import ordered_norms
 from ..losses.criterion import LossOf, SampleLosses
 from ..losses.cross_entropy import loss_and_margin
 from ..random_streams import undisturbed_randomness
-from ..ranks import inner_model
-from ..signals.evaluation import check_holds_all, ordered_outputs, ordered_records, records
+from ..signals.calls import Call, ordered_answers, ordered_outputs
+from ..signals.evaluation import check_holds_all, pair_of
 from ..signals.from_logits import Answers, answers_from_logits, phi_from_loss
 from ..signals.queries import AS_IT_IS, Query
 
@@ -37,6 +37,7 @@ class AskedModel:
     norms     whether the points of its trace have gradient norms
     by_target how a record's loss comes from its target in the data; None: it is the cross-entropy of its class number
     decide    is told the name of the loss that is recorded, and raises where it is not the run's
+    call      how the model is asked
     """
 
     model: nn.Module
@@ -45,6 +46,7 @@ class AskedModel:
     norms: bool
     by_target: LossOf | None
     decide: Callable[[str], None]
+    call: Call
 
     def trace_point(self, ids: np.ndarray, *, unwatched: AbstractContextManager[None]) -> TracePoint:
         """What the samples ``ids`` have in eval mode.
@@ -52,7 +54,8 @@ class AskedModel:
         ``unwatched`` is a block in which the model runs without being recorded.
         """
         if self.by_target is not None:
-            found = self._losses(self.by_target, ids, AS_IT_IS)
+            with unwatched:
+                found = self._losses(self.by_target, ids, AS_IT_IS)
             self.decide(found.name)
             return found.loss, found.margin, None
         self.decide(CROSS_ENTROPY)
@@ -61,7 +64,7 @@ class AskedModel:
             for logits, labels, *norm in (
                 ordered_norms(self.model, self.data, ids, self.labels)
                 if self.norms
-                else ordered_outputs(self.model, self.data, ids, self.labels, AS_IT_IS)
+                else ordered_outputs(self.model, self.data, ids, self.labels, AS_IT_IS, self.call)
             ):
                 loss, margin = loss_and_margin(logits, labels)
                 losses.append(loss)
@@ -90,18 +93,21 @@ class AskedModel:
             return
         self.decide(CROSS_ENTROPY)
         done = 0
-        for logits, labels in _pieces(ordered_outputs(self.model, self.data, ids, self.labels, query)):
+        for logits, labels in _pieces(
+            ordered_outputs(self.model, self.data, ids, self.labels, query, self.call)
+        ):
             part = slice(done, done + len(labels))
             yield ids[part], answers_from_logits(logits, labels, where=where, first=done)
             done = part.stop
 
     def _losses(self, losses_of: LossOf, ids: np.ndarray, query: Query) -> SampleLosses:
-        inner = inner_model(self.model)
         highest = highest_label(self.labels)
         found = []
-        for x, y, asked in ordered_records(inner, self.data, ids, len(self.labels), query):
-            known = torch.from_numpy(self.labels[asked]).to(x.device)
-            output, target = losses_of.as_called(inner(x), y.to(x.device))
+        for said, wanted, asked in ordered_answers(
+            self.model, self.data, ids, len(self.labels), query, self.call
+        ):
+            known = torch.from_numpy(self.labels[asked]).to(wanted.device)
+            output, target = losses_of.as_called(said, wanted)
             found.append(losses_of(output, target, known, highest))
         margins = [part.margin for part in found if part.margin is not None]
         loss = torch.cat([part.loss for part in found])
@@ -117,14 +123,19 @@ def asked_model(
     *,
     norms: bool,
     decide: Callable[[str], None],
+    call: Call,
 ) -> AskedModel:
     """What to ask by the ``losses`` of a criterion, where there is one. Raises InvalidOption for norms that it has not."""
-    by_target = losses is not None and _needs_targets(losses, model, data, labels)
+    by_target = losses is not None and _needs_targets(losses, model, data, labels, call)
     if by_target and norms:
         raise InvalidOption(
             "gradient norms in eval mode are of the cross-entropy; leave grad_norm out, or watch_model in train mode"
         )
-    return AskedModel(model, data, labels, norms, losses if by_target else None, decide)
+    if norms and call.forward is not None:
+        raise InvalidOption(
+            "gradient norms in eval mode are asked by model(x), without forward=; leave grad_norm out, or watch_model in train mode"
+        )
+    return AskedModel(model, data, labels, norms, losses if by_target else None, decide, call)
 
 
 def highest_label(labels: np.ndarray) -> int | None:
@@ -132,16 +143,19 @@ def highest_label(labels: np.ndarray) -> int | None:
     return int(labels.max()) if len(labels) and labels.min() >= 0 else None
 
 
-def _needs_targets(losses: LossOf, model: nn.Module, data: Any, labels: np.ndarray) -> bool:
+def _needs_targets(losses: LossOf, model: nn.Module, data: Any, labels: np.ndarray, call: Call) -> bool:
     """Whether a record's loss comes from its target in ``data``, and not from a class number of the samples table."""
     check_holds_all(data, len(labels))
     if not len(labels):
         return False
     if losses.kind == "regression":
         return True
-    with undisturbed_randomness(torch.device("cpu")):
-        _, y = records(data, [0])
-    y = torch.as_tensor(y)
+    first = np.zeros(1, dtype=np.int64)
+    if call.forward is None:
+        with undisturbed_randomness(torch.device("cpu")):
+            y = torch.as_tensor(pair_of(data, first)[1])
+    else:
+        ((_, y, _),) = ordered_answers(model, data, first, len(labels), AS_IT_IS, call)
     highest = highest_label(labels)
     if losses.kind in ("binary", "probabilities"):
         two_classes = highest is not None and highest <= 1
@@ -156,10 +170,7 @@ def _needs_targets(losses: LossOf, model: nn.Module, data: Any, labels: np.ndarr
     if not losses.loss_only:
         return False
     # A whole number that a lone output is to hit is a count, as it is in a step; see `LossOf`.
-    inner = inner_model(model)
-    first = np.zeros(1, dtype=np.int64)
-    for x, _, _ in ordered_records(inner, data, first, len(labels), AS_IT_IS):
-        output = inner(x)
+    ((output, _, _),) = ordered_answers(model, data, first, len(labels), AS_IT_IS, call)
     return isinstance(output, torch.Tensor) and output.numel() == len(output)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -12,7 +13,7 @@ import numpy as np
 import polars as pl
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from ...store.errors import InvalidInput, InvalidOption
 from ...store.format.records import Run, RunInfo
@@ -22,6 +23,7 @@ from ..callables import unknown_choice
 from ..grad_norms.eval_pass import check_layers_in_eval_mode
 from ..losses.criterion import LossOf
 from ..run_facts import device_name, versions
+from ..signals.calls import Call, Forward
 from ..signals.from_logits import Answers
 from ..signals.queries import Query, expand_queries
 from .asked_model import TracePoint, asked_model
@@ -43,6 +45,8 @@ class RecordedRun:
         order: np.ndarray,
         info: RunInfo,
         queries: tuple[str, ...],
+        forward: Forward | None = None,
+        collate: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         self.name = writer.run
         self.experiment = writer.experiment
@@ -57,9 +61,12 @@ class RecordedRun:
         self._steps = RecordedSteps(writer.run, self._recorder, labels)
         self._losses: LossOf | None = None
         self._info, self._queries = info, queries
+        self._forward, self._collate = forward, collate
+        self._collate_of_loop: Callable[[list[Any]], Any] | None = None
         self._eval_norms = False
         self._eval_points = 0
         self._evaluated = False
+        self._failed_evaluation: Exception | None = None
         self._started = time.perf_counter()
         self._trained = 0.0
 
@@ -71,6 +78,7 @@ class RecordedRun:
         is as long as they are many, or all samples where it is as long as the experiment.
         """
         check_followable(loader)
+        self._collate_of_loop = loader.collate_fn
         positions = self.positions(len(loader.dataset), ids)  # type: ignore[arg-type]
         return WatchedLoader(
             loader, positions, on_pass=self.end_epoch, on_batch=self._on_batch, on_end=self.end_epoch
@@ -211,12 +219,16 @@ class RecordedRun:
         backward pass; by default where `watch_model` asked for it.
 
         Call it once before training (epoch 0) and after each epoch. ``data`` holds all samples in the order of
-        sample ids: a map-style data set of (x, y) or a pair of tensors, without augmentation. The model's
+        sample ids: a map-style data set of (x, y) or a pair of tensors, without augmentation; records of any kind with
+        `start_run`'s forward=. The model's
         modes and all random streams are left as they were.
         """
         wanted = self._eval_norms if grad_norm is None else grad_norm
         losses = self._losses if criterion is None else LossOf(criterion)
-        asked = asked_model(model, data, self.labels, losses, norms=wanted, decide=self._steps.decide)
+        with self._steps.paused():
+            asked = asked_model(
+                model, data, self.labels, losses, norms=wanted, decide=self._steps.decide, call=self._call()
+            )
         self.trace_eval_by(lambda ids: asked.trace_point(ids, unwatched=self._steps.paused()))
 
     def trace_eval_by(self, ask: Callable[[np.ndarray], TracePoint]) -> None:
@@ -238,19 +250,25 @@ class RecordedRun:
     def evaluate(self, model: nn.Module, data: Any, *, criterion: Callable[..., Any] | None = None) -> None:
         """Record the signals of the finished model for all samples and queries; arguments as in `trace_eval`.
 
-        Of a loss that is no cross-entropy there is the loss alone, without phi and logits.
+        Of a loss that is no cross-entropy there is the loss alone, without phi and logits. Called again, the new signals replace the
+        old. Where it raises, the run has no signals: it may be called again, and an error that leaves the run's block
+        all the same commits the traces, so that no training is lost to it.
         """
         losses = self._losses if criterion is None else LossOf(criterion)
-        asked = asked_model(model, data, self.labels, losses, norms=False, decide=self._steps.decide)
-        where = f"logits of run {self.name!r}"
-        self._evaluate(lambda ids, query: asked.answers(ids, query, where=where))
+        with self._evaluating():
+            asked = asked_model(
+                model, data, self.labels, losses, norms=False, decide=self._steps.decide, call=self._call()
+            )
+            where = f"logits of run {self.name!r}"
+            self._evaluate(lambda ids, query: asked.answers(ids, query, where=where))
 
     def evaluate_by(self, ask: Callable[[np.ndarray, Query], Answers]) -> None:
         """`evaluate` for a model that is asked in another way: ask(ids, query) gives what it says of the samples ``ids``.
 
         Of several processes only the one that writes asks.
         """
-        self._evaluate(lambda ids, query: [(ids, ask(ids, query))])
+        with self._evaluating():
+            self._evaluate(lambda ids, query: [(ids, ask(ids, query))])
 
     def _evaluate(self, ask: Callable[[np.ndarray, Query], Iterable[tuple[np.ndarray, Answers]]]) -> None:
         """`evaluate_by` with answers that come some samples at a time, each piece with its ids."""
@@ -278,6 +296,24 @@ class RecordedRun:
         self._info = dataclasses.replace(
             self._info, extra={**self._info.extra, "recording": {"queries": list(self._queries)}}
         )
+
+    def _call(self) -> Call:
+        return Call(self._forward, self._collate or self._collate_of_loop or default_collate)
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """New signals in the place of older ones, and none where the block raises, which `__exit__` is to know."""
+        self._evaluated = False
+        if ranks.writes():
+            self._writer.drop_signals()
+        try:
+            yield
+        except Exception as error:
+            self._evaluated, self._failed_evaluation = False, error
+            if ranks.writes():
+                self._writer.drop_signals()
+            raise
+        self._failed_evaluation = None
 
     def commit(self) -> Run | None:
         """Write what is left and make the run visible; leaving the block does this.
@@ -317,10 +353,17 @@ class RecordedRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None and self.committed is None:
+            if self.committed is None and (kind is None or self._only_evaluation_failed(error)):
                 self.commit()
+                if error is not None:
+                    error.add_note(f"the traces of run {self.name!r} are in the lake; it has no signals")
         finally:
             self.discard()
+
+    def _only_evaluation_failed(self, error: BaseException | None) -> bool:
+        """Whether the training before is whole: what leaves the block is what `evaluate` raised."""
+        failed = error is not None and error is self._failed_evaluation
+        return failed and bool(self._recorder.epochs or self._eval_points)
 
     def _on_batch(self, ids: np.ndarray) -> None:
         self.batch(ids)

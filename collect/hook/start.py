@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ...store.errors import InvalidInput
+from ...store.errors import InvalidInput, InvalidOption
 from ...store.format.records import ROLES, Role, RunInfo
 from ...store.lake import Lake
 from ..callables import unknown_choice
+from ..signals.calls import Forward
 from ..signals.queries import parse_queries
 from .recorded_run import RecordedRun
 
@@ -32,6 +33,8 @@ def start_run(
     model: str = "",
     dataset: str = "",
     queries: str | Sequence[str] = "original",
+    forward: Forward | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
 ) -> RecordedRun:
     """Start recording one training run. Use it as ``with start_run(...) as run:``.
 
@@ -42,6 +45,10 @@ def start_run(
     recipe    how it is trained: a mapping, a dataclass or a namespace, stored as JSON
     queries   the views that `evaluate` asks for, such as "original,flip,crop:8"; see `queries.parse_queries`.
               noise:N:SIGMA is in units of what the model takes
+    forward   how the loop calls the model, where it is not model(x) of records (x, y), as for several inputs, dict records and
+              texts: forward(model, batch) -> (outputs, targets), what the criterion is called with. `trace_eval` and
+              `evaluate` use it on batches made as the loop's own, on the model's device
+    collate   records -> batch for them; by default that of the watched loader. Give one where the loop's draws at random (mixup)
 
     Leaving the block commits the run; an exception leaves nothing behind. Samples that the experiment has forgotten may
     stand in the data that the model is asked about, where nothing is recorded of them, but not in a batch. Raises
@@ -50,6 +57,12 @@ def start_run(
     if role not in ROLES:
         raise unknown_choice("role", role, ROLES)
     views = parse_queries(queries, pictures=True)
+    if forward is not None and views != ("original",):
+        raise InvalidOption(
+            "queries are views of x in records (x, y): leave queries out where forward= is given"
+        )
+    if collate is not None and forward is None:
+        raise InvalidOption("collate makes the batches that forward= takes: give both")
     info = RunInfo(role=role, seed=seed, dataset=dataset, model=model, recipe=_recipe_mapping(recipe))
     if samples is not None:
         lake.create_experiment(
@@ -62,7 +75,7 @@ def start_run(
     labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
     # Forgotten samples are as those of the population here: never trained on, and never audited.
     population = np.asarray(table["pool"].to_numpy(zero_copy_only=False) != "audit")
-    return RecordedRun(writer, labels, population, order, info, views)
+    return RecordedRun(writer, labels, population, order, info, views, forward, collate)
 
 
 def _samples_table(samples: Any) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,12 +12,14 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from ...store.errors import InvalidInput, InvalidOption
-from ..losses.cross_entropy import as_logits
 from ..random_streams import undisturbed_randomness
 from ..ranks import inner_model
 from .queries import FOR_PICTURES, Query, noisy, view
 
-_BATCH = 512
+SAMPLES_AT_ONCE = 512
+"""Records in a batch of an evaluation."""
+
+NOT_A_PAIR = "give start_run forward=, a function (model, batch) -> (outputs, targets) that calls the model as the loop does"
 
 
 @contextmanager
@@ -40,17 +42,14 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def ordered_outputs(
-    model: nn.Module, data: Any, ids: np.ndarray, labels: np.ndarray, query: Query
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(logits (B, C), labels (B,)) of the samples ``ids``, batch by batch, in eval mode; see `ordered_inputs`."""
-    inner = inner_model(model)
-    for x, y in ordered_inputs(model, data, ids, labels, query):
-        yield as_logits(inner(x)), y
-
-
 def ordered_inputs(
-    model: nn.Module, data: Any, ids: np.ndarray, labels: np.ndarray, query: Query, *, size: int = _BATCH
+    model: nn.Module,
+    data: Any,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    query: Query,
+    *,
+    size: int = SAMPLES_AT_ONCE,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """(inputs (B, ...), labels (B,)) of the samples ``ids``, as `ordered_records` gives them.
 
@@ -64,7 +63,7 @@ def ordered_inputs(
 
 
 def ordered_records(
-    model: nn.Module, data: Any, ids: np.ndarray, samples: int, query: Query, *, size: int = _BATCH
+    model: nn.Module, data: Any, ids: np.ndarray, samples: int, query: Query, *, size: int = SAMPLES_AT_ONCE
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
     """(inputs (B, ...) on the model's device, targets as they are, ids) of the samples ``ids``, batch by batch.
 
@@ -78,7 +77,7 @@ def ordered_records(
     with undisturbed_randomness(device), eval_mode(model):
         for start in range(0, len(ids), size):
             asked = ids[start : start + size]
-            x, y = records(data, asked)
+            x, y = pair_of(data, asked)
             if query.kind in FOR_PICTURES and x.ndim != 4:
                 raise InvalidOption(
                     f"query {query.kind!r} needs pictures (batch, C, H, W), not {tuple(x.shape)}"
@@ -94,7 +93,7 @@ def check_holds_all(data: Any, samples: int) -> None:
 
     Data is a pair of tensors or arrays (x, y), or a map-style data set of such pairs.
     """
-    if _is_pair(data):
+    if is_pair(data):
         length = len(data[0])
         if length != len(data[1]):
             raise InvalidInput(f"x has {length} records, y has {len(data[1])}")
@@ -124,7 +123,7 @@ def check_labels(labels: np.ndarray, y: torch.Tensor, ids: np.ndarray) -> None:
 
 def records(data: Any, ids: np.ndarray | list[int]) -> tuple[Any, Any]:
     """(x, y) of the records ``ids`` of ``data``, as they are."""
-    if _is_pair(data):
+    if is_pair(data):
         at = torch.as_tensor(np.asarray(ids), dtype=torch.int64)
         x, y = (torch.as_tensor(each)[at.to(torch.as_tensor(each).device)] for each in data)
     else:
@@ -133,7 +132,25 @@ def records(data: Any, ids: np.ndarray | list[int]) -> tuple[Any, Any]:
     return x, y
 
 
-def _is_pair(data: Any) -> bool:
+def pair_of(data: Any, ids: np.ndarray) -> tuple[torch.Tensor, Any]:
+    """`records`, where they are pairs of tensors; InvalidInput says what they are otherwise."""
+    first = None if is_pair(data) else data[int(ids[0])]
+    if isinstance(first, (Mapping, str, bytes)) or (not hasattr(first, "__len__") and first is not None):
+        raise InvalidInput(f"record {ids[0]} of data is a {type(first).__name__}, no (x, y); {NOT_A_PAIR}")
+    try:
+        x, y = records(data, ids)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInput(f"the records of data make no batch (x, y): {error}; {NOT_A_PAIR}") from error
+    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
+        wrong = x if not isinstance(x, torch.Tensor) else y
+        raise InvalidInput(
+            f"{'the inputs' if wrong is x else 'the targets'} of data are a {type(wrong).__name__}, no tensor; {NOT_A_PAIR}"
+        )
+    return x, y
+
+
+def is_pair(data: Any) -> bool:
+    """Whether it is two tensors or arrays (x, y), and no data set."""
     return (
         isinstance(data, (tuple, list))
         and len(data) == 2

@@ -193,6 +193,14 @@ class RunWriter:
             self._signals.write(table)
         self._seen = seen
 
+    def drop_signals(self) -> None:
+        """Take back all that `append_signals` was given; nothing happens where that was nothing."""
+        self._check_open()
+        if self._signals is not None:
+            self._signals.abort()
+            self._signals = None
+        self._seen = {}
+
     def commit(self, info: RunInfo) -> Run:
         """Make the run visible. Raises AlreadyExists when another writer committed the same run first.
 
