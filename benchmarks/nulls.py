@@ -1,0 +1,204 @@
+"""Whether attacks claim membership where there is none: models that remember nothing, over who trains on what.
+
+    python benchmarks/nulls.py [--lakes 2] [--models 4 8 16 64] [--each]
+
+Every lake is imported and analyzed as a user's is: one target, 7,200 records in parts of 400, and logits that say nothing of who
+was trained on. An AUC's 95% interval must hold .5 in 93% of the parts, and the mean AUC lie within its scatter of .5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from losslake.analysis.scoring.catalogue import open_source
+from losslake.analysis.scoring.run import run_analysis
+from losslake.analysis.statistics.roc import auc, split
+from losslake.collect.experiment.membership import design_members
+from losslake.collect.importers.arrays import import_arrays
+from losslake.store.lake import Lake
+
+RECORDS, POPULATION, PART = 7_200, 200, 400
+BAR = 0.93
+ATTACKS = (
+    "lira[variance=pooled]",
+    "lira[variance=sample]",
+    "lira[center=median,variance=pooled]",
+    "lira[mode=offline,variance=pooled]",
+    "lira[mode=offline,variance=sample]",
+    "lira[queries=gaussian,variance=pooled]",
+    "rmia",
+    "rmia[mode=offline,a=0.3]",
+    "calibrated",
+    "attack-r",
+    "attack-r[interpolate=true]",
+    "attack-s",
+    "entropy",
+)
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+
+def coin(models: int, rng: np.random.Generator) -> Mask:
+    """A coin for every model and record."""
+    return design_members(RECORDS, models, design="bernoulli", seed=_seed(rng))
+
+
+def halves(models: int, rng: np.random.Generator) -> Mask:
+    """A half of the records for every model, each drawn by itself."""
+    return np.argsort(rng.random((models, RECORDS)), axis=1) < RECORDS // 2
+
+
+def balanced(models: int, rng: np.random.Generator) -> Mask:
+    """Each record in half of the models."""
+    return design_members(RECORDS, models, design="balanced", seed=_seed(rng))
+
+
+def paired(models: int, rng: np.random.Generator) -> Mask:
+    """Every second model trains on what the one before it does not, of a random half each."""
+    return design_members(RECORDS, models, design="paired", seed=_seed(rng))
+
+
+def tf_privacy(models: int, rng: np.random.Generator) -> Mask:
+    """As in TensorFlow Privacy's LiRA: uniform numbers, and of each record the models with the lowest ones."""
+    order = rng.uniform(0, 1, (models, RECORDS)).argsort(0)
+    return order < int(0.5 * models)
+
+
+def privacy_meter(models: int, rng: np.random.Generator) -> Mask:
+    """As in Privacy Meter: indices shuffled a pair, the first half to one model and the second to the other."""
+    keep = np.ones((models, RECORDS), dtype=bool)
+    indices = np.arange(RECORDS)
+    for pair in range(models // 2):
+        rng.shuffle(indices)
+        keep[2 * pair, indices[RECORDS // 2 :]] = False
+        keep[2 * pair + 1, indices[: RECORDS // 2]] = False
+    return keep
+
+
+def own_coin(models: int, rng: np.random.Generator) -> Mask:
+    """As `losslake collect` has it: a fleet in balance beside a target with a coin of its own."""
+    fleet = balanced(models, rng)
+    return np.concatenate([rng.random((1, RECORDS)) < 0.5, fleet])
+
+
+DESIGNS: dict[str, Callable[[int, np.random.Generator], Mask]] = {
+    "coin": coin,
+    "halves": halves,
+    "balanced": balanced,
+    "paired": paired,
+    "tf-privacy": tf_privacy,
+    "privacy-meter": privacy_meter,
+    "own coin": own_coin,
+}
+
+
+def made(folder: Path, keep: Mask, rng: np.random.Generator, effect: float = 0.0) -> Lake:
+    """A lake of these runs: records that are hard or easy and vary more or less, runs that are surer or less sure."""
+    models = len(keep)
+    keep = np.concatenate([keep, np.zeros((models, POPULATION), bool)], axis=1)
+    records = keep.shape[1]
+    labels = rng.integers(0, 3, records)
+    spread = rng.gamma(4, 0.25, records)[:, None]
+    logits = rng.normal(0, 1, (models, records, 3)) * spread
+    logits[:, np.arange(records), labels] += rng.normal(2, 1, records) + rng.normal(0, 0.3, (models, 1))
+    logits[:, np.arange(records), labels] += effect * rng.gamma(1, 1, records) * keep
+    np.savez(
+        folder / "runs.npz",
+        labels=labels,
+        keep=keep,
+        population=np.arange(records) >= RECORDS,
+        logits=logits[:, :, None].astype(np.float32),
+    )
+    lake = Lake.open(folder / "lake", create=True)
+    import_arrays(lake, "e", folder / "runs.npz", target="run-0000")
+    return lake
+
+
+def scored(lake: Lake, name: str) -> tuple[Floats, Mask]:
+    """Score and membership in the target of each record, by the analysis as a user runs it."""
+    with open_source(lake, "e", "run-0000") as source:
+        analysis, options = source.analysis(name)
+        frame = run_analysis(source, analysis, options).scores.frame
+    return frame["score"].cast(float).fill_null(np.nan).to_numpy(), frame["member"].to_numpy()
+
+
+def no_signal(designs: list[str], models: list[int], lakes: int, attacks: list[str], each: bool) -> None:
+    """One line a design and number of models, over all attacks; with ``each`` one an attack too.
+
+    The share of intervals with .5, and the attack whose mean AUC lies furthest from it in its standard errors.
+    """
+    print("| design | models | attack | parts | holds .5 | mean AUC | standard errors off |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    every: dict[str, list[bool]] = {name: [] for name in attacks}
+    for design in designs:
+        for count in models:
+            held, areas = _parts_of(design, count, lakes, attacks)
+            lines = []
+            for name in attacks:
+                every[name] += held[name]
+                mean = float(np.mean(areas[name]))
+                off = (mean - 0.5) / (np.std(areas[name], ddof=1) / np.sqrt(len(areas[name])))
+                lines.append((abs(off), name, float(np.mean(held[name])), mean, off))
+            if each:
+                for _, name, share, mean, off in lines:
+                    print(
+                        f"| {design} | {count} | {name} | {len(held[name])} | {share:.1%} | {mean:.4f} | {off:+.1f} |"
+                    )
+            _, name, _, mean, off = max(lines)
+            share = float(np.mean([line[2] for line in lines]))
+            parts = sum(len(one) for one in held.values())
+            print(
+                f"| {design} | {count} | all; furthest: {name} | {parts} | {share:.1%} | {mean:.4f} | {off:+.1f} |",
+                flush=True,
+            )
+    for name, all_parts in every.items():
+        print(f"| all | all | {name} | {len(all_parts)} | {np.mean(all_parts):.1%} | | |")
+    print(f"\nThe least is to be {BAR:.0%}, less two standard errors of so many parts.")
+
+
+def _parts_of(
+    design: str, count: int, lakes: int, attacks: list[str]
+) -> tuple[dict[str, list[bool]], dict[str, list[float]]]:
+    """Whether .5 lies in the interval of each part, and the AUC of each, of every attack."""
+    held: dict[str, list[bool]] = {name: [] for name in attacks}
+    areas: dict[str, list[float]] = {name: [] for name in attacks}
+    for number in range(lakes):
+        rng = np.random.default_rng([number, count, list(DESIGNS).index(design)])
+        with tempfile.TemporaryDirectory() as folder:
+            lake = made(Path(folder), DESIGNS[design](count, rng), rng)
+            for name in attacks:
+                score, member = scored(lake, name)
+                for start in range(0, RECORDS, PART):
+                    part = slice(start, start + PART)
+                    found = auc(*split(score[part], member[part]))
+                    assert found.value is not None
+                    assert found.ci_low is not None
+                    assert found.ci_high is not None
+                    held[name].append(found.ci_low <= 0.5 <= found.ci_high)
+                    areas[name].append(found.value)
+    return held, areas
+
+
+def _seed(rng: np.random.Generator) -> int:
+    return int(rng.integers(1 << 30))
+
+
+def main() -> None:
+    """Simulate, and print a table in Markdown."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lakes", type=int, default=2, help="a design and number of models")
+    parser.add_argument("--models", type=int, nargs="+", default=[4, 8, 16, 64])
+    parser.add_argument("--designs", nargs="+", default=list(DESIGNS), choices=DESIGNS)
+    parser.add_argument("--attacks", nargs="+", default=list(ATTACKS))
+    parser.add_argument("--each", action="store_true", help="a line for every attack too")
+    given = parser.parse_args()
+    no_signal(given.designs, given.models, given.lakes, given.attacks, given.each)
+
+
+if __name__ == "__main__":
+    main()
