@@ -24,20 +24,18 @@ from ..store.read.changes import read_again
 from .declare import Analysis, parse_score
 from .statistics.dependence import (
     ALIKE,
-    DRAWN,
-    PRIME,
-    SPREAD,
     SURE,
-    correlation,
-    difference,
-    run_keys,
+    TrainingSets,
+    alike,
+    members_apart,
+    opposite,
     share_passed_over,
 )
 
 T = TypeVar("T")
 
-_LOOKED_AT = 4_096
-"""Audit samples, evenly spread, whose memberships are looked at first: all are only where these give reason to."""
+_ROWS = 1 << 24
+"""Rows whose memberships are read at a time, 7 bytes each; a bit a run and sample is kept of them."""
 
 _PASSED_OVER = """
 create or replace temp view signals as
@@ -79,6 +77,7 @@ class Source:
     left_out: tuple[str, ...] = ()
     _fits: Fits | None = field(default=None, repr=False)
     _asked: bool = field(default=False, repr=False)
+    _sets: dict[tuple[Any, ...], TrainingSets] = field(default_factory=dict, repr=False)
     _provided: dict[str, pa.Table] = field(default_factory=dict, repr=False)
     _moved: bool = field(default=False, repr=False)
 
@@ -204,33 +203,30 @@ class Source:
         notes = [f"left out as asked: {', '.join(asked)}"] if asked else []
         if self.target is None or "signals" not in self.target.tables():
             return Fits(tuple(asked), None, tuple(notes))
-        every = max(1, self.lake.experiment(self.experiment).samples // _LOOKED_AT)
-        same, opposite = self._alike(every)
-        if every > 1 and (same or opposite):
-            same, opposite = self._alike(1)
-        alike = (*same, *opposite)
+        same, complements = self._alike()
+        kin = (*same, *complements)
         compared = {run.run for run in self._with_signals("shadow", "reference", but=asked)}
-        same, opposite = ([run for run in names if run in compared] for names in (same, opposite))
+        same, complements = ([run for run in names if run in compared] for names in (same, complements))
         if same:
             notes.append(
                 f"left out, for they trained on the members of {self.target_name!r}: {', '.join(same)}; they know of "
                 "them what the target does"
             )
-        if opposite:
+        if complements:
             notes.append(
-                f"left out, for they trained on what {self.target_name!r} did not: {', '.join(opposite)}; with them in, "
+                f"left out, for they trained on what {self.target_name!r} did not: {', '.join(complements)}; with them in, "
                 "the number of runs with a record would tell whether the target is one of them"
             )
-        runs = (*asked, *same, *opposite)
+        runs = (*asked, *same, *complements)
         fitted = [run.run for run in self._with_signals("shadow", but=runs) if run.members]
         # Runs that nothing is fitted to may be of the fleet too: other targets, and what was asked to be left out.
         others = [
             run.run
-            for run in self._with_signals("shadow", "target", but=alike)
+            for run in self._with_signals("shadow", "target", but=kin)
             if run.members and run.info.parent is None
         ]
         fleets = [fleet for fleet in (fitted, others) if fleet and fitted]
-        found = [(*self._apart(fleet, every), fleet) for fleet in fleets[: 1 if fitted == others else 2]]
+        found = [(*self._apart(fleet), fleet) for fleet in fleets[: 1 if fitted == others else 2]]
         apart, errors, fleet = max(found, key=lambda one: abs(one[1]), default=(0.0, 0.0, fitted))
         if abs(errors) <= SURE:
             return Fits(runs, None, tuple(notes))
@@ -242,37 +238,85 @@ class Source:
             )
         if not share:
             return Fits(runs, None, tuple(notes))
-        self._provide_fleet(fleet)
-        cells = self._memberships("opposite_runs", share=share, prime=PRIME, spread=SPREAD, drawn=DRAWN)
+        cells = self._opposite(fleet, share, fitted)
         notes.append(
             f"{self.target_name!r} is one of a fleet in balance: its members are in {-apart:.2g} other runs fewer than "
             "non-members are. For each record one of the runs on the other side than the target, drawn at random, is passed "
             "over, so that their number tells nothing"
         )
-        cells = cells.filter(pl.col("run").is_in(fitted))
-        return Fits(runs, cells.to_arrow() if len(cells) else None, tuple(notes))
+        return Fits(runs, cells if len(cells) else None, tuple(notes))
 
-    def _provide_fleet(self, names: list[str]) -> None:
-        self.provide("fleet_runs", pa.table({"run": pa.array(names, pa.string()), "key": run_keys(names)}))
-
-    def _memberships(self, name: str, **parameters: float) -> pl.DataFrame:
-        return self.sql(read_sql(name), {"target": self.target_name, **parameters})
-
-    def _alike(self, every: int) -> tuple[list[str], list[str]]:
+    def _alike(self) -> tuple[list[str], list[str]]:
         """The runs with the target's training set, and those with its complement."""
-        found = self._memberships("training_sets", every=every)
-        alike = correlation(*(found[name].to_numpy() for name in ("n", "ours", "theirs", "shared")))
-        names = found["run"].to_numpy()
-        return names[alike >= ALIKE].tolist(), names[alike <= -ALIKE].tolist()
+        sets = self._training_sets()
+        found = alike(sets, sets.row(self.target_name))
+        others = [
+            (run, value) for run, value in zip(sets.runs, found, strict=True) if run != self.target_name
+        ]
+        return [run for run, value in others if value >= ALIKE], [
+            run for run, value in others if value <= -ALIKE
+        ]
 
-    def _apart(self, fleet: list[str], every: int) -> tuple[float, float]:
+    def _apart(self, fleet: list[str]) -> tuple[float, float]:
         """How many more runs of a fleet trained on a member than on a non-member, and that in standard errors."""
-        self._provide_fleet(fleet)
-        found = self._memberships("training_counts", every=every)
-        sides = {row["own"]: (row["n"], row["mean"], row["variance"]) for row in found.iter_rows(named=True)}
-        none = (0.0, 0.0, 0.0)
-        apart, errors = difference(sides.get(True, none), sides.get(False, none))
-        return self._apart(fleet, 1) if every > 1 and abs(errors) > SURE / 2 else (apart, errors)
+        sets = self._training_sets()
+        return members_apart(sets, sets.row(self.target_name), sets.rows(fleet))
+
+    def _opposite(self, fleet: list[str], share: float, fitted: list[str]) -> pa.Table:
+        """What is passed over, sample_id and run: of a share of the samples a run of the fleet, if it is among ``fitted``."""
+        sets = self._training_sets()
+        chosen = opposite(sets, sets.row(self.target_name), sets.rows(fleet), share)
+        chosen[~np.isin(chosen, sets.rows(fitted))] = -1
+        cells = np.flatnonzero(chosen >= 0)
+        names = pa.DictionaryArray.from_arrays(pa.array(chosen[cells].astype(np.int32)), pa.array(sets.runs))
+        return pa.table({"sample_id": sets.sample_id[cells].astype(np.int32), "run": names.cast(pa.string())})
+
+    def _training_sets(self) -> TrainingSets:
+        """Who trained on what, of all runs that may be compared; read once for a source and those beside it."""
+        roles = ("target", "shadow", "reference")
+        runs = [
+            run
+            for run in self.runs
+            if "signals" in run.tables() and (run.info.role in roles or run.run == self.target_name)
+        ]
+        # The sums of rows stay when they are laid out anew.
+        key = (
+            self.experiment,
+            *((run.run, *(file.sha256 for file in run.files if file.table == "signals")) for run in runs),
+        )
+        if key not in self._sets:
+            self._sets.clear()
+            self._sets[key] = self._read_training_sets(runs)
+        return self._sets[key]
+
+    def _read_training_sets(self, runs: Sequence[Run]) -> TrainingSets:
+        audit = np.asarray(
+            self.lake.samples(self.experiment)["pool"].to_numpy(zero_copy_only=False) == "audit"
+        )
+        sample_id = np.flatnonzero(audit)
+        rows = [sum(file.rows for file in run.files if file.table == "signals") for run in runs]
+        at_once = max(1, _ROWS // max(1, max(rows, default=1)))
+        known, member = (np.zeros((len(runs), -(-len(sample_id) // 8)), np.uint8) for _ in range(2))
+        ids, bits, whole = np.zeros(0, np.int32), known[0], False
+        for start in range(0, len(runs), at_once):
+            frames = self.rows_of_each(
+                runs[start : start + at_once], "signals", ["sample_id", "query", "member"]
+            )
+            for row, frame in enumerate(frames, start):
+                plain = frame.filter(pl.col("query") == 0) if frame["query"].max() != 0 else frame
+                # Runs nearly always hold the same samples in the same order.
+                if not np.array_equal(ids, here := plain["sample_id"].to_numpy()):
+                    ids, flags = here, np.zeros(len(audit), dtype=np.bool_)
+                    flags[ids] = True
+                    bits = np.packbits(flags[sample_id])
+                    whole = np.array_equal(ids, sample_id)
+                inside = plain["member"].to_numpy()
+                if not whole:
+                    flags = np.zeros(len(audit), dtype=np.bool_)
+                    flags[ids] = inside
+                    inside = flags[sample_id]
+                known[row], member[row] = bits, np.packbits(inside)
+        return TrainingSets(tuple(run.run for run in runs), sample_id, known, member)
 
     def passed_over(self, runs: Sequence[Run], sample_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of what is passed over in a matrix of ``runs`` and ``sample_id`` (samples,), ascending."""
@@ -383,9 +427,12 @@ class Source:
         lake: Lake | None = None,
         left_out: tuple[str, ...],
     ) -> Self:
-        return type(self).open(
+        found = type(self).open(
             lake or self.lake, experiment or self.experiment, target, find=self.find, left_out=left_out
         )
+        if lake is None:
+            found._sets = self._sets
+        return found
 
     def analysis(self, score: str) -> tuple[Analysis, dict[str, Any]]:
         """The analysis that a score's name means, and its options; see `parse_score`."""

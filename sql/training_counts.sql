@@ -1,7 +1,7 @@
 -- In how many other runs' training sets the target's members are, and how many non-members.
 -- Parameters: $target  [run]  the run under attack
 --             $every   [whole number; default 1]  1 for all samples, K for those whose number is divisible by K
--- Reads:  fleet_runs (run, key)  the runs that may be of one fleet with the target
+-- Reads:  fleet_runs (run)  the runs that may be of one fleet with the target
 -- Grain: one row a side: own says whether of members; n samples of the audit pool with mean and variance of the count.
 with own as (
   select signals.sample_id, bool_or(signals.member) as own

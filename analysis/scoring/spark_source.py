@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 import polars as pl
 import pyarrow as pa
 
+from ...sql import read_sql
 from ...store.errors import InvalidOption
 from ...store.format.records import Run
 from ...store.spark.connection import SparkConnection, connect_spark
 from ..source import Source
+from ..statistics.dependence import ALIKE, SURE, correlation, difference
 
 ON_SPARK = (
     "lt-iqr",
@@ -36,6 +38,9 @@ ON_SPARK = (
 
 NOT_ON_SPARK = ("per-model", "shadow-curve")
 """Evaluations that read so themselves; the others look at scores, and at the target's own traces."""
+
+_LOOKED_AT = 4_096
+"""Audit samples, evenly spread, whose memberships are looked at first: all are only where these give reason to."""
 
 
 @dataclass
@@ -66,12 +71,36 @@ class SparkSource(Source):
             )
         return super().rows_of_each(runs, table, columns)
 
+    def _alike(self) -> tuple[list[str], list[str]]:
+        every = max(1, self.lake.experiment(self.experiment).samples // _LOOKED_AT)
+        same, complements = self._alike_among(every)
+        return self._alike_among(1) if every > 1 and (same or complements) else (same, complements)
+
+    def _alike_among(self, every: int) -> tuple[list[str], list[str]]:
+        found = self.sql(read_sql("training_sets"), {"target": self.target_name, "every": every})
+        alike = correlation(*(found[name].to_numpy() for name in ("n", "ours", "theirs", "shared")))
+        names = found["run"].to_numpy()
+        return names[alike >= ALIKE].tolist(), names[alike <= -ALIKE].tolist()
+
+    def _apart(self, fleet: list[str]) -> tuple[float, float]:
+        self.provide("fleet_runs", pa.table({"run": pa.array(fleet, pa.string())}))
+        every = max(1, self.lake.experiment(self.experiment).samples // _LOOKED_AT)
+        apart, errors = self._apart_among(every)
+        return self._apart_among(1) if every > 1 and abs(errors) > SURE / 2 else (apart, errors)
+
+    def _apart_among(self, every: int) -> tuple[float, float]:
+        found = self.sql(read_sql("training_counts"), {"target": self.target_name, "every": every})
+        sides = {row["own"]: (row["n"], row["mean"], row["variance"]) for row in found.iter_rows(named=True)}
+        none = (0.0, 0.0, 0.0)
+        return difference(sides.get(True, none), sides.get(False, none))
+
+    def _opposite(self, fleet: list[str], share: float, fitted: list[str]) -> pa.Table:
+        raise InvalidOption(
+            f"run {self.target_name!r} is one of a fleet in balance, so that single records of other runs must be passed "
+            "over, which is not done on Spark; leave --engine spark out, or take a target of its own"
+        )
+
     def _reconnect(self) -> None:
-        if self._fits is not None and self._fits.passed_over is not None:
-            raise InvalidOption(
-                f"run {self.target_name!r} is one of a fleet in balance, so that single records of other runs must be passed "
-                "over, which is not done on Spark; leave --engine spark out, or take a target of its own"
-            )
         super()._reconnect()
         self._spark.close()
         self._spark = connect_spark(self.lake, self.experiment, runs=self._shown())

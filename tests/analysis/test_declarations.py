@@ -32,8 +32,8 @@ from places import ROOT
 
 ENTRIES: tuple[Analysis | Evaluation, ...] = (*ANALYSES, *EVALUATIONS)
 NO_QUERY = {"views", "views_spark", "macros_duckdb", "macros_spark"}
-OF_EVERY_ANALYSIS = {"training_sets", "training_counts", "opposite_runs"}
-"""What every analysis that compares with other runs asks first; see `Source.need_shadows`."""
+OF_EVERY_ANALYSIS = {"training_sets", "training_counts"}
+"""What every analysis that compares with other runs asks Spark first; see `Source.need_shadows`."""
 
 each = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 each_analysis = pytest.mark.parametrize("entry", ANALYSES, ids=lambda entry: entry.name)
