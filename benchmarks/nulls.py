@@ -1,9 +1,10 @@
 """Whether attacks claim membership where there is none: models that remember nothing, over who trains on what.
 
-    python benchmarks/nulls.py [--lakes 2] [--models 4 8 16 64] [--each]
+    python benchmarks/nulls.py [--lakes 2] [--models 4 8 16 64] [--each | --signal]
 
 Every lake is imported and analyzed as a user's is: one target, 7,200 records in parts of 400, and logits that say nothing of who
-was trained on. An AUC's 95% interval must hold .5 in 93% of the parts, and the mean AUC lie within its scatter of .5.
+was trained on. An AUC's 95% interval must hold .5 in 93% of the parts, and the mean AUC lie within its scatter of .5. ``--signal`` plants an effect and says
+how much of it is found with what losslake leaves out of the fits, and with the same counts for every record.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.statistics.roc import auc, split
+from losslake.analysis.statistics.roc import auc, split, tpr_at_fpr
 from losslake.collect.experiment.membership import design_members
 from losslake.collect.importers.arrays import import_arrays
+from losslake.store.errors import NotEnoughData
+from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 
 RECORDS, POPULATION, PART = 7_200, 200, 400
@@ -119,6 +123,70 @@ def made(folder: Path, keep: Mask, rng: np.random.Generator, effect: float = 0.0
     return lake
 
 
+def cut_to_smallest(keep: Mask, rng: np.random.Generator) -> Mask:
+    """Which (run, record) are kept so that each record has as many other runs with and without it as the one with fewest."""
+    others = keep[1:]
+    count = int(min(others.sum(axis=0).min(), (~others).sum(axis=0).min()))
+    order = rng.random(others.shape)
+    place = np.where(
+        others,
+        np.where(others, order, 2).argsort(axis=0).argsort(axis=0),
+        np.where(~others, order, 2).argsort(axis=0).argsort(axis=0),
+    )
+    return np.concatenate([np.ones((1, keep.shape[1]), bool), place < count])
+
+
+def cut(lake: Lake, held: Mask, folder: Path) -> Lake:
+    """The same lake with no more signals than ``held`` marks, (runs, records)."""
+    fewer = Lake.open(folder / "cut", create=True)
+    fewer.create_experiment("e", lake.samples("e").select(["label", "pool"]))
+    for run, rows in zip(lake.runs("e"), held, strict=True):
+        found = lake.scan("signals", "e").filter(pl.col("run") == run.run).sort("sample_id").collect()
+        member = found["member"].to_numpy()
+        part = found.filter(pl.Series(np.append(rows, np.ones(POPULATION, bool))))
+        with fewer.write_run("e", run.run, members=member) as writer:
+            writer.append_signals(
+                *(part[name].to_numpy() for name in ("sample_id", "query", "label")),
+                **{name: part[name].to_numpy() for name in ("loss", "phi", "correct")},
+            )
+            writer.commit(RunInfo(role=run.info.role))
+    return fewer
+
+
+def signal(designs: list[str], models: list[int], lakes: int, attacks: list[str]) -> None:
+    """One line an attack, design and number of models: AUC and TPR at an FPR of 1%, both ways."""
+    print("| attack | design | models | AUC as it is | cut to the smallest count | TPR at 1% | cut |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for design in designs:
+        for count in models:
+            found: dict[str, list[list[float]]] = {name: [] for name in attacks}
+            for number in range(lakes):
+                rng = np.random.default_rng([number, count, list(DESIGNS).index(design)])
+                with tempfile.TemporaryDirectory() as folder:
+                    keep = DESIGNS[design](count, rng)
+                    lake = made(Path(folder), keep, rng, effect=1.0)
+                    less = cut(lake, cut_to_smallest(keep, rng), Path(folder))
+                    for name in attacks:
+                        values = [_found(one, name) for one in (lake, less)]
+                        found[name].append([*np.transpose(values).ravel()])
+            for name in attacks:
+                area, area_cut, tpr, tpr_cut = np.mean(found[name], axis=0)
+                print(
+                    f"| {name} | {design} | {count} | {area:.3f} | {area_cut:.3f} | {tpr:.3f} | {tpr_cut:.3f} |",
+                    flush=True,
+                )
+
+
+def _found(lake: Lake, name: str) -> tuple[float, float]:
+    """AUC and TPR at an FPR of 1%; NaN where too few runs are left."""
+    try:
+        sides = split(*scored(lake, name))
+    except NotEnoughData:
+        return np.nan, np.nan
+    area, rate = auc(*sides).value, tpr_at_fpr(*sides, 0.01).value
+    return np.nan if area is None else area, np.nan if rate is None else rate
+
+
 def scored(lake: Lake, name: str) -> tuple[Floats, Mask]:
     """Score and membership in the target of each record, by the analysis as a user runs it."""
     with open_source(lake, "e", "run-0000") as source:
@@ -196,7 +264,11 @@ def main() -> None:
     parser.add_argument("--designs", nargs="+", default=list(DESIGNS), choices=DESIGNS)
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS))
     parser.add_argument("--each", action="store_true", help="a line for every attack too")
+    parser.add_argument("--signal", action="store_true", help="with an effect: what is found")
     given = parser.parse_args()
+    if given.signal:
+        signal(given.designs, given.models, given.lakes, given.attacks)
+        return
     no_signal(given.designs, given.models, given.lakes, given.attacks, given.each)
 
 

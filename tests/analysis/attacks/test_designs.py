@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -86,6 +87,25 @@ def test_without_an_effect_no_attack_finds_one(
             # Intervals of 95%, too many to ask all of them to hold .5.
             assert abs(value - 0.5) < (high - low), name
             assert design != "coin" or not told(outcome.notes)
+
+
+@pytest.mark.parametrize("runs", [4, 8])
+def test_intervals_hold_a_half_and_are_centred_where_nothing_is_remembered(
+    lake_of: MakeLake, monkeypatch: pytest.MonkeyPatch, runs: int
+) -> None:
+    # benchmarks/nulls.py at length: parts of a lake's records are draws.
+    monkeypatch.setattr(sys.modules[__name__], "SAMPLES", 4_000)
+    held, values = [], []
+    for seed, design in enumerate(("balanced", "paired", "coin")):
+        with open_source(made(lake_of, fleet(design, runs, seed), seed), "tests") as source:
+            for name in ("lira", "rmia", "calibrated", "attack-r[interpolate=true]", "attack-s"):
+                scores = run_analysis(source, *source.analysis(name)).scores.frame
+                for start in range(0, 4_000, 200):
+                    value, low, high = auc(scores[start : start + 200])
+                    held.append(low <= 0.5 <= high)
+                    values.append(value)
+    assert np.mean(held) >= 0.92
+    assert abs(np.mean(values) - 0.5) < 0.01
 
 
 @pytest.mark.parametrize("design", ["balanced", "paired"])

@@ -145,3 +145,20 @@ def test_too_few_runs_say_so(lake_of: MakeLake) -> None:
         ),
     ):
         hellinger(source)
+
+
+@pytest.mark.parametrize("kind", ["normal", "t4", "gumbel"])
+@pytest.mark.parametrize("shadows", [8, 32])
+def test_few_records_without_an_effect_are_resolved_whatever_the_tails(
+    lake_of: MakeLake, kind: str, shadows: int
+) -> None:
+    rng = np.random.default_rng(shadows)
+    keep = rng.random((shadows + 1, 2_000)) < 0.5
+    draw = {"normal": rng.normal, "gumbel": rng.gumbel, "t4": lambda size: rng.standard_t(4, size)}[kind]
+    strong = np.arange(2_000) < 200
+    phi = draw(size=keep.shape) + 4 * (keep & strong)
+    with open_source(lake_of(keep, phi), "tests") as source:
+        frame = hellinger(source).frame
+    told = frame["shadows_needed"].is_not_null().to_numpy()
+    assert told[~strong].mean() < 0.08  # with t4 and 32 runs .15 by the quantile of Gaussians
+    assert shadows < 32 or told[strong].mean() > 0.95
