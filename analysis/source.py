@@ -29,7 +29,6 @@ from .statistics.dependence import (
     alike,
     members_apart,
     opposite,
-    share_passed_over,
 )
 
 T = TypeVar("T")
@@ -230,19 +229,18 @@ class Source:
         apart, errors, fleet = max(found, key=lambda one: abs(one[1]), default=(0.0, 0.0, fitted))
         if abs(errors) <= SURE:
             return Fits(runs, None, tuple(notes))
-        share = share_passed_over(apart, errors)
         if apart > 0 or apart < -1.5:
             notes.append(
                 f"members of {self.target_name!r} are in the training sets of {apart:+.2g} other runs more than non-members "
                 "are: that alone may tell them apart, so the scores are no clean evidence of what the target learnt"
             )
-        if not share:
+        if errors >= -SURE:
             return Fits(runs, None, tuple(notes))
-        cells = self._opposite(fleet, share, fitted)
+        cells = self._opposite(fleet, fitted)
         notes.append(
             f"{self.target_name!r} is one of a fleet in balance: its members are in {-apart:.2g} other runs fewer than "
-            "non-members are. For each record one of the runs on the other side than the target, drawn at random, is passed "
-            "over, so that their number tells nothing"
+            "non-members are. Where that calls for it one of a record's runs on the other side than the target, drawn at random, "
+            "is passed over, so that their number tells nothing"
         )
         return Fits(runs, cells if len(cells) else None, tuple(notes))
 
@@ -262,10 +260,10 @@ class Source:
         sets = self._training_sets()
         return members_apart(sets, sets.row(self.target_name), sets.rows(fleet))
 
-    def _opposite(self, fleet: list[str], share: float, fitted: list[str]) -> pa.Table:
-        """What is passed over, sample_id and run: of a share of the samples a run of the fleet, if it is among ``fitted``."""
+    def _opposite(self, fleet: list[str], fitted: list[str]) -> pa.Table:
+        """What is passed over, sample_id and run: of the samples drawn a run of the fleet, if it is among ``fitted``."""
         sets = self._training_sets()
-        chosen = opposite(sets, sets.row(self.target_name), sets.rows(fleet), share)
+        chosen = opposite(sets, sets.row(self.target_name), sets.rows(fleet))
         chosen[~np.isin(chosen, sets.rows(fitted))] = -1
         cells = np.flatnonzero(chosen >= 0)
         names = pa.DictionaryArray.from_arrays(pa.array(chosen[cells].astype(np.int32)), pa.array(sets.runs))

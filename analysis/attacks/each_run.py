@@ -17,12 +17,14 @@ from ..source import Source
 from ..statistics.dependence import (
     ALIKE,
     PRIME,
+    SURE,
     correlation,
     difference,
     drawn,
+    moments,
     places,
     run_keys,
-    share_passed_over,
+    shares_passed_over,
 )
 from .lira import POOL_UNDER
 from .lira_each import lira_each
@@ -159,8 +161,8 @@ def _kept_apart(
     alike = correlation(
         known[rows] @ known.T, inside[rows] @ known.T, known[rows] @ inside.T, inside[rows] @ inside.T
     )
-    told = fitted & (np.arange(len(fitted)) != rows[:, None])
-    same, opposite = told & (alike >= ALIKE), told & (alike <= -ALIKE)
+    others = fitted & (np.arange(len(fitted)) != rows[:, None])
+    same, opposite = others & (alike >= ALIKE), others & (alike <= -ALIKE)
     whole = same | opposite
 
     in_fleet = member.any(axis=1)
@@ -176,10 +178,11 @@ def _kept_apart(
         for kind, gone in ((in_fleet & fitted, whole[at]), (in_fleet, abs(alike[at]) >= ALIKE)):
             gone = (gone | (np.arange(len(gone)) == row)) & kind
             n_in = totals[kind.tobytes()] - member[gone].sum(axis=0)
-            found.append((*difference(*_moments(n_in, there[row], member[row])), kind & ~gone, kind))
-        apart, errors, fleet, kind = max(found, key=lambda one: abs(one[1]))
-        share = share_passed_over(apart, errors)
-        if share:
+            told = there[row] & there[kind & ~gone].any(axis=0)
+            counts = (n_in, member[row], told)
+            found.append((difference(*moments(*counts))[1], kind & ~gone, kind, counts))
+        errors, fleet, kind, counts = max(found, key=lambda one: abs(one[0]))
+        if errors < -SURE:
             # A run is never on the other side than itself: all runs of a kind have the same order, but for those left out.
             allowed = kind if (kind & ~fleet).sum() <= 1 else fleet
             if allowed.tobytes() not in lowest:
@@ -187,7 +190,7 @@ def _kept_apart(
             first_in, first_out = lowest[allowed.tobytes()]
             chosen = np.where(member[row], first_out, first_in)
             chosen = np.where((chosen >= 0) & fitted[chosen], chosen, -1)
-            cells[at] = np.where(drawn(matrix.sample_id, share) & there[row], chosen, -1)
+            cells[at] = np.where(drawn(matrix.sample_id, shares_passed_over(*counts)), chosen, -1)
     if cells:
         layer = np.full((1, len(rows), len(matrix.sample_id)), -1)
         for at, cell in cells.items():
@@ -211,14 +214,6 @@ def _kept_apart(
             "at random, is left out of their fits"
         )
     return _Apart(whole.sum(axis=1), removed, tuple(notes))
-
-
-def _moments(
-    n_in: npt.NDArray[np.int64], there: npt.NDArray[np.bool_], member: npt.NDArray[np.bool_]
-) -> list[tuple[float, float, float]]:
-    """Number, mean and variance of the counts of members and of non-members."""
-    sides = (n_in[there & member], n_in[there & ~member])
-    return [(len(side), side.mean(), side.var()) if len(side) else (0.0, 0.0, 0.0) for side in sides]
 
 
 def _lowest(

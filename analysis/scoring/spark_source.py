@@ -94,7 +94,7 @@ class SparkSource(Source):
         none = (0.0, 0.0, 0.0)
         return difference(sides.get(True, none), sides.get(False, none))
 
-    def _opposite(self, fleet: list[str], share: float, fitted: list[str]) -> pa.Table:
+    def _opposite(self, fleet: list[str], fitted: list[str]) -> pa.Table:
         raise InvalidOption(
             f"run {self.target_name!r} is one of a fleet in balance, so that single records of other runs must be passed "
             "over, which is not done on Spark; leave --engine spark out, or take a target of its own"

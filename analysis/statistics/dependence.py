@@ -33,6 +33,7 @@ Integers = npt.NDArray[np.int64]
 
 
 Bits = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,22 +67,28 @@ def alike(sets: TrainingSets, row: int) -> Floats:
 
 def members_apart(sets: TrainingSets, row: int, fleet: Sequence[int]) -> tuple[float, float]:
     """`difference` of the number of ``fleet``'s runs that trained on a member of a run, and on a non-member."""
+    return difference(*moments(*_counts(sets, row, fleet)))
+
+
+def moments(n_in: Integers, own: Flags, told: Flags) -> list[tuple[float, float, float]]:
+    """Number, mean and variance of the counts of members and of non-members, as in `shares_passed_over`."""
+    sides = (n_in[told & own], n_in[told & ~own])
+    return [(len(side), side.mean(), side.var()) if len(side) else (0.0, 0.0, 0.0) for side in sides]
+
+
+def _counts(sets: TrainingSets, row: int, fleet: Sequence[int]) -> tuple[Integers, Flags, Flags]:
     samples = len(sets.sample_id)
-    n_in = np.zeros(samples, dtype=np.int32)
+    n_in = np.zeros(samples, dtype=np.int64)
     for other in fleet:
         n_in += np.unpackbits(sets.member[other], count=samples)
-    asked = sets.known[row] & np.bitwise_or.reduce(sets.known[list(fleet)], axis=0)
-    sides = []
-    for bits in (asked & sets.member[row], asked & ~sets.member[row]):
-        side = n_in[_flags(bits, samples)]
-        sides.append((len(side), side.mean(), side.var()) if len(side) else (0.0, 0.0, 0.0))
-    return difference(*sides)
+    told = sets.known[row] & np.bitwise_or.reduce(sets.known[list(fleet)], axis=0)
+    return n_in, _flags(sets.member[row], samples), _flags(told, samples)
 
 
-def opposite(sets: TrainingSets, row: int, fleet: Sequence[int], share: float) -> Integers:
+def opposite(sets: TrainingSets, row: int, fleet: Sequence[int]) -> Integers:
     """For each sample the run of ``fleet`` that is passed over, one that trained on it where ``row`` did not or the reverse.
 
-    -1 for samples that are not drawn, that ``row`` does not know, or that have no such run.
+    -1 for samples that are not drawn (see `shares_passed_over`), that ``row`` does not know, or that have no such run.
     """
     samples = len(sets.sample_id)
     keys = run_keys(sets.runs[other] for other in fleet)
@@ -93,11 +100,11 @@ def opposite(sets: TrainingSets, row: int, fleet: Sequence[int], share: float) -
         better = wanted & (place < least)
         np.copyto(least, place, where=better)
         np.copyto(first, other, where=better)
-    told = _flags(sets.known[row], samples) & drawn(sets.sample_id, share)
-    return np.where(told, first, -1)
+    share = shares_passed_over(*_counts(sets, row, fleet))
+    return np.where(drawn(sets.sample_id, share), first, -1)
 
 
-def _flags(bits: Bits, count: int) -> npt.NDArray[np.bool_]:
+def _flags(bits: Bits, count: int) -> Flags:
     return np.unpackbits(bits, count=count).view(np.bool_)
 
 
@@ -123,12 +130,28 @@ def difference(members: Sequence[float], others: Sequence[float]) -> tuple[float
     return apart, apart / error if error > 0 else float(np.sign(apart)) * float("inf") if apart else 0.0
 
 
-def share_passed_over(apart: float, errors: float) -> float:
-    """For how many of the records one run on the other side than the target is to be passed over, 0 to 1.
+def shares_passed_over(n_in: Integers, own: Flags, told: Flags) -> Floats:
+    """For each record the chance that one run on the other side than the target is to be passed over, (samples,).
 
-    That makes the counts of members and non-members equal where they are up to one apart by the target's own place.
+    ``n_in`` is how many of the others trained on it, ``own`` whether the target did, ``told`` whether it counts. Members and
+    non-members are matched in the order of their counts; where the non-member has more, one run with it is passed over, and one without the
+    member. Then counts with and without a record are spread alike in both where they are one apart at most by the target's
+    own place: also where the fleet has each record in one of two numbers of runs, as with half of an odd number.
     """
-    return min(1.0, -apart) if errors < -SURE else 0.0
+    most = int(n_in.max(initial=0)) + 1
+    members, others = (
+        np.bincount(n_in[side], minlength=most) / max(1, side.sum()) for side in (told & own, told & ~own)
+    )
+    ends_of_members, ends_of_others = np.cumsum(members), np.cumsum(others)
+    starts_of_members = np.append(0.0, ends_of_members[:-1])
+    starts_of_others = np.append(0.0, ends_of_others[:-1])
+    above = ends_of_members - np.maximum(starts_of_members, ends_of_others)
+    under = np.minimum(ends_of_others, starts_of_members) - starts_of_others
+    share = [
+        np.clip(np.divide(part, whole, out=np.zeros(most), where=whole > 0), 0.0, 1.0)
+        for part, whole in ((above, members), (under, others))
+    ]
+    return np.where(told, np.where(own, share[0][n_in], share[1][n_in]), 0.0)
 
 
 def run_keys(names: Iterable[str]) -> Integers:
@@ -143,8 +166,8 @@ def places(sample_id: npt.NDArray[np.integer], keys: Integers) -> Integers:
     return _modulo(spread * keys[:, None])
 
 
-def drawn(sample_id: npt.NDArray[np.integer], share: float) -> npt.NDArray[np.bool_]:
-    """A share of the records, chosen by their numbers."""
+def drawn(sample_id: npt.NDArray[np.integer], share: Floats) -> Flags:
+    """Which records are drawn, each with a chance of its own, by their numbers."""
     spread = _modulo((sample_id.astype(np.int64) + 1) * SPREAD)
     return _modulo(spread * DRAWN) < share * PRIME
 

@@ -16,7 +16,9 @@ from losslake.analysis.statistics.dependence import (
     opposite,
     places,
     run_keys,
+    shares_passed_over,
 )
+from losslake.collect.experiment.membership import Design, design_members
 
 RUNS = tuple(f"run-{number}" for number in range(6))
 
@@ -56,18 +58,50 @@ def test_bits_say_what_counting_does(samples: int, row: int) -> None:
     assert members_apart(sets, row, fleet) == pytest.approx(difference(*sides))
 
 
-@pytest.mark.parametrize("share", [0.3, 1.0])
-def test_of_each_sample_the_run_with_the_least_number_on_the_other_side(share: float) -> None:
+def test_of_each_sample_the_run_with_the_least_number_on_the_other_side() -> None:
     sets, known, member = made(301, 5)
+    member[5] = known[5] & ~member[0]  # so that non-members are in more of the others
+    sets.member[5] = np.packbits(member[5])
     fleet = [1, 2, 4, 5]
     keys = run_keys(RUNS)
-    chosen = opposite(sets, 0, fleet, share)
-    told = drawn(sets.sample_id, share) & known[0]
+    chosen = opposite(sets, 0, fleet)
+    told = known[0] & known[fleet].any(axis=0)
+    told &= drawn(sets.sample_id, shares_passed_over(member[fleet].sum(axis=0), member[0], told))
+    assert 0 < told.sum() < 301
     for sample, found in enumerate(chosen):
         other_side = [run for run in fleet if known[run, sample] and member[run, sample] != member[0, sample]]
         number = (int(sets.sample_id[sample]) + 1) * SPREAD % PRIME
         expected = min(other_side, key=lambda run: number * int(keys[run]) % PRIME, default=-1)
         assert found == (expected if told[sample] else -1)
+
+
+@pytest.mark.parametrize(
+    ("design", "runs", "probability"),
+    [
+        ("balanced", 4, 0.5),
+        ("balanced", 5, 0.5),
+        ("balanced", 9, 0.5),
+        ("balanced", 8, 0.3),
+        ("balanced", 6, 0.7),
+        ("paired", 8, 0.5),
+    ],
+)
+def test_counts_are_spread_alike_in_members_and_non_members(
+    design: Design, runs: int, probability: float
+) -> None:
+    keep = design_members(40_000, runs, design=design, seed=1, probability=probability)
+    everything = np.packbits(np.ones_like(keep), axis=1)
+    names = tuple(f"run-{number}" for number in range(runs))
+    sets = TrainingSets(names, np.arange(40_000), everything, np.packbits(keep, axis=1))
+    chosen = opposite(sets, 0, range(1, runs))
+    kept = np.arange(1, runs)[:, None] != chosen
+    n_in, n_out = ((side & kept).sum(axis=0) for side in (keep[1:], ~keep[1:]))
+    together = n_in * runs + n_out
+    shares = [np.bincount(together[side], minlength=runs * runs) / side.sum() for side in (keep[0], ~keep[0])]
+    # Of so many records shares differ by chance by three of these.
+    assert np.abs(shares[0] - shares[1]).max() < 3 * np.sqrt(
+        0.25 * (1 / keep[0].sum() + 1 / (~keep[0]).sum())
+    )
 
 
 def test_numbers_are_remainders() -> None:
