@@ -17,6 +17,7 @@ import polars as pl
 
 from ...store.errors import InvalidOption, LosslakeError, NotEnoughData
 from ..evaluations.dp_audit import dp_audit
+from ..measures.memorization import share_above
 from ..scores import Scores
 from ..scoring.stored import keep_scores
 from ..source import Source
@@ -100,6 +101,9 @@ def _measured(source: Source, rule: Rule) -> tuple[Metric, tuple[str, ...]]:
     """The metric of a score. A record without a score counts as it would hurt most; the low end as it would least."""
     scores = keep_scores(source, (rule.score,))[rule.score].scores
     if rule.metric == "share":
+        analysis, options = source.analysis(rule.score)
+        if analysis.name == "memorization":
+            return _share_memorized(scores, rule, str(options.get("of", "correct")))
         return _share(scores, rule)
     score, member = scores.arrays()
     notes = scores.notes
@@ -131,6 +135,24 @@ def _filled(score: Floats, high: Flags) -> Floats:
     """Ranks of the scores, with those that are NaN above all others where ``high``, else below."""
     ranks = np.unique(score, return_inverse=True)[1].astype(np.float64)
     return np.where(np.isnan(score), np.where(high, np.inf, -np.inf), ranks)
+
+
+def _share_memorized(scores: Scores, rule: Rule, of: str) -> tuple[Metric, tuple[str, ...]]:
+    """`share_above` as memorization has it; records without a score count as above at the upper end, as not at the lower."""
+    assert rule.above is not None
+    known = scores.frame.filter(pl.col("score").is_not_null())
+    n, unknown = len(scores.frame), len(scores.frame) - len(known)
+    if not len(known):
+        raise NotEnoughData(f"no record has a score of {rule.score}")
+    found = share_above(known, of, rule.above)
+    if not unknown:
+        return found, scores.notes
+    low, value, high = (
+        None if one is None else (one * len(known) + more) / n
+        for one, more in ((found.ci_low, 0), (found.value, unknown), (found.ci_high, unknown))
+    )
+    note = f"{unknown} records without a score count as if they lay above {rule.above:g}"
+    return Metric("share_above", value, low, high, n, found.parameters), (*scores.notes, note)
 
 
 def _share(scores: Scores, rule: Rule) -> tuple[Metric, tuple[str, ...]]:

@@ -58,24 +58,18 @@ def memorization(
 
 
 def _above(frame: pl.DataFrame, of: str) -> list[Metric]:
+    return [share_above(frame, of, level) for level in LEVELS]
+
+
+def share_above(frame: pl.DataFrame, of: str, level: float) -> Metric:
+    """The share of records memorized above a level, from scores that are all there; see `memorization`."""
     n = len(frame)
     if of != "correct":
-        score = frame["score"].to_numpy()
-        return [
-            Metric("share_above", float((score > level).mean()), n=n, parameters={"threshold": level})
-            for level in LEVELS
-        ]
-    return [
-        Metric(
-            "share_above",
-            found.share,
-            found.low,
-            found.high,
-            n,
-            {"threshold": level, "estimates": found.estimates, "by_chance": found.by_chance},
-        )
-        for level, found in zip(LEVELS, shares_beyond(Outcomes.of(frame), LEVELS), strict=True)
-    ]
+        share = float((frame["score"].to_numpy() > level).mean())
+        return Metric("share_above", share, n=n, parameters={"threshold": level})
+    (found,) = shares_beyond(Outcomes.of(frame), (level,))
+    about = {"threshold": level, "estimates": found.estimates, "by_chance": found.by_chance}
+    return Metric("share_above", found.share, found.low, found.high, n, about)
 
 
 def _mean(known: npt.NDArray[np.float64]) -> Metric:
