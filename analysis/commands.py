@@ -259,10 +259,15 @@ def report(
 
 
 def _most_exposed(source: Source, scores: Scores, count: int) -> pl.DataFrame:
-    """The first ``count`` of `by_exposure`: sample_id, key, label, group (where there are any), score."""
+    """The first ``count`` of `by_exposure`: sample_id, key, label, group (where there are any), score. Labels by name, if known."""
+    from .report.records import class_name
+
     top = by_exposure(scores).head(count).select("sample_id", "score")
     told = ["sample_id", "key", "label", "group"]
     samples = pl.DataFrame(source.lake.samples(source.experiment).select(told))
     known = top.join(samples, on="sample_id", how="left", maintain_order="left")
+    names = source.lake.experiment(source.experiment).dataset.get("classes")
+    called = [None if label is None else class_name(names, label) or str(label) for label in known["label"]]
+    known = known.with_columns(pl.Series("label", called, pl.String))
     columns = [name for name in ("key", "label", "group") if known[name].null_count() < len(known)]
     return known.select("sample_id", *columns, "score")

@@ -29,6 +29,7 @@ from ..signals.queries import Query, expand_queries
 from .asked_model import TracePoint, asked_model
 from .criterion import Reduction, WatchedCriterion
 from .exposed_so_far import COLUMNS, most_exposed
+from .given import KeyLookup, keys_in
 from .loader import WatchedLoader, check_followable, read_batch_ids, read_positions
 from .recorder import TraceRecorder
 from .steps import RecordedSteps
@@ -45,6 +46,7 @@ class RecordedRun:
         order: np.ndarray,
         info: RunInfo,
         queries: tuple[str, ...],
+        by_key: KeyLookup,
         forward: Forward | None = None,
         collate: Callable[[list[Any]], Any] | None = None,
     ) -> None:
@@ -57,7 +59,7 @@ class RecordedRun:
         self._recorder = TraceRecorder(writer)
         self.labels = labels
         """Of all samples, int64 (samples,), -1 where the samples table has none."""
-        self._population, self._order = population, order
+        self._population, self._order, self._by_key = population, order, by_key
         self._steps = RecordedSteps(writer.run, self._recorder, labels)
         self._losses: LossOf | None = None
         self._info, self._queries = info, queries
@@ -73,7 +75,7 @@ class RecordedRun:
     def watch_loader(self, loader: DataLoader[Any], ids: Any = None) -> WatchedLoader:
         """The loader, noting which samples are in each batch. One pass over it is one epoch.
 
-        ``ids`` (len(dataset),) says which sample stands at each position of the loader's data set. By default
+        ``ids`` (len(dataset),), or keys as text, says which sample stands at each position of the loader's data set. By default
         these are the members, in the order given to `start_run` (ascending for a mask), where the data set
         is as long as they are many, or all samples where it is as long as the experiment.
         """
@@ -86,7 +88,7 @@ class RecordedRun:
 
     def positions(self, length: int, ids: Any = None) -> np.ndarray:
         """The sample id at each of the ``length`` positions of a data set trained on, int64; ``ids`` as in `watch_loader`."""
-        return read_positions(ids, length, self._order, len(self.labels))
+        return read_positions(self._ids(ids), length, self._order, len(self.labels))
 
     def watch_criterion(
         self, criterion: Callable[..., Any], *, reduction: Reduction | None = None
@@ -144,10 +146,11 @@ class RecordedRun:
             self._steps.watch(model, check=check)
 
     def batch(self, ids: Any) -> None:
-        """Say which samples the next call of the watched criterion sees: ids (B,), on any device.
+        """Say which samples the next call of the watched criterion sees: ids (B,), on any device, or their keys as text.
 
         With `watch_model` say it before the forward pass.
         """
+        ids = self._ids(ids)
         if self._forgets:
             given = read_batch_ids(ids, len(self.labels))
             seen = given[self._writer.forgotten[given]]
@@ -364,6 +367,11 @@ class RecordedRun:
         """Whether the training before is whole: what leaves the block is what `evaluate` raised."""
         failed = error is not None and error is self._failed_evaluation
         return failed and bool(self._recorder.epochs or self._eval_points)
+
+    def _ids(self, given: Any) -> Any:
+        """Sample ids, by their keys where these are given."""
+        keys = keys_in(given)
+        return given if keys is None else self._by_key(keys)
 
     def _on_batch(self, ids: np.ndarray) -> None:
         self.batch(ids)

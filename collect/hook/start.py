@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from ...store.errors import InvalidInput, InvalidOption
+from ...store.errors import AlreadyExists, InvalidInput, InvalidOption
 from ...store.format.records import ROLES, Role, RunInfo
 from ...store.lake import Lake
 from ..callables import unknown_choice
 from ..signals.calls import Forward
 from ..signals.queries import parse_queries
+from .given import key_lookup, read_members, read_samples
 from .recorded_run import RecordedRun
 
 
@@ -38,9 +38,13 @@ def start_run(
 ) -> RecordedRun:
     """Start recording one training run. Use it as ``with start_run(...) as run:``.
 
-    samples   what the experiment consists of, in the order of sample ids: integer labels, or a table (Arrow,
-              Polars, or a mapping of columns) with a column label. None where the experiment is there already
-    members   who is trained on: a boolean mask over the samples, or sample ids in any order
+    samples   what the experiment consists of, in the order of sample ids: labels, or a table with a column label (pandas, Polars,
+              Arrow, a Hugging Face Dataset, a mapping of columns, a list of rows). Labels are class numbers from 0, or names,
+              which are counted in sorted order (a categorical column's in its own) and kept. Columns key (a name for each
+              record), group, split and pool mean something to losslake; pool is audit, or population for records that no
+              run trains on and that attacks take for outsiders. Others are kept as they are; of a Dataset only numbers
+              and truth values. None where the experiment is there already
+    members   who is trained on: a mask over the samples (truth values, or 0 and 1), sample ids in any order, or keys as text
     run       its name; by default the role, then role-2, role-3, ...
     recipe    how it is trained: a mapping, a dataclass or a namespace, stored as JSON
     queries   the views that `evaluate` asks for, such as "original,flip,crop:8"; see `queries.parse_queries`.
@@ -65,64 +69,29 @@ def start_run(
         raise InvalidOption("collate makes the batches that forward= takes: give both")
     info = RunInfo(role=role, seed=seed, dataset=dataset, model=model, recipe=_recipe_mapping(recipe))
     if samples is not None:
-        lake.create_experiment(
-            experiment, _samples_table(samples), dataset={"spec": dataset} if dataset else None
-        )
+        _make_experiment(lake, experiment, samples, dataset)
     table = lake.samples(experiment)
-    mask, order = _read_members(members, len(table))
+    mask, order = read_members(members, table["key"])
     name = run if run is not None else _free_run_name(lake, experiment, role)
     writer = lake.write_run(experiment, name, members=mask)
     labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
     # Forgotten samples are as those of the population here: never trained on, and never audited.
     population = np.asarray(table["pool"].to_numpy(zero_copy_only=False) != "audit")
-    return RecordedRun(writer, labels, population, order, info, views, forward, collate)
+    return RecordedRun(writer, labels, population, order, info, views, key_lookup(table["key"]), forward, collate)
 
 
-def _samples_table(samples: Any) -> pa.Table:
-    """A table of samples from labels (N,), an Arrow or Polars table, or a mapping of columns."""
-    if isinstance(samples, pa.Table):
-        return samples
-    if hasattr(samples, "to_arrow"):
-        return samples.to_arrow()
-    if isinstance(samples, Mapping):
-        return pa.table({str(name): _on_host(column) for name, column in samples.items()})
-    labels = np.asarray(_on_host(samples))
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise InvalidInput(
-            f"samples are {labels.dtype} {labels.shape}; give integer labels (samples,), or a table with a column label"
+def _make_experiment(lake: Lake, experiment: str, samples: Any, dataset: str) -> None:
+    """Make the experiment, or find it with the same samples, whose classes are called the same."""
+    table, names = read_samples(samples)
+    facts: dict[str, Any] = {"spec": dataset} if dataset else {}
+    if names is not None:
+        facts["classes"] = names
+    known = lake.create_experiment(experiment, table, dataset=facts).dataset.get("classes")
+    if names is not None and known is not None and list(known) != names:
+        raise AlreadyExists(
+            f"the classes of experiment {experiment!r} are called {', '.join(map(str, known[:5]))}, not {', '.join(names[:5])}; "
+            "choose another experiment name"
         )
-    return pa.table({"label": labels})
-
-
-def _read_members(members: Any, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """A mask (samples,) bool, and the members' ids int64 in the order given (ascending for a mask).
-
-    Raises InvalidInput for a mask of another length, an id out of range and an id given twice.
-    """
-    array = np.asarray(_on_host(members))
-    if array.dtype == bool:
-        if array.shape != (samples,):
-            raise InvalidInput(
-                f"members are a mask of shape {array.shape}; the experiment has {samples} samples"
-            )
-        return array, np.flatnonzero(array)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer) or len(array) == 0:
-        raise InvalidInput(
-            f"members are {array.dtype} {array.shape}; give a boolean mask or integer sample ids"
-        )
-    bad = array[(array < 0) | (array >= samples)]
-    if len(bad):
-        raise InvalidInput(f"member {bad[0]} is not a sample of the experiment (0 to {samples - 1})")
-    mask = np.zeros(samples, dtype=bool)
-    mask[array] = True
-    if mask.sum() != len(array):
-        values, counts = np.unique(array, return_counts=True)
-        raise InvalidInput(f"member {values[counts > 1][0]} is given twice")
-    return mask, array.astype(np.int64)
-
-
-def _on_host(values: Any) -> Any:
-    return values.detach().cpu().numpy() if hasattr(values, "detach") else values
 
 
 def _free_run_name(lake: Lake, experiment: str, role: str) -> str:
