@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from .store.lake import Lake as StoredLake
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import polars as pl
     import pyarrow as pa
 
@@ -23,6 +25,36 @@ class Lake(StoredLake):
         from .collect.hook.start import start_run
 
         return start_run(self, experiment, **options)
+
+    def shadow_runs(
+        self,
+        experiment: str,
+        *,
+        count: int,
+        design: Literal["balanced", "bernoulli", "paired"] = "balanced",
+        probability: float = 0.5,
+        seed: int = 0,
+        shard: str | None = None,
+        recipe: Any = None,
+        model: str = "",
+        queries: str | Sequence[str] = "original",
+    ) -> Iterator[RecordedRun]:
+        """The shadow runs that are not committed yet, for a training loop of your own; ``count`` in all, the others are skipped.
+
+            for run in lake.shadow_runs("mine", count=32):
+                with run:
+                    train(run, members=run.members)
+
+        ``run.members``, bool (samples,), is who it trains on: each sample in half of the runs; ``run.seed`` a seed of its own.
+        ``shard`` ("3/16", or the environment variable LOSSLAKE_SHARD) splits them over jobs. The other options are told in
+        `losslake.collect.fleet.own_loop.shadow_runs`. Raises NotFound, InvalidOption.
+        """
+        from .collect.fleet.own_loop import shadow_runs
+
+        return shadow_runs(
+            self, experiment, count=count, design=design, probability=probability, seed=seed, shard=shard,
+            recipe=recipe, model=model, queries=queries,
+        )  # fmt: skip
 
     def analyze(
         self, analysis: str, *, experiment: str, target: str | None = None, **options: Any

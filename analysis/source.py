@@ -57,6 +57,13 @@ class Fits:
     notes: tuple[str, ...] = ()
 
 
+def collect_shadows(lake: Lake, experiment: str, some: str = "some") -> str:
+    """What to do for shadow models: 'losslake collect' cannot train those of an experiment from a loop of one's own."""
+    if lake.experiment(experiment).dataset.get("recorded_by") != "start_run":
+        return f"collect {some} with 'losslake collect shadows'"
+    return f"train {some} with your own loop: for run in lake.shadow_runs({experiment!r}, count=32)"
+
+
 @dataclass
 class Source:
     """An experiment opened for analysis. ``target`` is the run under attack, or None.
@@ -143,7 +150,7 @@ class Source:
             raise NotEnoughData(
                 f"experiment {self.experiment!r} has no shadow runs"
                 f"{f' beside {self.target_name!r}' if self.target else ''}; "
-                f"collect some with 'losslake collect shadows'{''.join(f' ({note})' for note in self.fits().notes)}"
+                f"{collect_shadows(self.lake, self.experiment)}{''.join(f' ({note})' for note in self.fits().notes)}"
             )
         return found
 

@@ -13,7 +13,7 @@ from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.format.schema import PLAIN_QUERIES
 from ..declare import DUALS, MASK, SHARED, WITHOUT, Analysis
-from ..source import Source
+from ..source import Source, collect_shadows
 from ..statistics.dependence import (
     ALIKE,
     PRIME,
@@ -87,7 +87,7 @@ def attack_each(source: Source, analysis: Analysis, options: Mapping[str, Any], 
     if np.isnan(found.score).all():
         raise NotEnoughData(
             f"no run of experiment {source.experiment!r} can be attacked by {analysis.name} with the others as its "
-            f"shadow runs ({len(chosen)} tried); collect more with 'losslake collect shadows'"
+            f"shadow runs ({len(chosen)} tried); {collect_shadows(source.lake, source.experiment, 'more')}"
         )
     if len(chosen) < len(runs):
         left = f"{len(chosen)} of {len(runs)} runs were attacked in turn; --targets takes more"

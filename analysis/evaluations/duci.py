@@ -16,7 +16,7 @@ from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ..scores import Finding, Scores
 from ..scoring.stored import keep_scores
-from ..source import Source
+from ..source import Source, collect_shadows
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
 from ..statistics.roc import roc, split
@@ -107,7 +107,7 @@ def _stand_ins(source: Source, count: int) -> list[Run]:
     if not usable:
         raise NotEnoughData(
             f"no shadow run of experiment {source.experiment!r} trained on some of the samples and left out others; "
-            "collect more with 'losslake collect shadows'"
+            f"{collect_shadows(source.lake, source.experiment, 'more')}"
         )
     places = np.linspace(0, len(usable), min(count, len(usable)), endpoint=False).astype(int)
     return [usable[place] for place in places]

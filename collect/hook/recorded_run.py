@@ -53,7 +53,10 @@ class RecordedRun:
         self.name = writer.run
         self.experiment = writer.experiment
         self.members = writer.members
+        self.seed = info.seed
         self.committed: Run | None = None
+        self.ended = False
+        """Whether it is committed or discarded, and takes nothing any more."""
         self._writer = writer
         self._forgets = bool(writer.forgotten.any())
         self._recorder = TraceRecorder(writer)
@@ -345,6 +348,7 @@ class RecordedRun:
 
     def discard(self) -> None:
         """Leave nothing behind."""
+        self.ended = True
         self._steps.unwatch()
         self._recorder.stop()
         self._writer.discard()
@@ -384,5 +388,8 @@ class RecordedRun:
             self._info,
             train_accuracy=float(within.mean()) if len(within) else None,
             test_accuracy=float(outside.mean()) if len(outside) else None,
-            extra={"tested_on": "audit samples that are no members"} if len(outside) else {},
+            extra={
+                **self._info.extra,
+                **({"tested_on": "audit samples that are no members"} if len(outside) else {}),
+            },
         )

@@ -35,6 +35,7 @@ def start_run(
     queries: str | Sequence[str] = "original",
     forward: Forward | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
+    design: Mapping[str, Any] | None = None,
 ) -> RecordedRun:
     """Start recording one training run. Use it as ``with start_run(...) as run:``.
 
@@ -53,6 +54,7 @@ def start_run(
               texts: forward(model, batch) -> (outputs, targets), what the criterion is called with. `trace_eval` and
               `evaluate` use it on batches made as the loop's own, on the model's device
     collate   records -> batch for them; by default that of the watched loader. Give one where the loop's draws at random (mixup)
+    design    how its members were drawn, kept with the run; `shadow_runs` says it
 
     Leaving the block commits the run; an exception leaves nothing behind. Samples that the experiment has forgotten may
     stand in the data that the model is asked about, where nothing is recorded of them, but not in a batch. Raises
@@ -68,6 +70,8 @@ def start_run(
     if collate is not None and forward is None:
         raise InvalidOption("collate makes the batches that forward= takes: give both")
     info = RunInfo(role=role, seed=seed, dataset=dataset, model=model, recipe=_recipe_mapping(recipe))
+    if design is not None:
+        info = dataclasses.replace(info, extra={"design": dict(design)})
     if samples is not None:
         _make_experiment(lake, experiment, samples, dataset)
     table = lake.samples(experiment)
@@ -83,7 +87,7 @@ def start_run(
 def _make_experiment(lake: Lake, experiment: str, samples: Any, dataset: str) -> None:
     """Make the experiment, or find it with the same samples, whose classes are called the same."""
     table, names = read_samples(samples)
-    facts: dict[str, Any] = {"spec": dataset} if dataset else {}
+    facts: dict[str, Any] = {"recorded_by": "start_run", **({"spec": dataset} if dataset else {})}
     if names is not None:
         facts["classes"] = names
     known = lake.create_experiment(experiment, table, dataset=facts).dataset.get("classes")
