@@ -129,8 +129,9 @@ def _table_of(samples: Any) -> tuple[pa.Table, list[str] | None]:
         return samples, None
     datasets, pandas = sys.modules.get("datasets"), sys.modules.get("pandas")
     if datasets is not None and isinstance(samples, getattr(datasets, "DatasetDict", ())):
+        splits = ", ".join(map(str, getattr(samples, "keys", tuple)()))
         raise InvalidInput(
-            f"samples are several data sets ({', '.join(map(str, samples))}); give one, or all records in one by "
+            f"samples are several data sets ({splits}); give one, or all records in one by "
             "concatenate_datasets"
         )
     if datasets is not None and isinstance(samples, getattr(datasets, "Dataset", ())):
