@@ -1,7 +1,7 @@
 """Garbage collection: removing what no manifest names and no writer will ever finish.
 
 It runs beside writers and readers. A writer at work keeps its files by its lease, whatever their age and whatever the
-clock says. A reader that misses a file which has just been replaced looks again.
+clock of a machine says. A reader that misses a file which has just been replaced looks again.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ..errors import CorruptLake
+from ..errors import CorruptLake, LosslakeError
 from ..files import tokens
 from ..files.filesystem import Files
 from ..format import paths
 from ..format.text import age
 from ..read.catalogue import Catalogue
 from ..write import leases
-from .leftovers import Inventory, take_inventory
+from .leftovers import Inventory, files_listed_by, take_inventory
 
 OLDER_THAN = timedelta(days=1)
 
@@ -58,13 +58,15 @@ def collect_garbage(
 ) -> Collected:
     """Remove the leftovers of a lake whose writers are gone, and what was replaced ``older_than`` ago.
 
-    Whether a writer on this machine is gone is known. One on another machine counts as gone when its last write is
-    older than ``older_than``, as does one from before there were leases. What may have been listed by a manifest that
+    Whether a writer on this machine is gone is known. One on another machine renews its lease every few minutes, and
+    counts as gone when its last sign is older than ``older_than``, and than half an hour whatever that says; one from
+    before there were leases when its last write is. Ages are told by the clock that dates the lake's files, not by
+    this machine's. What may have been listed by a manifest that
     was written since then stays: a reader may be in the middle of it. Checkpoints that a run which was stopped could be
     gone on with stay, unless ``checkpoints``.
     """
     found = take_inventory(lake, checkpoints=checkpoints)
-    now = time.time()
+    now = _now(lake.files, dry_run)
     last = _last_writes(lake.files, found)
     replaced = _replaced(lake.files, found)
     kept: Counter[str] = Counter()
@@ -75,6 +77,9 @@ def collect_garbage(
         reason = _why_keep(found, path, last, replaced, now, older_than)
         if reason is not None:
             kept[reason] += 1
+            continue
+        if found.leftovers[path] != "killed" and _committed_since(lake.files, path):
+            kept["committed meanwhile"] += 1
             continue
         try:
             size += lake.files.size(path)
@@ -105,12 +110,38 @@ def _why_keep(
     since = timedelta(seconds=max(0.0, now - last[writer]))
     if state == "ended" and since < GRACE:
         return f"written less than {age(GRACE)} ago"
+    if state == "elsewhere" and since < leases.SILENT:
+        return f"of writers on other machines, heard of less than {age(leases.SILENT)} ago"
     if state in ("elsewhere", "unknown") and since < older_than:
         whose = "on other machines" if state == "elsewhere" else "nothing is known of"
         return f"of writers {whose}, written less than {age(older_than)} ago"
     if max(0.0, now - replaced.get(_place(path) or "", 0.0)) < older_than.total_seconds():
         return f"replaced less than {age(older_than)} ago, as far as one can tell"
     return None
+
+
+def _now(files: Files, dry_run: bool) -> float:
+    """The time by the clock that dates the lake's files; this machine's where nothing may be written and nothing removed."""
+    try:
+        return leases.lake_time(files)
+    except LosslakeError:
+        if dry_run:
+            return time.time()
+        raise
+
+
+def _committed_since(files: Files, path: str) -> bool:
+    """Whether a run's or an experiment's manifest lists the file by now, or may.
+
+    Nobody knows of a writer on another machine what it has done since the inventory was taken.
+    """
+    place = _place(path)
+    if place is None or not place.endswith(".json") or not files.exists(place):
+        return False
+    try:
+        return path in {file.path for file in files_listed_by(files, place)}
+    except LosslakeError:
+        return True
 
 
 def _owner(path: str) -> str | None:

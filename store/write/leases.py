@@ -17,6 +17,7 @@ import os
 import random
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -35,7 +36,19 @@ State = Literal["at work", "killed", "elsewhere"]
 STALE = timedelta(hours=1)
 """A claim on another machine that was not renewed for so long counts as that of a killed process."""
 
+RENEWED = timedelta(minutes=5)
+"""How often a process renews its lease, whatever it does meanwhile."""
+
+SILENT = 6 * RENEWED
+"""A writer on another machine whose lease was not renewed for so long may be gone; before that it is not."""
+
+SHOWN = timedelta(minutes=2)
+"""A lease is written before its process's first claim, and another machine sees it no later than this after it."""
+
 _TRIES = 4
+
+_renewed: set[tuple[str, str]] = set()
+"""The leases that this process renews, by lake and path."""
 
 _held: set[tuple[str, str]] = set()
 """The claims that this process has, by lake and path. One of its own beside them could not be removed when it ended."""
@@ -69,18 +82,35 @@ def hold(files: Files, *, any_format: bool = False) -> None:
         "started": start_time(os.getpid()),
         "created": manifest.now(),
     }
-    files.put(path, manifest.dump(content))
-    _at_exit(files, path)
+    data = manifest.dump(content)
+    files.put(path, data)
+    if (files.root, path) not in _renewed:
+        _renewed.add((files.root, path))
+        ended, step = threading.Event(), threading.Lock()
+        _at_exit(files, path, ended, step)
+        threading.Thread(
+            target=_renew, args=(files, path, data, ended, step), name="losslake-lease", daemon=True
+        ).start()
 
 
-def _at_exit(files: Files, path: str) -> None:
+def _renew(files: Files, path: str, data: bytes, ended: threading.Event, step: threading.Lock) -> None:
+    """Renew a lease until its process ends: a training that writes nothing for days is at work all the same."""
+    while not ended.wait(RENEWED.total_seconds()):
+        # One that was removed is written again by the next `hold` alone. A failure now may be none the next time.
+        with step, contextlib.suppress(LosslakeError, OSError):
+            if not ended.is_set() and files.exists(path):
+                files.put(path, data)
+
+
+def _at_exit(files: Files, path: str, ended: threading.Event, step: threading.Lock) -> None:
     pid = os.getpid()
 
     def remove() -> None:
         if os.getpid() != pid:  # a fork, which inherits what its parent does at exit
             return
+        ended.set()
         tokens.forget_process(files.root)
-        with contextlib.suppress(LosslakeError):
+        with step, contextlib.suppress(LosslakeError):
             files.delete(path)
 
     atexit.register(remove)
@@ -181,10 +211,31 @@ def _may_be_at_work(files: Files, path: str) -> bool:
     state = states(files).get(tokens.writer_of(path) or "")
     if state in ("at work", "killed"):
         return state == "at work"
+    writer = tokens.writer_of(path)
     try:
-        return time.time() - files.modified(path) < STALE.total_seconds()
+        last = files.modified(path)
+        if state is None and tokens.may_have_lease(path):
+            # Its process has ended, and could not remove it: no process claims anything without a lease.
+            return lake_time(files) - last < SHOWN.total_seconds()
+        if state is not None and writer is not None:
+            last = max(last, files.modified(paths.lease(writer)))
     except CorruptLake:  # it has gone since
         return False
+    return lake_time(files) - last < STALE.total_seconds()
+
+
+def lake_time(files: Files) -> float:
+    """The time by the clock that dates the files of a lake, in seconds since 1970.
+
+    That of this machine may differ from it, and ages of others' files are told by the former alone.
+    """
+    path = f"{paths.claims_folder('clock')}/{tokens.new_token(files.root)}.json"
+    files.put(path, manifest.dump({"kind": "clock"}))
+    try:
+        return files.modified(path)
+    finally:
+        with contextlib.suppress(LosslakeError):
+            files.delete(path)
 
 
 def host_identity() -> str:

@@ -15,7 +15,7 @@ from typing import Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import AlreadyExists, InvalidInput, LosslakeError
+from ..errors import AlreadyExists, CorruptLake, InvalidInput, LosslakeError
 from ..files.filesystem import Files
 from ..format import manifest
 from ..format.manifest import DataFile
@@ -204,7 +204,9 @@ class RunWriter:
     def commit(self, info: RunInfo) -> Run:
         """Make the run visible. Raises AlreadyExists when another writer committed the same run first.
 
-        Raises InvalidInput for an ``info`` that cannot be stored; the writer is then still open.
+        Raises InvalidInput for an ``info`` that cannot be stored; the writer is then still open. Raises CorruptLake where
+        a file that was written is missing or has another size: the run is then not in the lake, and its other files stay
+        where they are until garbage is collected.
         """
         self._check_open()
         check_info(info, self.run)
@@ -218,6 +220,7 @@ class RunWriter:
                 staged = self._staged[source]
                 self._write_traces(source, staged.traces(staged.names))
             self._drop_forgotten()
+            self._check_there()
             run = Run(
                 experiment=self.experiment,
                 run=self.run,
@@ -235,6 +238,7 @@ class RunWriter:
             self.discard()
             raise
         self._open = False
+        self._withdraw_if_lost()
         self._drop_staging()
         # Whoever forgets a sample looks for runs after saying so: one of both sees the other.
         late = forgotten_mask(self._files, self.experiment, len(self.members)) & ~self.forgotten
@@ -261,6 +265,49 @@ class RunWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+    def _lost(self) -> list[str]:
+        """What was written and is not there any more, or not with as many bytes."""
+        lost = []
+        for file in self._written:
+            try:
+                if self._files.size(file.path) == file.bytes:
+                    continue
+            except CorruptLake:
+                pass
+            lost.append(file.path)
+        return lost
+
+    def _check_there(self) -> None:
+        lost = self._lost()
+        if lost:
+            self._open = False  # what is left of the run stays
+            raise self._incomplete(lost)
+
+    def _withdraw_if_lost(self) -> None:
+        """Take the manifest back where files went in the instant before it was there: a collection had not seen it."""
+        lost = self._lost()
+        if not lost:
+            return
+        path = run_manifest(self.experiment, self.run)
+        try:
+            listed = {file["path"] for file in manifest.load(self._files, path)["files"]}
+        except CorruptLake:
+            if not self._files.exists(path):
+                raise self._incomplete(lost) from None
+            raise
+        if listed.isdisjoint(lost):
+            return  # compacted, or rewritten without a forgotten sample
+        self._files.delete(path)
+        raise self._incomplete(lost)
+
+    def _incomplete(self, lost: list[str]) -> CorruptLake:
+        return CorruptLake(
+            f"run {self.run!r} of experiment {self.experiment!r} is not committed: {lost[0]}"
+            + (f" and {len(lost) - 1} more of its files are" if len(lost) > 1 else " is")
+            + " missing or not whole; something removed what a writer at work had written, such as 'losslake lake gc' on a "
+            "machine that could not see this one; write the run again"
+        )
 
     def _may_be_committed(self) -> bool:
         """Whether the run's manifest names this writer's files; yes where that cannot be found out."""

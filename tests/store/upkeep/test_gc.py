@@ -308,10 +308,10 @@ def test_of_writers_elsewhere_the_last_write_counts(lake: Lake) -> None:
     left = set(verify(lake).leftovers)
     kill_writer(lake, host="elsewhere")
     grow_old(lake, 7200)
-    grow_old(lake, 600, "staging/**/eval-000001.arrow")
-    day = collect_garbage(lake, older_than=timedelta(minutes=20))
+    grow_old(lake, 2400, "staging/**/eval-000001.arrow")
+    day = collect_garbage(lake, older_than=timedelta(minutes=50))
     assert day.removed == ()
-    assert day.kept == {"of writers on other machines, written less than 20 min ago": len(left) + 1}
+    assert day.kept == {"of writers on other machines, written less than 50 min ago": len(left) + 1}
     assert verify(lake).writers[min(left)] == "elsewhere"
     assert [one.state for one in running(lake, ["e"])] == ["collecting, epoch 2, signals"]
     assert left < set(collect_garbage(lake, older_than=timedelta(minutes=5)).removed)
@@ -637,3 +637,101 @@ def test_looking_again_is_bounded() -> None:
     with pytest.raises(CorruptLake, match="x is missing"):
         read_again(fail, lambda: looks.append(0) or len(looks))
     assert len(looks) == 2 + TRIES
+
+
+# --- two machines -----------------------------------------------------------------------------------------
+
+
+def test_a_lease_just_renewed_keeps_old_files_whatever_the_age_asked_for(lake: Lake) -> None:
+    leave(lake)
+    process = tokens.process_part(lake.path)
+    kill_writer(lake, host="elsewhere")
+    grow_old(lake, 30 * 86400)
+    os.utime(Path(lake.path) / paths.lease(process))
+    done = collect_garbage(lake, older_than=NOW)
+    assert done.removed == ()
+    assert set(done.kept) == {"of writers on other machines, heard of less than 30 min ago"}
+
+
+@pytest.mark.parametrize("hours", [-25, -1, 1, 25, 24 * 365])
+def test_the_clock_of_the_machine_that_collects_says_nothing(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    writer = leave(lake)
+    left = files_below(lake)
+    kill_writer(lake, host="elsewhere")
+    real = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: real() + 3600 * hours)
+        assert collect_garbage(lake).removed == ()
+    assert left <= files_below(lake)
+    grow_old(lake, 2 * 86400)
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: real() + 3600 * hours)
+        assert collect_garbage(lake).removed != ()
+    writer._open = False
+
+
+def test_a_writer_whose_files_were_collected_fails_and_leaves_no_run(lake: Lake) -> None:
+    writer = start(lake)
+    writer.append_traces("train", IDS[::2], loss=np.ones((N // 2, 3)))
+    kill_writer(lake, host="elsewhere")  # and cut off: its lease was not renewed either
+    grow_old(lake, 2 * 86400)
+    assert collect_garbage(lake).removed != ()
+    writer.append_signals(IDS, np.zeros(N, int), None, loss=IDS / 2, phi=IDS / 4)
+    with pytest.raises(CorruptLake, match=r"is not committed: traces/.* missing or not whole"):
+        writer.commit(RunInfo(role="target"))
+    assert lake.runs("e") == []
+    assert list(Path(lake.path).glob("signals/**/*.parquet")), "what is left stays until it is collected"
+    assert verify(lake).damage == ()
+    write(lake)
+    check_whole(lake)
+
+
+@pytest.mark.parametrize("harm", ["removed", "cut short"])
+def test_a_file_that_goes_as_the_manifest_is_written_takes_it_back(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    put = type(lake.files).put_if_absent
+
+    def late(files: Any, path: str, data: bytes) -> bool:
+        if path == paths.run_manifest("e", "r"):
+            file = next(Path(lake.path).glob("traces/**/*.parquet"))
+            file.unlink() if harm == "removed" else os.truncate(file, 10)
+        return put(files, path, data)
+
+    with start(lake) as writer:
+        fill(writer)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(lake.files), "put_if_absent", late)
+            with pytest.raises(CorruptLake, match="is not committed"):
+                writer.commit(RunInfo(role="target"))
+    assert lake.runs("e") == []
+    assert verify(lake).damage == ()
+
+
+def test_what_is_committed_elsewhere_after_the_inventory_stays(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = leave(lake)
+    writer._signals = None
+    writer.discard()
+    writer = start(lake)
+    fill(writer)
+    kill_writer(lake, host="elsewhere")
+    grow_old(lake, 2 * 86400)
+    inventory = gc.take_inventory
+
+    def then_commit(*given: Any, **named: Any) -> Any:
+        found = inventory(*given, **named)
+        writer.commit(RunInfo(role="target"))
+        return found
+
+    grow_old(lake, 2 * 86400)
+    monkeypatch.setattr(gc, "take_inventory", then_commit)
+    monkeypatch.setattr(
+        gc, "_last_writes", lambda files, found: dict.fromkeys(map(gc._owner, found.leftovers), 0.0)
+    )
+    monkeypatch.setattr(gc, "_replaced", lambda files, found: {})
+    assert collect_garbage(lake).kept["committed meanwhile"] >= 1
+    check_whole(lake)

@@ -11,11 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from losslake.store.errors import LosslakeError
 from losslake.store.files import tokens
 from losslake.store.files.local import LocalFiles
 from losslake.store.format import manifest, paths
@@ -272,3 +275,55 @@ def test_looking_while_processes_come_and_go(lake: Lake) -> None:
     while any(child.poll() is None for child in children) and time.monotonic() < end:
         assert set(leases.states(lake.files).values()) <= {"at work"}
     assert [child.returncode for child in children] == [0, 0]
+
+
+def test_a_lease_is_renewed_by_time_and_not_by_writes(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(leases, "RENEWED", timedelta(milliseconds=20))
+    other = Lake.open(tmp_path / "other", create=True)
+    leases.hold(other.files)
+    path = Path(other.path) / own_lease(other)
+    for _ in range(3):
+        os.utime(path, (1, 1))
+        wait_until(lambda: path.stat().st_mtime > 1)
+
+
+def test_a_claim_of_an_ended_process_keeps_nobody_out(lake: Lake) -> None:
+    path = Path(lake.path) / "claims/experiment=e" / f"{'a' * 16}00000001.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(manifest.dump({"kind": "claim", "what": "experiment=e"}))
+    with pytest.raises(LosslakeError, match="another process"), leases.claim(lake.files, "experiment=e"):
+        pass
+    ago = time.time() - 2 * leases.SHOWN.total_seconds()
+    os.utime(path, (ago, ago))
+    with leases.claim(lake.files, "experiment=e"):
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_claim_elsewhere_counts_by_the_clock_of_the_files(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    writer = "b" * 16
+    lay_down(lake, writer, host="elsewhere")
+    path = f"claims/experiment=e/{writer}00000001.json"
+    lake.files.put(path, manifest.dump({"kind": "claim", "what": "experiment=e"}))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
+    with pytest.raises(LosslakeError, match="another process"), leases.claim(lake.files, "experiment=e"):
+        pass
+    os.utime(Path(lake.path) / path, (1, 1))
+    with pytest.raises(LosslakeError, match="another process"), leases.claim(lake.files, "experiment=e"):
+        pass  # its process renews its lease
+    os.utime(Path(lake.path) / paths.lease(writer), (1, 1))
+    with leases.claim(lake.files, "experiment=e"):
+        pass
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come about")
