@@ -108,8 +108,8 @@ def gc(lake: str, older_than: str, dry_run: bool, checkpoints: bool) -> None:
     """Remove what killed writers left, and what was replaced a while ago.
 
     Files of a writer at work stay, whatever their age. A writer on this machine is known to be at work or not; one on
-    another machine counts as gone when it last wrote longer ago than --older-than. What was replaced since then stays as
-    well: somebody may be reading it.
+    another machine renews its lease every five minutes, and counts as gone when its last sign is older than --older-than,
+    and than half an hour in any case. What was replaced since then stays as well: somebody may be reading it.
 
     \b
     Examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import threading
@@ -377,12 +378,23 @@ def test_a_claim_of_another_machine_counts_until_it_is_stale(
     many: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = f"{paths.claims_folder('experiment=e')}/{'a' * 16}{'0' * 8}.json"
+    lease = paths.lease("a" * 16)
+    elsewhere = {"kind": "writer", "writer": "a" * 16, "host": "elsewhere", "pid": 1, "started": None}
+    many.files.put(lease, manifest.dump(elsewhere))
     many.files.put(path, manifest.dump({"kind": "claim"}))
     monkeypatch.setattr(leases, "_TRIES", 1)
     with pytest.raises(LosslakeError, match="another process"):
         compact(many, "e")
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + leases.STALE.total_seconds() + 1)
+    stale = now - leases.STALE.total_seconds() - 1
+    with monkeypatch.context() as patch, pytest.raises(LosslakeError, match="another process"):
+        patch.setattr(
+            time, "time", lambda: now + leases.STALE.total_seconds() + 1
+        )  # a fast clock makes nothing stale
+        compact(many, "e")
+    # The files' own times say how long ago it was: the clocks of two machines may differ by more than an hour.
+    for each in (path, lease):
+        os.utime(Path(many.path) / each, (stale, stale))
     assert compact(many, "e").runs == 20
     with claim(many.files, "experiment=e") as renew:
         many.files.delete(many.files.list("claims")[0])
