@@ -387,11 +387,10 @@ def test_a_claim_of_another_machine_counts_until_it_is_stale(
         compact(many, "e")
     now = time.time()
     stale = now - leases.STALE.total_seconds() - 1
-    with monkeypatch.context() as patch, pytest.raises(LosslakeError, match="another process"):
-        patch.setattr(
-            time, "time", lambda: now + leases.STALE.total_seconds() + 1
-        )  # a fast clock makes nothing stale
-        compact(many, "e")
+    with monkeypatch.context() as patch:  # a fast clock makes nothing stale
+        patch.setattr(time, "time", lambda: now + leases.STALE.total_seconds() + 1)
+        with pytest.raises(LosslakeError, match="another process"):
+            compact(many, "e")
     # The files' own times say how long ago it was: the clocks of two machines may differ by more than an hour.
     for each in (path, lease):
         os.utime(Path(many.path) / each, (stale, stale))
