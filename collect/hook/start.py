@@ -81,7 +81,9 @@ def start_run(
     labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
     # Forgotten samples are as those of the population here: never trained on, and never audited.
     population = np.asarray(table["pool"].to_numpy(zero_copy_only=False) != "audit")
-    return RecordedRun(writer, labels, population, order, info, views, key_lookup(table["key"]), forward, collate)
+    return RecordedRun(
+        writer, labels, population, order, info, views, key_lookup(table["key"]), forward, collate
+    )
 
 
 def _make_experiment(lake: Lake, experiment: str, samples: Any, dataset: str) -> None:
