@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from losslake.store.files.filesystem import Files
 from losslake.store.format.ranges import parse_range
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
@@ -186,7 +188,16 @@ def _serving(command: list[str], port: int) -> Iterator[None]:
 def _leases_removed() -> Iterator[None]:
     """Leases that this process takes go when the block ends, and not when it exits and the server has gone."""
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        patch.setattr(leases, "_at_exit", lambda files, path: stack.callback(files.delete, path))
+
+        def at_end(files: Files, path: str, ended: threading.Event, step: threading.Lock) -> None:
+            def remove() -> None:
+                ended.set()
+                with step:
+                    files.delete(path)
+
+            stack.callback(remove)
+
+        patch.setattr(leases, "_at_exit", at_end)
         yield
 
 
