@@ -208,10 +208,10 @@ def _others(files: Files, own: str) -> bool:
 def _may_be_at_work(files: Files, path: str) -> bool:
     if tokens.writer_of(path) == tokens.process_part(files.root):
         return (files.root, path) in _held
-    state = states(files).get(tokens.writer_of(path) or "")
+    writer = tokens.writer_of(path)
+    state = states(files).get(writer or "")
     if state in ("at work", "killed"):
         return state == "at work"
-    writer = tokens.writer_of(path)
     try:
         last = files.modified(path)
         if state is None and tokens.may_have_lease(path):
