@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import click
+import numpy as np
+import pyarrow as pa
 import pytest
 from losslake import cli as cli_module
 from losslake.cli import _run, cli
+from losslake.store.format.records import Role, RunInfo
+from losslake.store.lake import Lake
 
 
 def _commands(
@@ -51,6 +56,72 @@ def test_help_answers_without_the_heavy_modules() -> None:
     assert json.loads(last) == [0, []]
     for name in ("demo", "collect", "analyze", "sql", "report", "lake"):
         assert any(line.split()[:1] == [name] for line in shown)
+
+
+HEAVY = (
+    *("torch", "torchvision", "sklearn", "altair", "vl_convert", "PIL", "jinja2", "pyspark"),
+    *("pyarrow.dataset", "polars", "rich", "scipy.special", "scipy.optimize", "scipy.stats"),
+)
+ENGINES = {"polars", "rich"}
+INTERVALS = {"scipy.special"}
+
+
+@pytest.fixture(scope="module")
+def lake_of_four(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A lake of a target with a trace and three shadow runs."""
+    lake = Lake.open(tmp_path_factory.mktemp("start") / "lake", create=True)
+    rng, ids = np.random.default_rng(0), np.arange(40)
+    lake.create_experiment("e", pa.table({"label": ids % 2}))
+    for name in ("target", "a", "b", "c"):
+        members = rng.permutation(40) < 20
+        phi = (rng.normal(size=40) + members).astype(np.float32)
+        role: Role = "target" if name == "target" else "shadow"
+        with lake.write_run("e", name, members=members) as writer:
+            writer.append_signals(
+                ids, np.zeros(40, np.int16), ids % 2, loss=np.logaddexp(0, -phi), phi=phi, correct=phi > 0
+            )
+            if name == "target":
+                for epoch in range(4):
+                    writer.append_epoch("eval", epoch, ids, loss=rng.random(40, np.float32))
+            writer.commit(RunInfo(role=role))
+    return str(lake.path)
+
+
+@pytest.mark.parametrize(
+    ("command", "allowed"),
+    [
+        ("lake runs", ENGINES),
+        ("lake info", ENGINES),
+        ("sql 'from runs'", ENGINES),
+        ("analyze lira", ENGINES | INTERVALS),
+        ("analyze lt-iqr", ENGINES | INTERVALS),
+        ("analyze loss", ENGINES | INTERVALS),
+        # A linear program re-estimates its rates.
+        ("analyze memorization", ENGINES | INTERVALS | {"scipy.optimize"}),
+    ],
+)
+def test_a_command_loads_only_what_it_uses(command: str, allowed: set[str], lake_of_four: str) -> None:
+    script = (
+        "import json, sys\n"
+        "from losslake.cli import main\n"
+        "heavy, words = json.loads(sys.argv[1])\n"
+        "try:\n    main(words)\nexcept SystemExit as end:\n    code = end.code\n"
+        "print()\nprint(json.dumps([code, sorted(set(sys.modules) & set(heavy))]))"
+    )
+    words = [*shlex.split(command), "--lake", lake_of_four]
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps([HEAVY, words])], capture_output=True, text=True, check=True
+    )
+    code, loaded = json.loads(done.stdout.splitlines()[-1])
+    assert code == 0, done.stderr
+    assert set(loaded) <= allowed
+
+
+def test_opening_a_lake_loads_no_engine_that_pyarrow_brings_along() -> None:
+    script = (
+        "import sys, losslake.store.lake; sys.exit(not {'pandas', 'pyarrow.dataset'}.isdisjoint(sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_imports_of_runs_do_without_pytorch_and_rich() -> None:

@@ -21,10 +21,10 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
 from scipy.special import bdtrc, betaincinv, gammaln, log_ndtr, ndtri
 
 from ..statistics.intervals import clopper_pearson
+from ..statistics.roots import root
 
 Floats = npt.NDArray[np.float64]
 Sides = Literal["both", "members"]
@@ -329,4 +329,4 @@ def epsilon_of_mu(mu: float, delta: float) -> float:
         return 0.0
     # From Phi(-t) <= exp(-t^2 / 2).
     most = mu * mu / 2 + mu * math.sqrt(-2 * wanted)
-    return float(brentq(lambda epsilon: log_delta(epsilon, mu) - wanted, 0.0, most, xtol=1e-12))
+    return root(lambda epsilon: log_delta(epsilon, mu) - wanted, 0.0, most, xtol=1e-12)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
 from scipy.special import bdtr, bdtrik, betainc, betaincinv, ndtri, stdtr, stdtrit
+
+from .roots import root
 
 CONFIDENCE = 0.95
 
@@ -64,7 +65,7 @@ def _mixed(weight: Floats, law: Callable[[float], Floats], level: float) -> floa
     if excess(0.0) >= 0:
         return 0.0
     below = float(np.nextafter(1.0, 0.0))
-    return 1.0 if excess(below) <= 0 else float(brentq(excess, 0.0, below, xtol=1e-12, rtol=1e-8))
+    return 1.0 if excess(below) <= 0 else root(excess, 0.0, below, xtol=1e-12, rtol=1e-8)
 
 
 def _some(count: Floats) -> Floats:
@@ -124,8 +125,8 @@ def area_interval(value: float, n_members: int, n_others: int) -> tuple[float, f
         spread = 1 + size * ((1 - area) / (2 - area) + area / (1 + area))
         return abs(value - area) - z * math.sqrt(area * (1 - area) * spread / (n_members * n_others))
 
-    low = 0.0 if value <= 0 or excess(0.0) <= 0 else float(brentq(excess, 0.0, value))
-    high = 1.0 if value >= 1 or excess(1.0) <= 0 else float(brentq(excess, value, 1.0))
+    low = 0.0 if value <= 0 or excess(0.0) <= 0 else root(excess, 0.0, value)
+    high = 1.0 if value >= 1 or excess(1.0) <= 0 else root(excess, value, 1.0)
     return low, high
 
 
