@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import polars as pl
@@ -19,10 +19,13 @@ from .gate.command import gate
 from .output import aligned, metric_lines, write_text
 from .scores import Scores, by_exposure
 from .scoring.catalogue import ANALYSES, find, open_source
-from .scoring.run import FPRS, run_analysis
+from .scoring.run import FPRS, Outcome, run_analysis
 from .scoring.spark_source import SparkSource, check_evaluation_on_spark, check_on_spark
 from .source import Source
 from .statistics.metric import Metric
+
+if TYPE_CHECKING:
+    from .report.verdict import Judgement
 
 SHOWN = 10
 """How many of the most exposed records a command prints."""
@@ -142,19 +145,57 @@ def _analysis_command(analysis: Analysis) -> click.Command:
         with _opened(lake, experiment, target, engine, spark_master) as source:
             outcome = run_analysis(source, analysis, options, fprs=fpr)
             exposed = _most_exposed(source, outcome.scores, SHOWN)
+            judged = _judged(analysis, outcome)
+            shadows = sum(run.info.role == "shadow" and run.run != source.target_name for run in source.runs)
         if out is not None and wanted is not None:
             write_frame(outcome.scores.frame, out, wanted)
         if not _write_metrics(metrics, outcome.metrics):
             _tell(outcome.label, outcome.metrics, ())
-            click.echo("\nmost exposed")
+            click.echo(f"\n{_heading(outcome, judged)}")
             for line in aligned(exposed.rows(), exposed.columns):
                 click.echo(f"  {line}")
         for note in outcome.notes:
             click.echo(f"note: {note}", err=True)
+        if judged is not None:
+            click.echo(f"verdict: {_verdict_line(judged, shadows)}", err=True)
+        elif any(metric.metric == "auc" for metric in outcome.metrics):
+            click.echo(
+                f"note: {analysis.name} orders records by exposure and is no attack: its AUC and TPR say how far members score "
+                "higher than non-members, not how well it finds the records at risk",
+                err=True,
+            )
 
     command.params += [_click_option(option) for option in analysis.options]
     example = f"losslake analyze {analysis.name} --lake my-lake --experiment digits --out {analysis.name}.csv"
     return _described(command, analysis.description, example)
+
+
+def _judged(analysis: Analysis, outcome: Outcome) -> Judgement | None:
+    """The report's verdict on this attack alone; None of what is no attack, or has no members and non-members to tell apart."""
+    from .report.verdict import as_attack, judge
+
+    metrics = [metric for metric in outcome.metrics if metric.metric in ("auc", "tpr_at_fpr")]
+    if not analysis.attack or not metrics:
+        return None
+    attack = as_attack(outcome.label, outcome.scores, metrics)
+    return None if attack is None else judge([attack], attack)
+
+
+def _heading(outcome: Outcome, judged: Judgement | None) -> str:
+    """What to call the records with the highest scores: exposed only where chance does not explain them."""
+    from .report.verdict import chance_explains
+
+    if (judged is not None and judged.level not in ("clear leak", "signs")) or chance_explains(
+        outcome.metrics
+    ):
+        return "highest scores; chance explains them"
+    return "most exposed"
+
+
+def _verdict_line(judged: Judgement, shadows: int) -> str:
+    from .report.words import title_of
+
+    return title_of(judged, shadows)
 
 
 def _evaluation_command(evaluation: Evaluation) -> click.Command:
@@ -250,12 +291,16 @@ def report(
       losslake report --lake my-lake --experiment digits --out report.html
       losslake report --lake my-lake --experiment digits --with digits-dp --no-pictures --out report.pdf
     """
+    from .report.words import verdict
     from .report.write import write_report
 
     opened = Lake.open(lake)
     chosen = choose_experiment(opened, experiment)
-    write_report(opened, chosen, out, target=target, pictures=pictures, defended=defended)
+    told = verdict(write_report(opened, chosen, out, target=target, pictures=pictures, defended=defended))
     click.echo(str(out))
+    click.echo(f"verdict: {told.title}. {told.text}", err=True)
+    for step in told.next_steps:
+        click.echo(f"what to do: {step.what}{f'  {step.command}' if step.command else ''}", err=True)
 
 
 def _most_exposed(source: Source, scores: Scores, count: int) -> pl.DataFrame:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import polars as pl
+
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.format.schema import CROSS_ENTROPY
@@ -100,6 +102,14 @@ def trace(
             f"run {target.run!r} has no usable {recorded} trace of {signal} in epochs {first} to "
             f"{'the last' if last is None else last}"
         )
+    if (
+        aggregate in ("iqr", "std", "slope")
+        and not frame["value"].fill_null(0.0).cast(pl.Float64).cast(pl.Boolean).any()
+    ):
+        raise NotEnoughData(
+            f"no {recorded} trace of {signal} of run {target.run!r} changes in the epochs looked at, so {aggregate} ranks "
+            "nobody; it takes two recorded epochs or more"
+        )
     return Scores(
         frame, count_unscored(frame, f"their {signal} trace is empty, not finite, or has no {aggregate}")
     )
@@ -148,7 +158,7 @@ def lt_iqr(
     Q75 - Q25 of the raw loss trace, all epochs with the one before training, linear interpolation. Higher = the
     model learnt the record late, on its own account: more exposed.
 
-    Needs: the target's loss after each epoch.
+    Needs: the target's loss after each epoch, of two epochs or more: one ranks nobody.
 
     Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods".
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from ..charts.roc import Curve
 from ..charts.traces import Band
 from ..scores import Finding, Scores
 from ..statistics.metric import Metric
+
+if TYPE_CHECKING:
+    from .verdict import Judgement
 
 Floats = npt.NDArray[np.float64]
 
@@ -109,7 +112,7 @@ class Attack:
 class Headline:
     """The attack the report leads with, at the lowest asked FPR that the target's non-members resolve.
 
-    ``found`` holds the ids of the members above the threshold, the records that can be singled out; ``accused``
+    ``found`` holds the ids of the members above the threshold, which the attack names, some of them by luck; ``accused``
     counts the non-members above it. ``fpr`` and ``tpr`` are None, and nobody is found, where no asked FPR is resolved.
     """
 
@@ -119,16 +122,7 @@ class Headline:
     tpr: Metric | None
     found: frozenset[int] = frozenset()
     accused: int = 0
-
-    @property
-    def clear(self) -> bool:
-        """Whether the attack finds more than guessing does, beyond chance."""
-        return self.tpr is not None and beats_guessing(self.tpr)
-
-    @property
-    def found_name(self) -> str:
-        """What to call the records found: the plain word only where chance does not explain them."""
-        return "singled out" if self.clear else "named by the attack"
+    found_name: ClassVar[str] = "named by the attack"
 
     @property
     def members(self) -> int:
@@ -143,7 +137,7 @@ class Headline:
 class Record:
     """One of the most exposed records. ``scores`` are (label, score, rank among those shown to be ranked).
 
-    ``called`` is its class in words; ``found`` tells whether the leading attack singles it out, None where none could be judged. ``facts`` are the
+    ``called`` is its class in words; ``found`` tells whether the leading attack names it, None where none could be judged. ``facts`` are the
     samples' own columns, where there is no picture.
     """
 
@@ -177,7 +171,8 @@ class Traces:
 class Report:
     """All that a report tells of one experiment.
 
-    ``attacks`` are judged against the target's membership, the leading one first. ``lt_iqr``, ``memorization``
+    ``attacks`` are judged against the target's membership, the leading one first; ``judgement`` is what they allow to be
+    said. ``lt_iqr``, ``memorization``
     and ``privacy_score`` are None where the lake has nothing to compute them from; ``absent`` says why, by name.
     ``comparison`` holds precision@k, recall@k and correlations against the leading attack. ``findings`` are all other
     evaluations, ``others`` the scores that are kept in the lake beside those named here. ``ranked_by`` says what
@@ -192,6 +187,8 @@ class Report:
     runs: tuple[Run, ...]
     attacks: tuple[Attack, ...]
     headline: Headline | None
+    fprs: tuple[float, ...]
+    judgement: Judgement
     lt_iqr: Scored | None
     memorization: Scored | None
     privacy_score: Scored | None

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from ...store.errors import InvalidOption, NotEnoughData
@@ -21,10 +20,11 @@ from ..evaluations.by_group import MOST_GROUPS
 from ..scoring.catalogue import open_source
 from ..scoring.run import FPRS
 from ..source import Source
-from ..statistics.roc import evaluate, split, threshold_at_fpr
+from ..statistics.roc import evaluate
 from .data import LOSSES, Attack, Headline, Report, Said, Scored, label_of
 from .desk import Desk, asks
 from .records import describe, most_exposed, read_traces
+from .verdict import finest, judge, named_at
 
 COMPUTED = (
     "lira",
@@ -134,6 +134,8 @@ def gather(
             runs=source.runs,
             attacks=attacks,
             headline=headline,
+            fprs=fprs,
+            judgement=judge(attacks),
             lt_iqr=lt_iqr,
             memorization=memorization,
             privacy_score=privacy,
@@ -197,16 +199,11 @@ def _headline(attacks: tuple[Attack, ...], fprs: tuple[float, ...]) -> Headline 
     if not attacks:
         return None
     attack = attacks[0]
-    tpr = next((metric for metric in attack.tprs if metric.value is not None), None)
+    tpr = finest(attack)
     if tpr is None:
         return Headline(attack, fprs[0], None, None)
     fpr = float(tpr.parameters["fpr"])
-    score, member = attack.scored.scores.arrays()
-    threshold = threshold_at_fpr(split(score, member)[1], fpr)
-    known = attack.scored.scores.frame.filter(pl.col("member").is_not_null())
-    above = np.nan_to_num(score, nan=-np.inf) > threshold
-    found = known["sample_id"].to_numpy()[above & member]
-    return Headline(attack, fprs[0], fpr, tpr, frozenset(found.tolist()), int((above & ~member).sum()))
+    return Headline(attack, fprs[0], fpr, tpr, *named_at(attack, fpr))
 
 
 def _compare(desk: Desk, headline: Headline | None, lt_iqr: Scored | None) -> Said | None:

@@ -10,8 +10,11 @@ import numpy as np
 from ..attacks.lira import POOL_UNDER
 from ..charts.axes import number, percent
 from ..charts.scores import MEMORIZED
-from .data import Headline, Report, beats_guessing, metric_of
+from ..statistics.metric import Metric
+from .data import Attack, Headline, Report, beats_guessing, metric_of
+from .next_steps import Step, steps
 from .parts import fixed, interval, plural
+from .verdict import RESOLVED_FROM, Better, Judgement, is_strong, rests_on_likeness
 
 UNLIKE = 0.05
 """A difference in accuracy between target and shadow models from which they count as unlike."""
@@ -44,77 +47,186 @@ class Verdict:
     text: str
     figures: tuple[Figure, ...]
     trust: tuple[Trust, ...]
+    next_steps: tuple[Step, ...]
 
 
 def verdict(report: Report) -> Verdict:
     """The verdict: what was measured, or what could not be."""
-    if report.headline is not None:
-        return _of_attack(report, report.headline)
+    if report.judgement.attack is not None:
+        return _of_attack(report, report.judgement, report.judgement.attack)
     if report.lt_iqr is not None:
         return _of_ranking(report)
     return _of_samples(report)
 
 
-def _of_attack(report: Report, headline: Headline) -> Verdict:
-    attack, tpr, fpr = headline.attack, headline.tpr, headline.fpr
-    means = f" with {plural(len(report.shadows), 'shadow model')}" if report.shadows else ""
-    area = attack.auc
-    even = f"Shown one member and one non-member, it tells which is which in {percent(area.value)} of cases (guessing: 50%)."
+def title_of(judged: Judgement, shadows: int) -> str:
+    """The verdict in one line, its level first."""
+    attack = judged.attack
+    if attack is None:
+        return "Cannot tell: no attack on a target was measured"
+    by = attack_name(attack, shadows)
+    if judged.level == "clear leak":
+        return f"Clear leak: {len(judged.named):,} of {plural(judged.members, 'training record')} named, {luck(judged)}"
+    if judged.level == "signs":
+        if rests_on_likeness(judged):
+            return "Signs of a leak, or of members that are unlike the others"
+        return "Signs that the model gives training records away"
+    if judged.level == "none found":
+        return f"No leak found by {by}"
+    why = {
+        "worse than guessing": f"{by} does worse than guessing",
+        "too few records": f"{plural(attack.curve.members, 'member')} with a score are too few"
+        if judged.tpr is not None
+        else f"{plural(attack.curve.non_members, 'non-member')} are too few for a false-positive rate of "
+        + percent(float(attack.tprs[-1].parameters["fpr"])),
+        "no shadow models": "no attack with shadow models was made",
+    }
+    return f"Cannot tell: {why[judged.rule]}"
+
+
+def luck(judged: Judgement) -> str:
+    """How many members an attack at this FPR names by chance."""
+    count = judged.by_luck or 0.0
+    return f"about {round(count):,} of them by luck" if count >= 0.5 else "none of them by luck"
+
+
+def attack_name(attack: Attack, shadows: int) -> str:
+    """The attack with the shadow models that it had, as a bound holds of no other."""
+    return (
+        f"{attack.label} with {plural(shadows, 'shadow model')}"
+        if shadows and is_strong(attack)
+        else attack.label
+    )
+
+
+def _of_attack(report: Report, judged: Judgement, attack: Attack) -> Verdict:
+    area, tpr, fpr = attack.auc, judged.tpr, judged.fpr
+    by = attack_name(attack, len(report.shadows))
     auc = Figure(
         "AUC",
         fixed(area.value),
         f"95%: {fixed(area.ci_low)}–{fixed(area.ci_high)}",
         "0.5 is guessing, 1 is certainty; an average over all records, so it hides the few at risk",
     )
-    trust = _trust(report, headline)
+    figures: tuple[Figure, ...]
     if tpr is None or tpr.value is None or fpr is None:
         bounds = attack.tprs[-1]
         at = percent(float(bounds.parameters["fpr"]))
-        unknown = Figure(
-            f"TPR at FPR {at}", "not resolved", f"95%: {interval(bounds.ci_low, bounds.ci_high)}", ""
-        )
-        text = (
-            f"With {plural(headline.non_members, 'non-member')} no false-positive rate up to {at} can be measured, so nobody "
-            f"can say which records an attacker would name safely. {even}"
-        )
-        return Verdict("Too few non-members to tell who can be singled out", text, (unknown, auc), trust)
-    found, members = len(headline.found), headline.members
-    clear = headline.clear
-    count = Figure(
-        "Records that can be singled out" if clear else "Records named by the attack",
-        f"{found:,}",
-        f"95%: {_records(tpr.ci_low, members)}–{_records(tpr.ci_high, members)}",
-        f"of {members:,} training records, at a false-positive rate of {percent(fpr)}",
-    )
-    rate = Figure(
-        f"TPR at FPR {percent(fpr)}",
-        percent(tpr.value),
-        f"95%: {interval(tpr.ci_low, tpr.ci_high)}",
-        f"guessing: {percent(fpr)}"
-        + (f"; the attack does {number(tpr.value / fpr, 2)} times better" if clear else ""),
-    )
-    accused = (
-        f"An attacker ({attack.label}{means}) correctly names {found:,} of the {members:,} training records while wrongly "
-        f"accusing {headline.accused:,} of {headline.non_members:,} others: {percent(tpr.value)}, at a false-positive rate "
-        f"where guessing names {percent(fpr)}."
-    )
-    coarser = next((metric for metric in attack.tprs if beats_guessing(metric)), None)
-    if clear:
-        title = f"{found:,} of {members:,} training records can be singled out"
-        doubt = ""
-    elif coarser is not None or (area.ci_low or 0) > 0.5:
-        title = "The model gives training records away; how many can be singled out is not certain"
-        doubt = f" With this few non-members the share may be anything within {interval(tpr.ci_low, tpr.ci_high)}."
-        if coarser is not None:
-            doubt += (
-                f" At a false-positive rate of {percent(float(coarser.parameters['fpr']))} it is {percent(coarser.value)} "
-                f"({interval(coarser.ci_low, coarser.ci_high)}), clearly more than guessing."
-            )
+        spread = f"95%: {interval(bounds.ci_low, bounds.ci_high)}"
+        figures = (Figure(f"TPR at FPR {at}", "not resolved", spread, ""), auc)
     else:
-        title = "No sign that training records can be singled out"
-        doubt = f" Chance explains that; the data leave room for at most {percent(tpr.ci_high)}."
-    text = f"{accused}{doubt} {even}"
-    return Verdict(title, text, (count, rate, auc), trust)
+        figures = (
+            Figure(
+                "Records named by the attack",
+                f"{len(judged.named):,}",
+                f"95%: {_records(tpr.ci_low, attack.curve.members)}–{_records(tpr.ci_high, attack.curve.members)}",
+                f"of {plural(judged.members, 'training record')}, at a false-positive rate of {percent(fpr)}; {luck(judged)}",
+            ),
+            Figure(
+                f"TPR at FPR {percent(fpr)}",
+                percent(tpr.value),
+                f"95%: {interval(tpr.ci_low, tpr.ci_high)}",
+                f"guessing: {percent(fpr)}"
+                + (
+                    f"; the attack does {number(tpr.value / fpr, 2)} times better"
+                    if beats_guessing(tpr)
+                    else ""
+                ),
+            ),
+            auc,
+        )
+    text = " ".join(filter(None, (_measured(judged, attack, by), _meaning(judged, attack, by), _area(area))))
+    return Verdict(
+        title_of(judged, len(report.shadows)),
+        text,
+        figures,
+        _trust(report, Headline(attack, report.fprs[0], fpr, tpr, judged.named, judged.accused)),
+        steps(report),
+    )
+
+
+def _measured(judged: Judgement, attack: Attack, by: str) -> str:
+    """What the attack did at the lowest rate that can be resolved."""
+    tpr, fpr = judged.tpr, judged.fpr
+    if tpr is None or fpr is None:
+        return (
+            f"With {plural(attack.curve.non_members, 'non-member')} none of the asked false-positive rates can be resolved; the lowest "
+            f"that could be is {percent(RESOLVED_FROM / max(attack.curve.non_members, RESOLVED_FROM))}. So nobody can say which records an attacker would name safely."
+        )
+    told = (
+        f"An attacker ({by}) names {len(judged.named):,} of the {plural(judged.members, 'training record')} while wrongly "
+        f"accusing {judged.accused:,} of {attack.curve.non_members:,} others: {percent(tpr.value)} "
+        f"({interval(tpr.ci_low, tpr.ci_high)}), at a false-positive rate of {percent(fpr)}, where guessing names {percent(fpr)}."
+    )
+    without = judged.members_without_score
+    if without:
+        told += f" Of the training records {without:,} {'has' if without == 1 else 'have'} no score and cannot be named; the rates leave them out."
+    return told
+
+
+def _meaning(judged: Judgement, attack: Attack, by: str) -> str:
+    """What the numbers allow to be said, and what they do not."""
+    tpr = judged.tpr
+    most = tpr.ci_high if tpr is not None else None
+    said = []
+    if judged.rule == "another attack":
+        first = judged.better[0]
+        said.append(
+            f"That alone is no better than guessing, but {_told(first)}, which chance does not explain among all that was looked at."
+        )
+        if rests_on_likeness(judged):
+            said.append(_DIFFERENT)
+    elif judged.level == "signs":
+        better = (
+            "This rate is better than guessing"
+            if tpr is not None and beats_guessing(tpr)
+            else "The AUC is better than guessing"
+        )
+        said.append(
+            f"{better}, too little for a count of records that stand out for sure."
+            if is_strong(attack)
+            else f"{better}. {_DIFFERENT}"
+        )
+    elif judged.level == "none found":
+        said.append(
+            f"That is no better than guessing. {by[:1].upper()}{by[1:]} names at most {percent(most)} of the members at this false-positive rate "
+            "(95%); a stronger attack may name more."
+        )
+    elif judged.rule == "worse than guessing":
+        said.append(
+            "Its AUC lies below 0.5: the fleet or the memberships are not what the attack takes them for, so neither a leak nor its absence is shown."
+        )
+    elif judged.rule == "too few records":
+        said.append(
+            "So few records can show the absence of nothing at these rates: this is neither a sign of a leak nor of its absence."
+        )
+    elif judged.rule == "no shadow models":
+        said.append(
+            "That is no better than guessing, but an attack without shadow models can miss what one with them finds."
+        )
+    if judged.by_chance and not judged.better and judged.level != "clear leak":
+        said.append(
+            f"{_told(judged.by_chance[0])[:1].upper()}{_told(judged.by_chance[0])[1:]}: among so many numbers, chance explains that."
+        )
+    return " ".join(said)
+
+
+_DIFFERENT = (
+    "Nothing that is better compares with shadow models: were the members easier records than the others, or from another source, it "
+    "would look the same."
+)
+
+
+def _told(better: Better) -> str:
+    metric = better.metric
+    if metric.metric == "auc":
+        return f"the AUC of {better.label} is {fixed(metric.value)} ({fixed(metric.ci_low)}–{fixed(metric.ci_high)})"
+    at = percent(float(metric.parameters["fpr"]))
+    return f"{better.label} names {percent(metric.value)} ({interval(metric.ci_low, metric.ci_high)}) at a false-positive rate of {at}"
+
+
+def _area(area: Metric) -> str:
+    return f"Shown one member and one non-member, it tells which is which in {percent(area.value)} of cases (guessing: 50%)."
 
 
 def _of_ranking(report: Report) -> Verdict:
@@ -137,15 +249,19 @@ def _of_ranking(report: Report) -> Verdict:
             f"LT-IQR from the top {plural(top, 'record')} on",
             number(first),
             "",
-            "the most exposed 1% lie here or above",
+            "the highest 1% lie here or above",
         ),
     )
     text = (
-        "LT-IQR orders the training records by how exposed they are, from this one training run. Whether an attacker can "
+        "LT-IQR orders the training records by how far their loss moved over this one training run. Whether an attacker can "
         "in fact single them out takes shadow models: collect some with 'losslake collect shadows'."
     )
     return Verdict(
-        "Records are ranked by exposure; no strong attack was measured", text, figures, _trust(report, None)
+        "Cannot tell: records are ranked by exposure, no attack was measured",
+        text,
+        figures,
+        _trust(report, None),
+        steps(report),
     )
 
 
@@ -196,7 +312,7 @@ def _of_samples(report: Report) -> Verdict:
         f"Over {plural(len(report.shadows), 'shadow model')}, trained with and without each sample. {missing}: nothing is said "
         "about one particular model. Collect one with 'losslake collect target'."
     )
-    return Verdict(title, text, tuple(figures), _trust(report, None))
+    return Verdict(title, text, tuple(figures), _trust(report, None), steps(report))
 
 
 def _trust(report: Report, headline: Headline | None) -> tuple[Trust, ...]:
@@ -218,11 +334,11 @@ def _trust(report: Report, headline: Headline | None) -> tuple[Trust, ...]:
             )
         )
         found += _likeness(report)
-    elif headline is None:
+    else:
         found.append(
             Trust(
                 "No shadow models",
-                "No strong attack was measured; the ranking alone says nothing about how many.",
+                "No attack that compares with other models was measured: what is shown here says little of what one would find.",
                 True,
             )
         )
@@ -264,14 +380,13 @@ def _spread(report: Report, headline: Headline | None) -> str:
 
 def _resolution(headline: Headline) -> Trust:
     others = headline.non_members
-    finest = percent(headline.attack.curve.resolution)
-    text = f"They resolve false-positive rates from {finest} up."
+    text = f"They resolve false-positive rates from {percent(min(1.0, RESOLVED_FROM / max(others, 1)))} up, where about {RESOLVED_FROM} of them score higher."
     coarse = headline.fpr is None or headline.fpr > headline.wanted
     if coarse:
         at = f"; the figures are at {percent(headline.fpr)}" if headline.fpr is not None else ""
-        text += f" {percent(headline.wanted)} was asked for and cannot be measured{at}."
+        text += f" {percent(headline.wanted)} was asked for and cannot be resolved{at}."
     else:
-        text += f" The figures are at {percent(headline.fpr)}, where about {round(others * (headline.fpr or 0)):,} of them score higher."
+        text += f" The figures are at {percent(headline.fpr)}."
     return Trust(plural(others, "non-member"), text, coarse)
 
 

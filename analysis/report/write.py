@@ -18,6 +18,7 @@ from ..statistics.metric import Metric
 from .data import Record, Report
 from .gather import gather
 from .page import build, page, picture
+from .verdict import RESOLVED_FROM, judged_json
 from .words import Verdict, verdict
 
 FORMATS = (".html", ".pdf", ".png", ".svg", ".json")
@@ -88,7 +89,14 @@ def _json(report: Report, verdict: Verdict) -> str:
         "dataset": report.dataset,
         "target": report.target.run if report.target else None,
         "shadow_runs": len(report.shadows),
-        "verdict": {"title": verdict.title, "text": verdict.text},
+        "verdict": {
+            "title": verdict.title,
+            "text": verdict.text,
+            **judged_json(report.judgement),
+            "what_to_do": [
+                {"what": step.what, "command": step.command or None} for step in verdict.next_steps
+            ],
+        },
         "cautions": [f"{trust.name}: {trust.text}" for trust in verdict.trust if trust.caution],
         "headline": None
         if head is None
@@ -97,8 +105,8 @@ def _json(report: Report, verdict: Verdict) -> str:
             "fpr": head.fpr,
             "members": head.members,
             "non_members": head.non_members,
-            "resolvable_fpr": head.attack.curve.resolution,
-            "singled_out": len(head.found) if head.fpr is not None else None,
+            "resolvable_fpr": RESOLVED_FROM / head.non_members,
+            "named": len(head.found) if head.fpr is not None else None,
             "tpr": head.tpr.to_json() if head.tpr else None,
             "auc": head.attack.auc.to_json(),
         },
@@ -151,7 +159,7 @@ def _record(record: Record) -> dict[str, Any]:
         "label": record.label,
         "class": record.class_name,
         "group": record.group,
-        "singled_out": record.found,
+        "named": record.found,
         "scores": {name: {"score": score, "rank": rank} for name, score, rank in record.scores},
         "loss_trace": record.trace.tolist() if record.trace is not None else None,
         "gradient_norm_trace": record.grad_norms.tolist() if record.grad_norms is not None else None,

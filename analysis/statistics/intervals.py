@@ -94,12 +94,14 @@ def count_quantile(n: int, share: float, level: float) -> int:
     return 0 if not np.isfinite(count) or count < 0 else min(n, int(np.ceil(count)))
 
 
-def logit_interval(value: float, variance: float, trials: int) -> tuple[float, float]:
+def logit_interval(
+    value: float, variance: float, trials: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """Interval of a share from its variance, on the logit scale so that it stays inside 0..1.
 
     At 0 and 1 the variance says nothing; then the bound that ``trials`` independent observations would give.
     """
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - confidence) / 2
     if value >= 1 or value <= 0 or variance <= 0:
         bound = tail ** (1 / max(trials, 1))
         if value >= 1:
@@ -112,13 +114,15 @@ def logit_interval(value: float, variance: float, trials: int) -> tuple[float, f
     return 1 / (1 + math.exp(-low)) if low > -700 else 0.0, 1 / (1 + math.exp(-high)) if high > -700 else 0.0
 
 
-def area_interval(value: float, n_members: int, n_others: int) -> tuple[float, float]:
+def area_interval(
+    value: float, n_members: int, n_others: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """Interval of an area under the ROC curve from its value and the numbers alone (Newcombe 2006, method 5).
 
     The areas from which the value lies no more than z standard errors away, with the variance of Hanley and McNeil
     (1982) at that area: it does not collapse where a few records leave hardly a pair in the wrong order.
     """
-    z = float(ndtri(0.5 + CONFIDENCE / 2))
+    z = float(ndtri(0.5 + confidence / 2))
     size = (n_members + n_others) / 2 - 1
 
     def excess(area: float) -> float:

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .intervals import area_interval, clopper_pearson, hidden_counts, logit_interval, uncertain_share
+from .intervals import (
+    CONFIDENCE,
+    area_interval,
+    clopper_pearson,
+    hidden_counts,
+    logit_interval,
+    uncertain_share,
+)
 from .metric import Metric
 
 Floats = npt.NDArray[np.float64]
@@ -43,7 +50,7 @@ def roc(members: Floats, others: Floats) -> Roc:
     return Roc(np.append(0.0, fpr), np.append(0.0, tpr), np.append(np.inf, thresholds))
 
 
-def auc(members: Floats, others: Floats) -> Metric:
+def auc(members: Floats, others: Floats, confidence: float = CONFIDENCE) -> Metric:
     """Area under the curve, ties counted half, with the interval of DeLong et al. (1988) on the logit scale.
 
     Of fewer than `FEW` members or non-members DeLong's variance is too sure of itself where the groups hardly overlap
@@ -59,9 +66,9 @@ def auc(members: Floats, others: Floats) -> Metric:
     )
     value = float(below.mean())
     variance = _variance(below) / n_members + _variance(above) / n_others
-    low, high = logit_interval(value, variance, min(n_members, n_others))
+    low, high = logit_interval(value, variance, min(n_members, n_others), confidence)
     if min(n_members, n_others) < FEW:
-        other_low, other_high = area_interval(value, n_members, n_others)
+        other_low, other_high = area_interval(value, n_members, n_others, confidence)
         low, high = min(low, other_low), max(high, other_high)
     return Metric("auc", value, low, high, n_members + n_others)
 
@@ -76,7 +83,7 @@ def threshold_at_fpr(others: Floats, fpr: float) -> float:
     return float(others[len(others) - 1 - allowed]) if allowed < len(others) else -np.inf
 
 
-def tpr_at_fpr(members: Floats, others: Floats, fpr: float) -> Metric:
+def tpr_at_fpr(members: Floats, others: Floats, fpr: float, confidence: float = CONFIDENCE) -> Metric:
     """The highest TPR of the step curve whose FPR is at most ``fpr``.
 
     The interval covers both the members and the choice of the threshold from a finite number of non-members. How many of
@@ -92,7 +99,9 @@ def tpr_at_fpr(members: Floats, others: Floats, fpr: float) -> Metric:
     lower, upper = uncertain_thresholds(others, above)
     fewest = len(members) - np.searchsorted(members, lower, "right").astype(np.float64)
     most = len(members) - np.searchsorted(members, upper, "left").astype(np.float64)
-    low, high = uncertain_share(weight, (fewest, len(members) - fewest), (most, len(members) - most))
+    low, high = uncertain_share(
+        weight, (fewest, len(members) - fewest), (most, len(members) - most), confidence
+    )
     resolved = n * fpr >= 1
     value = hits / len(members) if resolved else None
     about = {"fpr": fpr, "resolved": resolved, "non_members": n}

@@ -12,6 +12,7 @@ from ...scores import Finding
 from ...statistics.metric import Metric
 from ..data import Report
 from ..parts import Figure, Figures, Part, Section, Table, area, fixed, rate
+from ..verdict import RESOLVED_FROM
 
 _RATES = {"auc": "AUC", "tpr_at_fpr": "TPR"}
 
@@ -202,7 +203,8 @@ def _attacks_table(report: Report) -> Table:
         tuple(rows),
         (False, *[True] * (len(fprs) + 3)),
         "95% intervals in brackets: of the AUC by DeLong; of the TPR exact, with the choice of the threshold. "
-        "“Not resolved”: fewer than one non-member is expected above the threshold.",
+        "“Not resolved”: fewer than one non-member is expected above the threshold. The "
+        f"verdict rests on the lowest rate at which about {RESOLVED_FROM} are; with fewer, an interval reaches down to 0 whatever was found.",
     )
 
 

@@ -12,6 +12,7 @@ from ...charts.style import BLUE, VERMILION
 from ...statistics.metric import Metric
 from ..data import LOSSES, Report, Scored, correlation, label_of, metric_of
 from ..parts import Figure, Figures, Gallery, Part, Section, Table, brush_of
+from ..verdict import chance_explains, judge
 
 
 def exposed(report: Report) -> Section | None:
@@ -19,6 +20,20 @@ def exposed(report: Report) -> Section | None:
     if not report.exposed:
         return None
     what = "training records" if report.exposed[0].found is not None or report.target else "samples"
+    title, doubt = "The most exposed records", ""
+    ranking = next((one for one in report.attacks if one.label == report.ranked_by), None)
+    memorized = report.memorization
+    if (
+        memorized is not None
+        and report.ranked_by == memorized.label
+        and chance_explains(memorized.scores.metrics)
+    ):
+        title, doubt = "The records with the highest scores", " Chance alone would give such scores."
+    if ranking is not None and judge([ranking], ranking).level not in ("clear leak", "signs"):
+        title, doubt = (
+            "The records with the highest scores",
+            " Chance explains them: on this target the score does no better than guessing.",
+        )
     typical = tuple(report.traces.band.median.tolist()) if report.traces else ()
     spark = (
         " The small curve is the record's loss over training; grey, the median member's." if typical else ""
@@ -26,8 +41,8 @@ def exposed(report: Report) -> Section | None:
     return Section(
         "exposed",
         "Exposed records",
-        "The most exposed records",
-        f"The {len(report.exposed)} {what} with the highest {report.ranked_by}, the highest first; ranks (#) are among all of them.{spark}",
+        title,
+        f"The {len(report.exposed)} {what} with the highest {report.ranked_by}, the highest first; ranks (#) are among all of them.{doubt}{spark}",
         (Gallery(report.exposed, typical),),
     )
 
@@ -54,7 +69,7 @@ def lt_iqr(report: Report) -> Section | None:
         + (
             "The more of the records that the attack finds have a high LT-IQR, the better it stands in for the attack."
             if report.headline is not None
-            else "Higher means learnt later and on its own account: more exposed."
+            else "The higher, the further the record's loss moved over training; whether an attack would find the same records was not measured."
         ),
         tuple(parts),
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ....store.format.records import ROLES, Run
 from ...charts.axes import number, percent
 from ...charts.models import auc_of_each, found_histogram, shadow_curve_chart
@@ -44,10 +47,7 @@ def traces(report: Report) -> Section | None:
     lead = ""
     if report.traces is not None:
         drawn.append(Figure("traces", _traces(report, report.traces, "loss")))
-        lead = (
-            "Typical records are learnt early, from what they share with others. The most exposed are learnt late, one by "
-            f"one. {RECORDED.get(report.traces.source, '')}"
-        )
+        lead = f"{_learnt(report, report.traces)} {RECORDED.get(report.traces.source, '')}"
     if report.grad_norms is not None:
         drawn.append(Figure("grad-norms", _traces(report, report.grad_norms, "gradient norm")))
         lead += " A large gradient of a record is one that pulls the model its way."
@@ -74,8 +74,8 @@ def evolution(report: Report) -> Section | None:
         "evolution",
         "Risk over training",
         "How the risk grew over training",
-        "LT-IQR of the training so far, as it could have been read off at each of these epochs: where the highest "
-        "quantiles still rise, more training exposes the records at risk further.",
+        "LT-IQR of the training so far, as it could have been read off at each of these epochs: quantiles that still rise "
+        "at the end are of losses that still move.",
         (Figures(tuple(drawn)),),
     )
 
@@ -116,6 +116,38 @@ def trained(report: Report) -> Section:
     if facts:
         parts.append(Facts(facts, "Recipe of the target" if report.target else "Recipe of the runs"))
     return Section("runs", "Runs", "What was trained", "", tuple(parts))
+
+
+def _learnt(report: Report, found: Traces) -> str:
+    """By which epoch the losses of the records shown, and the median member's, have fallen to half of where they began."""
+    shown = [
+        epoch
+        for record in report.exposed
+        if record.trace is not None and (epoch := _half(record.trace)) is not None
+    ]
+    among = sum(record.trace is not None for record in report.exposed)
+    typical = _half(found.band.median)
+    first = (
+        "The median loss of the members does not fall to half of where it began"
+        if typical is None
+        else f"The median loss of the members has fallen to half of where it began by epoch {typical}"
+    )
+    if not among:
+        return f"{first}."
+    if not shown:
+        return f"{first}; that of none of the {among} records shown on this page does."
+    middle = sorted(shown)[(len(shown) - 1) // 2]
+    told = "by then or earlier" if middle == typical else f"by epoch {middle}"
+    return f"{first}; of the {among} records shown on this page {len(shown)} get there, half of these {told}."
+
+
+def _half(trace: npt.NDArray[np.float64]) -> int | None:
+    """The first epoch at which a trace is at half of its first value or under it; None where it never is."""
+    known = np.flatnonzero(np.isfinite(trace))
+    if not len(known):
+        return None
+    below = known[trace[known] <= trace[known[0]] / 2]
+    return int(below[0]) if len(below) else None
 
 
 def _traces(report: Report, found: Traces, signal: str) -> alt.Chart | alt.LayerChart:

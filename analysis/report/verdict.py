@@ -1,0 +1,249 @@
+"""The level of a verdict: clear leak, signs, none found or cannot tell, by rules that are fixed before any score is seen.
+
+The first screen of the report, its JSON and the terminal all say what `judge` finds. docs/words.md tells the same in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from ..charts.roc import curve
+from ..scores import Scores
+from ..statistics.intervals import CONFIDENCE
+from ..statistics.metric import Metric
+from ..statistics.roc import auc, split, threshold_at_fpr, tpr_at_fpr
+from .data import Attack, Scored, beats_guessing, label_of
+
+Level = Literal["clear leak", "signs", "none found", "cannot tell"]
+
+Rule = Literal[
+    "more than twice guessing",
+    "more than guessing",
+    "another attack",
+    "worse than guessing",
+    "too few records",
+    "no shadow models",
+    "no better than guessing",
+    "no attack",
+]
+
+RESOLVED_FROM = 5
+"""Non-members expected above the threshold from which a TPR counts as resolved; of fewer, its interval reaches down to 0."""
+
+CLEAR = 2
+"""How many times the FPR the TPR's whole interval exceeds in a clear leak: most of those named are then named for cause."""
+
+FEWEST_MEMBERS = 50
+"""Members from which the absence of a leak can be said; the non-members must resolve one of the asked rates."""
+
+CHOSEN = ("lira", "lira[mode=offline]", "rmia", "calibrated", "loss", "attack-p")
+"""The attack that a verdict rests on is the first of these that there is, whatever it finds."""
+
+AGAINST_SHADOWS = ("lira", "rmia")
+"""Attacks that compare a record with itself in other models. Others may mistake easy records for members."""
+
+
+@dataclass(frozen=True)
+class Better:
+    """An attack's number that chance does not explain, though many were looked at."""
+
+    label: str
+    strong: bool
+    metric: Metric
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the numbers allow to be said.
+
+    ``attack`` was chosen beforehand. ``tpr`` is its rate at the lowest asked FPR that the non-members resolve, None where
+    they resolve none. ``named`` members and ``accused`` non-members lie above the threshold there; ``by_luck`` members
+    would by chance alone. ``better`` is what else does better than guessing, once the number of looks is allowed for;
+    ``by_chance`` names what does so only where it is looked at alone. Members and non-members ``without_score`` are no part of the rates.
+    """
+
+    level: Level
+    rule: Rule
+    attack: Attack | None = None
+    tpr: Metric | None = None
+    named: frozenset[int] = frozenset()
+    accused: int = 0
+    better: tuple[Better, ...] = ()
+    by_chance: tuple[Better, ...] = ()
+    members_without_score: int = 0
+    non_members_without_score: int = 0
+
+    @property
+    def fpr(self) -> float | None:
+        return None if self.tpr is None else float(self.tpr.parameters["fpr"])
+
+    @property
+    def by_luck(self) -> float | None:
+        """How many of the members that have a score guessing would name at this FPR."""
+        return None if self.attack is None or self.fpr is None else self.fpr * self.attack.curve.members
+
+    @property
+    def members(self) -> int:
+        """All members of the target, with a score or without."""
+        return 0 if self.attack is None else self.attack.curve.members + self.members_without_score
+
+
+def as_attack(name: str, scores: Scores, metrics: Sequence[Metric]) -> Attack | None:
+    """A score with its metrics as an attack to judge; None without members or non-members."""
+    steps = curve(label_of(name), *scores.arrays())
+    return None if steps is None else Attack(Scored(name, label_of(name), scores), tuple(metrics), steps)
+
+
+def chosen(attacks: Sequence[Attack]) -> Attack | None:
+    """The attack that the verdict rests on: by its name, never by how well it does."""
+    by_name = {attack.scored.name: attack for attack in attacks}
+    return next((by_name[name] for name in CHOSEN if name in by_name), next(iter(attacks), None))
+
+
+def resolves(tpr: Metric) -> bool:
+    """Whether about `RESOLVED_FROM` non-members or more are expected above the threshold of this rate."""
+    expected = float(tpr.parameters["fpr"]) * int(tpr.parameters["non_members"])
+    return tpr.value is not None and expected >= RESOLVED_FROM * (1 - 1e-9)
+
+
+def finest(attack: Attack) -> Metric | None:
+    """The TPR at the lowest asked FPR that the non-members resolve; None where they resolve none."""
+    return next(filter(resolves, attack.tprs), None)
+
+
+def named_at(attack: Attack, fpr: float) -> tuple[frozenset[int], int]:
+    """Ids of the members above the threshold of this FPR, and how many non-members are above it."""
+    score, member = attack.scored.scores.arrays()
+    threshold = threshold_at_fpr(split(score, member)[1], fpr)
+    known = attack.scored.scores.frame.filter(pl.col("member").is_not_null())
+    above = np.nan_to_num(score, nan=-np.inf) > threshold
+    return frozenset(known["sample_id"].to_numpy()[above & member].tolist()), int((above & ~member).sum())
+
+
+def judge(attacks: Sequence[Attack], leading: Attack | None = None) -> Judgement:
+    """The verdict on a target by these attacks, of which ``leading``, or else the `chosen`, was chosen beforehand.
+
+    The rules, in order; the first that holds decides:
+
+    1. clear leak: it compares with shadow models, and its TPR at the lowest resolved FPR is more than twice that FPR, its whole 95% interval.
+    2. signs: the whole interval of that TPR lies above the FPR, or that of its AUC above 0.5.
+    3. signs: another rate or another attack does better than guessing, in intervals widened for their number (Bonferroni).
+    4. cannot tell: the whole interval of the AUC lies below 0.5, so the attack's assumptions do not hold.
+    5. cannot tell: the non-members resolve none of the asked rates, or there are fewer than 50 members.
+    6. cannot tell: the attack does without shadow models.
+    7. none found.
+    """
+    lead = leading or chosen(attacks)
+    if lead is None:
+        return Judgement("cannot tell", "no attack")
+    tpr = finest(lead)
+    better, by_chance = _others(attacks, lead, tpr)
+    level, rule = _level(lead, tpr, better)
+    named, accused = named_at(lead, float(tpr.parameters["fpr"])) if tpr is not None else (frozenset(), 0)
+    score, member = lead.scored.scores.arrays()
+    missing = np.isnan(score)
+    return Judgement(
+        level,
+        rule,
+        lead,
+        tpr,
+        named,
+        accused,
+        better,
+        by_chance,
+        int((missing & member).sum()),
+        int((missing & ~member).sum()),
+    )
+
+
+def chance_explains(metrics: Sequence[Metric]) -> bool:
+    """Whether a memorization's metrics leave room for no record at all above a level: then chance explains the highest."""
+    above = [metric for metric in metrics if metric.metric == "share_above" and metric.ci_low is not None]
+    return bool(above) and all(metric.ci_low == 0 for metric in above)
+
+
+def _level(lead: Attack, tpr: Metric | None, better: tuple[Better, ...]) -> tuple[Level, Rule]:
+    low, high = lead.auc.ci_low or 0.0, 1.0 if lead.auc.ci_high is None else lead.auc.ci_high
+    if tpr is not None and is_strong(lead) and (tpr.ci_low or 0) > CLEAR * float(tpr.parameters["fpr"]):
+        return "clear leak", "more than twice guessing"
+    if (tpr is not None and beats_guessing(tpr)) or low > 0.5:
+        return "signs", "more than guessing"
+    if better:
+        return "signs", "another attack"
+    if high < 0.5:
+        return "cannot tell", "worse than guessing"
+    if tpr is None or lead.curve.members < FEWEST_MEMBERS:
+        return "cannot tell", "too few records"
+    if not is_strong(lead):
+        return "cannot tell", "no shadow models"
+    return "none found", "no better than guessing"
+
+
+def rests_on_likeness(judged: Judgement) -> bool:
+    """Whether nothing that is better than guessing compares with shadow models: easier members would look the same."""
+    if judged.rule == "another attack":
+        return not any(one.strong for one in judged.better)
+    return judged.attack is not None and not is_strong(judged.attack)
+
+
+def is_strong(attack: Attack) -> bool:
+    """Whether the attack compares with shadow models, so that finding nothing says something."""
+    return attack.scored.name.partition("[")[0] in AGAINST_SHADOWS
+
+
+def _others(
+    attacks: Sequence[Attack], lead: Attack, tpr: Metric | None
+) -> tuple[tuple[Better, ...], tuple[Better, ...]]:
+    """Of all numbers but the leading two: those above guessing whatever their number, and those that only seem so."""
+    looks = [
+        (attack, metric)
+        for attack in attacks
+        for metric in (attack.auc, *(one for one in attack.tprs if one.value is not None))
+        if attack is not lead or not (metric is tpr or metric is lead.auc)
+    ]
+    confidence = 1 - (1 - CONFIDENCE) / max(len(looks), 1)
+    better: list[Better] = []
+    by_chance: list[Better] = []
+    for attack, metric in looks:
+        if not _above(metric):
+            continue
+        members, others = split(*attack.scored.scores.arrays())
+        wider = (
+            auc(members, others, confidence)
+            if metric.metric == "auc"
+            else tpr_at_fpr(members, others, float(metric.parameters["fpr"]), confidence)
+        )
+        (better if _above(wider) else by_chance).append(Better(attack.label, is_strong(attack), metric))
+    return tuple(better), tuple(by_chance)
+
+
+def _above(metric: Metric) -> bool:
+    return (metric.ci_low or 0) > 0.5 if metric.metric == "auc" else beats_guessing(metric)
+
+
+def judged_json(judged: Judgement) -> dict[str, Any]:
+    """A verdict for programs: level, the rule that decided, the attack, and the counts at the resolved FPR."""
+    tpr, attack = judged.tpr, judged.attack
+    return {
+        "level": judged.level,
+        "rule": judged.rule,
+        "attack": attack.scored.name if attack else None,
+        "resolved_fpr": judged.fpr,
+        "tpr": tpr.to_json() if tpr else None,
+        "auc": attack.auc.to_json() if attack else None,
+        "named": len(judged.named) if tpr else None,
+        "expected_by_luck": judged.by_luck,
+        "members": judged.members if attack else None,
+        "accused": judged.accused if tpr else None,
+        "non_members": attack.curve.non_members + judged.non_members_without_score if attack else None,
+        "without_score": {
+            "members": judged.members_without_score,
+            "non_members": judged.non_members_without_score,
+        },
+        "better_than_guessing": [{"attack": one.label, **one.metric.to_json()} for one in judged.better],
+    }
