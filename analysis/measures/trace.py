@@ -102,14 +102,6 @@ def trace(
             f"run {target.run!r} has no usable {recorded} trace of {signal} in epochs {first} to "
             f"{'the last' if last is None else last}"
         )
-    if (
-        aggregate in ("iqr", "std", "slope")
-        and not frame["value"].fill_null(0.0).cast(pl.Float64).cast(pl.Boolean).any()
-    ):
-        raise NotEnoughData(
-            f"no {recorded} trace of {signal} of run {target.run!r} changes in the epochs looked at, so {aggregate} ranks "
-            "nobody; it takes two recorded epochs or more"
-        )
     return Scores(
         frame, count_unscored(frame, f"their {signal} trace is empty, not finite, or has no {aggregate}")
     )
@@ -162,4 +154,20 @@ def lt_iqr(
 
     Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods".
     """
-    return trace(source, first=first, last=last, source_=source_, low=low, high=high)
+    scores = trace(source, first=first, last=last, source_=source_, low=low, high=high)
+    values = scores.frame["score"].drop_nulls().cast(pl.Float64).to_numpy()
+    # Where nobody moved, either the model learnt nothing or there was nothing to see: only the second is an error.
+    if not values.any() and _epochs(source, source_, first, last) < 2:
+        raise NotEnoughData(
+            f"run {source.target_name!r} has one recorded epoch there; the range of a loss over training takes two or more"
+        )
+    return scores
+
+
+def _epochs(source: Source, recorded: Recorded, first: int, last: int | None) -> int:
+    """The most epochs that any of the target's loss traces has between ``first`` and ``last``."""
+    target = source.need_target_table("traces")
+    kind = recorded_source(target) if recorded == "auto" else recorded
+    frame = source.rows(target, "traces", ["source", "loss"]).filter(pl.col("source") == kind)
+    span = pl.col("loss").list.slice(first, None if last is None else last - first + 1)
+    return int(frame.select(span.list.drop_nulls().list.len().max()).item() or 0)

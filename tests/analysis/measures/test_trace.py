@@ -282,6 +282,20 @@ def test_one_epoch(lake_of: MakeLake) -> None:
             trace(source, aggregate="slope")
 
 
+def test_lt_iqr_of_one_epoch_ranks_nobody(lake_of: MakeLake) -> None:
+    lake = lake_of(np.array([[True, False]]), traces={"loss": np.array([[1.5], [0.25]])})
+    with open_source(lake, "tests") as source, pytest.raises(NotEnoughData, match="takes two or more"):
+        lt_iqr(source)
+
+
+def test_lt_iqr_of_one_epoch_of_many_ranks_nobody(lake_of: MakeLake) -> None:
+    moving = np.array([[1.5, 1.0, 0.5], [0.25, 0.2, 0.1]])
+    with open_source(lake_of(np.array([[True, False]]), traces={"loss": moving}), "tests") as source:
+        assert lt_iqr(source).frame["score"].to_list() == pytest.approx([0.5, 0.075])
+        with pytest.raises(NotEnoughData, match="takes two or more"):
+            lt_iqr(source, first=1, last=1)
+
+
 def test_first_below_counts_epochs_from_before_training(lake_of: MakeLake) -> None:
     loss = np.array(
         [
