@@ -15,6 +15,7 @@ from ..store.shell.output import format_of, write_frame
 from ..store.spark.connection import spark_session
 from .declare import Analysis, Declaration, Evaluation, Option
 from .evaluations.catalogue import EVALUATIONS, run_all, run_evaluation
+from .evaluations.cautions import cautions
 from .gate.command import gate
 from .output import aligned, metric_lines, write_text
 from .scores import Scores, by_exposure
@@ -147,6 +148,7 @@ def _analysis_command(analysis: Analysis) -> click.Command:
             exposed = _most_exposed(source, outcome.scores, SHOWN)
             judged = _judged(analysis, outcome)
             shadows = sum(run.info.role == "shadow" and run.run != source.target_name for run in source.runs)
+            told = cautions(source) if analysis.attack and engine != "spark" else ()
         if out is not None and wanted is not None:
             write_frame(outcome.scores.frame, out, wanted)
         if not _write_metrics(metrics, outcome.metrics):
@@ -154,7 +156,7 @@ def _analysis_command(analysis: Analysis) -> click.Command:
             click.echo(f"\n{_heading(outcome, judged)}")
             for line in aligned(exposed.rows(), exposed.columns):
                 click.echo(f"  {line}")
-        for note in outcome.notes:
+        for note in (*outcome.notes, *(f"{name}: {text}" for name, text in told)):
             click.echo(f"note: {note}", err=True)
         if judged is not None:
             click.echo(f"verdict: {_verdict_line(judged, shadows)}", err=True)

@@ -17,6 +17,7 @@ from ...store.errors import InvalidOption, NotEnoughData
 from ...store.lake import Lake
 from ..charts.roc import curve
 from ..evaluations.by_group import MOST_GROUPS
+from ..evaluations.cautions import cautions
 from ..scoring.catalogue import open_source
 from ..scoring.run import FPRS
 from ..source import Source
@@ -99,6 +100,7 @@ def gather(
         if not source.runs:
             source.need_target()
         desk = Desk(source)
+        desk.notes += cautions(source)
         attacks = _attacks(desk, fprs)
         headline = _headline(tuple(one for one in attacks if one.scored.name in STRONG), fprs)
         lt_iqr = desk.score("lt-iqr")

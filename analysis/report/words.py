@@ -11,8 +11,14 @@ from ..attacks.lira import POOL_UNDER
 from ..charts.axes import number, percent
 from ..charts.scores import MEMORIZED
 from ..statistics.metric import Metric
-from .data import Attack, Headline, Report, beats_guessing, metric_of
-from .next_steps import Step, steps
+from .data import Attack
+from .data import Headline
+from .data import Report
+from .data import beats_guessing
+from .data import metric_of
+from .next_steps import Step
+from .next_steps import steps
+from ..evaluations.cautions import CAUTIONS
 from .parts import fixed, interval, plural
 from .verdict import RESOLVED_FROM, Better, Judgement, is_strong, rests_on_likeness
 
@@ -316,7 +322,7 @@ def _of_samples(report: Report) -> Verdict:
 
 
 def _trust(report: Report, headline: Headline | None) -> tuple[Trust, ...]:
-    found = []
+    found = [Trust(name, f"{text}.", True) for name, text in report.notes if name in CAUTIONS]
     if headline is not None:
         found.append(_resolution(headline))
     if report.shadows:
