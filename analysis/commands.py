@@ -146,9 +146,9 @@ def _analysis_command(analysis: Analysis) -> click.Command:
         with _opened(lake, experiment, target, engine, spark_master) as source:
             outcome = run_analysis(source, analysis, options, fprs=fpr)
             exposed = _most_exposed(source, outcome.scores, SHOWN)
-            judged = _judged(analysis, outcome)
             shadows = sum(run.info.role == "shadow" and run.run != source.target_name for run in source.runs)
             told = cautions(source) if analysis.attack and engine != "spark" else ()
+            judged = _judged(analysis, outcome, [name for name, _ in told])
         if out is not None and wanted is not None:
             write_frame(outcome.scores.frame, out, wanted)
         if not _write_metrics(metrics, outcome.metrics):
@@ -172,7 +172,7 @@ def _analysis_command(analysis: Analysis) -> click.Command:
     return _described(command, analysis.description, example)
 
 
-def _judged(analysis: Analysis, outcome: Outcome) -> Judgement | None:
+def _judged(analysis: Analysis, outcome: Outcome, warned: list[str]) -> Judgement | None:
     """The report's verdict on this attack alone; None of what is no attack, or has no members and non-members to tell apart."""
     from .report.verdict import as_attack, judge
 
@@ -180,18 +180,17 @@ def _judged(analysis: Analysis, outcome: Outcome) -> Judgement | None:
     if not analysis.attack or not metrics:
         return None
     attack = as_attack(outcome.label, outcome.scores, metrics)
-    return None if attack is None else judge([attack], attack)
+    return None if attack is None else judge([attack], attack, warned)
 
 
 def _heading(outcome: Outcome, judged: Judgement | None) -> str:
     """What to call the records with the highest scores: exposed only where chance does not explain them."""
-    from .report.verdict import chance_explains
+    from .report.verdict import chance_explains, explanation
 
-    if (judged is not None and judged.level not in ("clear leak", "signs")) or chance_explains(
-        outcome.metrics
-    ):
-        return "highest scores; chance explains them"
-    return "most exposed"
+    why = "chance" if chance_explains(outcome.metrics) else None
+    if judged is not None:
+        why = explanation(judged) or why
+    return f"highest scores; explained by {why}" if why else "most exposed"
 
 
 def _verdict_line(judged: Judgement, shadows: int) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ..sql import read_sql
 from ..store.errors import InvalidOption, NotEnoughData, NotFound
-from ..store.format.records import Role, Run
+from ..store.format.records import Experiment, Role, Run
 from ..store.lake import Lake
 from ..store.query.connection import connect
 from ..store.query.engine_errors import engine_errors
@@ -57,9 +57,14 @@ class Fits:
     notes: tuple[str, ...] = ()
 
 
+def of_own_loop(experiment: Experiment) -> bool:
+    """Whether its models come from a training loop of one's own, which `losslake collect` cannot run."""
+    return experiment.dataset.get("recorded_by") == "start_run"
+
+
 def collect_shadows(lake: Lake, experiment: str, some: str = "some") -> str:
     """What to do for shadow models: 'losslake collect' cannot train those of an experiment from a loop of one's own."""
-    if lake.experiment(experiment).dataset.get("recorded_by") != "start_run":
+    if not of_own_loop(lake.experiment(experiment)):
         return f"collect {some} with 'losslake collect shadows'"
     return f"train {some} with your own loop: for run in lake.shadow_runs({experiment!r}, count=32)"
 

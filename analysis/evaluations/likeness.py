@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from scipy.special import stdtrit
 
 from ...store.format.records import Run
-from ..attacks.phi_matrix import read_phi
 from ..source import Source
+from .shifted_members import share_looked_at
 
 Floats = npt.NDArray[np.float64]
 
@@ -21,6 +22,15 @@ LEVEL = 0.01
 
 FEWEST = 3
 """Shadow models from which their own spread is known well enough to compare the target with it."""
+
+APART = 0.05
+"""A difference in test accuracy that is told where fewer shadow models than that have one."""
+
+
+_CALIBRATED = (
+    "; what compares with shadow models (lira, rmia, attack-r, attack-s, calibrated, kde, shadow-nn) is calibrated on other models "
+    "than the target"
+)
 
 
 def other_fields(target: Run, shadows: Sequence[Run]) -> dict[str, tuple[str, str, int]]:
@@ -80,28 +90,33 @@ def z_of_non_members(phi: Floats, member: npt.NDArray[np.bool_]) -> tuple[Floats
 def cautions_on_likeness(source: Source) -> tuple[str, ...]:
     """Warnings for readers where the shadow models are unlike the target; what is compared with them is then off."""
     target, shadows = source.need_target_table("signals"), source.need_shadows()
-    told = [*_recipe(target, shadows), *_accuracy(target, shadows), *_scale(source, target, shadows)]
-    ends = "; what compares with shadow models (lira, rmia, attack-r, attack-s, calibrated, kde, shadow-nn) is calibrated on other models than the target"
-    return tuple(f"{one}{ends}" for one in told)
+    told = [*_accuracy(target, shadows), *_scale(source, target, shadows)]
+    return tuple(f"{one}{_CALIBRATED}" for one in told)
 
 
-def _recipe(target: Run, shadows: Sequence[Run]) -> list[str]:
+def caution_on_recipes(source: Source) -> str | None:
+    """A warning for readers where shadow models were trained by another recipe than the target."""
+    target, shadows = source.need_target_table("signals"), source.need_shadows()
     fields = other_fields(target, shadows)
     if not fields:
-        return []
+        return None
     shown = [
         f"{name} {theirs} for {mine} (in {many})" for name, (mine, theirs, many) in list(fields.items())[:6]
     ]
     more = f" and {len(fields) - 6} more fields" if len(fields) > 6 else ""
-    return [
-        f"Shadow models of another recipe than the target's, of {len(shadows)} runs: {', '.join(shown)}{more}"
-    ]
+    return f"Of {len(shadows)} shadow models: {', '.join(shown)}{more}{_CALIBRATED}"
 
 
 def _accuracy(target: Run, shadows: Sequence[Run]) -> list[str]:
     mine = target.info.test_accuracy
     theirs = [run.info.test_accuracy for run in shadows if run.info.test_accuracy is not None]
-    if mine is None or len(theirs) < FEWEST or len(set(theirs)) == 1:
+    if mine is None or not theirs:
+        return []
+    if len(theirs) < FEWEST:
+        mean = sum(theirs) / len(theirs)
+        few = f"Test accuracy {mine:.1%} against {mean:.1%} of the shadow models, too few to know how far that is chance"
+        return [few] if abs(mine - mean) > APART else []
+    if len(set(theirs)) == 1:
         return []
     values = np.array([mine, *theirs], dtype=np.float64)
     if not beyond(standing_out(values), len(theirs), 1):
@@ -116,8 +131,7 @@ def _scale(source: Source, target: Run, shadows: Sequence[Run]) -> list[str]:
     """Single cells that are passed over stay in: they are no property of a model."""
     if len(shadows) < FEWEST:
         return []
-    matrix = read_phi(source, (target, *shadows), [0])
-    means, spreads = z_of_non_members(matrix.phi[:, :, 0].astype(np.float64), matrix.member)
+    means, spreads = z_of_non_members(*_phi_of_some(source, (target, *shadows)))
     known = np.isfinite(means) & (spreads > 0)
     if not known[0] or known.sum() <= FEWEST:
         return []
@@ -130,3 +144,14 @@ def _scale(source: Source, target: Run, shadows: Sequence[Run]) -> list[str]:
         f"The target's z-scores on its non-members have mean {means[0]:+.2f} and standard deviation {spreads[0]:.2f}, where those of "
         f"its shadow models have {means[1:].mean():+.2f} and {spreads[1:].mean():.2f} (0 and 1 of a model like the others)"
     ]
+
+
+def _phi_of_some(source: Source, runs: Sequence[Run]) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """phi and membership (runs, samples) of some samples (`share_looked_at`), NaN where a run has no value."""
+    source.provide("compared", pa.table({"run": [run.run for run in runs], "row": range(len(runs))}))
+    rows = source.query("phi_of_some", {"share": share_looked_at(source)})
+    ids, column = np.unique(rows["sample_id"].to_numpy(), return_inverse=True)
+    phi, member = np.full((len(runs), len(ids)), np.nan), np.zeros((len(runs), len(ids)), dtype=bool)
+    row = rows["row"].to_numpy()
+    phi[row, column], member[row, column] = rows["phi"].to_numpy(), rows["member"].to_numpy()
+    return phi, member

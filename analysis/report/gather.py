@@ -100,7 +100,8 @@ def gather(
         if not source.runs:
             source.need_target()
         desk = Desk(source)
-        desk.notes += cautions(source)
+        warned = cautions(source)
+        desk.notes += warned
         attacks = _attacks(desk, fprs)
         headline = _headline(tuple(one for one in attacks if one.scored.name in STRONG), fprs)
         lt_iqr = desk.score("lt-iqr")
@@ -137,7 +138,7 @@ def gather(
             attacks=attacks,
             headline=headline,
             fprs=fprs,
-            judgement=judge(attacks),
+            judgement=judge(attacks, warned=[name for name, _ in warned]),
             lt_iqr=lt_iqr,
             memorization=memorization,
             privacy_score=privacy,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from ...store.format.records import Experiment
+from ..source import of_own_loop
 from .data import Report
 from .verdict import FEWEST_MEMBERS, RESOLVED_FROM, Judgement, rests_on_likeness
 
@@ -24,22 +26,35 @@ def steps(report: Report) -> tuple[Step, ...]:
     """What to do now, the most telling first. Commands take the lake from --lake or LOSSLAKE_LAKE."""
     return next_steps(
         report.judgement,
-        report.experiment.name,
+        report.experiment,
         report.target.run if report.target else None,
         len(report.shadows),
     )
 
 
-def next_steps(judged: Judgement, experiment: str, target: str | None, shadows: int) -> tuple[Step, ...]:
+def next_steps(
+    judged: Judgement, experiment: Experiment, target: str | None, shadows: int
+) -> tuple[Step, ...]:
     """What to do now after this verdict on a target with so many shadow models."""
-    of = f"--experiment {shlex.quote(experiment)}"
+    of, own_loop = f"--experiment {shlex.quote(experiment.name)}", of_own_loop(experiment)
+    private = f"--experiment {shlex.quote(experiment.name + '-private')}"
     on = of if target is None else f"{of} --target {shlex.quote(target)}"
+    if target is None and own_loop:
+        return (
+            Step(
+                f"Record a target with lake.start_run({experiment.name!r}, ...), to say something about one model."
+            ),
+        )
     if target is None:
         return (Step("Collect a target, to say something about one model.", f"losslake collect target {of}"),)
     more = max(MANY_SHADOWS, 2 * shadows)
-    collect = Step(
-        f"Collect shadow models, to {more} in all: the attack grows stronger, and so does what it shows.",
-        f"losslake collect shadows {of} --count {more}",
+    stronger = f"to {more} in all: the attack grows stronger, and so does what it shows"
+    collect = (
+        Step(
+            f"Train shadow models with your own loop, {stronger}: for run in lake.shadow_runs({experiment.name!r}, count={more})."
+        )
+        if own_loop
+        else Step(f"Collect shadow models, {stronger}.", f"losslake collect shadows {of} --count {more}")
     )
     attack = judged.attack.scored.name if judged.attack else "lira"
     name = shlex.quote(attack)
@@ -53,21 +68,26 @@ def next_steps(judged: Judgement, experiment: str, target: str | None, shadows: 
             f"losslake analyze by-group {name} {on} --by label",
         ),
     )
-    beside = f"losslake report {on} --with {shlex.quote(experiment + '-private')} --out defended.html"
+    beside = f"losslake report {on} --with {shlex.quote(experiment.name + '-private')} --out defended.html"
     defend = (
         Step(
+            "Train the same records with a defence (DP-SGD by Opacus, say) as another experiment, and shadow models likewise: "
+            f"lake.start_run({experiment.name + '-private'!r}, ...)."
+        )
+        if own_loop
+        else Step(
             "Train the same records with DP-SGD as another experiment, with the options of this target added, and shadow models likewise.",
-            f"losslake collect target --experiment {shlex.quote(experiment + '-private')} --dp-epsilon 4",
+            f"losslake collect target {private} --dp-epsilon 4",
         ),
         Step("Set the two beside each other.", beside),
     )
     if judged.level == "clear leak":
         return (*found, *defend)
     if judged.level == "signs" and rests_on_likeness(judged):
-        alike = Step(
+        drawn = Step(
             "Make sure that members and non-members are drawn alike: if shadow models that trained on neither find the members easier, this is no leak."
         )
-        return (alike, collect)
+        return (drawn, collect)
     if judged.level == "signs":
         return (collect, *found[1:], *defend)
     gate = Step(
@@ -80,8 +100,22 @@ def next_steps(judged: Judgement, experiment: str, target: str | None, shadows: 
         f"Hold out more records from the target, so that at least {FEWEST_MEMBERS} members and {10 * RESOLVED_FROM} non-members "
         "are scored: that many resolve a false-positive rate of 10%, ten times as many 1%."
     )
+    same = Step(
+        "Draw members and non-members from the same records by chance, or judge by LiRA with in- and out-models, which compares each record with itself.",
+        collect.command,
+    )
+    alike = Step(
+        "Train shadow models by the target's recipe, on as many records, and compare again.",
+        f"losslake lake runs {of}",
+    )
     check = Step(
         "Check that memberships and shadow models are this target's: same data, same recipe.",
         f"losslake lake runs {of}",
     )
-    return {"too few records": (hold,), "worse than guessing": (check,)}.get(judged.rule, (collect,))
+    by_rule = {
+        "members differ": (same,),
+        "too few records": (hold,),
+        "worse than guessing": (check,),
+        "models unlike": (alike,),
+    }
+    return by_rule.get(judged.rule, (collect,))

@@ -5,7 +5,7 @@ The first screen of the report, its JSON and the terminal all say what `judge` f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ import numpy as np
 import polars as pl
 
 from ..charts.roc import curve
+from ..evaluations.cautions import SHIFTED, UNLIKE
+from ..evaluations.shifted_members import stands_against_shift
 from ..scores import Scores
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
@@ -25,9 +27,11 @@ Rule = Literal[
     "more than twice guessing",
     "more than guessing",
     "another attack",
+    "members differ",
     "worse than guessing",
     "too few records",
     "no shadow models",
+    "models unlike",
     "no better than guessing",
     "no attack",
 ]
@@ -65,6 +69,7 @@ class Judgement:
     they resolve none. ``named`` members and ``accused`` non-members lie above the threshold there; ``by_luck`` members
     would by chance alone. ``better`` is what else does better than guessing, once the number of looks is allowed for;
     ``by_chance`` names what does so only where it is looked at alone. Members and non-members ``without_score`` are no part of the rates.
+    ``warned`` are the names of `cautions` that held.
     """
 
     level: Level
@@ -77,6 +82,7 @@ class Judgement:
     by_chance: tuple[Better, ...] = ()
     members_without_score: int = 0
     non_members_without_score: int = 0
+    warned: frozenset[str] = frozenset()
 
     @property
     def fpr(self) -> float | None:
@@ -125,25 +131,33 @@ def named_at(attack: Attack, fpr: float) -> tuple[frozenset[int], int]:
     return frozenset(known["sample_id"].to_numpy()[above & member].tolist()), int((above & ~member).sum())
 
 
-def judge(attacks: Sequence[Attack], leading: Attack | None = None) -> Judgement:
+def judge(
+    attacks: Sequence[Attack], leading: Attack | None = None, warned: Collection[str] = ()
+) -> Judgement:
     """The verdict on a target by these attacks, of which ``leading``, or else the `chosen`, was chosen beforehand.
+
+    ``warned`` names the `cautions` of this target. Where members and non-members differ by themselves, only attacks that stand
+    against that count for anything.
 
     The rules, in order; the first that holds decides:
 
     1. clear leak: it compares with shadow models, and its TPR at the lowest resolved FPR is more than twice that FPR, its whole 95% interval.
     2. signs: the whole interval of that TPR lies above the FPR, or that of its AUC above 0.5.
     3. signs: another rate or another attack does better than guessing, in intervals widened for their number (Bonferroni).
-    4. cannot tell: the whole interval of the AUC lies below 0.5, so the attack's assumptions do not hold.
-    5. cannot tell: the non-members resolve none of the asked rates, or there are fewer than 50 members.
-    6. cannot tell: the attack does without shadow models.
-    7. none found.
+    4. cannot tell: members and non-members differ, and the attack takes such a difference for a leak.
+    5. cannot tell: the whole interval of the AUC lies below 0.5, so the attack's assumptions do not hold.
+    6. cannot tell: the non-members resolve none of the asked rates, or there are fewer than 50 members.
+    7. cannot tell: the attack does without shadow models.
+    8. cannot tell: the shadow models are unlike the target, so an attack calibrated on them may miss what there is.
+    9. none found.
     """
     lead = leading or chosen(attacks)
     if lead is None:
         return Judgement("cannot tell", "no attack")
     tpr = finest(lead)
-    better, by_chance = _others(attacks, lead, tpr)
-    level, rule = _level(lead, tpr, better)
+    counting = [one for one in attacks if SHIFTED not in warned or stands_against_shift(one.scored.name)]
+    better, by_chance = _others(counting, lead, tpr)
+    level, rule = _level(lead, tpr, better, lead in counting, UNLIKE not in warned)
     named, accused = named_at(lead, float(tpr.parameters["fpr"])) if tpr is not None else (frozenset(), 0)
     score, member = lead.scored.scores.arrays()
     missing = np.isnan(score)
@@ -158,7 +172,15 @@ def judge(attacks: Sequence[Attack], leading: Attack | None = None) -> Judgement
         by_chance,
         int((missing & member).sum()),
         int((missing & ~member).sum()),
+        frozenset(warned),
     )
+
+
+def explanation(judged: Judgement) -> str | None:
+    """What explains the highest scores of an attack that gives nobody away; None where only what the model learnt does."""
+    if judged.level in ("clear leak", "signs"):
+        return None
+    return "chance" if judged.rule != "members differ" else "how members and non-members differ by themselves"
 
 
 def chance_explains(metrics: Sequence[Metric]) -> bool:
@@ -167,20 +189,31 @@ def chance_explains(metrics: Sequence[Metric]) -> bool:
     return bool(above) and all(metric.ci_low == 0 for metric in above)
 
 
-def _level(lead: Attack, tpr: Metric | None, better: tuple[Better, ...]) -> tuple[Level, Rule]:
+def _level(
+    lead: Attack, tpr: Metric | None, better: tuple[Better, ...], counts: bool, alike: bool
+) -> tuple[Level, Rule]:
     low, high = lead.auc.ci_low or 0.0, 1.0 if lead.auc.ci_high is None else lead.auc.ci_high
-    if tpr is not None and is_strong(lead) and (tpr.ci_low or 0) > CLEAR * float(tpr.parameters["fpr"]):
+    if (
+        counts
+        and tpr is not None
+        and is_strong(lead)
+        and (tpr.ci_low or 0) > CLEAR * float(tpr.parameters["fpr"])
+    ):
         return "clear leak", "more than twice guessing"
-    if (tpr is not None and beats_guessing(tpr)) or low > 0.5:
+    if counts and ((tpr is not None and beats_guessing(tpr)) or low > 0.5):
         return "signs", "more than guessing"
     if better:
         return "signs", "another attack"
+    if not counts:
+        return "cannot tell", "members differ"
     if high < 0.5:
         return "cannot tell", "worse than guessing"
     if tpr is None or lead.curve.members < FEWEST_MEMBERS:
         return "cannot tell", "too few records"
     if not is_strong(lead):
         return "cannot tell", "no shadow models"
+    if not alike:
+        return "cannot tell", "models unlike"
     return "none found", "no better than guessing"
 
 
@@ -245,5 +278,6 @@ def judged_json(judged: Judgement) -> dict[str, Any]:
             "members": judged.members_without_score,
             "non_members": judged.non_members_without_score,
         },
+        "warned": sorted(judged.warned),
         "better_than_guessing": [{"attack": one.label, **one.metric.to_json()} for one in judged.better],
     }

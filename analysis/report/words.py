@@ -10,20 +10,13 @@ import numpy as np
 from ..attacks.lira import POOL_UNDER
 from ..charts.axes import number, percent
 from ..charts.scores import MEMORIZED
+from ..evaluations.cautions import CAUTIONS, SHIFTED
+from ..source import of_own_loop
 from ..statistics.metric import Metric
-from .data import Attack
-from .data import Headline
-from .data import Report
-from .data import beats_guessing
-from .data import metric_of
-from .next_steps import Step
-from .next_steps import steps
-from ..evaluations.cautions import CAUTIONS
+from .data import Attack, Headline, Report, beats_guessing, metric_of
+from .next_steps import Step, steps
 from .parts import fixed, interval, plural
 from .verdict import RESOLVED_FROM, Better, Judgement, is_strong, rests_on_likeness
-
-UNLIKE = 0.05
-"""A difference in accuracy between target and shadow models from which they count as unlike."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +73,14 @@ def title_of(judged: Judgement, shadows: int) -> str:
     if judged.level == "none found":
         return f"No leak found by {by}"
     why = {
+        "members differ": "members differ from non-members for models that were trained on neither, too",
         "worse than guessing": f"{by} does worse than guessing",
         "too few records": f"{plural(attack.curve.members, 'member')} with a score are too few"
         if judged.tpr is not None
         else f"{plural(attack.curve.non_members, 'non-member')} are too few for a false-positive rate of "
         + percent(float(attack.tprs[-1].parameters["fpr"])),
         "no shadow models": "no attack with shadow models was made",
+        "models unlike": "the shadow models are unlike the target",
     }
     return f"Cannot tell: {why[judged.rule]}"
 
@@ -198,6 +193,15 @@ def _meaning(judged: Judgement, attack: Attack, by: str) -> str:
             f"That is no better than guessing. {by[:1].upper()}{by[1:]} names at most {percent(most)} of the members at this false-positive rate "
             "(95%); a stronger attack may name more."
         )
+    elif judged.rule == "members differ":
+        said.append(
+            "Models that were trained on neither find members and non-members unlike, and this attack takes that for a leak: neither a leak nor "
+            "its absence is shown."
+        )
+    elif judged.rule == "models unlike":
+        said.append(
+            f"That is no better than guessing, but {by} is calibrated on models unlike the target, and may miss what the target gives away."
+        )
     elif judged.rule == "worse than guessing":
         said.append(
             "Its AUC lies below 0.5: the fleet or the memberships are not what the attack takes them for, so neither a leak nor its absence is shown."
@@ -209,6 +213,10 @@ def _meaning(judged: Judgement, attack: Attack, by: str) -> str:
     elif judged.rule == "no shadow models":
         said.append(
             "That is no better than guessing, but an attack without shadow models can miss what one with them finds."
+        )
+    if SHIFTED in judged.warned and judged.rule != "members differ":
+        said.append(
+            "Members and non-members differ by themselves, so attacks that take that for a leak are left out of this verdict."
         )
     if judged.by_chance and not judged.better and judged.level != "clear leak":
         said.append(
@@ -260,7 +268,12 @@ def _of_ranking(report: Report) -> Verdict:
     )
     text = (
         "LT-IQR orders the training records by how far their loss moved over this one training run. Whether an attacker can "
-        "in fact single them out takes shadow models: collect some with 'losslake collect shadows'."
+        "in fact single them out takes shadow models: "
+        + (
+            f"train some with your own loop, lake.shadow_runs({report.experiment.name!r}, count=32)."
+            if of_own_loop(report.experiment)
+            else "collect some with 'losslake collect shadows'."
+        )
     )
     return Verdict(
         "Cannot tell: records are ranked by exposure, no attack was measured",
@@ -316,7 +329,12 @@ def _of_samples(report: Report) -> Verdict:
     )
     text = (
         f"Over {plural(len(report.shadows), 'shadow model')}, trained with and without each sample. {missing}: nothing is said "
-        "about one particular model. Collect one with 'losslake collect target'."
+        "about one particular model. "
+        + (
+            f"Record one with lake.start_run({report.experiment.name!r}, ...)."
+            if of_own_loop(report.experiment)
+            else "Collect one with 'losslake collect target'."
+        )
     )
     return Verdict(title, text, tuple(figures), _trust(report, None), steps(report))
 
@@ -339,7 +357,6 @@ def _trust(report: Report, headline: Headline | None) -> tuple[Trust, ...]:
                 count < POOL_UNDER,
             )
         )
-        found += _likeness(report)
     else:
         found.append(
             Trust(
@@ -394,18 +411,6 @@ def _resolution(headline: Headline) -> Trust:
     else:
         text += f" The figures are at {percent(headline.fpr)}."
     return Trust(plural(others, "non-member"), text, coarse)
-
-
-def _likeness(report: Report) -> list[Trust]:
-    target = report.target
-    mean = mean_of([run.info.test_accuracy for run in report.shadows])
-    if target is None or target.info.test_accuracy is None or mean is None:
-        return []
-    mine = target.info.test_accuracy
-    if abs(mine - mean) <= UNLIKE:
-        return []
-    text = f"Test accuracy {percent(mine, 3)} against {percent(mean, 3)} on average: the attack was calibrated on other models."
-    return [Trust("Shadow models unlike the target", text, True)]
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

@@ -12,7 +12,7 @@ from ...charts.style import BLUE, VERMILION
 from ...statistics.metric import Metric
 from ..data import LOSSES, Report, Scored, correlation, label_of, metric_of
 from ..parts import Figure, Figures, Gallery, Part, Section, Table, brush_of
-from ..verdict import chance_explains, judge
+from ..verdict import chance_explains, explanation, judge
 
 
 def exposed(report: Report) -> Section | None:
@@ -29,11 +29,9 @@ def exposed(report: Report) -> Section | None:
         and chance_explains(memorized.scores.metrics)
     ):
         title, doubt = "The records with the highest scores", " Chance alone would give such scores."
-    if ranking is not None and judge([ranking], ranking).level not in ("clear leak", "signs"):
-        title, doubt = (
-            "The records with the highest scores",
-            " Chance explains them: on this target the score does no better than guessing.",
-        )
+    why = explanation(judge([ranking], ranking, report.judgement.warned)) if ranking is not None else None
+    if why is not None:
+        title, doubt = "The records with the highest scores", f" They are explained by {why}."
     typical = tuple(report.traces.band.median.tolist()) if report.traces else ()
     spark = (
         " The small curve is the record's loss over training; grey, the median member's." if typical else ""

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from losslake.analysis.commands import analyze_group
 from losslake.analysis.commands import report as report_command
+from losslake.analysis.evaluations.cautions import SHIFTED, UNLIKE
 from losslake.analysis.report.data import Report
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.verdict import as_attack, judge
@@ -156,6 +157,10 @@ def read_aloud(report: Report, said: Verdict) -> set[str]:
             kinds.add("may be a shift")
             assert not {one.label for one in judged.better} & {"LiRA", "LiRA offline", "RMIA"}
             assert said.title == "Signs of a leak, or of members that are unlike the others"
+        elif sentence.startswith("Members and non-members differ by themselves"):
+            kinds.add("a shift")
+            assert SHIFTED in {name for name, _ in report.notes}
+            assert any(one.auc.ci_low > 0.55 for one in report.attacks)  # type: ignore[operator]
         elif sentence.endswith("among so many numbers, chance explains that."):
             kinds.add("by chance")
         elif found := re.match(r"Of the training records ([\d,]+) ha", sentence):
@@ -172,7 +177,7 @@ def read_aloud(report: Report, said: Verdict) -> set[str]:
         ("noise", "none found", {"named", "without a score", "none", "at most", "area"}),
         ("few non-members", "cannot tell", {"not resolved", "too few", "area"}),
         ("few shadows", "none found", {"named", "without a score", "none", "at most", "area"}),
-        ("shifted members", "signs", {"without a score", "named", "another", "may be a shift", "area"}),
+        ("shifted members", "none found", {"without a score", "named", "none", "at most", "a shift", "area"}),
         ("strong leak", "clear leak", {"named", "without a score", "area"}),
     ],
 )
@@ -248,7 +253,7 @@ def test_commands_of_what_to_do_are_commands(told: dict[str, tuple[Lake, Report]
 
 def test_terminal_calls_nobody_exposed_by_chance(told: dict[str, tuple[Lake, Report]]) -> None:
     for name, heading, level in (
-        ("noise", "highest scores; chance explains them", "No leak found by LiRA with 12 shadow models"),
+        ("noise", "highest scores; explained by chance", "No leak found by LiRA with 12 shadow models"),
         ("strong leak", "most exposed", "Clear leak: "),
     ):
         ran = CliRunner().invoke(
@@ -296,6 +301,28 @@ def test_the_leading_attack_is_chosen_by_its_name() -> None:
     assert {one.label for one in judged.better} == {"loss attack"}
     alone = judge([strong])
     assert alone.level == "signs"  # never a clear leak: easier members would look the same
+
+
+def test_a_shift_between_members_and_others_is_no_sign() -> None:
+    rng = np.random.default_rng(6)
+    strong = scored("loss", rng.normal(4, 1, 500), rng.normal(0, 1, 500))
+    offline = scored("lira[mode=offline]", rng.normal(4, 1, 500), rng.normal(0, 1, 500))
+    for attack in (strong, offline):
+        assert judge([attack]).level != "cannot tell"
+        judged = judge([attack], warned=[SHIFTED])
+        assert (judged.level, judged.rule, judged.better) == ("cannot tell", "members differ", ())
+    online = scored("lira", rng.normal(4, 1, 500), rng.normal(0, 1, 500))
+    assert judge([online, strong], warned=[SHIFTED]).level == "clear leak"
+
+
+def test_models_unlike_the_target_show_no_absence() -> None:
+    rng = np.random.default_rng(7)
+    nothing = scored("lira", rng.normal(0, 1, 500), rng.normal(0, 1, 500))
+    assert judge([nothing]).level == "none found"
+    judged = judge([nothing], warned=[UNLIKE])
+    assert (judged.level, judged.rule) == ("cannot tell", "models unlike")
+    found = scored("lira", rng.normal(4, 1, 500), rng.normal(0, 1, 500))
+    assert judge([found], warned=[UNLIKE]).level == "clear leak"
 
 
 def test_noise_is_seldom_called_a_sign() -> None:

@@ -1,0 +1,9 @@
+-- phi and membership in some runs of some samples, as they are (query 0).
+-- Reads the table compared (run, row): the runs, and numbers for them.
+-- Parameters: $share  (0, 1]  how many of the samples; which ones is drawn by their ids, the same each time
+-- Grain: one row a run and sample of the audit pool; no order.
+select compared.row, signals.sample_id, signals.member, signals.phi::double as phi
+from signals
+join compared on compared.run = signals.run
+join samples on samples.sample_id = signals.sample_id and samples.pool = 'audit'
+where signals.query = 0 and (signals.sample_id::bigint * 2654435761) % 4294967296 < $share * 4294967296
