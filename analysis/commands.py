@@ -15,7 +15,7 @@ from ..store.shell.output import format_of, write_frame
 from ..store.spark.connection import spark_session
 from .declare import Analysis, Declaration, Evaluation, Option
 from .evaluations.catalogue import EVALUATIONS, run_all, run_evaluation
-from .evaluations.cautions import cautions
+from .evaluations.likeness import cautions
 from .gate.command import gate
 from .output import aligned, metric_lines, write_text
 from .scores import Scores, by_exposure

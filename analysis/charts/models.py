@@ -123,6 +123,50 @@ def auc_of_each(finding: Finding) -> alt.Chart | alt.LayerChart:
     )
 
 
+def likeness_of_models(finding: Finding) -> alt.Chart | alt.LayerChart:
+    """Each model's z-scores on records that it was not trained on: mean across, standard deviation up; the target marked."""
+    import altair as alt
+
+    means, spreads = (
+        {str(m.parameters["run"]): m for m in finding.metrics if m.metric == name}
+        for name in ("z_mean", "z_sd")
+    )
+    rows: list[dict[str, Any]] = [
+        {"run": run, "role": str(m.parameters["role"]), "mean": m.value, "sd": spreads[run].value}
+        for run, m in means.items()
+    ]
+    roles = sorted({row["role"] for row in rows}, key=lambda role: role == "target")
+    shade = alt.Color(
+        "role:N",
+        scale=alt.Scale(domain=roles, range=[VERMILION if role == "target" else BLUE for role in roles]),
+        legend=alt.Legend(),
+    )
+    x = alt.X(
+        "mean:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="mean of z on records not trained on")
+    )
+    y = alt.Y("sd:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="standard deviation of z"))
+    told = [alt.Tooltip("run:N"), alt.Tooltip("mean:Q", format="+.3f"), alt.Tooltip("sd:Q", format=".3f")]
+    points = alt.Chart(inline(rows)).mark_point(filled=True, size=55, opacity=0.8)
+    points = points.encode(
+        x=x, y=y, color=shade, shape=alt.Shape("role:N", scale=alt.Scale(domain=roles)), tooltip=told
+    )
+    shift = next((m for m in finding.metrics if m.metric == "auc_untrained" and m.value is not None), None)
+    beside = ["A target like its shadow models lies among them."]
+    if shift is not None:
+        beside.append(
+            f"Loss of models trained on neither tells members from others with AUC {number(shift.value)} "
+            f"({number(shift.ci_low)} to {number(shift.ci_high)}); .5 by chance."
+        )
+    mine = next((row for row in rows if row["role"] == "target"), None)
+    spoken = f"The target: {number(mine['mean'])} and {number(mine['sd'])}." if mine else ""
+    return finish(
+        layered(points),
+        "Is the target like its shadow models?",
+        f"Mean and standard deviation of z-scores of {len(rows)} models. {spoken} {' '.join(beside)}",
+        subtitle=beside,
+    )
+
+
 def shadow_curve_chart(finding: Finding) -> alt.Chart | alt.LayerChart:
     """AUC against the number of shadow runs with its band over draws, a line for all and one for memorized records."""
     import altair as alt

@@ -11,7 +11,7 @@ from ..charts.agreement import agreement_matrix, correlation_matrix, precision_c
 from ..charts.bounds import epsilon_bounds, usage_shares
 from ..charts.experiments import attacks_with_and_without, onion_chart
 from ..charts.groups import auc_by_group
-from ..charts.models import auc_of_each, shadow_curve_chart
+from ..charts.models import auc_of_each, likeness_of_models, shadow_curve_chart
 from ..charts.traces import ablation_map, evolution_chart
 from ..declare import Evaluation, parse_options, variant_of
 from ..scores import Finding
@@ -27,6 +27,7 @@ from .defences import defences
 from .dp_audit import dp_audit
 from .duci import duci
 from .evolution import evolution
+from .likeness import likeness
 from .onion import onion
 from .per_model import per_model
 from .quantile_ablation import quantile_ablation
@@ -37,6 +38,13 @@ EVALUATIONS: tuple[Evaluation, ...] = (
     Evaluation("compare", compare, (), precision_curve),
     Evaluation("by-group", by_group, ("memorization",), auc_by_group, default_scores=("lira",)),
     Evaluation("agreement", agreement, (), agreement_matrix),
+    Evaluation(
+        "likeness",
+        likeness,
+        ("out_of_sample_loss", "phi_of_some"),
+        likeness_of_models,
+        default_scores=("lira",),
+    ),
     Evaluation("per-model", per_model, (), auc_of_each, default_scores=("lira",)),
     Evaluation("shadow-curve", shadow_curve, ("memorization",), shadow_curve_chart, default_scores=("lira",)),
     Evaluation("onion", onion, ("memorization",), onion_chart, default_scores=("memorization",)),

@@ -17,7 +17,7 @@ from ...store.errors import InvalidOption, NotEnoughData
 from ...store.lake import Lake
 from ..charts.roc import curve
 from ..evaluations.by_group import MOST_GROUPS
-from ..evaluations.cautions import cautions
+from ..evaluations.likeness import cautions
 from ..scoring.catalogue import open_source
 from ..scoring.run import FPRS
 from ..source import Source

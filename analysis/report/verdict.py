@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from ..charts.roc import curve
-from ..evaluations.cautions import SHIFTED, UNLIKE
+from ..evaluations.likeness import SHIFTED, UNLIKE
 from ..evaluations.shifted_members import stands_against_shift
 from ..scores import Scores
 from ..statistics.intervals import CONFIDENCE

@@ -10,7 +10,7 @@ import numpy as np
 from ..attacks.lira import POOL_UNDER
 from ..charts.axes import number, percent
 from ..charts.scores import MEMORIZED
-from ..evaluations.cautions import CAUTIONS, SHIFTED
+from ..evaluations.likeness import CAUTIONS, SHIFTED
 from ..source import of_own_loop
 from ..statistics.metric import Metric
 from .data import Attack, Headline, Report, beats_guessing, metric_of

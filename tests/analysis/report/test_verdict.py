@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from losslake.analysis.commands import analyze_group
 from losslake.analysis.commands import report as report_command
-from losslake.analysis.evaluations.cautions import SHIFTED, UNLIKE
+from losslake.analysis.evaluations.likeness import SHIFTED, UNLIKE
 from losslake.analysis.report.data import Report
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.verdict import as_attack, judge

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -205,7 +206,11 @@ def test_tables_show_the_names_of_classes(lake: Lake) -> None:
     with start_run(lake, "e", samples=frame(words=True), members=ORDER) as run:
         run.evaluate(nn.Linear(4, 3), (torch.from_numpy(X), torch.from_numpy(NUMBERS)))
     shown = CliRunner().invoke(cli, ["analyze", "loss", "--lake", lake.path]).output
-    rows = [line.split() for line in shown.partition("most exposed")[2].splitlines() if line.startswith("  ")]
+    rows = [
+        line.split()
+        for line in re.split("most exposed|highest scores", shown)[1].splitlines()
+        if line.startswith("  ")
+    ]
     assert {int(row[0]): row[2] for row in rows[1:]} == {i: WORDS[i] for i in ORDER}
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from losslake.analysis.evaluations.cautions import SHIFTED, UNLIKE, cautions
-from losslake.analysis.evaluations.likeness import beyond, other_fields, standing_out, z_of_non_members
+from losslake.analysis.evaluations.likeness import SHIFTED, UNLIKE, cautions, likeness
 from losslake.analysis.evaluations.shifted_members import shifted_members
+from losslake.analysis.evaluations.unlike_shadows import beyond, other_fields, standing_out, z_of_non_members
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.format.records import Run
 from losslake.store.lake import Lake
@@ -94,6 +94,18 @@ def test_easy_members_are_told_with_the_attacks_that_this_voids(lake_of: MakeLak
         told = dict(cautions(source))
     assert set(told) == {SHIFTED}
     assert "Void are loss, attack-p" in told[SHIFTED]
+    with open_source(lake_of(keep, phi), "tests") as source:
+        said = likeness(source, ("lira", "loss", "lira[mode=offline]"))
+    ends = " such a difference between members and non-members"
+    assert f"lira stands against{ends}" in said.notes
+    assert f"loss takes for a leak{ends}" in said.notes
+    assert f"lira[mode=offline] takes for a leak{ends}" in said.notes
+    # By hand: the mean loss over runs without a record, the target being none of them.
+    loss = np.where(keep[1:], 0, np.logaddexp(0, -phi[1:])).sum(axis=0) / (~keep[1:]).sum(axis=0)
+    below = (loss[easy][:, None] < loss[~easy][None]).mean()
+    auc = next(m for m in said.metrics if m.metric == "auc_untrained")
+    assert auc.value == pytest.approx(below, abs=1e-4)
+    assert sum(m.metric == "z_mean" for m in said.metrics) == len(keep)
     assert "easier" in told[SHIFTED]
 
 

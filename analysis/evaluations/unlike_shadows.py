@@ -1,0 +1,162 @@
+"""Whether the shadow models are like the target: by recipe, by test accuracy, and by phi of records that neither trained on."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from scipy.special import stdtrit
+
+from ...store.format.records import Run
+from ..source import Source
+from .shifted_members import share_looked_at
+
+Floats = npt.NDArray[np.float64]
+
+LEVEL = 0.01
+"""How often a target like its shadow models is called unlike, over both statistics of phi together."""
+
+FEWEST = 3
+"""Shadow models from which their own spread is known well enough to compare the target with it."""
+
+APART = 0.05
+"""A difference in test accuracy that is told where fewer shadow models than that have one."""
+
+
+_CALIBRATED = (
+    "; what compares with shadow models (lira, rmia, attack-r, attack-s, calibrated, kde, shadow-nn) is calibrated on other models "
+    "than the target"
+)
+
+
+def other_fields(target: Run, shadows: Sequence[Run]) -> dict[str, tuple[str, str, int]]:
+    """Fields of the recipe that differ: the target's value, the commonest other one, in how many of the shadow runs."""
+    found: dict[str, tuple[str, str, int]] = {}
+    for name in sorted({key for run in (target, *shadows) for key in run.info.recipe}):
+        mine = _written(target.info.recipe.get(name))
+        theirs = Counter(_written(run.info.recipe.get(name)) for run in shadows)
+        del theirs[mine]
+        if theirs:
+            found[name] = (mine, theirs.most_common(1)[0][0], theirs.total())
+    return found
+
+
+def _written(value: object) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def standing_out(values: Floats) -> float:
+    """How far the first of ``values`` lies from the others, in standard errors of a prediction: Student's t with n - 2 degrees."""
+    others = values[1:]
+    spread = float(others.std(ddof=1)) * np.sqrt(1 + 1 / len(others))
+    apart = float(values[0] - others.mean())
+    return apart / spread if spread > 0 else (0.0 if apart == 0 else float(np.copysign(np.inf, apart)))
+
+
+def beyond(errors: float, models: int, looks: int) -> bool:
+    """Whether that is more than chance: two-sided at `LEVEL` over ``looks`` statistics, ``models`` the target is compared with."""
+    return abs(errors) > float(stdtrit(models - 1, 1 - LEVEL / (2 * looks)))
+
+
+def z_of_non_members(phi: Floats, member: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of each run's z among records that neither it nor the first run was trained on; (runs,) each.
+
+    ``phi`` and ``member`` are (runs, samples). z is phi less its mean over the other runs without the record, in units of the pooled
+    standard deviation of those runs. Each run is treated as each other, on records of one kind, so that runs of one kind are exchangeable.
+    """
+    out = ~member & np.isfinite(phi)
+    values = np.where(out, phi, 0.0)
+    count, total = out.sum(axis=0), values.sum(axis=0)
+    means, spreads = np.full(len(phi), np.nan), np.full(len(phi), np.nan)
+    squares = (values**2).sum(axis=0)
+    for run in range(len(phi)):
+        n = count - out[run]
+        some = out[0] & out[run] & (n > 1)
+        if some.sum() < 2:
+            continue
+        n, rest = n[some], (total - values[run])[some]
+        within = (squares - values[run] ** 2)[some] - rest**2 / n
+        scale = np.sqrt(max(float(within.sum()) / float((n - 1).sum()), 0.0))
+        if scale > 0:
+            z = (values[run, some] - rest / n) / (scale * np.sqrt(1 + 1 / n))
+            means[run], spreads[run] = z.mean(), z.std()
+    return means, spreads
+
+
+def cautions_on_likeness(source: Source) -> tuple[str, ...]:
+    """Warnings for readers where the shadow models are unlike the target; what is compared with them is then off."""
+    target, shadows = source.need_target_table("signals"), source.need_shadows()
+    told = [*_accuracy(target, shadows), *_scale(source, target, shadows)]
+    return tuple(f"{one}{_CALIBRATED}" for one in told)
+
+
+def caution_on_recipes(source: Source) -> str | None:
+    """A warning for readers where shadow models were trained by another recipe than the target."""
+    target, shadows = source.need_target_table("signals"), source.need_shadows()
+    fields = other_fields(target, shadows)
+    if not fields:
+        return None
+    shown = [
+        f"{name} {theirs} for {mine} (in {many})" for name, (mine, theirs, many) in list(fields.items())[:6]
+    ]
+    more = f" and {len(fields) - 6} more fields" if len(fields) > 6 else ""
+    return f"Of {len(shadows)} shadow models: {', '.join(shown)}{more}{_CALIBRATED}"
+
+
+def _accuracy(target: Run, shadows: Sequence[Run]) -> list[str]:
+    mine = target.info.test_accuracy
+    theirs = [run.info.test_accuracy for run in shadows if run.info.test_accuracy is not None]
+    if mine is None or not theirs:
+        return []
+    if len(theirs) < FEWEST:
+        mean = sum(theirs) / len(theirs)
+        few = f"Test accuracy {mine:.1%} against {mean:.1%} of the shadow models, too few to know how far that is chance"
+        return [few] if abs(mine - mean) > APART else []
+    if len(set(theirs)) == 1:
+        return []
+    values = np.array([mine, *theirs], dtype=np.float64)
+    if not beyond(standing_out(values), len(theirs), 1):
+        return []
+    others = values[1:]
+    return [
+        f"Test accuracy {mine:.1%} against {others.mean():.1%} of the shadow models, whose standard deviation is {others.std(ddof=1):.1%}"
+    ]
+
+
+def _scale(source: Source, target: Run, shadows: Sequence[Run]) -> list[str]:
+    """Single cells that are passed over stay in: they are no property of a model."""
+    if len(shadows) < FEWEST:
+        return []
+    means, spreads = z_of_models(source, target, shadows)
+    known = np.isfinite(means) & (spreads > 0)
+    if not known[0] or known.sum() <= FEWEST:
+        return []
+    means, spreads = means[known], spreads[known]
+    models = len(means) - 1
+    apart = (standing_out(means), standing_out(np.log(spreads)))
+    if not any(beyond(errors, models, 2) for errors in apart):
+        return []
+    return [
+        f"The target's z-scores on its non-members have mean {means[0]:+.2f} and standard deviation {spreads[0]:.2f}, where those of "
+        f"its shadow models have {means[1:].mean():+.2f} and {spreads[1:].mean():.2f} (0 and 1 of a model like the others)"
+    ]
+
+
+def z_of_models(source: Source, target: Run, shadows: Sequence[Run]) -> tuple[Floats, Floats]:
+    """`z_of_non_members` of the target and its shadow models, over some of the records (`share_looked_at`)."""
+    return z_of_non_members(*_phi_of_some(source, (target, *shadows)))
+
+
+def _phi_of_some(source: Source, runs: Sequence[Run]) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """phi and membership (runs, samples) of some samples (`share_looked_at`), NaN where a run has no value."""
+    source.provide("compared", pa.table({"run": [run.run for run in runs], "row": range(len(runs))}))
+    rows = source.query("phi_of_some", {"share": share_looked_at(source)})
+    ids, column = np.unique(rows["sample_id"].to_numpy(), return_inverse=True)
+    phi, member = np.full((len(runs), len(ids)), np.nan), np.zeros((len(runs), len(ids)), dtype=bool)
+    row = rows["row"].to_numpy()
+    phi[row, column], member[row, column] = rows["phi"].to_numpy(), rows["member"].to_numpy()
+    return phi, member
