@@ -154,8 +154,8 @@ def likeness_of_models(finding: Finding) -> alt.Chart | alt.LayerChart:
     beside = ["A target like its shadow models lies among them."]
     if shift is not None:
         beside.append(
-            f"Loss of models trained on neither tells members from others with AUC {number(shift.value)} "
-            f"({number(shift.ci_low)} to {number(shift.ci_high)}); .5 by chance."
+            f"Members against others by models trained on neither: AUC {number(shift.value)} "
+            f"({number(shift.ci_low)} to {number(shift.ci_high)}), 0.5 by chance."
         )
     mine = next((row for row in rows if row["role"] == "target"), None)
     spoken = f"The target: {number(mine['mean'])} and {number(mine['sd'])}." if mine else ""

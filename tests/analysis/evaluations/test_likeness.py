@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from losslake.analysis.charts.models import likeness_of_models
 from losslake.analysis.evaluations.likeness import SHIFTED, UNLIKE, cautions, likeness
 from losslake.analysis.evaluations.shifted_members import shifted_members
 from losslake.analysis.evaluations.unlike_shadows import beyond, other_fields, standing_out, z_of_non_members
+from losslake.analysis.scores import Finding
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.format.records import Run
 from losslake.store.lake import Lake
@@ -106,6 +108,9 @@ def test_easy_members_are_told_with_the_attacks_that_this_voids(lake_of: MakeLak
     auc = next(m for m in said.metrics if m.metric == "auc_untrained")
     assert auc.value == pytest.approx(below, abs=1e-4)
     assert sum(m.metric == "z_mean" for m in said.metrics) == len(keep)
+    drawn = likeness_of_models(said).to_dict()
+    assert "Members against others by models trained on neither: AUC 0.8" in drawn["title"]["subtitle"][1]
+    assert likeness_of_models(Finding(())).to_dict()
     assert "easier" in told[SHIFTED]
 
 
