@@ -12,16 +12,13 @@ import polars as pl
 from ..store.command_options import choose_experiment, engine_options, experiment_option, lake_option
 from ..store.lake import Lake
 from ..store.shell.output import format_of, write_frame
-from ..store.spark.connection import spark_session
 from .declare import Analysis, Declaration, Evaluation, Option
 from .evaluations.catalogue import EVALUATIONS, run_all, run_evaluation
-from .evaluations.likeness import cautions
-from .gate.command import gate
 from .output import aligned, metric_lines, write_text
 from .scores import Scores, by_exposure
 from .scoring.catalogue import ANALYSES, find, open_source
+from .scoring.on_spark import check_evaluation_on_spark, check_on_spark
 from .scoring.run import FPRS, Outcome, run_analysis
-from .scoring.spark_source import SparkSource, check_evaluation_on_spark, check_on_spark
 from .source import Source
 from .statistics.metric import Metric
 
@@ -42,7 +39,22 @@ metrics_option = click.option(
 )
 
 
-@click.group(name="analyze")
+class _Analyses(click.Group):
+    """Knows the declared analyses by name and makes a command only to run it, so that it loads what that one needs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*self.commands, "gate", *(entry.name for entry in (*ANALYSES, *EVALUATIONS))])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands:
+            made = _command_of(cmd_name)
+            if made is None:
+                return None
+            self.add_command(made)
+        return self.commands[cmd_name]
+
+
+@click.group(name="analyze", cls=_Analyses)
 def analyze_group() -> None:
     """Score every record, and judge the scores.
 
@@ -111,6 +123,9 @@ def _opened(
     opened = Lake.open(lake)
     chosen = choose_experiment(opened, experiment)
     if engine == "spark":
+        from ..store.spark.connection import spark_session
+        from .scoring.spark_source import SparkSource
+
         spark_session(spark_master)  # a process has one, which the source then finds
         return SparkSource.open(opened, chosen, target, find=find)
     return open_source(opened, chosen, target)
@@ -147,7 +162,7 @@ def _analysis_command(analysis: Analysis) -> click.Command:
             outcome = run_analysis(source, analysis, options, fprs=fpr)
             exposed = _most_exposed(source, outcome.scores, SHOWN)
             shadows = sum(run.info.role == "shadow" and run.run != source.target_name for run in source.runs)
-            told = cautions(source) if analysis.attack and engine != "spark" else ()
+            told = _cautions(source) if analysis.attack and engine != "spark" else ()
             judged = _judged(analysis, outcome, [name for name, _ in told])
         if out is not None and wanted is not None:
             write_frame(outcome.scores.frame, out, wanted)
@@ -170,6 +185,12 @@ def _analysis_command(analysis: Analysis) -> click.Command:
     command.params += [_click_option(option) for option in analysis.options]
     example = f"losslake analyze {analysis.name} --lake my-lake --experiment digits --out {analysis.name}.csv"
     return _described(command, analysis.description, example)
+
+
+def _cautions(source: Source) -> tuple[tuple[str, str], ...]:
+    from .evaluations.likeness import cautions
+
+    return cautions(source)
 
 
 def _judged(analysis: Analysis, outcome: Outcome, warned: list[str]) -> Judgement | None:
@@ -255,11 +276,18 @@ def _click_option(option: Option) -> click.Option:
     )
 
 
-for _entry in ANALYSES:
-    analyze_group.add_command(_analysis_command(_entry))
-for _evaluation in EVALUATIONS:
-    analyze_group.add_command(_evaluation_command(_evaluation))
-analyze_group.add_command(gate)
+def _command_of(name: str) -> click.Command | None:
+    if name == "gate":
+        from .gate.command import gate
+
+        return gate
+    for analysis in ANALYSES:
+        if analysis.name == name:
+            return _analysis_command(analysis)
+    for evaluation in EVALUATIONS:
+        if evaluation.name == name:
+            return _evaluation_command(evaluation)
+    return None
 
 
 @click.command()

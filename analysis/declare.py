@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import types
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..store.errors import InvalidOption
-from .scores import Finding, Scores
 
 if TYPE_CHECKING:
     import altair as alt
@@ -55,12 +55,25 @@ SHARED = (DUALS, MASK, WITHOUT)
 class Declaration:
     """What commands, help and report know of a typed function.
 
-    Its options are keyword parameters annotated as ``Annotated[type, "help"]``; ``sql`` names the texts it runs.
+    ``function`` and ``drawn_by`` say where it and its chart are, ``"module:name"`` below this wing: they are imported when they are
+    asked for, so that a command loads the analysis that it runs and no other. Options are keyword parameters annotated as
+    ``Annotated[type, "help"]``; ``sql`` names the texts it runs.
     """
 
     name: str
-    compute: Callable[..., Any]
+    function: str
     sql: tuple[str, ...]
+    drawn_by: str
+
+    @property
+    def compute(self) -> Callable[..., Any]:
+        """The function itself."""
+        return _named(self.function)
+
+    @property
+    def chart(self) -> Callable[..., alt.TopLevelMixin]:
+        """What draws its outcome."""
+        return _named(self.drawn_by)
 
     @property
     def description(self) -> str:
@@ -95,7 +108,6 @@ class Analysis(Declaration):
     exposure without claiming so, and their AUC against membership says little.
     """
 
-    chart: Callable[[Scores], alt.TopLevelMixin]
     attack: bool = False
 
     @property
@@ -111,8 +123,13 @@ class Evaluation(Declaration):
     ``default_scores`` are the ones it is about where none is named; without them at least one must be.
     """
 
-    chart: Callable[[Finding], alt.TopLevelMixin]
     default_scores: tuple[str, ...] = ()
+
+
+def _named(where: str) -> Callable[..., Any]:
+    module, _, name = where.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(f".{module}", __package__), name)
+    return found
 
 
 def parse_options(options: tuple[Option, ...], given: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -300,9 +300,7 @@ class Source:
         return self._sets[key]
 
     def _read_training_sets(self, runs: Sequence[Run]) -> TrainingSets:
-        audit = np.asarray(
-            self.lake.samples(self.experiment)["pool"].to_numpy(zero_copy_only=False) == "audit"
-        )
+        audit = self.audited()
         sample_id = np.flatnonzero(audit)
         rows = [sum(file.rows for file in run.files if file.table == "signals") for run in runs]
         at_once = max(1, _ROWS // max(1, max(rows, default=1)))
@@ -327,6 +325,10 @@ class Source:
                     inside = flags[sample_id]
                 known[row], member[row] = bits, np.packbits(inside)
         return TrainingSets(tuple(run.run for run in runs), sample_id, known, member)
+
+    def audited(self) -> np.ndarray:
+        """Which samples are of the audit pool, (samples,) bool."""
+        return (pl.Series(self.lake.samples(self.experiment)["pool"]) == "audit").to_numpy()
 
     def passed_over(self, runs: Sequence[Run], sample_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of what is passed over in a matrix of ``runs`` and ``sample_id`` (samples,), ascending."""

@@ -31,9 +31,16 @@ def pages() -> dict[str, str]:
     }
 
 
+def command_of(name: str) -> click.Command:
+    """The command of an analysis or evaluation."""
+    found = analyze_group.get_command(click.Context(analyze_group), name)
+    assert found is not None
+    return found
+
+
 def index_page() -> str:
     """All analyses and evaluations in a line each, and what they have in common."""
-    any_command = analyze_group.commands["loss"]
+    any_command = command_of("loss")
     shared = [param for param in _options(any_command) if _own(param, ANALYSES[0]) is None]
     lines = [
         "# Analyses and evaluations",
@@ -78,7 +85,7 @@ def entry_page(entry: Entry) -> str:
             lines += [f"**{head}:** {_prose(rest)}", ""]
         else:
             lines += [_prose(paragraph), ""]
-    command = analyze_group.commands[entry.name]
+    command = command_of(entry.name)
     if isinstance(entry, Evaluation):
         told = "A SCORE is an analysis, `NAME` or `NAME[option=value,...]`."
         if entry.default_scores:

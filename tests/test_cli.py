@@ -59,7 +59,7 @@ def test_help_answers_without_the_heavy_modules() -> None:
 
 
 HEAVY = (
-    *("torch", "torchvision", "sklearn", "altair", "vl_convert", "PIL", "jinja2", "pyspark"),
+    *("torch", "torchvision", "sklearn", "altair", "vl_convert", "PIL", "jinja2", "pyspark", "pandas"),
     *("pyarrow.dataset", "polars", "rich", "scipy.special", "scipy.optimize", "scipy.stats"),
 )
 ENGINES = {"polars", "rich"}

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from ...store.errors import NotEnoughData
 from ...store.format.records import Role, Run, unpack_samples
+from ...store.format.tables import empty_table, table_of_rows
 from ..scores import Scores
 from ..source import Source
 from .loss import NOT_FINITE
@@ -29,7 +30,7 @@ from .reference_share import (
     with_thresholds,
 )
 
-_NONE_TAUGHT = pa.schema({"run": pa.string(), "sample_id": pa.int32()}).empty_table()
+_NONE_TAUGHT = empty_table(pa.schema({"run": pa.string(), "sample_id": pa.int32()}))
 """No run learnt from a sample without being trained on its label."""
 
 _LEAVE_ONE_OUT = "losslake collect leave-one-out --sample ID"
@@ -166,9 +167,9 @@ def _share_among_runs(
     Each sample's loss is compared with its losses on ``runs`` that did not train on it. ``samples`` are the one that each
     run counts for (default: all count for all); ``taught`` (run, sample_id) are left out of the comparison.
     """
-    names = pa.array([run.run for run in runs], pa.string())
-    only = pa.array(samples, pa.int32()) if samples else pa.nulls(len(runs), pa.int32())
-    source.provide("reference_runs", pa.table({"run": names, "sample_id": only}))
+    only = samples or [None] * len(runs)
+    compared = [{"run": run.run, "sample_id": sample} for run, sample in zip(runs, only, strict=True)]
+    source.provide("reference_runs", table_of_rows(compared, _NONE_TAUGHT.schema))
     source.provide("taught", taught)
     most = int(most_below(np.array([len(runs)]), max(levels))[0]) + 1
     frame = source.query(

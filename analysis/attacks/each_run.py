@@ -237,7 +237,7 @@ def _one_by_one(
     source: Source, analysis: Analysis, options: Mapping[str, Any], chosen: tuple[Run, ...]
 ) -> EachRun:
     """The analysis itself with each run as the target; a run that it has too little data for has no scores."""
-    audit = source.lake.samples(source.experiment)["pool"].to_numpy(zero_copy_only=False) == "audit"
+    audit = source.audited()
     score = np.full((len(chosen), len(audit)), np.nan)
     member = np.zeros(score.shape, dtype=bool)
     failed = []

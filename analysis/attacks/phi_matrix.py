@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from ...store.format.records import Run
 from ...store.format.schema import PLAIN_QUERIES, ROW_GROUP
+from ...store.format.tables import empty_table
 from ..source import Source
 
 _BLOCK = 8_192
@@ -39,9 +40,11 @@ where query < $plain and run <> $target and not isnan(phi) and run in (select ru
 group by sample_id, query
 """
 
-NO_MEDIANS = pa.schema(
-    {"sample_id": pa.int32(), "query": pa.int16(), "median_in": pa.float64(), "median_out": pa.float64()}
-).empty_table()
+NO_MEDIANS = empty_table(
+    pa.schema(
+        {"sample_id": pa.int32(), "query": pa.int16(), "median_in": pa.float64(), "median_out": pa.float64()}
+    )
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +71,7 @@ def queries_of(source: Source) -> list[int]:
 
 def read_phi(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> PhiMatrix:
     """Read phi of ``runs`` for the audit pool and the given queries: runs x samples x queries float32 in memory."""
-    audit = _audit(source)
+    audit = source.audited()
     return _laid_out(_frames(source, runs), len(runs), audit, range(len(audit)), queries)
 
 
@@ -130,7 +133,7 @@ def medians(values: npt.NDArray[np.float32], used: npt.NDArray[np.bool_]) -> npt
 
 def _matrices(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> Iterator[PhiMatrix]:
     """`read_phi` of some samples after others, as many at a time as memory is set aside for."""
-    audit = _audit(source)
+    audit = source.audited()
     many = max(1, _BLOCK_VALUES // max(1, len(runs) * len(queries)))
     if len(audit) <= many:
         yield _laid_out(_frames(source, runs), len(runs), audit, range(len(audit)), queries)
@@ -149,12 +152,6 @@ def _frames(source: Source, runs: Sequence[Run]) -> Iterator[pl.DataFrame]:
     at_once = max(1, _ROWS // max(1, max(rows, default=1)))
     for start in range(0, len(runs), at_once):
         yield from source.rows_of_each(runs[start : start + at_once], "signals", _COLUMNS)
-
-
-def _audit(source: Source) -> npt.NDArray[np.bool_]:
-    """Which samples are of the audit pool, (samples,)."""
-    pool = source.lake.samples(source.experiment)["pool"]
-    return np.asarray(pool.to_numpy(zero_copy_only=False) == "audit")
 
 
 def _laid_out(

@@ -15,6 +15,7 @@ import pyarrow as pa
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.format.schema import ORIGINAL, PLAIN_QUERIES
+from ...store.format.tables import text_column
 from ..scores import Scores, count_unscored
 from ..source import Source
 from ..statistics.metric import Metric
@@ -202,7 +203,9 @@ def _read_views(
     that is kept apart from the others, or is empty. Raises NotEnoughData where no record of a view is in no training set.
     """
     target = source.need_target_table("signals")
-    source.provide("compared_runs", pa.table({"run": pa.array([run.run for run in references], pa.string())}))
+    source.provide(
+        "compared_runs", pa.Table.from_arrays([text_column(run.run for run in references)], ["run"])
+    )
     for first, last in blocks:
         rows = source.query(
             "rmia",

@@ -7,52 +7,86 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...store.errors import InvalidOption, NotEnoughData
-from ..charts.agreement import agreement_matrix, correlation_matrix, precision_curve
-from ..charts.bounds import epsilon_bounds, usage_shares
-from ..charts.experiments import attacks_with_and_without, onion_chart
-from ..charts.groups import auc_by_group
-from ..charts.models import auc_of_each, likeness_of_models, shadow_curve_chart
-from ..charts.traces import ablation_map, evolution_chart
 from ..declare import Evaluation, parse_options, variant_of
 from ..scores import Finding
 from ..scoring.catalogue import ANALYSES
+from ..scoring.on_spark import check_evaluation_on_spark
 from ..scoring.run import keep, run_analysis
-from ..scoring.spark_source import check_evaluation_on_spark
 from ..source import Source
 from ..statistics.metric import Metric
-from .agreement import agreement, spearman
-from .by_group import by_group
-from .compare import compare
-from .defences import defences
-from .dp_audit import dp_audit
-from .duci import duci
-from .evolution import evolution
-from .likeness import likeness
-from .onion import onion
-from .per_model import per_model
-from .quantile_ablation import quantile_ablation
-from .shadow_curve import shadow_curve
 
 EVALUATIONS: tuple[Evaluation, ...] = (
-    Evaluation("spearman", spearman, ("spearman",), correlation_matrix),
-    Evaluation("compare", compare, (), precision_curve),
-    Evaluation("by-group", by_group, ("memorization",), auc_by_group, default_scores=("lira",)),
-    Evaluation("agreement", agreement, (), agreement_matrix),
     Evaluation(
-        "likeness",
-        likeness,
-        ("out_of_sample_loss", "phi_of_some"),
-        likeness_of_models,
+        "spearman", "evaluations.agreement:spearman", ("spearman",), "charts.agreement:correlation_matrix"
+    ),
+    Evaluation("compare", "evaluations.compare:compare", (), "charts.agreement:precision_curve"),
+    Evaluation(
+        "by-group",
+        "evaluations.by_group:by_group",
+        ("memorization",),
+        "charts.groups:auc_by_group",
         default_scores=("lira",),
     ),
-    Evaluation("per-model", per_model, (), auc_of_each, default_scores=("lira",)),
-    Evaluation("shadow-curve", shadow_curve, ("memorization",), shadow_curve_chart, default_scores=("lira",)),
-    Evaluation("onion", onion, ("memorization",), onion_chart, default_scores=("memorization",)),
-    Evaluation("evolution", evolution, (), evolution_chart, default_scores=("lt-iqr",)),
-    Evaluation("quantile-ablation", quantile_ablation, (), ablation_map, default_scores=("lt-iqr",)),
-    Evaluation("defences", defences, ("lira",), attacks_with_and_without, default_scores=("lira",)),
-    Evaluation("dp-audit", dp_audit, (), epsilon_bounds, default_scores=("lira",)),
-    Evaluation("duci", duci, ("lira",), usage_shares, default_scores=("lira",)),
+    Evaluation("agreement", "evaluations.agreement:agreement", (), "charts.agreement:agreement_matrix"),
+    Evaluation(
+        "likeness",
+        "evaluations.likeness:likeness",
+        ("out_of_sample_loss", "phi_of_some"),
+        "charts.models:likeness_of_models",
+        default_scores=("lira",),
+    ),
+    Evaluation(
+        "per-model",
+        "evaluations.per_model:per_model",
+        (),
+        "charts.models:auc_of_each",
+        default_scores=("lira",),
+    ),
+    Evaluation(
+        "shadow-curve",
+        "evaluations.shadow_curve:shadow_curve",
+        ("memorization",),
+        "charts.models:shadow_curve_chart",
+        default_scores=("lira",),
+    ),
+    Evaluation(
+        "onion",
+        "evaluations.onion:onion",
+        ("memorization",),
+        "charts.experiments:onion_chart",
+        default_scores=("memorization",),
+    ),
+    Evaluation(
+        "evolution",
+        "evaluations.evolution:evolution",
+        (),
+        "charts.traces:evolution_chart",
+        default_scores=("lt-iqr",),
+    ),
+    Evaluation(
+        "quantile-ablation",
+        "evaluations.quantile_ablation:quantile_ablation",
+        (),
+        "charts.traces:ablation_map",
+        default_scores=("lt-iqr",),
+    ),
+    Evaluation(
+        "defences",
+        "evaluations.defences:defences",
+        ("lira",),
+        "charts.experiments:attacks_with_and_without",
+        default_scores=("lira",),
+    ),
+    Evaluation(
+        "dp-audit",
+        "evaluations.dp_audit:dp_audit",
+        (),
+        "charts.bounds:epsilon_bounds",
+        default_scores=("lira",),
+    ),
+    Evaluation(
+        "duci", "evaluations.duci:duci", ("lira",), "charts.bounds:usage_shares", default_scores=("lira",)
+    ),
 )
 
 

@@ -102,7 +102,7 @@ def duci(
 
 def _stand_ins(source: Source, count: int) -> list[Run]:
     """``count`` shadow runs with members and non-members, evenly over the fleet."""
-    audit = sum(pool == "audit" for pool in source.lake.samples(source.experiment)["pool"].to_pylist())
+    audit = int(source.audited().sum())
     usable = [run for run in source.need_shadows() if 0 < run.members < audit]
     if not usable:
         raise NotEnoughData(

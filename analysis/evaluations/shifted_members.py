@@ -60,8 +60,7 @@ def shifted_members(source: Source) -> Shift | None:
 
 def share_looked_at(source: Source) -> float:
     """The share of the audit pool that `LOOKED_AT` samples are, at most 1."""
-    audited = (source.lake.samples(source.experiment)["pool"].to_numpy(zero_copy_only=False) == "audit").sum()
-    return min(1.0, LOOKED_AT / max(int(audited), 1))
+    return min(1.0, LOOKED_AT / max(int(source.audited().sum()), 1))
 
 
 def caution_on_shift(source: Source) -> str | None:

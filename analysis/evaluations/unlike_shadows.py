@@ -12,6 +12,7 @@ import pyarrow as pa
 from scipy.special import stdtrit
 
 from ...store.format.records import Run
+from ...store.format.tables import table_of_rows
 from ..source import Source
 from .shifted_members import share_looked_at
 
@@ -26,6 +27,8 @@ FEWEST = 3
 APART = 0.05
 """A difference in test accuracy that is told where fewer shadow models than that have one."""
 
+
+_COMPARED = pa.schema({"run": pa.string(), "row": pa.int32()})
 
 _CALIBRATED = (
     "; what compares with shadow models (lira, rmia, attack-r, attack-s, calibrated, kde, shadow-nn) is calibrated on other models "
@@ -153,7 +156,8 @@ def z_of_models(source: Source, target: Run, shadows: Sequence[Run]) -> tuple[Fl
 
 def _phi_of_some(source: Source, runs: Sequence[Run]) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """phi and membership (runs, samples) of some samples (`share_looked_at`), NaN where a run has no value."""
-    source.provide("compared", pa.table({"run": [run.run for run in runs], "row": range(len(runs))}))
+    named = [{"run": run.run, "row": row} for row, run in enumerate(runs)]
+    source.provide("compared", table_of_rows(named, _COMPARED))
     rows = source.query("phi_of_some", {"share": share_looked_at(source)})
     ids, column = np.unique(rows["sample_id"].to_numpy(), return_inverse=True)
     phi, member = np.full((len(runs), len(ids)), np.nan), np.zeros((len(runs), len(ids)), dtype=bool)

@@ -37,7 +37,7 @@ def ood(
         raise InvalidOption(f"temperature of ood must be above 0, not {temperature}")
     target = source.need_target_table("signals")
     need_lists(source, target)
-    audit = source.lake.samples(source.experiment)["pool"].to_numpy(zero_copy_only=False) == "audit"
+    audit = source.audited()
     parts = [
         pl.DataFrame(
             {

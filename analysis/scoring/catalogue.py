@@ -6,52 +6,91 @@ import difflib
 
 from ...store.errors import InvalidOption
 from ...store.lake import Lake
-from ..attacks.attack_p_s import attack_p, attack_s
-from ..attacks.attack_r_d_l import attack_d, attack_l, attack_r
-from ..attacks.entropy import entropy
-from ..attacks.kde import kde
-from ..attacks.lira import lira
-from ..attacks.loss import calibrated, loss
-from ..attacks.ramia import ramia
-from ..attacks.rmia import rmia
-from ..attacks.shadow_nn import shadow_nn
-from ..charts import scores as charts
-from ..charts.groups import cluster_sizes
-from ..charts.kde import kde_chart
-from ..charts.models import found_histogram
 from ..declare import Analysis
-from ..measures.influence import influence
-from ..measures.memorization import memorization
-from ..measures.ood import ood
-from ..measures.privacy_score import hellinger, privacy_score
-from ..measures.subpopulation import subpopulation
-from ..measures.trace import lt_iqr, trace
-from ..measures.vulnerability import vulnerability
 from ..source import Source
 
 ANALYSES: tuple[Analysis, ...] = (
-    Analysis("lt-iqr", lt_iqr, ("trace",), charts.score_by_membership),
-    Analysis("trace", trace, ("trace",), charts.score_by_membership),
-    Analysis("lira", lira, ("lira",), charts.score_by_membership, attack=True),
-    Analysis("rmia", rmia, ("rmia",), charts.score_by_membership, attack=True),
-    Analysis("ramia", ramia, ("rmia",), charts.score_by_membership, attack=True),
-    Analysis("loss", loss, ("loss",), charts.score_by_membership, attack=True),
-    Analysis("kde", kde, ("loss",), kde_chart, attack=True),
-    Analysis("attack-p", attack_p, ("loss", "attack_p"), charts.score_by_membership, attack=True),
-    Analysis("attack-r", attack_r, ("attack_same_sample",), charts.score_by_membership, attack=True),
-    Analysis("attack-s", attack_s, ("loss", "attack_s"), charts.score_by_membership, attack=True),
-    Analysis("attack-d", attack_d, ("attack_same_sample",), charts.score_by_membership, attack=True),
-    Analysis("attack-l", attack_l, ("attack_same_sample",), charts.score_by_membership, attack=True),
-    Analysis("shadow-nn", shadow_nn, ("loss",), charts.score_by_membership, attack=True),
-    Analysis("entropy", entropy, ("loss",), charts.score_by_membership, attack=True),
-    Analysis("calibrated", calibrated, ("calibrated",), charts.score_by_membership, attack=True),
-    Analysis("memorization", memorization, ("memorization",), charts.memorization_histogram),
-    Analysis("influence", influence, (), charts.influence_histogram),
-    Analysis("privacy-score", privacy_score, ("privacy_score",), charts.score_histogram),
-    Analysis("hellinger", hellinger, ("hellinger", "memorization"), charts.score_histogram),
-    Analysis("ood", ood, (), charts.score_by_membership),
-    Analysis("subpopulation", subpopulation, (), cluster_sizes),
-    Analysis("vulnerability", vulnerability, (), found_histogram),
+    Analysis("lt-iqr", "measures.trace:lt_iqr", ("trace",), "charts.scores:score_by_membership"),
+    Analysis("trace", "measures.trace:trace", ("trace",), "charts.scores:score_by_membership"),
+    Analysis("lira", "attacks.lira:lira", ("lira",), "charts.scores:score_by_membership", attack=True),
+    Analysis("rmia", "attacks.rmia:rmia", ("rmia",), "charts.scores:score_by_membership", attack=True),
+    Analysis("ramia", "attacks.ramia:ramia", ("rmia",), "charts.scores:score_by_membership", attack=True),
+    Analysis("loss", "attacks.loss:loss", ("loss",), "charts.scores:score_by_membership", attack=True),
+    Analysis("kde", "attacks.kde:kde", ("loss",), "charts.kde:kde_chart", attack=True),
+    Analysis(
+        "attack-p",
+        "attacks.attack_p_s:attack_p",
+        ("loss", "attack_p"),
+        "charts.scores:score_by_membership",
+        attack=True,
+    ),
+    Analysis(
+        "attack-r",
+        "attacks.attack_r_d_l:attack_r",
+        ("attack_same_sample",),
+        "charts.scores:score_by_membership",
+        attack=True,
+    ),
+    Analysis(
+        "attack-s",
+        "attacks.attack_p_s:attack_s",
+        ("loss", "attack_s"),
+        "charts.scores:score_by_membership",
+        attack=True,
+    ),
+    Analysis(
+        "attack-d",
+        "attacks.attack_r_d_l:attack_d",
+        ("attack_same_sample",),
+        "charts.scores:score_by_membership",
+        attack=True,
+    ),
+    Analysis(
+        "attack-l",
+        "attacks.attack_r_d_l:attack_l",
+        ("attack_same_sample",),
+        "charts.scores:score_by_membership",
+        attack=True,
+    ),
+    Analysis(
+        "shadow-nn",
+        "attacks.shadow_nn:shadow_nn",
+        ("loss",),
+        "charts.scores:score_by_membership",
+        attack=True,
+    ),
+    Analysis(
+        "entropy", "attacks.entropy:entropy", ("loss",), "charts.scores:score_by_membership", attack=True
+    ),
+    Analysis(
+        "calibrated",
+        "attacks.loss:calibrated",
+        ("calibrated",),
+        "charts.scores:score_by_membership",
+        attack=True,
+    ),
+    Analysis(
+        "memorization",
+        "measures.memorization:memorization",
+        ("memorization",),
+        "charts.scores:memorization_histogram",
+    ),
+    Analysis("influence", "measures.influence:influence", (), "charts.scores:influence_histogram"),
+    Analysis(
+        "privacy-score",
+        "measures.privacy_score:privacy_score",
+        ("privacy_score",),
+        "charts.scores:score_histogram",
+    ),
+    Analysis(
+        "hellinger",
+        "measures.privacy_score:hellinger",
+        ("hellinger", "memorization"),
+        "charts.scores:score_histogram",
+    ),
+    Analysis("ood", "measures.ood:ood", (), "charts.scores:score_by_membership"),
+    Analysis("subpopulation", "measures.subpopulation:subpopulation", (), "charts.groups:cluster_sizes"),
+    Analysis("vulnerability", "measures.vulnerability:vulnerability", (), "charts.models:found_histogram"),
 )
 
 

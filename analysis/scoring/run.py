@@ -19,7 +19,7 @@ from ..scores import Scores, count_unscored
 from ..source import Source
 from ..statistics.metric import Metric
 from ..statistics.roc import evaluate
-from .spark_source import check_on_spark
+from .on_spark import check_on_spark
 
 FPRS = (0.001, 0.01, 0.1)
 """False-positive rates that attacks are judged at unless told otherwise."""

@@ -17,28 +17,6 @@ from ...store.spark.connection import SparkConnection, connect_spark
 from ..source import Source
 from ..statistics.dependence import ALIKE, SURE, correlation, difference
 
-ON_SPARK = (
-    "lt-iqr",
-    "trace",
-    "lira",
-    "rmia",
-    "ramia",
-    "loss",
-    "attack-p",
-    "attack-r",
-    "attack-s",
-    "attack-d",
-    "attack-l",
-    "calibrated",
-    "memorization",
-    "privacy-score",
-    "hellinger",
-)
-"""Analyses whose queries do the reading; the others read what many models say into the memory of one machine."""
-
-NOT_ON_SPARK = ("per-model", "shadow-curve")
-"""Evaluations that read so themselves; the others look at scores, and at the target's own traces."""
-
 _LOOKED_AT = 4_096
 """Audit samples, evenly spread, whose memberships are looked at first: all are only where these give reason to."""
 
@@ -112,21 +90,3 @@ class SparkSource(Source):
     ) -> None:
         super().__exit__(kind, error, trace)
         self._spark.close()
-
-
-def check_on_spark(name: str) -> None:
-    """Raises InvalidOption for an analysis that Spark does not compute."""
-    if name not in ON_SPARK:
-        raise InvalidOption(
-            f"{name} is not computed in SQL; on Spark there are {', '.join(ON_SPARK)}. Compute it without --engine spark: "
-            "evaluations on Spark take scores that the lake keeps"
-        )
-
-
-def check_evaluation_on_spark(name: str) -> None:
-    """Raises InvalidOption for an evaluation that needs more than scores."""
-    if name in NOT_ON_SPARK:
-        raise InvalidOption(
-            f"{name} reads what every model says into the memory of one machine, which Spark is there to avoid; leave "
-            "--engine spark out"
-        )

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import polars as pl
 import pyarrow as pa
 
 from ...sql import read_sql
@@ -17,6 +18,7 @@ from ..errors import CorruptLake
 from ..format.manifest import DataFile
 from ..format.records import Experiment, Result, Run
 from ..format.schema import METRICS, SAMPLES, SCORES, SIGNALS, TRACES
+from ..format.tables import empty_table, table_of_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,7 +147,7 @@ def define_views(connection: duckdb.DuckDBPyConnection, lists: Mapping[str, list
     views = view_statements(lists)
     for name in COLUMNS.keys() - views.keys():
         partitions = [pa.field(part, pa.string()) for part in PARTITIONS[name]]
-        empty = pa.schema([*partitions, *COLUMNS[name]]).empty_table()
+        empty = empty_table(pa.schema([*partitions, *COLUMNS[name]]))
         connection.from_arrow(empty).create(name)
     for statement in views.values():
         connection.execute(statement)
@@ -189,8 +191,8 @@ def runs_table(runs: Iterable[Run]) -> pa.Table:
     try:
         for row in rows:
             row["created"] = datetime.fromisoformat(row["created"])
-        return pa.Table.from_pylist(rows, schema=RUNS)
-    except (TypeError, ValueError, OverflowError, pa.ArrowException) as error:
+        return table_of_rows(rows, RUNS)
+    except (TypeError, ValueError, OverflowError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         raise CorruptLake(
             f"the manifest of a run holds a value of the wrong kind: {error}; run 'losslake lake verify'"
         ) from error
@@ -213,7 +215,7 @@ def metrics_table(found: Iterable[Result]) -> pa.Table:
         for result in found
         for metric in result.metrics
     ]
-    return pa.Table.from_pylist(rows, schema=METRICS)
+    return table_of_rows(rows, METRICS)
 
 
 def _json_text(value: Any) -> str:

@@ -12,6 +12,7 @@ from ..format import manifest, paths
 from ..format.paths import NO_TARGET, check_name
 from ..format.records import check_metrics, result_path
 from ..format.schema import SAMPLES, SCORES
+from ..format.tables import constant_column
 from ..read.catalogue import Catalogue, fingerprint
 from . import leases
 from .table_file import rows_without, write_table
@@ -89,6 +90,7 @@ def _scores_table(analysis: str, variant: str, scores: pa.Table) -> pa.Table:
         }
     except pa.ArrowException as error:
         raise InvalidInput(f"the scores of {analysis} have a column of the wrong type: {error}") from error
-    return pa.table(
-        {"variant": pa.repeat(variant, len(scores)), **fixed, **{name: scores[name] for name in own}}
+    of = constant_column(variant, len(scores))
+    return pa.Table.from_arrays(
+        [of, *fixed.values(), *(scores[name] for name in own)], ["variant", *fixed, *own]
     )

@@ -218,7 +218,7 @@ def test_evaluations_and_chart(entry: Evaluation, source: Source) -> None:
 
 @each
 def test_command(entry: Analysis | Evaluation) -> None:
-    command = analyze_group.commands[entry.name]
+    command = analyze_group.get_command(click.Context(analyze_group), entry.name)
     assert command.help is not None
     assert entry.description in command.help
     assert f"Example:\n  losslake analyze {entry.name} " in command.help

@@ -18,8 +18,9 @@ import pytest
 from losslake.analysis.declare import parse_options
 from losslake.analysis.evaluations.catalogue import find_evaluation, run_evaluation
 from losslake.analysis.scoring.catalogue import ANALYSES, find, open_source
+from losslake.analysis.scoring.on_spark import NOT_ON_SPARK, ON_SPARK
 from losslake.analysis.scoring.run import run_analysis
-from losslake.analysis.scoring.spark_source import NOT_ON_SPARK, ON_SPARK, SparkSource
+from losslake.analysis.scoring.spark_source import SparkSource
 from losslake.analysis.source import Source
 from losslake.cli import main
 from losslake.sql import read_sql
