@@ -1,7 +1,7 @@
 -- The mean loss of each sample under shadow models that were not trained on it, as it is (query 0): how hard it is,
 -- whatever the target learnt.
 -- Parameters: $target  [run]  the run under attack
---             $share   (0, 1]  how many of the samples to look at; which ones is drawn by their ids, the same each time
+--             $share   [share; default 1]  how many of the samples to look at; which ones is drawn by their ids, the same each time
 -- Grain: one row a sample of the audit pool that the target has signals of and some shadow model was not trained on;
 -- member is of the target. Losses that are not finite are left out.
 with attacked as (

@@ -1,6 +1,6 @@
 -- phi and membership in some runs of some samples, as they are (query 0).
--- Reads the table compared (run, row): the runs, and numbers for them.
--- Parameters: $share  (0, 1]  how many of the samples; which ones is drawn by their ids, the same each time
+-- Parameters: $share  [share; default 1]  how many of the samples; which ones is drawn by their ids, the same each time
+-- Reads:  compared  (run, row): the runs, and numbers for them
 -- Grain: one row a run and sample of the audit pool; no order.
 select compared.row, signals.sample_id, signals.member, signals.phi::double as phi
 from signals
