@@ -401,7 +401,9 @@ def test_the_queries_of_losslake_pass(name: str) -> None:
     from losslake.store.spark.transpile import check_query, for_spark, parse_query
 
     query = parse_query(read_sql(name))
-    check_query(query, {*VIEWS, "phi_medians", "reference_runs", "taught", "compared_runs", "fleet_runs", "compared"})
+    check_query(
+        query, {*VIEWS, "phi_medians", "reference_runs", "taught", "compared_runs", "fleet_runs", "compared"}
+    )
     text = for_spark(query)
     assert "$" not in text
     assert "--" not in text
