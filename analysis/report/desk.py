@@ -33,6 +33,11 @@ QUESTIONS: tuple[Ask, ...] = (
     Ask("ramia", "exposure of records that lie near a training record", ("ranges", "shadows")),
     Ask("attack-d", "an attack calibrated on distilled copies of the target", ("signals", "distilled")),
     Ask("attack-l", "an attack calibrated on models that leave one record out", ("signals", "leave_one_out")),
+    Ask(
+        "likeness",
+        "each model's z-scores, and the AUC of records under models trained on neither side",
+        ("signals", "shadows"),
+    ),
     Ask("shadow-curve", "how many shadow models the attack needs", ("signals", "shadows")),
     Ask("per-model", "how much the attack differs from one trained model to the next", ("fleet",)),
     Ask("vulnerability", "how often each record is found, over models that trained on it", ("fleet",)),
