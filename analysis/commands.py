@@ -23,6 +23,7 @@ from .source import Source
 from .statistics.metric import Metric
 
 if TYPE_CHECKING:
+    from .report.document import Paper
     from .report.verdict import Judgement
 
 SHOWN = 10
@@ -299,10 +300,13 @@ def _command_of(name: str) -> click.Command | None:
     type=click.Path(path_type=Path),
     default=Path("report.html"),
     show_default=True,
-    help="The file to write: .html, .pdf, .png, .svg or .json.",
+    help="The file to write: .html or .pdf, the report; .png or .svg, a sheet of its charts; .json, its numbers.",
 )
 @click.option(
     "--pictures/--no-pictures", default=True, show_default=True, help="Show pictures of the exposed records."
+)
+@click.option(
+    "--paper", type=click.Choice(["A4", "Letter"]), default="A4", show_default=True, help="Paper of a .pdf."
 )
 @click.option(
     "--with",
@@ -311,7 +315,13 @@ def _command_of(name: str) -> click.Command | None:
     help="Another experiment of the same records, trained with a defence, to set beside this one.",
 )
 def report(
-    lake: str, experiment: str | None, target: str | None, out: Path, pictures: bool, defended: str | None
+    lake: str,
+    experiment: str | None,
+    target: str | None,
+    out: Path,
+    pictures: bool,
+    paper: Paper,
+    defended: str | None,
 ) -> None:
     """One file that says which records the model exposes, and how far to trust it.
 
@@ -325,7 +335,9 @@ def report(
 
     opened = Lake.open(lake)
     chosen = choose_experiment(opened, experiment)
-    told = verdict(write_report(opened, chosen, out, target=target, pictures=pictures, defended=defended))
+    told = verdict(
+        write_report(opened, chosen, out, target=target, pictures=pictures, defended=defended, paper=paper)
+    )
     click.echo(str(out))
     click.echo(f"verdict: {told.title}. {told.text}", err=True)
     for step in told.next_steps:

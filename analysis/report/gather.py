@@ -54,7 +54,7 @@ MOST_ATTACKS = 14
 AGREEING = 8
 """Attacks in the agreement matrix; more would not fit a narrow page."""
 
-KEPT_FINDINGS = ("shadow-curve", "per-model", "quantile-ablation", "dp-audit", "duci", "onion")
+KEPT_FINDINGS = ("likeness", "shadow-curve", "per-model", "quantile-ablation", "dp-audit", "duci", "onion")
 """Evaluations that are shown where they are kept; they take too long, or need choices, to be made on the way."""
 
 GROUPINGS = ("label", "group")

@@ -79,6 +79,37 @@ def page(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:
     Whatever comes from the lake is escaped or quoted as JSON. A content security policy lets run only the
     scripts that carry this page's nonce, and no request leave it.
     """
+    return _filled(
+        report,
+        verdict,
+        sections,
+        style=_text_of("report.css"),
+        script=_text_of("report.js"),
+        vega=Markup(_vega()),
+        theme=Markup(_as_json(theme())),
+        nonce=secrets.token_urlsafe(16),
+        printed=False,
+        drawn={},
+    )
+
+
+def printed_page(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:
+    """The same page for paper: charts are vector pictures, contents have page numbers, nothing is folded and no script is there."""
+    return _filled(
+        report,
+        verdict,
+        sections,
+        style=_text_of("report.css") + _text_of("paper.css"),
+        printed=True,
+        drawn={figure.name: _svg(figure) for figure in _figures(sections)},
+    )
+
+
+def _text_of(name: str) -> Markup:
+    return Markup((files(__package__) / name).read_text(encoding="utf-8"))
+
+
+def _filled(report: Report, verdict: Verdict, sections: Sequence[Section], **more: Any) -> str:
     import jinja2
 
     folder = files(__package__)
@@ -96,12 +127,8 @@ def page(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:
         report=report,
         verdict=verdict,
         sections=sections,
-        style=Markup((folder / "report.css").read_text(encoding="utf-8")),
-        script=Markup((folder / "report.js").read_text(encoding="utf-8")),
-        vega=Markup(_vega()),
-        theme=Markup(_as_json(theme())),
         drawings={figure.name: _drawing(figure) for figure in _figures(sections)},
-        nonce=secrets.token_urlsafe(16),
+        **more,
     )
 
 
@@ -125,6 +152,17 @@ def _drawing(figure: Figure) -> Drawing:
     spec["autosize"] = {"type": "fit-x", "contains": "padding", "resize": True}
     subtitle = " ".join(heading.get("subtitle", []))
     return Drawing(heading.get("text", ""), subtitle, spec.get("description", ""), Markup(_as_json(spec)))
+
+
+def _svg(figure: Figure) -> str:
+    """A chart without its title as a vector picture in a data URL."""
+    import vl_convert
+
+    spec: dict[str, Any] = drawable(figure.chart.copy(deep=True).properties(width=WIDTH).to_dict())
+    spec.pop("title", None)
+    spec["config"] = {**theme(INK, FONT), "background": "white"}
+    svg = str(vl_convert.vegalite_to_svg(spec))
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")
 
 
 def _as_json(value: Any) -> str:
@@ -170,14 +208,12 @@ def _spark(values: Sequence[float], highest: float) -> str:
 
 
 def picture(report: Report, verdict: Verdict, sections: Sequence[Section], kind: str) -> bytes:
-    """All charts on white, two in a row, under the verdict: a png, pdf or svg."""
+    """A sheet of all charts on white, two in a row, under the verdict: a png or svg."""
     import vl_convert
 
     spec = _compose(report, verdict, sections)
     if kind == "png":
         return bytes(vl_convert.vegalite_to_png(spec, scale=PIXELS_A_UNIT))
-    if kind == "pdf":
-        return bytes(vl_convert.vegalite_to_pdf(spec))
     return str(vl_convert.vegalite_to_svg(spec)).encode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Writing the report of an experiment: an HTML page, a picture of its charts, or its numbers as JSON."""
+"""Writing the report of an experiment: an HTML page, a PDF, a sheet of its charts, or its numbers as JSON."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ...store.lake import Lake
 from ..scoring.run import FPRS
 from ..statistics.metric import Metric
 from .data import Record, Report
+from .document import Paper, document, need_weasyprint
 from .gather import gather
 from .page import build, page, picture
 from .verdict import RESOLVED_FROM, judged_json
@@ -33,11 +34,12 @@ def write_report(
     pictures: bool = True,
     fprs: tuple[float, ...] = FPRS,
     defended: str | None = None,
+    paper: Paper = "A4",
 ) -> Report:
     """Write the report of an experiment to ``out`` and return what it tells.
 
-    The suffix chooses: .html is the whole report in one file that needs no network, .png, .svg and .pdf are its
-    charts, .json its numbers. Scores that are missing or stale are computed and kept in the lake.
+    The suffix chooses: .html is the whole report in one file that needs no network, .pdf the same on ``paper`` with contents and
+    page numbers, .png and .svg are a sheet of its charts, .json its numbers. Scores that are missing or stale are computed and kept in the lake.
     Without ``pictures`` the report shows no record itself: neither its picture nor the columns of its own. The
     leading figures are at the lowest of ``fprs`` that the target's non-members resolve. ``defended`` is another
     experiment of the same records, trained with a defence, to set beside this one.
@@ -54,12 +56,16 @@ def write_report(
         raise InvalidOption(
             f"the folder {out.parent} for the report does not exist; make it, or choose another"
         )
+    if kind == ".pdf":
+        need_weasyprint()
     report = gather(lake, experiment, target=target, pictures=pictures, fprs=fprs, defended=defended)
     said = verdict(report)
     if kind == ".json":
         content = _json(report, said).encode()
     elif kind == ".html":
         content = page(report, said, build(report)).encode()
+    elif kind == ".pdf":
+        content = document(report, said, build(report), paper)
     else:
         content = picture(report, said, build(report), kind.removeprefix("."))
     _write(out, content)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args
 
 import click
@@ -119,10 +119,22 @@ def excerpt_of(answer: duckdb.DuckDBPyRelation) -> Excerpt:
     return Excerpt(names, [*head[:half], *tail], f"{counted(count)}, {2 * half} shown", half)
 
 
+_INSTANTS = (pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.timestamp("us", "Etc/UTC"))
+"""What DuckDB's timestamps are in Arrow, for which PyArrow's own way to Python imports pandas, 0.3 s."""
+
+
+def _instants(column: pa.Array) -> list[object]:
+    start = datetime(1970, 1, 1, tzinfo=UTC if column.type.tz else None)
+    counted = column.cast(pa.int64()).to_pylist()
+    return [None if value is None else start + timedelta(microseconds=value) for value in counted]
+
+
 def _column_values(column: pa.Array) -> list[object]:
     if pa.types.is_interval(column.type):
         return [None if value is None else _interval(value) for value in column.to_pylist()]
     try:
+        if column.type in _INSTANTS:
+            return _instants(column)
         values: list[object] = column.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError):  # a date beyond year 9999
         values = column.cast(pa.string()).to_pylist()

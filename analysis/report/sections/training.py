@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ....store.format.records import ROLES, Run
 from ...charts.axes import number, percent
-from ...charts.models import auc_of_each, found_histogram, shadow_curve_chart
+from ...charts.models import auc_of_each, found_histogram, likeness_of_models, shadow_curve_chart
 from ...charts.traces import Line, ablation_map, evolution_chart, traces_chart
 from ..data import Report, Traces
 from ..parts import Facts, Figure, Figures, Part, Section, Table
@@ -88,6 +88,9 @@ def fleets(report: Report) -> Section | None:
         report.finding("per-model"),
         report.other("vulnerability"),
     )
+    alike = report.finding("likeness")
+    if alike is not None:
+        drawn.append(Figure("likeness", likeness_of_models(alike)))
     if curve is not None:
         drawn.append(Figure("shadow-curve", shadow_curve_chart(curve)))
     if each is not None:

@@ -1,0 +1,109 @@
+"""The report as a PDF: the whole page on paper, tagged, the same each time, and refused clearly where it cannot be made."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+from losslake.analysis.report.document import document, need_weasyprint
+from losslake.analysis.report.gather import gather
+from losslake.analysis.report.page import build, page, printed_page
+from losslake.analysis.report.words import verdict
+from losslake.analysis.report.write import write_report
+from losslake.store.errors import MissingExtra
+from losslake.store.lake import Lake
+
+from .test_report import make
+
+try:
+    need_weasyprint()
+    MISSING = ""
+except MissingExtra as error:
+    MISSING = str(error)
+needs_weasyprint = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    return make(tmp_path_factory.mktemp("paper") / "lake", samples=60)
+
+
+def words_of(html: str) -> list[str]:
+    """The visible text of a page, word by word."""
+    folded = re.sub(
+        r'<details class="more">.*?</details>|<div class="picked".*?</div>|<span class="hint">.*?</span>|<p class="narrowed".*?</p>',
+        " ",
+        html,
+        flags=re.DOTALL,
+    )
+    body = re.sub(
+        r"<(script|style|noscript|svg|button)\b.*?</\1>", " ", folded.partition("<body>")[2], flags=re.DOTALL
+    )
+    return re.sub(r"<[^>]*>", " ", body).split()
+
+
+def test_paper_says_what_the_screen_says(small: Lake) -> None:
+    report = gather(small, "e")
+    said, sections = verdict(report), build(report)
+    screen, paper = page(report, said, sections), printed_page(report, said, sections)
+    assert set(words_of(screen)) - set(words_of(paper)) <= {"more"}
+    for section in sections:
+        assert f'<a href="#{section.name}">' in paper
+        assert f'<section id="{section.name}"' in paper
+    for record in report.exposed:
+        assert f"sample {record.sample_id}" in paper
+    # Nothing runs, nothing is folded away for want of a click, nothing is fetched.
+    assert "<script" not in paper
+    assert "<button" not in paper
+    assert not re.search(r'(?:src|href)="(?!data:|#)', paper)
+    figures = re.findall(r'<img src="data:image/svg[^"]*" alt="([^"]*)"', paper)
+    assert len(figures) == paper.count("<figure>") > 3
+    assert all(figures)
+
+
+def unpacked(pdf: bytes) -> bytes:
+    """A PDF with what its compressed streams hold behind it."""
+    found = [pdf]
+    for packed in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL):
+        with contextlib.suppress(zlib.error):
+            found.append(zlib.decompress(packed))
+    return b"\n".join(found)
+
+
+@needs_weasyprint
+def test_pdf_is_tagged_titled_and_the_same_each_time(small: Lake) -> None:
+    report = gather(small, "e")
+    said, sections = verdict(report), build(report)
+    made = document(report, said, sections)
+    assert made.startswith(b"%PDF")
+    inside = unpacked(made)
+    # By their places: a difference of such bytes tells nobody anything.
+    for told in (b"/Marked true", b"/Lang (en)", b"/Title (e: privacy report)", b"/MediaBox [0 0 595.27"):
+        assert inside.find(told) > 0, told
+    assert len(re.findall(rb"/Type /Page\b", inside)) > 2
+    again = document(report, said, sections)
+    assert hashlib.sha256(again).hexdigest() == hashlib.sha256(made).hexdigest()
+    assert unpacked(document(report, said, sections, "Letter")).find(b"/MediaBox [0 0 612") > 0
+
+
+@needs_weasyprint
+def test_written_by_its_suffix(small: Lake, tmp_path: Path) -> None:
+    write_report(small, "e", tmp_path / "report.pdf", pictures=False)
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert [one.name for one in tmp_path.iterdir()] == ["report.pdf"]
+
+
+def test_without_weasyprint_the_extra_is_named_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = make(tmp_path / "lake", samples=60)
+    monkeypatch.setitem(sys.modules, "weasyprint", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'losslake\[pdf\]'.*Pango"):
+        write_report(lake, "e", tmp_path / "report.pdf")
+    assert not (tmp_path / "report.pdf").exists()
+    assert lake.sql("select count(*) as n from metrics")["n"].to_list() == [0]
