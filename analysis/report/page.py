@@ -156,13 +156,23 @@ def _drawing(figure: Figure) -> Drawing:
 
 def _svg(figure: Figure) -> str:
     """A chart without its title as a vector picture in a data URL."""
-    import vl_convert
-
     spec: dict[str, Any] = drawable(figure.chart.copy(deep=True).properties(width=WIDTH).to_dict())
     spec.pop("title", None)
     spec["config"] = {**theme(INK, FONT), "background": "white"}
-    svg = str(vl_convert.vegalite_to_svg(spec))
+    svg = _drawn(spec)
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")
+
+
+def _drawn(spec: dict[str, Any]) -> str:
+    """A chart as SVG, the same each time: what is drawn earlier in a process counts the names of clips and gradients on."""
+    import vl_convert
+
+    places: dict[str, str] = {}
+    return re.sub(
+        r'(url\(#|id=")((?:clip|gradient_)\d+)',
+        lambda found: found[1] + places.setdefault(found[2], f"part{len(places)}"),
+        str(vl_convert.vegalite_to_svg(spec)),
+    )
 
 
 def _as_json(value: Any) -> str:
@@ -214,7 +224,7 @@ def picture(report: Report, verdict: Verdict, sections: Sequence[Section], kind:
     spec = _compose(report, verdict, sections)
     if kind == "png":
         return bytes(vl_convert.vegalite_to_png(spec, scale=PIXELS_A_UNIT))
-    return str(vl_convert.vegalite_to_svg(spec)).encode("utf-8")
+    return _drawn(spec).encode("utf-8")
 
 
 def _compose(report: Report, verdict: Verdict, sections: Sequence[Section]) -> dict[str, Any]:
