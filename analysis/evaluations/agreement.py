@@ -14,16 +14,17 @@ from ...store.format.paths import NO_TARGET
 from ..scores import Finding
 from ..scoring.stored import keep_scores
 from ..source import Source
+from ..statistics.alike import alike_and_shared
 from ..statistics.correlation import correlation_metric
 from ..statistics.intervals import clopper_pearson
 from ..statistics.metric import Metric
-from ..statistics.roc import split, threshold_at_fpr
+from ..statistics.roc import split, threshold_at_fpr, tpr_at_fpr
 from .compare import Among, check_fprs, side_by_side
 
 TRUTH = "truth"
 """What membership itself is called where it stands beside the attacks."""
 
-Flags = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 
 
 def spearman(
@@ -79,10 +80,11 @@ def agreement(
     """Share of records on which two scores answer alike, among members and among non-members.
 
     A score answers "member" above its threshold at the FPR, measured on the target's own non-members. agreement is the
-    share of records that both scores answer alike, member or not, with Clopper & Pearson's interval; by_chance is what
-    it would be if the two answered independently. jaccard is |both say member| / |either does|; its interval is that of
-    a share of those that either names, whose number is taken as given. Against the truth agreement is the TPR among
-    members and 1 - FPR among non-members. Records without every score are left out.
+    share of records that both scores answer alike, member or not; by_chance is what it would be if the two answered
+    independently. jaccard is |both say member| / |either does|. Among members the intervals cover the members and the
+    thresholds, which are drawn with the non-members. The non-members' own are Clopper & Pearson's: the same records are
+    counted that set the thresholds. Against the truth agreement is the TPR among members, with its interval, and 1 - FPR
+    among non-members. Records without every score are left out.
 
     Needs: two or more scores.
 
@@ -103,25 +105,44 @@ def agreement(
         notes.append(
             f"{others} non-members cannot resolve an FPR of {fpr:g}: every threshold is the highest of them"
         )
-    named = {TRUTH: member}
-    for name in names:
-        score = table[name].to_numpy()
-        named[name] = score > threshold_at_fpr(split(score, member)[1], fpr)
     metrics: list[Metric] = []
-    for first, second in combinations(named, 2):
-        for among, side in (("members", member), ("non-members", ~member)):
-            about = {"first": first, "second": second, "among": among, "fpr": fpr}
-            metrics += _pair(named[first][side], named[second][side], about)
+    for name in names:
+        sides = split(table[name].to_numpy(), member)
+        metrics += _with_truth(*sides, fpr, {"first": TRUTH, "second": name})
+    scores_of = {name: (table[name].to_numpy()[member], table[name].to_numpy()[~member]) for name in names}
+    for first, second in combinations(names, 2):
+        about = {"first": first, "second": second}
+        metrics += _pair(scores_of[first], scores_of[second], fpr, about)
     return Finding(tuple(metrics), tuple(notes))
 
 
-def _pair(one: Flags, other: Flags, about: dict[str, object]) -> Iterator[Metric]:
-    n, alike = len(one), int((one == other).sum())
-    attacks = about["first"] != TRUTH
-    p, q = float(one.mean()), float(other.mean())
-    chance = {"by_chance": p * q + (1 - p) * (1 - q)} if attacks else {}
-    yield Metric("agreement", alike / n, *clopper_pearson(alike, n), n=n, parameters={**about, **chance})
-    if attacks:
-        both, either = int((one & other).sum()), int((one | other).sum())
-        value = both / either if either else None
-        yield Metric("jaccard", value, *clopper_pearson(both, either), n=either, parameters=about)
+def _with_truth(members: Floats, others: Floats, fpr: float, about: dict[str, object]) -> Iterator[Metric]:
+    """The TPR, with the interval that it has everywhere, and 1 - FPR."""
+    threshold = threshold_at_fpr(others, fpr)
+    caught, spared = float((members > threshold).mean()), int((others <= threshold).sum())
+    rate = tpr_at_fpr(members, others, fpr)
+    among = {**about, "among": "members", "fpr": fpr}
+    yield Metric("agreement", caught, rate.ci_low, rate.ci_high, len(members), among)
+    yield Metric.share("agreement", spared, len(others), {**among, "among": "non-members"})
+
+
+def _pair(
+    one: tuple[Floats, Floats], other: tuple[Floats, Floats], fpr: float, about: dict[str, object]
+) -> Iterator[Metric]:
+    """How alike two attacks answer, from the scores of the members and of the non-members of each."""
+    named = [
+        [score > threshold_at_fpr(np.sort(others), fpr) for score in (members, others)]
+        for members, others in (one, other)
+    ]
+    for side, among in enumerate(("members", "non-members")):
+        first, second = named[0][side], named[1][side]
+        n, alike = len(first), int((first == second).sum())
+        both, either = int((first & second).sum()), int((first | second).sum())
+        p, q = float(first.mean()), float(second.mean())
+        at = {**about, "among": among, "fpr": fpr}
+        intervals = clopper_pearson(alike, n), clopper_pearson(both, either)
+        if among == "members":
+            intervals = alike_and_shared((one[0], other[0]), (one[1], other[1]), fpr)
+        chance = {"by_chance": p * q + (1 - p) * (1 - q)}
+        yield Metric("agreement", alike / n, *intervals[0], n, {**at, **chance})
+        yield Metric("jaccard", both / either if either else None, *intervals[1], either, at)

@@ -14,8 +14,8 @@ from ...store.errors import InvalidOption, NotEnoughData
 from ..scores import Finding, Scores
 from ..scoring.stored import keep_scores
 from ..source import Source
+from ..statistics.alike import shared_tops
 from ..statistics.correlation import rank_correlation, rank_correlations
-from ..statistics.intervals import clopper_pearson
 from ..statistics.metric import Metric
 from ..statistics.roc import split, threshold_at_fpr, tpr_at_fpr, whole_part
 from ..statistics.top_k import Truth, precision_and_recall
@@ -44,8 +44,8 @@ def compare(
 
     vulnerable counts the records that the attack finds; it is the attack's TPR among these records and has its interval. The
     intervals of precision_at_k and recall_at_k are of what endlessly many records like these would give: they are over the members, over
-    which of them come highest, and over the non-members that set the threshold. spearman is the rank correlation of each pair of
-    scores.
+    which of them come highest, and over the non-members that set the threshold; so is that of agreement. spearman is the rank
+    correlation of each pair of scores.
 
     Needs: two or more scores; what the attack under --against needs.
 
@@ -86,10 +86,13 @@ def compare(
             about = {"score": name, "against": against, "fpr": fpr}
             for share in k:
                 metrics += _at_k(columns[name][member], vulnerable, truth, share, about)
-    metrics += [
-        _agreement(a, b, columns[a][member], columns[b][member], max(int(vulnerable.sum()), 1))
-        for a, b in combinations(names, 2)
-    ]
+    places = {name: _places(columns[name][member]) for name in names}
+    for first, second in combinations(names, 2):
+        between = shared_tops(places[first], places[second], attacked, others, fpr)
+        pair = {"first": first, "second": second}
+        metrics.append(
+            _agreement(places[first], places[second], max(int(vulnerable.sum()), 1), between, pair)
+        )
     chosen = np.ones(len(member), dtype=bool) if among == "all" else member == (among == "members")
     correlations = rank_correlations(
         {name: column[chosen] for name, column in columns.items()}, {"among": among}
@@ -210,8 +213,21 @@ def expected_hits(score: Floats, vulnerable: Mask, k: int) -> float:
     return float(vulnerable[above].sum() + room * vulnerable[tied].sum())
 
 
-def _agreement(first: str, second: str, one: Floats, other: Floats, count: int) -> Metric:
-    tops = [set(np.argsort(-score, kind="stable")[:count].tolist()) for score in (one, other)]
-    both, either = len(tops[0] & tops[1]), len(tops[0] | tops[1])
-    pair = {"first": first, "second": second, "records": count, "both": both}
-    return Metric("agreement", both / either, *clopper_pearson(both, either), n=either, parameters=pair)
+def _places(score: Floats) -> npt.NDArray[np.int64]:
+    """The place of each record from 0, the highest score first, ties in order."""
+    places = np.empty(len(score), dtype=np.int64)
+    places[np.argsort(-score, kind="stable")] = np.arange(len(score))
+    return places
+
+
+def _agreement(
+    one: npt.NDArray[np.int64],
+    other: npt.NDArray[np.int64],
+    count: int,
+    interval: tuple[float, float],
+    pair: dict[str, object],
+) -> Metric:
+    both = int(((one < count) & (other < count)).sum())
+    either = 2 * count - both
+    about = {**pair, "records": count, "both": both}
+    return Metric("agreement", both / either, *interval, n=either, parameters=about)

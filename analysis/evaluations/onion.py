@@ -20,7 +20,7 @@ from ..statistics.correlation import rank_correlation
 from ..statistics.intervals import CONFIDENCE, clopper_pearson
 from ..statistics.metric import Metric
 from ..statistics.reestimation import Outcomes, chance_above, distribution
-from ..statistics.roc import split, threshold_at_fpr
+from ..statistics.roc import split, threshold_at_fpr, tpr_at_fpr
 from .compare import check_fprs
 
 MEMORIZED = (0.2, 0.4, 0.6, 0.8)
@@ -32,11 +32,20 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class _Level:
-    """One rule of who is exposed: its parameters, and the threshold before and after."""
+    """One rule of who is exposed: its parameters, the threshold before and after, and the non-members that set them."""
 
     about: Mapping[str, float]
     before: float
     after: float
+    others: tuple[Floats, Floats] | None = None
+
+    def share(self, metric: str, score: Floats, after: bool, about: Mapping[str, Any]) -> Metric:
+        """The share of scores above the threshold; of an attack it is a TPR and has the interval of one."""
+        hits, n = int((score > (self.after if after else self.before)).sum()), len(score)
+        if self.others is None:
+            return _share(metric, hits, n, about)
+        rate = tpr_at_fpr(np.sort(score), self.others[after], self.about["fpr"])
+        return Metric(metric, hits / n, rate.ci_low, rate.ci_high, n, about)
 
 
 def onion(
@@ -61,7 +70,8 @@ def onion(
     exposure with them, exposed_after would be exposed_before; change_of_exposed is the difference (Agresti & Min 2005,
     paired). newly_exposed are the records exposed now among those that were not, no_longer_exposed the reverse. An attack
     has a threshold at the FPR in each experiment on its target's own non-members, and only records that are members of
-    both targets count.
+    both targets count: exposed_with_removed, exposed_before and exposed_after are then TPRs and have the intervals of TPRs. Those
+    of who changed sides are at the thresholds as they were measured.
 
     Estimates from few shadow runs cross a threshold by chance, upward above all where the records were removed for their
     estimate: newly_by_chance is the share that another draw of shadow runs alone would give (for memorization of correct
@@ -155,7 +165,11 @@ def _levels(
         raise NotEnoughData(
             f"{name} has no threshold: there is no non-member with a score in one of the experiments"
         )
-    return [_Level({"fpr": at}, *(threshold_at_fpr(one, at) for one in others)) for at in fpr]
+    before, after = others
+    return [
+        _Level({"fpr": at}, threshold_at_fpr(before, at), threshold_at_fpr(after, at), others=(before, after))
+        for at in fpr
+    ]
 
 
 def _compared(
@@ -174,9 +188,10 @@ def _compared(
     chance = _by_chance(both, first, levels) if noisy else None
     for column, level in enumerate(levels):
         at = {**about, **level.about}
-        all_before = first["score"].to_numpy() > level.before
-        yield _share("exposed_with_removed", int(all_before.sum()), len(all_before), at)
-        yield from _exposed(old > level.before, new > level.after, at)
+        yield level.share("exposed_with_removed", first["score"].to_numpy(), False, at)
+        yield level.share("exposed_before", old, False, at)
+        yield level.share("exposed_after", new, True, at)
+        yield from _changed(old > level.before, new > level.after, at)
         hidden = old <= level.before
         if chance is not None:
             expected = float(chance[hidden, column].mean()) if hidden.any() else None
@@ -191,11 +206,9 @@ def _mean_change(change: Floats, about: Mapping[str, Any]) -> Metric:
     return Metric("mean_change", mean, mean - reach, mean + reach, n, about)
 
 
-def _exposed(old: Flags, new: Flags, about: dict[str, Any]) -> Iterator[Metric]:
-    """How many are exposed before and after, and who changed sides."""
+def _changed(old: Flags, new: Flags, about: dict[str, Any]) -> Iterator[Metric]:
+    """How many changed sides."""
     n, newly, gone = len(old), int((new & ~old).sum()), int((old & ~new).sum())
-    yield _share("exposed_before", int(old.sum()), n, about)
-    yield _share("exposed_after", int(new.sum()), n, about)
     yield _share("newly_exposed", newly, int((~old).sum()), about)
     yield _share("no_longer_exposed", gone, int(old.sum()), about)
     centre = (newly - gone) / (n + 2)
