@@ -18,12 +18,18 @@ from ...store.lake import Lake
 from ..callables import unknown_choice
 from ..data.npy import brief, refuse_pickle
 from ..progress import Progress
-from .files import INDEX, check_labels, in_order, read_keep, read_labels
+from .files import INDEX, check_labels, folders_in, in_order, read_keep, read_labels
 from .runs import GivenRun, Universe, import_runs, run_names
 
 _FOLDERS = {"losses": "traces", "grad_norms": "grad_norms", "confidences": "margins"}
 _SHADOW = re.compile(r"_shadow_[0-9]+")
-_SCORES = {"og_idx": pa.int64(), "target_trained_on": pa.bool_(), "lira_score": pa.float64()}
+_FREE = "free_train_losses"
+_SCORES = {
+    "og_idx": pa.int64(),
+    "target_trained_on": pa.bool_(),
+    "lira_score": pa.float64(),
+    "label": pa.int64(),
+}
 
 
 @dataclass(frozen=True)
@@ -92,15 +98,17 @@ def import_loss_traces(
     become the samples' column peer_lira_score (higher = more likely a member). Who is in the shadows' training sets,
     and in the target's where there is no CSV, stands only in pickled checkpoints: ``keep`` names an .npy file of bool
     (K, N), a row each for the target, unless the CSV has it, and for the shadows by number. ``target`` names exp where
-    the folder holds several. ``labels`` as in `import_lira`; NULL without. See `import_runs` for the errors.
+    the folder holds several. ``labels`` as in `import_lira`; else a column label of the CSV; else NULL. Losses that were recorded inside the
+    training steps (``free_train_losses/``), of members alone, and other files of exp are not read, and named. See `import_runs` for the errors.
     """
     refuse_pickle(path)
     exp = _choose(path, target)
     models, notes = _find(path, exp)
     samples = models[exp]["traces"].rows
-    in_target, score, unused = _find_scores(path / "lira_scores", exp, samples)
+    chosen, in_target, score, known = _find_scores(path / "lira_scores", exp, samples)
+    unused = _others(path, exp, chosen)
     members = _members(models, exp, in_target, keep, samples, path)
-    known = None if labels is None else check_labels(read_labels(labels), str(labels))
+    known = known if labels is None else check_labels(read_labels(labels), str(labels))
     if known is not None and len(known) != samples:
         raise InvalidInput(f"{labels}: has {len(known)} labels, losses/ has {samples} samples")
     columns = {}
@@ -156,6 +164,11 @@ def _choose(path: Path, target: str | None) -> str:
     """The experiment that is meant: a file of losses that is of no dual and no shadow."""
     found = _parquet_files(path / "losses")
     if not found:
+        if _parquet_files(path / _FREE):
+            raise InvalidInput(
+                f"{path}: has no losses/, and {_FREE}/ is of members alone; train with --track_computed_loss, or import its "
+                "values as the traces of an .npz (NaN for others), with keep"
+            )
         raise InvalidInput(
             f"{path}: holds no losses/*.pq; give the storage folder of loss_traces, with losses/ and lira_scores/ in it"
         )
@@ -259,10 +272,10 @@ def _epoch_table(path: Path) -> _EpochTable:
 
 def _find_scores(
     folder: Path, exp: str, samples: int
-) -> tuple[np.ndarray | None, np.ndarray | None, list[str]]:
-    """The members of the target of ``exp``, bool (N,), its peer scores (N,), and notes on files that are not used.
+) -> tuple[Path | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """The file of scores, and from it the members of the target of ``exp``, bool (N,), its peer scores and the labels (N,).
 
-    Members and scores are None where there are none; a higher score = more likely a member.
+    None is what there is none of; a higher score = more likely a member.
     Files are called {exp}_target, {exp}_target_256 (of so many shadow models) or {exp}, with or without .csv; of
     several the one of most shadow models counts. Raises InvalidInput.
     """
@@ -273,13 +286,26 @@ def _find_scores(
         if match and file.is_file():
             found.append((int(match["shadows"] or -1), file))
     if not found:
-        return None, None, []
+        return None, None, None, None
     _, chosen = max(found, key=lambda each: each[0])
-    unused = [f"lira_scores/{file.name}" for _, file in found if file != chosen]
-    return *_read_scores(chosen, samples), [f"files not used: {', '.join(unused)}"] if unused else []
+    return chosen, *_read_scores(chosen, samples)
 
 
-def _read_scores(path: Path, samples: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _others(path: Path, exp: str, scores: Path | None) -> list[str]:
+    """A note on the files of ``exp`` in folders that are not read, and on scores beside those that are."""
+    mine = re.compile(re.escape(exp) + r"([_.].*)?")
+    unused = [
+        f"{folder.name}/{file.name}"
+        for folder in folders_in(path)
+        if folder.name not in _FOLDERS
+        for file in in_order(folder.iterdir())
+        if file.is_file() and mine.fullmatch(file.name) and file != scores
+    ]
+    more = f" and {len(unused) - 8} more" if len(unused) > 8 else ""
+    return [f"files not used: {', '.join(unused[:8])}{more}"] if unused else []
+
+
+def _read_scores(path: Path, samples: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     # NaN and an empty cell are a score that the peer could not compute.
     convert = pyarrow.csv.ConvertOptions(column_types=_SCORES)
     try:
@@ -300,4 +326,9 @@ def _read_scores(path: Path, samples: int) -> tuple[np.ndarray, np.ndarray | Non
         )
     order = np.argsort(ids)
     score = table["lira_score"].to_numpy()[order] if "lira_score" in names else None
-    return table["target_trained_on"].to_numpy()[order], score
+    labels = None
+    if "label" in names:
+        if table["label"].null_count:
+            raise InvalidInput(f"{path}: label is missing in some rows; it must be in each, or in none")
+        labels = check_labels(table["label"].to_numpy()[order], str(path))
+    return table["target_trained_on"].to_numpy()[order], score, labels

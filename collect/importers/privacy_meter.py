@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +23,19 @@ _READ_BYTES = 64 << 20
 _ROUNDING = 1e-5
 """How far above 1 rounding may have taken a probability."""
 
+_RANGE = "_ramia_signals.npy"
+"""What the file of a range audit is called: several neighbours of each sample, how they were drawn not being stored."""
+
 
 @dataclass(frozen=True)
 class _Files:
-    """memberships (M, N); signals (K, M) of the samples ``rows`` (K,); population (P, M)."""
+    """memberships (M, N); signals (K, M) of the samples ``rows`` (K,); population (P, M). Both are ``losses``, or probabilities."""
 
     memberships: NpyFile
     signals: NpyFile
     population: NpyFile | None
     rows: np.ndarray
+    losses: bool = False
 
 
 def import_privacy_meter(
@@ -48,8 +52,10 @@ def import_privacy_meter(
     """Import the models in the log folder ``path`` as model_0, model_1, ...
 
     ``models/memberships.npy`` is bool (M, N), ``signals/*_signals.npy`` (K, M) the probability p of the true label:
-    loss = -log p, correct is NULL. ``signals/*_signals_pop.npy`` (P, M), where it is there, is of population samples,
-    which become samples N to N + P - 1. An audit of K < N samples does not store which they are: ``rows`` names an
+    loss = -log p, correct is NULL. In ``loss_signals.npy`` older versions wrote losses and newer ones write p: values
+    above 1 tell, and where they do not, a file in which members have less than others is refused. ``signals/*_signals_pop.npy`` (P, M),
+    where it is there, is of population samples, which become samples N to N + P - 1. Signals of a range audit
+    (``*_ramia_signals.npy``) are not read: how the neighbours were drawn is not stored, and there are none of the population. An audit of K < N samples does not store which they are: ``rows`` names an
     .npy file of their numbers (K,), in the order of the rows. Labels are not stored: ``labels`` names a file of N + P
     of them (.npy, or CSV or Parquet with a column label), else they are NULL. ``signals`` says which file counts
     where there are several. All are shadows but ``target``. See `import_runs` for the errors.
@@ -95,6 +101,8 @@ def _runs(files: _Files, names: list[str], population: np.ndarray) -> Iterator[G
 
 
 def _loss(probability: np.ndarray, ids: np.ndarray, files: _Files, number: int) -> np.ndarray:
+    if files.losses:
+        return probability  # the run's check says where a loss cannot be one
     wrong = ~((probability >= 0) & (probability <= 1 + _ROUNDING))
     if wrong.any():
         row = int(np.argmax(wrong))
@@ -119,9 +127,13 @@ def _find(path: Path, rows: Path | None, chosen: str | None) -> tuple[_Files, li
     models, samples = memberships.shape
     folder = path / "signals"
     every = sorted(file.name for file in folder.glob("*.npy")) if folder.is_dir() else []
-    usable = [
-        name for name in every if name.endswith("_signals.npy") and not name.endswith("_ramia_signals.npy")
-    ]
+    ranged = [name for name in every if name.endswith(_RANGE)]
+    usable = [name for name in every if name.endswith("_signals.npy") and name not in ranged]
+    if chosen in ranged or (ranged and not usable):
+        raise InvalidInput(
+            f"{folder / (chosen or ranged[0])}: is of a range audit, and neither how its neighbours were drawn nor those of a "
+            "population are stored; run the audit of the records themselves (run_mia.py) in this log_dir for its signals"
+        )
     if not usable:
         raise InvalidInput(
             f"{folder}: holds no file ending in _signals.npy; run the audit first, and give its log_dir"
@@ -135,10 +147,33 @@ def _find(path: Path, rows: Path | None, chosen: str | None) -> tuple[_Files, li
     population = folder / f"{name.removesuffix('.npy')}_pop.npy"
     held = _matrix(population, models) if population.exists() else None
     unused = [other for other in every if other not in (name, population.name)]
-    return (
-        _Files(memberships, signals, held, _rows(rows, signals, samples)),
-        [f"signals not used: {', '.join(unused[:8])}"] if unused else [],
-    )
+    notes = [f"signals not used: {', '.join(unused[:8])}"] if unused else []
+    files = _Files(memberships, signals, held, _rows(rows, signals, samples))
+    if name == "loss_signals.npy" and _are_losses(files):
+        notes.append(f"{name} holds values above 1: they are taken for losses")
+        files = replace(files, losses=True)
+    return files, notes
+
+
+def _are_losses(files: _Files) -> bool:
+    """Whether values go beyond 1, as losses do. Raises InvalidInput where they do not and members have less than others."""
+    values, keep = files.signals.open(), files.memberships.open()
+    inside, outside = [0.0, 0], [0.0, 0]
+    step = max(1, _READ_BYTES // (values.shape[1] * 8))
+    for first in range(0, len(values), step):
+        block = np.array(values[first : first + step], dtype=np.float64)
+        if (block > 1 + _ROUNDING).any():
+            return True
+        members = as_bool(keep[:, files.rows[first : first + step]], str(files.memberships.path)).T
+        for side, flags in ((inside, members), (outside, ~members)):
+            side[0] += float(block[flags].sum())
+            side[1] += int(flags.sum())
+    if inside[1] and outside[1] and inside[0] / inside[1] < outside[0] / outside[1]:
+        raise InvalidInput(
+            f"{files.signals.path}: lies from 0 to 1, and members have less than others: it cannot be told whether these are "
+            "losses or probabilities; import the losses as arrays (loss in an .npz)"
+        )
+    return False
 
 
 def _matrix(path: Path, models: int) -> NpyFile:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from losslake.collect.importers.loss_traces import import_loss_traces
+from losslake.collect.progress import Silent
 from losslake.collect.signals.from_logits import phi_from_loss
 from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption
 from losslake.store.lake import Lake
@@ -123,6 +124,57 @@ def test_the_scores_of_most_shadow_models_count(lake: Lake, path: Path) -> None:
     write_scores(path / "lira_scores" / "exp11_target_512", np.arange(N), SCORES + 3)
     import_loss_traces(lake, "e", path)
     np.testing.assert_allclose(lake.samples("e")["peer_lira_score"], SCORES + 1)
+
+
+class Heard(Silent):
+    """Keeps what a person is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+
+def test_labels_beside_the_scores(lake: Lake, path: Path, tmp_path: Path) -> None:
+    labels = np.arange(N) % 4
+    order = RNG.permutation(N)
+    lines = [f"{i},{SCORES[i]},{bool(MEMBERS[i])},{labels[i]}" for i in order]
+    file = path / "lira_scores" / "exp1_target"
+    file.write_text("\n".join(["og_idx,lira_score,target_trained_on,label", *lines]))
+    import_loss_traces(lake, "e", path)
+    assert lake.samples("e")["label"].to_pylist() == labels.tolist()
+    np.save(tmp_path / "y.npy", labels + 1)
+    import_loss_traces(lake, "f", path, labels=tmp_path / "y.npy")  # what is asked for comes first
+    assert lake.samples("f")["label"].to_pylist() == (labels + 1).tolist()
+    for wrong, message in (("", "label is missing"), ("-1", "labels run from 0")):
+        file.write_text(
+            "\n".join(["og_idx,lira_score,target_trained_on,label", *lines[:-1], lines[-1][:-1] + wrong])
+        )
+        with pytest.raises(InvalidInput, match=message):
+            import_loss_traces(lake, "g", path)
+
+
+def test_what_is_not_read_is_named(lake: Lake, path: Path) -> None:
+    for folder in ("free_train_losses", "rmia_2.0_scores", "figures"):
+        (path / folder).mkdir()
+    frame(LOSSES["exp1"]).write_parquet(path / "free_train_losses" / "exp1.pq")
+    (path / "rmia_2.0_scores" / "exp1_target").write_text("og_idx,rmia\n")
+    (path / "rmia_2.0_scores" / "exp10_target").write_text("og_idx,rmia\n")
+    write_scores(path / "lira_scores" / "exp1_dual_track_both_0", np.arange(N))
+    heard = Heard()
+    import_loss_traces(lake, "e", path, progress=heard)
+    assert heard.notes == [
+        "files not used: free_train_losses/exp1.pq, lira_scores/exp1_dual_track_both_0, rmia_2.0_scores/exp1_target"
+    ]
+
+
+def test_losses_of_members_alone(lake: Lake, path: Path) -> None:
+    (path / "losses").rename(path / "free_train_losses")
+    with pytest.raises(
+        InvalidInput, match=r"free_train_losses/ is of members alone; .*--track_computed_loss"
+    ):
+        import_loss_traces(lake, "e", path)
 
 
 def test_several_experiments(lake: Lake, path: Path) -> None:

@@ -10,10 +10,23 @@ import numpy as np
 import pytest
 from losslake.collect.importers import privacy_meter as module
 from losslake.collect.importers.privacy_meter import import_privacy_meter
+from losslake.collect.progress import Silent
 from losslake.store.errors import InvalidInput, InvalidOption
 from losslake.store.lake import Lake
 
 M, N, P = 5, 12, 4
+
+
+class Heard(Silent):
+    """Keeps what a person is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+
 RNG = np.random.default_rng(1)
 KEEP = RNG.random((M, N)) < 0.5
 SIGNALS = RNG.random((N, M)).astype(np.float32)
@@ -101,6 +114,36 @@ def test_several_files_of_signals(lake: Lake, path: Path) -> None:
     runs = import_privacy_meter(lake, "e", path, signals="loss_signals.npy")
     assert lake.experiment("e").samples == N  # no population of its own
     assert runs[0].info.extra["from"] == "loss_signals.npy column 0"
+
+
+@pytest.mark.parametrize("signals", [None, "rmia_ramia_signals.npy"])
+def test_signals_of_a_range_audit_are_refused(lake: Lake, path: Path, signals: str | None) -> None:
+    np.save(path / "signals" / "rmia_ramia_signals.npy", np.repeat(SIGNALS, 3, axis=0))
+    if signals is None:
+        (path / "signals" / "rmia_signals.npy").unlink()
+    with pytest.raises(InvalidInput, match=r"rmia_ramia_signals\.npy: is of a range audit.*run_mia"):
+        import_privacy_meter(lake, "e", path, signals=signals)
+    assert lake.experiments() == []
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_losses_of_older_versions(lake: Lake, path: Path, scale: float) -> None:
+    """Losses and probabilities have one name; what cannot be told apart is refused."""
+    given = (SIGNALS * (1.0 - 0.5 * KEEP.T)).astype(np.float32)  # members have less
+    np.save(path / "signals" / "loss_signals.npy", given * scale)
+    if scale == 1:
+        with pytest.raises(InvalidInput, match="members have less than others"):
+            import_privacy_meter(lake, "e", path, signals="loss_signals.npy")
+        np.save(path / "signals" / "loss_signals.npy", SIGNALS * (0.5 + 0.5 * KEEP.T))
+        import_privacy_meter(lake, "e", path, signals="loss_signals.npy")
+        with np.errstate(divide="ignore"):
+            want = -np.log((SIGNALS * (0.5 + 0.5 * KEEP.T)).T)
+    else:
+        heard = Heard()
+        import_privacy_meter(lake, "e", path, signals="loss_signals.npy", progress=heard)
+        assert "loss_signals.npy holds values above 1: they are taken for losses" in heard.notes
+        want = given.T * scale
+    np.testing.assert_allclose(losses(lake)[:, :N], want, rtol=1e-6)
 
 
 def rewrite(file: str, values: Any) -> Callable[[Path], None]:
