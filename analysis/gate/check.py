@@ -23,7 +23,7 @@ from ..scoring.stored import keep_scores
 from ..source import Source
 from ..statistics.intervals import CONFIDENCE, clopper_pearson
 from ..statistics.metric import Metric
-from ..statistics.roc import auc, split, tpr_at_fpr
+from ..statistics.roc import RESOLVED_FROM, auc, firm, split, tpr_at_fpr
 from .rules import Rule
 
 Status = Literal["pass", "FAIL", "UNRESOLVED"]
@@ -88,8 +88,12 @@ def _judge(rule: Rule, metric: Metric, notes: tuple[str, ...]) -> Verdict:
 def _doubt(rule: Rule, metric: Metric) -> str:
     """Why a metric says nothing about the limit; empty where it does."""
     told = metric.parameters
-    if rule.metric == "tpr" and not told["resolved"]:
-        return f"{told['non_members']} non-members cannot resolve an FPR of {rule.fpr:g}"
+    if rule.metric == "tpr" and not firm(told["fpr"], told["non_members"]):
+        expected = told["fpr"] * told["non_members"]
+        return (
+            f"{told['non_members']} non-members cannot resolve an FPR of {rule.fpr:g}: {expected:.3g} are expected above the "
+            f"threshold, {RESOLVED_FROM} are needed"
+        )
     if rule.metric == "auc" and metric.ci_high is not None and metric.ci_high < 0.5:
         return "the score ranks members below non-members, so it is no attack to pass"
     if rule.metric == "epsilon" and told["most"] <= rule.max:

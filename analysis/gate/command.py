@@ -87,7 +87,8 @@ def gate(
 
     Prints a line a rule: pass, FAIL or UNRESOLVED, the rule, the value and its 95% interval. A limit is kept when the
     upper end of the interval is not above it, so that passing is evidence; --compare value takes the plain value. What
-    the data cannot tell is UNRESOLVED and fails: an FPR that the non-members cannot resolve, no shadow runs, no scores.
+    the data cannot tell is UNRESOLVED and fails: an FPR that the non-members cannot resolve (five of
+    them must be expected above the threshold: 1% takes 500), no shadow runs, no scores.
     Single records without a score count as if they were told apart. Of epsilon the lower bound is compared: no audit has
     an upper one, so passing says that this audit found no more, and it is UNRESOLVED where it could not have, and where the
     lake does not know how members were drawn and --inclusion does not say. --compare value takes its estimate.

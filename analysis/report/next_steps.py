@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from ...store.format.records import Experiment
 from ..source import of_own_loop
+from ..statistics.roc import RESOLVED_FROM
 from .data import Report
-from .verdict import FEWEST_MEMBERS, RESOLVED_FROM, Judgement, rests_on_likeness
+from .verdict import FEWEST_MEMBERS, Judgement, rests_on_likeness
 
 MANY_SHADOWS = 64
 """Shadow models from which LiRA gains little from more."""

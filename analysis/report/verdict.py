@@ -18,7 +18,7 @@ from ..evaluations.shifted_members import stands_against_shift
 from ..scores import Scores
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
-from ..statistics.roc import auc, split, threshold_at_fpr, tpr_at_fpr
+from ..statistics.roc import auc, firm, split, threshold_at_fpr, tpr_at_fpr
 from .data import Attack, Scored, beats_guessing, label_of
 
 Level = Literal["clear leak", "signs", "none found", "cannot tell"]
@@ -35,9 +35,6 @@ Rule = Literal[
     "no better than guessing",
     "no attack",
 ]
-
-RESOLVED_FROM = 5
-"""Non-members expected above the threshold from which a TPR counts as resolved; of fewer, its interval reaches down to 0."""
 
 CLEAR = 2
 """How many times the FPR the TPR's whole interval exceeds in a clear leak: most of those named are then named for cause."""
@@ -113,8 +110,7 @@ def chosen(attacks: Sequence[Attack]) -> Attack | None:
 
 def resolves(tpr: Metric) -> bool:
     """Whether about `RESOLVED_FROM` non-members or more are expected above the threshold of this rate."""
-    expected = float(tpr.parameters["fpr"]) * int(tpr.parameters["non_members"])
-    return tpr.value is not None and expected >= RESOLVED_FROM * (1 - 1e-9)
+    return tpr.value is not None and firm(tpr.parameters["fpr"], tpr.parameters["non_members"])
 
 
 def finest(attack: Attack) -> Metric | None:

@@ -13,10 +13,11 @@ from ..charts.scores import MEMORIZED
 from ..evaluations.likeness import CAUTIONS, SHIFTED
 from ..source import of_own_loop
 from ..statistics.metric import Metric
+from ..statistics.roc import RESOLVED_FROM
 from .data import Attack, Headline, Report, beats_guessing, metric_of
 from .next_steps import Step, steps
 from .parts import fixed, interval, plural
-from .verdict import RESOLVED_FROM, Better, Judgement, is_strong, rests_on_likeness
+from .verdict import Better, Judgement, is_strong, rests_on_likeness
 
 
 @dataclass(frozen=True)

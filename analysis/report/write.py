@@ -15,11 +15,12 @@ from ...store.format.outgoing import whole_text
 from ...store.lake import Lake
 from ..scoring.run import FPRS
 from ..statistics.metric import Metric
+from ..statistics.roc import RESOLVED_FROM
 from .data import Record, Report
 from .document import Paper, document, need_weasyprint
 from .gather import gather
 from .page import build, page, picture
-from .verdict import RESOLVED_FROM, judged_json
+from .verdict import judged_json
 from .words import Verdict, verdict
 
 FORMATS = (".html", ".pdf", ".png", ".svg", ".json")

@@ -22,6 +22,9 @@ from .metric import Metric
 
 Floats = npt.NDArray[np.float64]
 
+RESOLVED_FROM = 5
+"""Non-members expected above the threshold from which a TPR tells something; of fewer, its interval reaches down to 0."""
+
 FEW = 500
 """With fewer members or non-members than this, an interval of an AUC is not left to its variance alone."""
 
@@ -91,7 +94,7 @@ def tpr_at_fpr(members: Floats, others: Floats, fpr: float, confidence: float = 
     them it lies, and so how many members are above it at least and at most: `uncertain_share` of these, averaged over
     the binomial. Where
     fewer than one non-member is expected above the threshold the rate cannot be measured: ``value`` is
-    None, ``resolved`` is False, and the interval says what is left.
+    None, ``resolved`` is False, and the interval says what is left. Verdicts and gates take a rate only where it is `firm`.
     """
     n = len(others)
     hits = int((members > threshold_at_fpr(others, fpr)).sum())
@@ -106,6 +109,11 @@ def tpr_at_fpr(members: Floats, others: Floats, fpr: float, confidence: float = 
     value = hits / len(members) if resolved else None
     about = {"fpr": fpr, "resolved": resolved, "non_members": n}
     return Metric("tpr_at_fpr", value, low, high, len(members), about)
+
+
+def firm(fpr: float, non_members: int) -> bool:
+    """Whether about `RESOLVED_FROM` non-members or more are expected above the threshold."""
+    return fpr * non_members >= RESOLVED_FROM * (1 - 1e-9)
 
 
 def uncertain_thresholds(others: Floats, above: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:

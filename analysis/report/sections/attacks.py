@@ -10,9 +10,9 @@ from ...charts.kde import confusion_matrix, loss_densities
 from ...charts.roc import roc_chart, tpr_chart
 from ...scores import Finding
 from ...statistics.metric import Metric
+from ...statistics.roc import RESOLVED_FROM
 from ..data import Report
 from ..parts import Figure, Figures, Part, Section, Table, area, fixed, rate
-from ..verdict import RESOLVED_FROM
 
 _RATES = {"auc": "AUC", "tpr_at_fpr": "TPR"}
 

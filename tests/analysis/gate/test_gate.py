@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -82,6 +83,24 @@ def test_an_fpr_that_the_non_members_cannot_resolve_fails(null: Lake, compare: s
     assert found.status == "UNRESOLVED"
     assert "cannot resolve an FPR of 0.001" in found.reason
     assert not passed([found])
+
+
+@pytest.mark.parametrize("effect", [0.0, 9.0])
+@pytest.mark.parametrize("others", [49, 50, 249, 250, 499, 500])
+def test_no_limit_on_a_rate_that_too_few_non_members_carry(
+    lake_of: MakeLake, others: int, effect: float
+) -> None:
+    """From five expected above the threshold on, as the verdict has it; before, whatever the limit and the scores."""
+    member = np.arange(others + 60) < 60
+    score = np.random.default_rng(others).normal(size=len(member)) + effect * member
+    with open_source(lake_of(member[None], score[None]), "tests") as source:
+        for fpr, limit, compare in product((0.01, 0.02, 0.1), (0.0, 1.0), ("upper", "value")):
+            (found,) = check_rules(source, [Rule("tpr", "loss", limit, fpr=fpr, compare=compare)])  # type: ignore[arg-type]
+            if others * fpr < 5 - 1e-9:
+                assert found.status == "UNRESOLVED"
+                assert f"{others} non-members cannot resolve an FPR of {fpr:g}" in found.reason
+            else:
+                assert found.status != "UNRESOLVED"
 
 
 def test_what_the_lake_does_not_hold_fails(lake_of: MakeLake) -> None:
