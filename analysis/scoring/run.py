@@ -18,7 +18,7 @@ from ..declare import DUALS, MASK, SHARED, WITHOUT, Analysis, parse_options, var
 from ..scores import Scores, count_unscored
 from ..source import Source
 from ..statistics.metric import Metric
-from ..statistics.roc import evaluate
+from ..statistics.roc import RESOLVED_FROM, evaluate, firm
 from .on_spark import check_on_spark
 
 FPRS = (0.001, 0.01, 0.1)
@@ -112,12 +112,34 @@ def keep(
 
 
 def _unresolved(metrics: tuple[Metric, ...]) -> tuple[str, ...]:
-    coarse = [metric for metric in metrics if metric.parameters.get("resolved") is False]
-    if not coarse:
-        return ()
-    lowest = ", ".join(f"{metric.parameters['fpr']:g}" for metric in coarse)
-    seen = coarse[0].parameters["non_members"]
-    return (f"{seen} non-members cannot resolve an FPR of {lowest}: only the interval of its TPR is given",)
+    """What to know of rates that the non-members do not resolve, or hardly."""
+    rates = [metric for metric in metrics if metric.metric == "tpr_at_fpr"]
+    coarse = [metric for metric in rates if not metric.parameters["resolved"]]
+    told = []
+    if coarse:
+        told.append(
+            f"{_non_members(coarse)} cannot resolve an FPR of {_fprs(coarse)}: only the interval of its TPR is given"
+        )
+    weak = [
+        metric
+        for metric in rates
+        if metric.parameters["resolved"]
+        and not firm(metric.parameters["fpr"], metric.parameters["non_members"])
+    ]
+    if weak:
+        told.append(
+            f"{_non_members(weak)} hardly resolve an FPR of {_fprs(weak)}: fewer than {RESOLVED_FROM} are expected above the "
+            "threshold; go by the interval of its TPR, not by the value"
+        )
+    return tuple(told)
+
+
+def _non_members(rates: list[Metric]) -> str:
+    return f"{rates[0].parameters['non_members']} non-members"
+
+
+def _fprs(rates: list[Metric]) -> str:
+    return ", ".join(f"{metric.parameters['fpr']:g}" for metric in rates)
 
 
 def _behind_mask(source: Source, analysis: Analysis, chosen: Mapping[str, Any]) -> Scores:

@@ -23,7 +23,7 @@ from .metric import Metric
 Floats = npt.NDArray[np.float64]
 
 RESOLVED_FROM = 5
-"""Non-members expected above the threshold from which a TPR tells something; of fewer, its interval reaches down to 0."""
+"""Non-members expected above the threshold from which a TPR tells something; under about four its interval reaches down to 0."""
 
 FEW = 500
 """With fewer members or non-members than this, an interval of an AUC is not left to its variance alone."""
