@@ -12,7 +12,7 @@ from ..store.errors import NotFound
 from ..store.lake import Lake
 from .command_options import DATA, EXPERIMENT, RECIPE, RUNNING, data_of, recipe_of
 from .fleet.commands import FLEETS
-from .progress import ProgressLines
+from .progress import GETTING_READY, ProgressLines
 from .recipe import Recipe
 
 
@@ -59,17 +59,22 @@ def target(lake: str, experiment: str, **given: Any) -> None:
     Example:
       losslake collect target --lake my-lake --experiment digits --dataset digits --model mlp --epochs 40
     """
+    progress = ProgressLines(f"{experiment} {given['run']}")
+    progress.note(GETTING_READY)
+    from ..store.upkeep.remove import unused_removed
     from .experiment.prepare import prepare_experiment
     from .fleet.target_and_shadows import collect_target
 
     recipe = recipe_of(given)
     data = data_of(given)
     opened = Lake.open(lake, create=True)
-    prepared = prepare_experiment(opened, experiment, seed=given["seed"], fraction=given["fraction"], **data)
-    progress = ProgressLines(f"{experiment} {given['run']}")
-    runs = collect_target(
-        opened, experiment, recipe=recipe or Recipe(), prepared=prepared, progress=progress, **given
-    )
+    with unused_removed(opened, experiment):
+        prepared = prepare_experiment(
+            opened, experiment, seed=given["seed"], fraction=given["fraction"], **data
+        )
+        runs = collect_target(
+            opened, experiment, recipe=recipe or Recipe(), prepared=prepared, progress=progress, **given
+        )
     for run in runs:
         click.echo(_summary(run))
 
@@ -136,15 +141,17 @@ def import_(layout: str, path: Path, lake: str, experiment: str, **given: Any) -
       losslake collect import privacy-meter demo_cifar10 --lake my-lake --experiment pm
       losslake collect import loss-traces storage --keep shadows.npy --lake my-lake --experiment lt
     """
+    progress = ProgressLines(f"import {path.name}")
+    progress.note(GETTING_READY)
+    from ..store.upkeep.remove import unused_removed
     from .importers.layouts import find_layout, import_layout
 
     find_layout(layout)
     if not path.exists():
         raise NotFound(f"there is no file or folder {path}")
     opened = Lake.open(lake, create=True)
-    runs = import_layout(
-        layout, opened, experiment, path, progress=ProgressLines(f"import {path.name}"), **given
-    )
+    with unused_removed(opened, experiment):
+        runs = import_layout(layout, opened, experiment, path, progress=progress, **given)
     click.echo(f"{len(runs)} runs in {opened.path}, experiment {experiment}")
 
 

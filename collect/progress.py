@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 
+GETTING_READY = "getting ready"
+"""What a command says before it imports torch and loads data, which may take a while."""
+
+
 class Progress(Protocol):
     """Told by collectors. Always called from the thread that called the collector."""
 

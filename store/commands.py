@@ -6,13 +6,18 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .command_options import choose_experiment, experiment_option, lake_option
+from .errors import InvalidOption
 from .format.outgoing import printable
 from .lake import Lake
 from .shell.output import FORMATS, format_of, write_frame
+
+if TYPE_CHECKING:
+    from .upkeep.remove import Removed
 
 
 @click.group(name="lake")
@@ -227,6 +232,63 @@ def forget(
             "note: models keep what they learned; exports, reports, backups and the data set itself are not in the lake",
             err=True,
         )
+
+
+@lake_group.command()
+@lake_option
+@click.option(
+    "--experiment",
+    metavar="NAME",
+    required=True,
+    help="The experiment, which goes whole unless runs are named.",
+)
+@click.option("--run", "runs", metavar="NAME", multiple=True, help="Only this run; can be given many times.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+def remove(lake: str, experiment: str, runs: tuple[str, ...], yes: bool, dry_run: bool) -> None:
+    """Remove runs, or an experiment with all that is in it, for good. It asks before, unless there is --yes.
+
+    What hangs on a run goes too: its traces, signals, checkpoints, and every result of the experiment (scores, metrics),
+    as it was computed with the run or is stale without it; compute them again. Membership designs stay: 'losslake collect
+    shadows' trains a removed shadow model again. Runs that come from another (distilled models, duals) have to be named with it.
+
+    It refuses while anybody writes a run of the experiment. When it was stopped, run it again: until then the experiment shows
+    as removed, or its runs as they were. Reports, exports and score files that were written before are not in the lake.
+
+    \b
+    Examples:
+      losslake lake remove --lake my-lake --experiment digits --run shadow-0003 --run shadow-0004
+      losslake lake remove --lake my-lake --experiment first-try --yes
+    """
+    from .upkeep.remove import remove as take_out
+
+    opened, named = Lake.open(lake), runs or None
+    if not (yes or dry_run):
+        planned = take_out(opened, experiment, named, dry_run=True)
+        try:
+            click.confirm(f"remove {_what_goes(planned)}?", abort=True, err=True)
+        except click.Abort:
+            raise InvalidOption(
+                "nothing was removed: not confirmed; --yes removes without a question"
+            ) from None
+    done = take_out(opened, experiment, named, dry_run=dry_run)
+    click.echo(f"{'would remove' if dry_run else 'removed'}: {_what_goes(done)}")
+    if done.completed:
+        click.echo("completed what was begun before")
+
+
+def _what_goes(removed: Removed) -> str:
+    """An experiment or runs in words, with what hangs on them."""
+    names = ", ".join([*removed.runs[:8], "..."] if len(removed.runs) > 8 else removed.runs)
+    runs = _counted(len(removed.runs), "run") + (f" ({names})" if names else "")
+    parts = [runs, _counted(removed.results, "result"), _bytes(removed.bytes)]
+    if removed.samples is not None:
+        return f"experiment {removed.experiment}: {', '.join([_counted(removed.samples, 'sample'), *parts])}"
+    return f"of experiment {removed.experiment}: {', '.join(parts)}"
+
+
+def _counted(count: int, unit: str) -> str:
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
 @lake_group.command()

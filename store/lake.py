@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
@@ -11,12 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .errors import AlreadyExists, CorruptLake, InvalidInput, NotFound
+from .errors import AlreadyExists, CorruptLake, InvalidInput, LosslakeError, NotFound, OlderFormat
 from .files.filesystem import files_at
 from .format import manifest, paths
 from .format.paths import check_distinct, check_name
 from .format.records import Experiment, Run
 from .read.catalogue import Catalogue
+from .upkeep.remove import Removed, complete_removal, remove, remove_unused
 from .write import leases
 from .write.new_experiment import complete_samples, samples_digest, write_experiment
 from .write.run_writer import RunWriter
@@ -79,20 +81,26 @@ class Lake(Catalogue):
         table = complete_samples(samples)
         digest = digest or samples_digest(table)
         path = paths.experiment_manifest(name)
+        with contextlib.suppress(OlderFormat):  # of such a lake nothing but what is there can be had
+            leases.hold(self.files)  # from now on others see that somebody is about to use it
         if not self.files.exists(path):
+            complete_removal(self, name)
             check_distinct("experiment", name, self.experiments())
             write_experiment(self.files, name, table, digest, dict(dataset or {}), pictures)
         experiment = self.experiment(name)
         if experiment.digest != digest:
             raise AlreadyExists(
                 f"experiment {name!r} in {self.path} holds other samples ({experiment.samples} of them) than these "
-                f"({len(table)}); choose another experiment name"
+                f"({len(table)}); choose another experiment name{self._or_remove(name)}"
             )
         return experiment
 
-    def write_run(self, experiment: str, run: str, *, members: npt.NDArray[np.bool_]) -> RunWriter:
+    def write_run(
+        self, experiment: str, run: str, *, members: npt.NDArray[np.bool_], made: bool = False
+    ) -> RunWriter:
         """Start writing a run. ``members`` is boolean over all samples: who is in its training set.
 
+        ``made``: the experiment was made for this run, and goes with it where that fails and nobody else is at work.
         Rows of samples that the experiment has forgotten are dropped. Raises AlreadyExists when the run is committed,
         InvalidInput when members do not fit the samples or a sample of the population or a forgotten one is among them.
         """
@@ -103,7 +111,15 @@ class Lake(Catalogue):
             raise InvalidInput(
                 f"members of run {run!r} must be boolean of shape ({known.samples},), not {members.dtype}{members.shape}"
             )
-        writer = RunWriter(self.files, experiment, run, members, forget_late=self._forget_late)
+
+        def failed() -> None:
+            if made:
+                with contextlib.suppress(
+                    LosslakeError
+                ):  # what ended the run is told, and not that this failed as well
+                    remove_unused(self, experiment)
+
+        writer = RunWriter(self.files, experiment, run, members, forget_late=self._forget_late, failed=failed)
         check_distinct("run", run, self._names_in(f"runs/experiment={experiment}"))
         listed = [self.read_file(file, columns=["pool"]) for file in known.files if file.table == "samples"]
         population = pc.equal(pa.concat_tables(listed)["pool"], "population").to_numpy()
@@ -125,6 +141,20 @@ class Lake(Catalogue):
         path = paths.design_file(check_name("experiment", experiment), check_name("fleet", fleet), number)
         leases.hold(self.files)
         return self.files.put_if_absent(path, manifest.dump({"kind": "design", "design": dict(design)}))
+
+    def remove(
+        self, experiment: str, runs: str | Collection[str] | None = None, *, dry_run: bool = False
+    ) -> Removed:
+        """Remove an experiment with all its runs, or some runs of it, for good, and what was computed with them.
+
+        With a run every result of the experiment goes (compute them again); membership designs stay, so
+        'losslake collect shadows' trains a removed shadow model again. It asks nothing. Where it was stopped the same call
+        completes it. Returns what was removed: its ``runs``, the number of ``results``, ``bytes``. With ``dry_run`` it removes nothing.
+
+        Raises NotFound for what is not there, InvalidOption where other runs come from a run (distilled models, duals) and are not
+        named too, LosslakeError while somebody writes into the experiment.
+        """
+        return remove(self, experiment, [runs] if isinstance(runs, str) else runs, dry_run=dry_run)
 
     # --- asking -------------------------------------------------------------------------------------------
 
@@ -204,6 +234,12 @@ class Lake(Catalogue):
         from .query.connection import read_view
 
         return self._again(experiment, lambda: read_view(self, view, experiment))
+
+    def _or_remove(self, experiment: str) -> str:
+        """What else helps where the samples of an experiment are not those that somebody has."""
+        if self.files.list(f"runs/experiment={experiment}", ".json"):
+            return ""
+        return f"; it has no runs: 'losslake lake remove --experiment {experiment}' makes the name free"
 
     def _forget_late(self, experiment: str, run: str) -> Run:
         from .upkeep.forget import forget_in_run

@@ -56,7 +56,7 @@ NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 PIECES = re.compile(rf"(\.\.\.|{NUMBER.pattern})")
 OPENS = re.compile(r"```(\w+)(.*)")
 TITLE = re.compile(r'title="([^"]+)"')
-UNDER_WAY = re.compile(r"[\w -]+: \d+/\d+ \w+(, .* left(  .*)?)?")
+UNDER_WAY = re.compile(r"[\w. -]+: (\d+/\d+ \w+(, .* left(  .*)?)?|getting ready)")
 MARK = re.compile(r"<!-- (?:tolerance (?P<tolerance>[\d.]+)|not run: (?P<reason>.+)) -->")
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("LOSSLAKE")} | {

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from ...store.errors import AlreadyExists, CorruptLake, InvalidOption, NotFound
-from ...store.format.manifest import check_current
 from ...store.format.paths import check_name, experiment_manifest
 from ...store.format.records import Experiment
 from ...store.lake import Lake
+from ...store.write import leases
 from ..callables import refuse_unnamed
 from ..data.load import load_dataset
 from ..data.named import DATASET_NAMES
@@ -111,7 +111,7 @@ def prepare_experiment(
     from that; NotFound where there is neither an experiment nor a data set; OlderFormat for a lake that has to be migrated
     first.
     """
-    check_current(lake.files)
+    leases.hold(lake.files)  # others see that somebody is about to use the experiment
     removed = read_keys(without) if without is not None else None
     given = {
         "spec": None if dataset is None else _lasting_spec(dataset),

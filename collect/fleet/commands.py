@@ -13,7 +13,7 @@ from ...store.command_options import lake_option
 from ...store.errors import InvalidOption, NotFound
 from ...store.lake import Lake
 from ..command_options import DATA, EXPERIMENT, RECIPE, RUNNING, data_of, option_set, recipe_of
-from ..progress import ProgressLines
+from ..progress import GETTING_READY, ProgressLines
 
 if TYPE_CHECKING:
     from ...store.format.records import Run
@@ -193,6 +193,9 @@ def _collect(
     lake: str, experiment: str, what: str, collect: Callable[..., list[Run]], given: dict[str, Any]
 ) -> list[Run]:
     """Call a collector with a command's options and say how many runs there are."""
+    progress = ProgressLines(f"{experiment} {what}")
+    progress.note(GETTING_READY)
+    from ...store.upkeep.remove import unused_removed
     from ..experiment.prepare import prepare_experiment
     from .design import parse_shard
     from .setup import any_target, stored_recipe
@@ -212,9 +215,9 @@ def _collect(
 
     recipe = recipe_of(given, of_target)
     data = data_of(given)
-    prepared = prepare_experiment(opened, experiment, **data)
-    progress = ProgressLines(f"{experiment} {what}")
-    runs = collect(opened, experiment, recipe=recipe, prepared=prepared, progress=progress, **given)
+    with unused_removed(opened, experiment):
+        prepared = prepare_experiment(opened, experiment, **data)
+        runs = collect(opened, experiment, recipe=recipe, prepared=prepared, progress=progress, **given)
     where = f"in {opened.path}, experiment {experiment}"
     if given["shard"] is None:
         click.echo(f"{len(runs)} {what} runs {where}")

@@ -366,6 +366,8 @@ class RecordedRun:
                     error.add_note(f"the traces of run {self.name!r} are in the lake; it has no signals")
         finally:
             self.discard()
+            if self.committed is None and ranks.writes():
+                self._writer.fail()
 
     def _only_evaluation_failed(self, error: BaseException | None) -> bool:
         """Whether the training before is whole: what leaves the block is what `evaluate` raised."""

@@ -13,6 +13,7 @@ import numpy as np
 from ...store.errors import AlreadyExists, InvalidInput, InvalidOption
 from ...store.format.records import ROLES, Role, RunInfo
 from ...store.lake import Lake
+from ...store.upkeep.remove import unused_removed
 from ..callables import unknown_choice
 from ..signals.calls import Forward
 from ..signals.queries import parse_queries
@@ -56,7 +57,8 @@ def start_run(
     collate   records -> batch for them; by default that of the watched loader. Give one where the loop's draws at random (mixup)
     design    how its members were drawn, kept with the run; `shadow_runs` says it
 
-    Leaving the block commits the run; an exception leaves nothing behind. Samples that the experiment has forgotten may
+    Leaving the block commits the run; an exception leaves nothing behind, nor an experiment that was made for the run, unless
+    others are at work in the lake. Samples that the experiment has forgotten may
     stand in the data that the model is asked about, where nothing is recorded of them, but not in a batch. Raises
     InvalidInput for members that do not fit or were forgotten, NotFound, AlreadyExists, InvalidOption.
     """
@@ -72,18 +74,19 @@ def start_run(
     info = RunInfo(role=role, seed=seed, dataset=dataset, model=model, recipe=_recipe_mapping(recipe))
     if design is not None:
         info = dataclasses.replace(info, extra={"design": dict(design)})
-    if samples is not None:
-        _make_experiment(lake, experiment, samples, dataset)
-    table = lake.samples(experiment)
-    mask, order = read_members(members, table["key"])
-    name = run if run is not None else _free_run_name(lake, experiment, role)
-    writer = lake.write_run(experiment, name, members=mask)
-    labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
-    # Forgotten samples are as those of the population here: never trained on, and never audited.
-    population = np.asarray(table["pool"].to_numpy(zero_copy_only=False) != "audit")
-    return RecordedRun(
-        writer, labels, population, order, info, views, key_lookup(table["key"]), forward, collate
-    )
+    with unused_removed(lake, experiment) as made:
+        if samples is not None:
+            _make_experiment(lake, experiment, samples, dataset)
+        table = lake.samples(experiment)
+        mask, order = read_members(members, table["key"])
+        name = run if run is not None else _free_run_name(lake, experiment, role)
+        writer = lake.write_run(experiment, name, members=mask, made=made)
+        labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
+        # Forgotten samples are as those of the population here: never trained on, and never audited.
+        population = np.asarray(table["pool"].to_numpy(zero_copy_only=False) != "audit")
+        return RecordedRun(
+            writer, labels, population, order, info, views, key_lookup(table["key"]), forward, collate
+        )
 
 
 def _make_experiment(lake: Lake, experiment: str, samples: Any, dataset: str) -> None:

@@ -16,6 +16,9 @@ CLAIMS = "claims"
 LEASES = "writers"
 """Where the leases of writers lie."""
 
+REMOVALS = "removals"
+"""Where it is said of experiments that they are being removed, until nothing of them is left."""
+
 NO_TARGET = "all"
 """Stands where a run's name would for an analysis that looks at all runs alike; no run is called so."""
 
@@ -33,6 +36,10 @@ _DEVICES = {
 
 def experiment_manifest(experiment: str) -> str:
     return f"experiments/{experiment}.json"
+
+
+def removal(experiment: str) -> str:
+    return f"{REMOVALS}/{experiment}.json"
 
 
 def run_manifest(experiment: str, run: str) -> str:
@@ -98,6 +105,11 @@ def scores_folder(experiment: str, analysis: str, target: str) -> str:
 
 def staging_folder(experiment: str, run: str, token: str) -> str:
     return f"staging/experiment={experiment}/run={run}/{token}"
+
+
+def begun_file(experiment: str, run: str, token: str) -> str:
+    """What says, from its first moment on, that a run is being written."""
+    return f"{staging_folder(experiment, run, token)}/begun.json"
 
 
 def checkpoints_folder(experiment: str, run: str) -> str:

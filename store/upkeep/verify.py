@@ -17,6 +17,7 @@ from ..format import manifest, paths
 from ..format.manifest import DataFile
 from ..read.catalogue import Catalogue
 from .leftovers import Writer, files_listed_by, left_of_forgotten, take_inventory
+from .remove import stopped_removals
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ def verify(lake: Catalogue) -> Verification:
         for file in own:
             listed.setdefault(_promise_of(file), []).append((path, file))
     damage = list(found.damaged.values())
+    damage += [
+        f"the removal of experiment {name} did not finish; run 'losslake lake remove --experiment {name}'"
+        for name in stopped_removals(lake)
+    ]
     for promise, parts in listed.items():
         wrong = list(_damage_of(lake, promise, [file for _, file in parts]))
         if wrong and any(_still_listed(lake, path, file) for path, file in parts):

@@ -181,7 +181,7 @@ def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Call
                 time.sleep(random.uniform(0.05, 0.3))
         else:
             raise LosslakeError(
-                f"another process compacts, migrates or forgets samples of {what} in the lake {files.root}; try again when it has ended"
+                f"another process compacts, migrates or forgets samples of {what}, or removes from it, in the lake {files.root}; try again when it has ended"
             )
 
         def renew() -> None:

@@ -35,7 +35,8 @@ def save_result(
 
     ``seen`` is the `fingerprint` of the runs it was computed from, taken when they were read: a run that was
     committed while the analysis went on then makes the result a stale one. Default: what is committed now.
-    Rows of forgotten samples are dropped; of a result on its way while a sample is forgotten nothing is kept.
+    Rows of forgotten samples are dropped; of a result on its way while a sample is forgotten, or its target or
+    experiment removed, nothing is kept.
     Raises OlderFormat for a lake that has to be migrated first.
     """
     leases.hold(lake.files)
@@ -43,6 +44,8 @@ def save_result(
     forgotten = lake.experiment(experiment).forgotten
     where = check_name("run", target) if target else NO_TARGET
     seen = seen or fingerprint(lake, experiment)
+    about = [paths.experiment_manifest(experiment), paths.run_manifest(experiment, where)]
+    there = [path for path in about if lake.files.exists(path)]
     check_metrics(analysis, metrics)
     file = None
     if scores is not None:
@@ -65,8 +68,9 @@ def save_result(
     # The file of a replaced result stays: a reader may be in the middle of it. 'lake verify' lists it as a leftover.
     path = result_path(experiment, analysis, where, variant)
     lake.files.put(path, manifest.dump(content))
-    # Whoever forgets a sample looks for results after saying so: one of both sees the other.
-    if lake.experiment(experiment).forgotten != forgotten:
+    # Whoever forgets a sample or removes a run looks for results after saying so: one of both sees the other.
+    removed = not all(map(lake.files.exists, there))
+    if removed or lake.experiment(experiment).forgotten != forgotten:
         for gone in (path, *([file.path] if file else [])):
             lake.files.delete(gone)
 

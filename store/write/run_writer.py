@@ -15,11 +15,18 @@ from typing import Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import AlreadyExists, CorruptLake, InvalidInput, LosslakeError
+from ..errors import AlreadyExists, CorruptLake, InvalidInput, LosslakeError, NotFound
 from ..files.filesystem import Files
 from ..format import manifest
 from ..format.manifest import DataFile
-from ..format.paths import run_manifest, signals_folder, staging_folder, trace_file
+from ..format.paths import (
+    begun_file,
+    experiment_manifest,
+    run_manifest,
+    signals_folder,
+    staging_folder,
+    trace_file,
+)
 from ..format.records import Run, RunInfo, forgotten_mask, run_to_json
 from . import leases
 from .given_rows import (
@@ -59,17 +66,19 @@ class RunWriter:
         members: npt.NDArray[np.bool_],
         *,
         forget_late: Callable[[str, str], Run],
+        failed: Callable[[], object] = lambda: None,
     ) -> None:
         # What to do where samples were forgotten while the run was committed; given, as it stands on all else in the store.
         self._forget_late = forget_late
+        self._failed = failed
         if files.exists(run_manifest(experiment, run)):
             raise _taken(experiment, run)
         self.experiment = experiment
         self.run = run
         self.members = np.array(members, dtype=bool)
-        self.forgotten = forgotten_mask(files, experiment, len(self.members))
         self._files = files
         self.token = leases.token(files)
+        self._begin()
         self._staged: dict[Source, StagedTrace] = {}
         self._whole: set[Source] = set()
         self._written: list[DataFile] = []
@@ -239,6 +248,7 @@ class RunWriter:
             raise
         self._open = False
         self._withdraw_if_lost()
+        self._withdraw_if_removed()
         self._drop_staging()
         # Whoever forgets a sample looks for runs after saying so: one of both sees the other.
         late = forgotten_mask(self._files, self.experiment, len(self.members)) & ~self.forgotten
@@ -258,6 +268,11 @@ class RunWriter:
             self._delete([file.path for file in self._written])
         self._drop_staging()
 
+    def fail(self) -> None:
+        """`discard`, and an experiment that was made for this run alone goes with it."""
+        self.discard()
+        self._failed()
+
     def __enter__(self) -> Self:
         return self
 
@@ -265,6 +280,38 @@ class RunWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+    def _begin(self) -> None:
+        """Say that the run is being written, and only then look for its experiment.
+
+        Who removes an experiment does it the other way round, so one of both sees the other.
+        """
+        begun = begun_file(self.experiment, self.run, self.token)
+        with self._files.create(begun, durable=False) as file:
+            file.write(manifest.dump({"kind": "begun", "experiment": self.experiment, "run": self.run}))
+        try:
+            self.forgotten = forgotten_mask(self._files, self.experiment, len(self.members))
+        except BaseException as error:
+            self._delete([begun])
+            if isinstance(error, CorruptLake) and self._removed():
+                raise self._gone() from error
+            raise
+
+    def _removed(self) -> bool:
+        return not self._files.exists(experiment_manifest(self.experiment))
+
+    def _gone(self) -> NotFound:
+        return NotFound(
+            f"experiment {self.experiment!r} was removed while run {self.run!r} was being written; nothing of it is left"
+        )
+
+    def _withdraw_if_removed(self) -> None:
+        """Take everything back where the experiment has gone, which a writer of an older losslake cannot prevent."""
+        if self._removed():
+            self._files.delete(run_manifest(self.experiment, self.run))
+            self._delete([file.path for file in self._written])
+            self._drop_staging()
+            raise self._gone()
 
     def _lost(self) -> list[str]:
         """What was written and is not there any more, or not with as many bytes."""
@@ -357,7 +404,8 @@ class RunWriter:
             self.forgotten = now
 
     def _drop_staging(self) -> None:
-        self._delete([path for staged in self._staged.values() for path in staged.paths.values()])
+        epochs = [path for staged in self._staged.values() for path in staged.paths.values()]
+        self._delete([*epochs, begun_file(self.experiment, self.run, self.token)])
         self._staged = {}
 
     def _delete(self, paths: list[str]) -> None:

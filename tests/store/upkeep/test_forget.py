@@ -383,7 +383,8 @@ def test_leftovers_checkpoints_and_retired_files(lake: Lake) -> None:
     assert done.rows["files"] > 5
     check_gone(lake)
     for folder in ("staging", "checkpoints", "signals"):
-        assert lake.files.list(folder) == []
+        # What says that a run had begun holds no rows.
+        assert [path for path in lake.files.list(folder) if not path.endswith("/begun.json")] == []
     # One that was begun before, and killed after.
     with lake.write_run("tests", "begun", members=np.zeros(N, dtype=bool)):
         CheckpointWriter(lake.files, "tests", "begun", "a" * 24).write(1, "0" * 64, b"state", {})

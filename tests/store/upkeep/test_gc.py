@@ -440,7 +440,7 @@ def test_nothing_goes_beside_a_damaged_manifest(lake: Lake) -> None:
     assert all(
         path.startswith(("staging/", "signals/experiment=e/run=b/", "traces/")) for path in done.removed
     )
-    assert len(done.removed) == 5
+    assert len(done.removed) == 6  # what says that it had begun is one of them
     assert len(done.damaged) == 2
     assert done.kept["beside a damaged manifest"] == 6
     assert files_below(lake) == before - set(done.removed)
@@ -482,11 +482,12 @@ def test_the_commands_say_whose_leftovers_there_are_and_remove_them(lake: Lake) 
     kill_writer(lake)
     writer = start(lake, "alive")
     writer.append_epoch("eval", 0, IDS, loss=IDS)
-    killed, alive = sorted(verify(lake).leftovers[:2], key=lambda path: "alive" in path)
+    epochs = [path for path in verify(lake).leftovers if path.endswith(".arrow")]
+    killed, alive = sorted(epochs, key=lambda path: "alive" in path)
     told = command(lake, "verify")
     assert f"leftover: {killed} (its writer: killed)\n" in told
     assert f"leftover: {alive} (its writer: at work)\n" in told
-    assert told.endswith("0 damaged, 3 leftovers\n")
+    assert told.endswith("0 damaged, 5 leftovers\n")  # with what says that each has begun
     states = json.loads(command(lake, "runs", "--format", "json"))
     assert [row["state"] for row in states] == ["committed", "collecting, epoch 0", "killed, epoch 7"]
     before = files_below(lake)
@@ -494,11 +495,11 @@ def test_the_commands_say_whose_leftovers_there_are_and_remove_them(lake: Lake) 
     assert f"would remove: {killed}\n" in told
     assert files_below(lake) == before
     told = command(lake, "gc", "--older-than", "0")
-    assert told.splitlines()[0] == f"removed: {killed}"
-    assert told.splitlines()[2] == "kept: 1 of writers at work"
-    assert told.splitlines()[3].startswith("2 files, ")
+    assert f"removed: {killed}" in told.splitlines()[:2]
+    assert told.splitlines()[3] == "kept: 2 of writers at work"
+    assert told.splitlines()[4].startswith("3 files, ")
     assert not (Path(lake.path) / killed).exists()
-    assert command(lake, "gc").splitlines() == ["kept: 1 of writers at work", "0 files, 0 B"]
+    assert command(lake, "gc").splitlines() == ["kept: 2 of writers at work", "0 files, 0 B"]
     writer.discard()
     assert command(lake, "gc").splitlines() == ["0 files, 0 B"]
 
