@@ -14,7 +14,10 @@ from ..store.lake import Lake
 from ..store.shell.output import format_of, write_frame
 from .declare import Analysis, Declaration, Evaluation, Option
 from .evaluations.catalogue import EVALUATIONS, run_all, run_evaluation
-from .output import aligned, metric_lines, write_text
+from .output import aligned
+from .output import metric_lines
+from .output import write_text
+from .output import leading_figures
 from .scores import Scores, by_exposure
 from .scoring.catalogue import ANALYSES, find, open_source
 from .scoring.on_spark import check_evaluation_on_spark, check_on_spark
@@ -83,7 +86,10 @@ def list_analyses() -> None:
 @target_option
 @fpr_option
 def analyze_all(lake: str, experiment: str | None, target: str | None, fpr: tuple[float, ...]) -> None:
-    """Every analysis and evaluation with its default options; what lacks data is left out and named.
+    """Every analysis and evaluation with its default options, a line each; what lacks data is left out and named.
+
+    A line has at most two leading figures, of rates at false-positive rates the lowest that is resolved; all of them, and the
+    most exposed records, are told by the analysis's own command and kept in the lake (view metrics).
 
     \b
     Example:
@@ -95,7 +101,12 @@ def analyze_all(lake: str, experiment: str | None, target: str | None, fpr: tupl
             if told.missing:
                 click.echo(f"{told.title}: left out, {told.missing}", err=True)
             else:
-                _tell(told.title, told.metrics, told.notes)
+                click.echo(f"{told.title:<{_TITLE}}  {leading_figures(told.metrics)}".rstrip())
+            for note in told.notes:
+                click.echo(f"note: {told.title}: {note}", err=True)
+
+
+_TITLE = max(len(entry.name) for entry in (*ANALYSES, *EVALUATIONS))
 
 
 def _tell(title: str, metrics: tuple[Metric, ...], notes: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..store.errors import LosslakeError
+from ..store.format.out_file import out_file
 from ..store.format.outgoing import printable
 from ..store.shell.table import drawn
 from .statistics.metric import Metric
@@ -37,6 +37,38 @@ def metric_lines(metrics: Iterable[Metric]) -> list[str]:
             count = f"{count} ({strength})"
         rows.append((f"{metric.metric} {shown}".strip(), value, interval, count))
     return aligned(rows, ("metric", "value", "95% interval", "n"))
+
+
+def leading_figures(metrics: Sequence[Metric]) -> str:
+    """The first two kinds of metric in one line, each with its interval, and how many more there are.
+
+    Of several of a kind the first stands for all; of rates at false-positive rates the lowest of these with a value.
+    """
+    kinds: dict[str, list[Metric]] = {}
+    for metric in metrics:
+        kinds.setdefault(metric.metric, []).append(metric)
+    told = []
+    for name, own in list(kinds.items())[:_FIGURES]:
+        known = [metric for metric in own if metric.value is not None] or own
+        by_rate = all("fpr" in metric.parameters for metric in known)
+        metric = min(known, key=lambda each: float(each.parameters["fpr"])) if by_rate else known[0]
+        told.append(_figure(name, metric))
+    more = len(metrics) - len(told)
+    return ", ".join(told) + (f", and {more} more" if more else "")
+
+
+_FIGURES = 2
+
+
+def _figure(name: str, metric: Metric) -> str:
+    own = [f"{key}={_word(value)}" for key, value in metric.parameters.items() if key not in _QUIET]
+    title = printable(" ".join([name, *own]))
+    if metric.value is None:
+        return f"{title} not resolved"
+    if metric.ci_low is None:
+        return f"{title} {_number(metric.value)}"
+    high = " or more" if metric.ci_high is None else f" to {_number(metric.ci_high)}"
+    return f"{title} {_number(metric.value)} ({_number(metric.ci_low)}{high})"
 
 
 def aligned(rows: Iterable[Sequence[object]], head: Sequence[str] = ()) -> list[str]:
@@ -72,9 +104,6 @@ def _word(value: object) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write or replace a file and make its folder. Raises LosslakeError where that cannot be done."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise LosslakeError(f"cannot write {path}: {error.strerror or error}") from error
+    """Write or replace a file as `out_file` does. Raises LosslakeError where that cannot be done."""
+    with out_file(path) as file:
+        file.write(f"{text}\n".encode())

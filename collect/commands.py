@@ -155,6 +155,35 @@ def import_(layout: str, path: Path, lake: str, experiment: str, **given: Any) -
     click.echo(f"{len(runs)} runs in {opened.path}, experiment {experiment}")
 
 
+@collect_group.command()
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="The folder that was given to other commands."
+)
+@click.option("--clear", is_flag=True, help="Remove the decoded pictures; they are made again when needed.")
+def cache(data_dir: Path | None, clear: bool) -> None:
+    """Where downloads and decoded pictures are kept, and how large the latter are.
+
+    The folder is --data-dir, or LOSSLAKE_DATA, or the user's folder of caches (~/.cache/losslake on Linux). Data sets of
+    torchvision are downloaded there. Pictures in Parquet files are decoded once, into its folder decoded: 20 GB of them are kept, or
+    LOSSLAKE_CACHE_GB, and those that were not used for the longest time go. Downloads stay until you delete them.
+
+    \b
+    Examples:
+      losslake collect cache
+      losslake collect cache --clear
+    """
+    from .data.cache import DECODED, bound, data_directory, entries, remove_entries
+
+    folder = data_directory(data_dir)
+    if clear:
+        count, size = remove_entries(folder / DECODED)
+        click.echo(f"{folder}: removed {count} decoded data sets, {size / 1e9:.1f} GB")
+        return
+    held = entries(folder / DECODED)
+    size = sum(size for _, size, _ in held)
+    click.echo(f"{folder}: {len(held)} decoded data sets, {size / 1e9:.1f} of {bound() / 1e9:g} GB")
+
+
 def _summary(run: Any) -> str:
     accuracies = [
         f"{name} accuracy {value:.4f}"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
-from ...store.errors import InvalidOption, LosslakeError
+from ...store.errors import InvalidOption
+from ...store.format.out_file import out_file
 from ...store.format.outgoing import whole_text
 from ...store.lake import Lake
 from ..scoring.run import FPRS
@@ -46,16 +45,12 @@ def write_report(
     experiment of the same records, trained with a defence, to set beside this one.
 
     Raises InvalidOption for another suffix, NotFound for an unknown experiment or run, NotEnoughData when the
-    experiment has nothing to report on. The file appears whole or not at all.
+    experiment has nothing to report on. The file is written as by `out_file`.
     """
     kind = out.suffix.lower()
     if kind not in FORMATS:
         raise InvalidOption(
             f"a report cannot be written as {out.name!r}; end the name in one of {', '.join(FORMATS)}"
-        )
-    if not out.parent.is_dir():
-        raise InvalidOption(
-            f"the folder {out.parent} for the report does not exist; make it, or choose another"
         )
     if kind == ".pdf":
         need_weasyprint()
@@ -69,20 +64,9 @@ def write_report(
         content = document(report, said, build(report), paper)
     else:
         content = picture(report, said, build(report), kind.removeprefix("."))
-    _write(out, content)
+    with out_file(out) as file:
+        file.write(content)
     return report
-
-
-def _write(out: Path, content: bytes) -> None:
-    # Beside the goal, so that replacing it is one step of the same file system.
-    passing = out.with_name(f".{out.name}.{token_hex(4)}")
-    try:
-        passing.write_bytes(content)
-        os.replace(passing, out)
-    except OSError as error:
-        raise LosslakeError(f"{out} cannot be written: {error.strerror or error}") from error
-    finally:
-        passing.unlink(missing_ok=True)
 
 
 def _json(report: Report, verdict: Verdict) -> str:

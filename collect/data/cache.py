@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -17,9 +18,15 @@ from pathlib import Path
 import numpy as np
 from platformdirs import user_cache_path
 
-from ...store.errors import InvalidInput
+from ...store.errors import InvalidInput, InvalidOption
 
 _ABANDONED_SECONDS = 24 * 3600
+
+DECODED = "decoded"
+"""The folder of decoded pictures in that of caches."""
+
+_DEFAULT_GB = 20.0
+_ENTRY = re.compile(r"[0-9a-f]{64}\.npy")
 
 
 def data_directory(data_dir: Path | None = None) -> Path:
@@ -29,6 +36,47 @@ def data_directory(data_dir: Path | None = None) -> Path:
     """
     chosen = data_dir or os.environ.get("LOSSLAKE_DATA") or user_cache_path("losslake", appauthor=False)
     return Path(chosen).expanduser()
+
+
+def bound() -> float:
+    """How many bytes of decoded pictures are kept: LOSSLAKE_CACHE_GB, 20 GB by default. Raises InvalidOption for no such number."""
+    text = os.environ.get("LOSSLAKE_CACHE_GB")
+    try:
+        size = _DEFAULT_GB if not text else float(text)
+    except ValueError:
+        size = math.nan
+    if not size >= 0:
+        raise InvalidOption(f"LOSSLAKE_CACHE_GB is {text!r}; give a number of gigabytes, 0 or more")
+    return size * 1e9
+
+
+def entries(folder: Path) -> list[tuple[Path, int, float]]:
+    """The arrays kept in a folder, with bytes and when they were last used, the longest unused first."""
+    found = []
+    for path in folder.glob("*.npy"):
+        with contextlib.suppress(OSError):  # another process removed it
+            if _ENTRY.fullmatch(path.name):
+                status = path.stat()
+                found.append((path, status.st_size, status.st_mtime))
+    return sorted(found, key=lambda entry: entry[2])
+
+
+def remove_entries(folder: Path, *, down_to: float = 0, keep: Path | None = None) -> tuple[int, int]:
+    """Remove arrays, the longest unused first, until no more than ``down_to`` bytes are left; how many went, and their bytes.
+
+    Processes that use one keep what they have mapped. Nothing else in the folder is touched, nor ``keep``.
+    """
+    there = entries(folder)
+    total = sum(size for _, size, _ in there)
+    count, removed = 0, 0
+    for path, size, _ in there:
+        if total - removed <= down_to:
+            break
+        if path != keep:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                count, removed = count + 1, removed + size
+    return count, removed
 
 
 def source_digest(files: Sequence[Path], options: object) -> str:
@@ -50,11 +98,16 @@ def cached_array(
     so two processes may make the same one at a time. Where the folder cannot be written, the array is made in
     memory, with a warning.
 
+    Entries that were not used for the longest time go where all together take more than `bound`.
+
     Raises InvalidInput where the disk has no room for the array, and whatever `fill` raises.
     """
     path = folder / f"{digest}.npy"
+    limit = bound()
     found = _map(path, shape)
     if found is not None:
+        with contextlib.suppress(OSError):
+            os.utime(path)  # it has been used
         return found
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +137,7 @@ def cached_array(
         temporary.unlink(missing_ok=True)
         raise
     _sweep(folder)
+    remove_entries(folder, down_to=limit, keep=path)
     made = _map(path, shape)
     if made is None:
         raise InvalidInput(f"{path}: cannot be read back after writing; is the disk full?")

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ...store.errors import InvalidInput
-from .cache import cached_array, data_directory, source_digest
+from .cache import DECODED, cached_array, data_directory, source_digest
 from .npy import brief
 
 MAX_PIXELS = 64_000_000
@@ -53,7 +53,7 @@ def read_pictures(files: Sequence[Path], column: str, *, data_dir: Path | None) 
     # Decoders differ between versions in the last bit of a JPEG.
     digest = source_digest(files, ["pictures", 1, column, PIL.__version__])
     return cached_array(
-        data_directory(data_dir) / "decoded", digest, (rows, *shape), partial(_decode_all, files, column)
+        data_directory(data_dir) / DECODED, digest, (rows, *shape), partial(_decode_all, files, column)
     )
 
 

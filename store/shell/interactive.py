@@ -38,7 +38,7 @@ def run_shell(connection: duckdb.DuckDBPyConnection, form: ShellFormat, limits: 
     shell = _Shell(connection, form, talking, limits, timer=talking)
     failed = False
     for text in _typed(shell) if talking else _piped():
-        if _is_command(text) and text.split()[0] in (".quit", ".exit"):
+        if _ends(text):
             break
         failed |= not _done(shell, text)
     if failed and not talking:
@@ -61,7 +61,7 @@ def _piped() -> Iterator[str]:
     pending = ""
     try:
         for line in sys.stdin:
-            if not pending and _is_command(line):
+            if not pending and (_is_command(line) or _ends(line)):
                 yield line
                 continue
             if pending or line.strip():
@@ -77,7 +77,7 @@ def _piped() -> Iterator[str]:
 
 def whole(text: str) -> bool:
     """Whether this is a command, or a query that has ended: by a semicolon that stands in no string and no comment."""
-    if _is_command(text):
+    if _is_command(text) or _ends(text):
         return True
     if ";" not in text:
         return False
@@ -90,6 +90,13 @@ def whole(text: str) -> bool:
 
 def _is_command(text: str) -> bool:
     return text.lstrip().startswith(".")
+
+
+def _ends(text: str) -> bool:
+    """Whether the shell is to end: .quit, or what other shells take, alone on a line."""
+    if _is_command(text):
+        return text.split()[0] in (".quit", ".exit")
+    return text.strip().rstrip(";").rstrip().casefold() in ("exit", "quit")
 
 
 # --- what is done -----------------------------------------------------------------------------------------

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import re
-import secrets
 import sys
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -15,7 +12,8 @@ import click
 import polars as pl
 from polars import selectors
 
-from ..errors import InvalidOption, LosslakeError
+from ..errors import InvalidOption
+from ..format.out_file import is_stream, out_file
 from ..format.outgoing import FORMULA
 from .table import draw_table
 
@@ -29,7 +27,7 @@ _STATISTICS = {"min": False, "max": False}
 
 
 def format_of(path: Path | None, chosen: str | None) -> Format:
-    """The format asked for, else by the file's extension, else a table.
+    """The format asked for, else by the file's extension, else CSV for a pipe or a device, and a table without any.
 
     Raises InvalidOption for an extension that says nothing.
     """
@@ -42,13 +40,15 @@ def format_of(path: Path | None, chosen: str | None) -> Format:
     for known in ("csv", "json", "parquet"):
         if path.suffix == f".{known}":
             return known
+    if is_stream(path):
+        return "csv"
     raise InvalidOption(
         f"{path.name} does not say its format; end it in .csv, .json or .parquet, or add --format"
     )
 
 
 def write_frame(frame: pl.DataFrame, path: Path | None, chosen: Format) -> None:
-    """Write rows to a file, whole or not at all, or to standard output.
+    """Write rows to a file as `out_file` does, or to standard output.
 
     In CSV lists and structs are JSON text and bytes are hexadecimal digits, and an apostrophe stands before text and names of columns
     that a spreadsheet would take for a formula (they begin with = + - @, a tab or a new line, and are no number). In JSON numbers that are not finite
@@ -68,18 +68,8 @@ def write_frame(frame: pl.DataFrame, path: Path | None, chosen: Format) -> None:
         _write(frame, sys.stdout.buffer, chosen)
         sys.stdout.buffer.flush()
         return
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            _write(frame, file, chosen)
-        os.replace(temporary, path)
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise LosslakeError(f"cannot write {path}: {reason}") from error
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            temporary.unlink(missing_ok=True)
+    with out_file(path) as file:
+        _write(frame, file, chosen)
 
 
 def counted(rows: int) -> str:

@@ -16,6 +16,7 @@ import duckdb
 
 from ...sql import read_sql
 from ..errors import AlreadyExists, InvalidOption, LosslakeError
+from ..format.out_file import goal_of
 from ..query.connection import connect
 from ..query.engine_errors import engine_errors, first_lines
 from ..query.views import LISTS, VIEWS, lists_behind, view_statements
@@ -70,7 +71,10 @@ def _refuse_existing(target: Path) -> None:
 def _database(target: Path, force: bool) -> Iterator[duckdb.DuckDBPyConnection]:
     """A new database that becomes ``target`` when the block ends well, and nothing when it raises."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        goal = goal_of(target)
+        if goal is None:
+            raise InvalidOption(f"{target} is no file, and DuckDB writes none but files; name one")
+        target = goal
         # A folder of its own: nobody else may look in, and DuckDB's log beside the file goes with it.
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:

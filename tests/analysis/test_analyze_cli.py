@@ -150,10 +150,29 @@ def test_options_reach_the_analysis(shell: Shell, lake: Lake) -> None:
 def test_all_runs_everything(shell: Shell, everything: Lake) -> None:
     code, out, err = shell("analyze", "all", "--lake", everything.path, "--experiment", "tests", "--fpr", 0.1)
     assert code == 0
-    titles = [line for line in out.splitlines() if line and not line.startswith(" ")]
+    titles = [line.split()[0] for line in out.splitlines()]  # a line each, and no more
     with_defaults = [evaluation.name for evaluation in EVALUATIONS if evaluation.default_scores]
     assert ": left out, " not in err
     assert titles == [*(analysis.name for analysis in ANALYSES), "compare", *with_defaults]
+    lira = next(line for line in out.splitlines() if line.startswith("lira "))
+    metrics = json.loads(
+        shell(
+            "analyze",
+            "lira",
+            "--lake",
+            everything.path,
+            "--experiment",
+            "tests",
+            "--metrics",
+            "-",
+            "--fpr",
+            0.1,
+        )[1]
+    )
+    auc = next(metric for metric in metrics if metric["metric"] == "auc")
+    assert (
+        f"auc {auc['value']:.4f} ({auc['ci_low']:.4f} to {auc['ci_high']:.4f}), tpr_at_fpr fpr=0.1 " in lira
+    )
 
 
 def test_the_lake_comes_from_the_environment(
@@ -241,8 +260,7 @@ def test_all_goes_on_without_shadow_runs(shell: Shell, lake_of: MakeLake) -> Non
     lake = lake_of(np.array([[True, False]]), np.zeros((1, 2)), traces={"loss": np.ones((2, 3))})
     code, out, err = shell("analyze", "all", "--lake", lake.path)
     assert code == 0, err
-    assert out.splitlines()[0] == "lt-iqr"
-    told = [line for line in out.splitlines() if line and not line.startswith(" ")]
+    told = [line.split()[0] for line in out.splitlines()]
     assert told == ["lt-iqr", "trace", "loss", "kde", "evolution"]
     left_out = {line.split(":")[0] for line in err.splitlines() if ": left out, " in line}
     assert left_out == {

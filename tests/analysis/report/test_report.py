@@ -606,8 +606,11 @@ def test_unknown_formats_are_refused_by_name(lake: Lake, tmp_path: Path) -> None
         with pytest.raises(InvalidOption) as refused:
             write_report(lake, "e", tmp_path / name)
         assert all(suffix in str(refused.value) for suffix in FORMATS)
-    with pytest.raises(InvalidOption, match="folder"):
-        write_report(lake, "e", tmp_path / "nowhere" / "report.html")
+
+
+def test_a_missing_folder_is_made(lake: Lake, tmp_path: Path) -> None:
+    write_report(lake, "e", tmp_path / "nowhere" / "report.json")
+    assert (tmp_path / "nowhere" / "report.json").exists()
 
 
 def test_unknown_names_are_refused(lake: Lake, tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
+from losslake.cli import cli
 from losslake.collect.data import cache as decoded_cache
 from losslake.collect.data import pictures as dataset_pictures
 from losslake.collect.data.load import load_dataset
-from losslake.store.errors import InvalidInput
+from losslake.store.errors import InvalidInput, InvalidOption
 from PIL import Image
 from places import SHARED_DATA
 
@@ -265,3 +267,37 @@ def test_real_pictures(tmp_path: Path, folder: str, column: str, channels: int) 
     for row in (0, 299):
         with Image.open(io.BytesIO(part.column(column)[row].as_py()["bytes"])) as image:
             np.testing.assert_array_equal(as_pillow(data.x[row]), np.asarray(image))
+
+
+def test_the_cache_is_bounded_and_can_be_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were not used for the longest time go; what is no entry stays."""
+    folder = tmp_path / "decoded"
+    folder.mkdir()
+    (folder / "mine.npy").write_bytes(b"x" * 10_000)
+    size = 100_128  # with its header
+    monkeypatch.setenv("LOSSLAKE_CACHE_GB", str(2.5 * size / 1e9))
+
+    def get(name: str) -> None:
+        made = decoded_cache.cached_array(folder, name * 64, (100_000,), lambda out: out.fill(ord(name)))
+        assert (made == ord(name)).all()
+        for path, _, used in decoded_cache.entries(folder):  # the clock of a disk may be coarse
+            os.utime(path, (used - 10, used - 10))
+
+    def held() -> set[str]:
+        return {path.name[0] for path, _, _ in decoded_cache.entries(folder)}
+
+    for name in ("a", "b", "a", "c"):
+        get(name)
+    assert held() == {"a", "c"}  # a was used after b
+    monkeypatch.setenv("LOSSLAKE_CACHE_GB", "0")
+    get("d")
+    assert held() == {"d"}
+    told = CliRunner().invoke(cli, ["collect", "cache", "--data-dir", str(tmp_path)])
+    assert told.output == f"{tmp_path}: 1 decoded data sets, 0.0 of 0 GB\n"
+    told = CliRunner().invoke(cli, ["collect", "cache", "--data-dir", str(tmp_path), "--clear"])
+    assert told.output == f"{tmp_path}: removed 1 decoded data sets, 0.0 GB\n"
+    assert held() == set()
+    assert (folder / "mine.npy").exists()
+    monkeypatch.setenv("LOSSLAKE_CACHE_GB", "lots")
+    with pytest.raises(InvalidOption, match="LOSSLAKE_CACHE_GB is 'lots'"):
+        get("e")

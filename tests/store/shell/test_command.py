@@ -185,6 +185,20 @@ def test_a_shell_goes_on_after_an_error_and_fails_at_the_end(losslake: Run) -> N
     assert ".schema [VIEW]" in done.stderr
 
 
+@pytest.mark.parametrize("word", ["exit", "quit", "QUIT;", ".exit"])
+def test_a_shell_ends_with_the_words_of_other_shells(losslake: Run, word: str) -> None:
+    done = losslake("sql", stdin=f"select 41 + 1 as answer;\n{word}\nselect 'never';\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "42" in done.stdout
+    assert "never" not in done.stdout
+
+
+def test_out_writes_through_what_is_no_file(losslake: Run) -> None:
+    done = losslake("sql", "select 41 + 1 as answer", "--out", "/dev/stdout")
+    assert (done.returncode, done.stdout) == (0, "answer\n42\n")
+    assert Path("/dev/stdout").is_symlink()
+
+
 @pytest.mark.parametrize("form", ["table", "csv", "json", "parquet"])
 def test_a_closed_pipe_is_no_error(path: str, form: str) -> None:
     command = f"{sys.executable} -m losslake.cli sql --lake '{path}' --format {form} 'from range(600000)' | head -c 10 >/dev/null"
