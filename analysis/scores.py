@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ..store.errors import InvalidOption
+from ..store.format.outgoing import drawable, printable, spelled
 from .statistics.metric import Metric
+
+if TYPE_CHECKING:
+    import altair as alt
 
 
 @dataclass(frozen=True)
@@ -30,12 +39,31 @@ class Scores:
         return score, known["member"].to_numpy()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Finding:
-    """What an evaluation of several scores says: metrics, and sentences a reader must know."""
+    """What an evaluation of several scores says: metrics, and sentences a reader must know.
+
+    ``title`` and ``drawn``, how its chart is drawn, are known of one that an evaluation was asked for by name.
+    """
 
     metrics: tuple[Metric, ...]
     notes: tuple[str, ...] = ()
+    title: str = field(default="finding", compare=False)
+    drawn: Callable[[Finding], alt.TopLevelMixin] | None = field(default=None, compare=False)
+
+    def chart(self) -> alt.TopLevelMixin:
+        """The chart of its evaluation. Raises InvalidOption for one that no evaluation was asked for."""
+        if self.drawn is None:
+            raise InvalidOption(
+                "this finding was put together by hand, and no evaluation says how to draw it"
+            )
+        return self.drawn(self)
+
+    def __repr__(self) -> str:
+        return as_text(self.title, self.metrics, self.notes)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.title, self.metrics, self.notes, None if self.drawn is None else self.chart)
 
 
 def count_unscored(frame: pl.DataFrame, why: str) -> tuple[str, ...]:
@@ -53,3 +81,55 @@ def by_exposure(scores: Scores) -> pl.DataFrame:
     if frame["member"].any():
         frame = frame.filter(pl.col("member"))
     return frame.sort("score", "sample_id", descending=[True, False])
+
+
+# --- as people see them -------------------------------------------------------------------------------------
+
+
+def as_text(title: str, metrics: Sequence[Metric], notes: Sequence[str]) -> str:
+    """A title, a line a metric with its interval, and the notes; what drives a terminal is a dot."""
+    cells = [(metric.title, *_numbers(metric)) for metric in metrics]
+    width = max((len(name) for name, *_ in cells), default=0)
+    lines = [f"  {name:<{width}}  {value}  {interval}".rstrip() for name, value, interval, _ in cells]
+    return "\n".join(printable(line) for line in (title, *lines, *(f"note: {note}" for note in notes)))
+
+
+def as_html(
+    title: str,
+    metrics: Sequence[Metric],
+    notes: Sequence[str],
+    chart: Callable[[], alt.TopLevelMixin] | None,
+) -> str:
+    """The same as a table, and the chart as a picture: nothing in it is run or fetched."""
+    head = "".join(f"<th>{name}</th>" for name in ("metric", "value", "95% interval", "n"))
+    rows = [
+        "".join(f"<td>{escape(spelled(cell))}</td>" for cell in (metric.title, *_numbers(metric)))
+        for metric in metrics
+    ]
+    parts = [
+        f"<p><strong>{escape(spelled(title))}</strong></p>",
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>",
+        *(f"<p>note: {escape(spelled(note))}</p>" for note in notes),
+        "" if chart is None else _picture(chart),
+    ]
+    return f"<div>{''.join(parts)}</div>"
+
+
+def _numbers(metric: Metric) -> tuple[str, str, str]:
+    value = "not resolved" if metric.value is None else f"{metric.value:.4g}"
+    interval = ""
+    if metric.ci_low is not None:
+        one_sided = metric.ci_high is None or math.isinf(metric.ci_high)
+        interval = (
+            f"{metric.ci_low:.4g} or more" if one_sided else f"{metric.ci_low:.4g} to {metric.ci_high:.4g}"
+        )
+    return value, interval, "" if metric.n is None else str(metric.n)
+
+
+def _picture(chart: Callable[[], alt.TopLevelMixin]) -> str:
+    import vl_convert
+
+    spec = drawable(chart().to_dict())
+    # On white, whatever the notebook's ground is: the words are dark.
+    spec["config"] = {**spec.get("config", {}), "background": "white"}
+    return str(vl_convert.vegalite_to_svg(spec))

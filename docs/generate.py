@@ -1,4 +1,4 @@
-"""Pages that follow from the program: one for each analysis and evaluation, and one for all commands.
+"""Pages that follow from the program: one for each analysis and evaluation, one for all commands, and one for Python.
 
 `LOSSLAKE_DOCS=update pytest tests/test_docs_generated.py` writes them; the same tests fail where one is out of date.
 """
@@ -11,11 +11,16 @@ import textwrap
 from collections.abc import Iterator
 
 import click
+import losslake
 from losslake.analysis.commands import analyze_group
 from losslake.analysis.declare import SHARED, Analysis, Evaluation, Option
 from losslake.analysis.evaluations.catalogue import EVALUATIONS
+from losslake.analysis.scores import Finding, Scores
 from losslake.analysis.scoring.catalogue import ANALYSES
+from losslake.analysis.scoring.run import Outcome
+from losslake.analysis.statistics.metric import Metric
 from losslake.cli import cli
+from losslake.collect.hook.recorded_run import RecordedRun
 
 Entry = Analysis | Evaluation
 ENTRIES: tuple[Entry, ...] = (*ANALYSES, *EVALUATIONS)
@@ -28,6 +33,7 @@ def pages() -> dict[str, str]:
         "analyses/README.md": index_page(),
         **{f"analyses/{entry.name}.md": entry_page(entry) for entry in ENTRIES},
         "commands.md": commands_page(),
+        "python.md": python_page(),
     }
 
 
@@ -150,6 +156,98 @@ def commands_page() -> str:
         if options := _options(command):
             lines += [*_table(("option", "default", "what it is"), map(_row, options)), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def python_page() -> str:
+    """What Python users call, each with its signature and its docstring."""
+    lines = [
+        "# Python",
+        "",
+        MADE,
+        "",
+        "What `import losslake` gives, and what its functions return. Everything else may change.",
+        "",
+    ]
+    for title, entries in PYTHON:
+        lines += [f"## {title}", ""]
+        for name, entry in entries:
+            lines += [f"### `{name}`", ""]
+            if callable(entry) and not inspect.isclass(entry):
+                lines += ["```text", _signature(name, entry), "```", ""]
+            lines += _docstring(entry)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _methods(cls: type, before: str) -> tuple[tuple[str, object], ...]:
+    """The public methods and properties of a class, its bases' too, in the order of their source; and the class itself first."""
+    found: dict[str, object] = {}
+    for base in reversed(cls.__mro__):
+        if base.__module__.startswith("losslake"):
+            for name, value in vars(base).items():
+                if not name.startswith("_") and (
+                    callable(value) or isinstance(value, property | classmethod)
+                ):
+                    found[name] = getattr(cls, name)
+    documented = {name: value for name, value in found.items() if inspect.getdoc(value)}
+    return ((before, cls), *((f"{before}.{name}", value) for name, value in documented.items()))
+
+
+PYTHON: tuple[tuple[str, tuple[tuple[str, object], ...]], ...] = (
+    (
+        "losslake",
+        tuple(
+            (f"losslake.{name}", getattr(losslake, name))
+            for name in ("open", "lightning_callback", "huggingface_callback", "per_sample_grad_norms")
+        ),
+    ),
+    ("Lake", _methods(losslake.Lake, "Lake")),
+    ("RecordedRun", _methods(RecordedRun, "RecordedRun")),
+    (
+        "What analyses return",
+        (
+            *_methods(Outcome, "Outcome"),
+            *_methods(Scores, "Scores"),
+            *_methods(Finding, "Finding"),
+            *_methods(Metric, "Metric"),
+        ),
+    ),
+)
+
+
+def _signature(name: str, entry: object) -> str:
+    """A call, a parameter a line where one line is too long for all."""
+    signature = inspect.signature(entry)  # type: ignore[arg-type]
+    parameters = [p for p in signature.parameters.values() if p.name != "self"]
+    returns = (
+        "" if signature.return_annotation is inspect.Signature.empty else f" -> {signature.return_annotation}"
+    )
+    told, starred = [], False
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY and not starred:
+            told.append("*")
+        starred |= parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL)
+        annotation = "" if parameter.annotation is parameter.empty else f": {parameter.annotation}"
+        default = (
+            ""
+            if parameter.default is parameter.empty
+            else f"{' = ' if annotation else '='}{parameter.default!r}"
+        )
+        star = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        told.append(f"{star}{parameter.name}{annotation}{default}")
+    line = f"{name}({', '.join(told)}){returns}"
+    if len(line) <= 100:
+        return line
+    return "\n".join([f"{name}(", *(f"    {each}," for each in told), f"){returns}"])
+
+
+def _docstring(entry: object) -> Iterator[str]:
+    """Paragraphs as prose; lists of parameters and code as they stand."""
+    for paragraph in (inspect.getdoc(entry) or "").split("\n\n"):
+        aligned = paragraph.startswith("    ") or re.search(r"^\S+(, \S+)* {2,}\S", paragraph, re.M)
+        if aligned:
+            yield from ("```text", textwrap.dedent(paragraph), "```", "")
+        else:
+            yield from (_prose(" ".join(paragraph.split())), "")
 
 
 def walk(command: click.Command = cli, path: str = "losslake") -> Iterator[tuple[str, click.Command]]:

@@ -116,7 +116,8 @@ def run_evaluation(
     variant = evaluation_variant(evaluation, scores, chosen)
     told = {**chosen, "scores": list(scores)}
     notes = keep(source, evaluation.name, variant, told, finding.notes, finding.metrics, None)
-    return replace(finding, notes=notes)
+    title = f"{evaluation.name} of {', '.join(scores)}"
+    return replace(finding, notes=notes, title=title, drawn=evaluation.chart)
 
 
 TRUTH = "lira"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
@@ -15,17 +15,20 @@ from ...store.read.catalogue import fingerprint
 from ...store.write.results import save_result
 from ..attacks.masking import masked_source, parse_mask
 from ..declare import DUALS, MASK, SHARED, WITHOUT, Analysis, parse_options, variant_of
-from ..scores import Scores, count_unscored
+from ..scores import Scores, as_html, as_text, count_unscored
 from ..source import Source
 from ..statistics.metric import Metric
 from ..statistics.roc import RESOLVED_FROM, evaluate, firm
 from .on_spark import check_on_spark
 
+if TYPE_CHECKING:
+    import altair as alt
+
 FPRS = (0.001, 0.01, 0.1)
 """False-positive rates that attacks are judged at unless told otherwise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """An analysis's scores with every metric of them.
 
@@ -44,6 +47,20 @@ class Outcome:
     @property
     def notes(self) -> tuple[str, ...]:
         return (*self.scores.notes, *_unresolved(self.metrics))
+
+    def chart(self) -> alt.TopLevelMixin:
+        """The chart of the analysis."""
+        return self.analysis.chart(self.scores)
+
+    def __repr__(self) -> str:
+        return as_text(self._title, self.metrics, self.notes)
+
+    def _repr_html_(self) -> str:
+        return as_html(self._title, self.metrics, self.notes, self.chart)
+
+    @property
+    def _title(self) -> str:
+        return f"{self.label}: scores of {len(self.scores.frame)} samples"
 
 
 def run_analysis(

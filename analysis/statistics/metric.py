@@ -32,6 +32,15 @@ class Metric:
         """``hits`` of ``n`` with Clopper and Pearson's interval; nothing can be said without observations."""
         return cls(metric, hits / n if n else None, *clopper_pearson(hits, n), n, parameters or {})
 
+    @property
+    def title(self) -> str:
+        """Its name with its parameters, as ``tpr_at_fpr fpr=0.01``."""
+        told = (
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in self.parameters.items()
+        )
+        return " ".join([self.metric, *told])
+
     def to_json(self) -> dict[str, Any]:
         """A flat object: metric, its parameters, value, ci_low, ci_high, n. What is not finite becomes null."""
         numbers = {name: _finite(getattr(self, name)) for name in ("value", "ci_low", "ci_high")}
