@@ -109,7 +109,7 @@ class HuggingFaceCallback(TrainerCallback):
         """Let the loader's batches carry the ids and labels of their samples."""
         data = loader.dataset
         own = self._ids is None and _own_ids(data, columns_removed=columns_removed)
-        ids = None if own else self._run.positions(len(data), self._ids)  # type: ignore[arg-type]
+        ids = None if own else self._run.positions(data, self._ids)
         # The constructor is past, and a new loader would draw other random numbers: only what it reads is exchanged.
         loader.__dict__["dataset"] = _NumberedRecords(data, ids)
         loader.collate_fn = _CollateWithIds(loader.collate_fn, self._key, len(self._run.labels))

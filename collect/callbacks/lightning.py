@@ -70,7 +70,7 @@ class LightningCallback(Callback):
 
         def dataloader() -> Any:
             loader = _only_loader(ask(source))
-            ids = self._run.positions(len(loader.dataset), self._ids)  # type: ignore[arg-type]
+            ids = self._run.positions(loader.dataset, self._ids)
             return _telling(loader, ids, self._told)
 
         source.dataloader = dataloader

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...store.errors import InvalidOption
+from ...store.errors import InvalidInput, InvalidOption
 from ...store.format.schema import CROSS_ENTROPY
 from ..grad_norms.eval_pass import ordered_norms
 from ..losses.criterion import LossOf, SampleLosses
@@ -21,6 +21,7 @@ from ..signals.calls import Call, ordered_answers, ordered_outputs
 from ..signals.evaluation import check_holds_all, pair_of
 from ..signals.from_logits import Answers, answers_from_logits, phi_from_loss
 from ..signals.queries import AS_IT_IS, Query
+from .positions import labels_tell, parts_in_another_order
 
 TracePoint = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 """Loss, margin or None, gradient norm or None of S samples, (S,) each."""
@@ -125,8 +126,19 @@ def asked_model(
     decide: Callable[[str], None],
     call: Call,
 ) -> AskedModel:
-    """What to ask by the ``losses`` of a criterion, where there is one. Raises InvalidOption for norms that it has not."""
+    """What to ask by the ``losses`` of a criterion, where there is one.
+
+    Raises InvalidOption for norms that it has not, and InvalidInput for data of parts that stand in another order than the whole,
+    where no labels would tell whether that is the samples'.
+    """
     by_target = losses is not None and _needs_targets(losses, model, data, labels, call)
+    if (by_target or not labels_tell(labels, np.arange(len(labels)))) and parts_in_another_order(
+        data, len(labels)
+    ):
+        raise InvalidInput(
+            f"data ({type(data).__name__}) is put together of parts of a data set of all {len(labels)} samples, in another order than that "
+            "one's: give that data set itself, or, where the samples stand in the order of the parts, list(data)"
+        )
     if by_target and norms:
         raise InvalidOption(
             "gradient norms in eval mode are of the cross-entropy; leave grad_norm out, or watch_model in train mode"

@@ -16,9 +16,13 @@ import pyarrow.compute as pc
 
 from ...store.errors import InvalidInput
 from ...store.format.schema import SAMPLES
+from .positions import members_named
 
-KeyLookup = Callable[[Sequence[str]], np.ndarray]
-"""The sample ids int64 of keys. Raises InvalidInput for a key that no sample has, or several have."""
+KeyLookup = Callable[[Sequence[str] | np.ndarray], np.ndarray]
+"""The sample ids int64 of keys, text or numbers. Raises InvalidInput for a key that no sample has, or several have.
+
+Numbers are sample ids where no sample's key is a number.
+"""
 
 
 def read_samples(samples: Any) -> tuple[pa.Table, list[str] | None]:
@@ -46,6 +50,7 @@ def read_members(members: Any, keys: pa.ChunkedArray) -> tuple[np.ndarray, np.nd
     no sample has, one given twice, and for whole numbers that may be either ids or keys.
     """
     samples = len(keys)
+    members = _of_subset(members, samples)
     column = _column(sorted(members) if isinstance(members, (set, frozenset)) else members, "members")
     if column.null_count:
         raise InvalidInput(
@@ -83,16 +88,37 @@ def read_members(members: Any, keys: pa.ChunkedArray) -> tuple[np.ndarray, np.nd
     return mask, array.astype(np.int64)
 
 
+def _of_subset(members: Any, samples: int) -> Any:
+    """The sample ids that a torch Subset, of a Subset ..., of a data set of all samples names; anything else as it is."""
+    data = sys.modules.get("torch.utils.data")
+    if data is None or not isinstance(members, data.Subset):
+        return members
+    found = members_named(members, samples)
+    if found is None:
+        raise InvalidInput(
+            f"members are a Subset, but of no data set as long as the experiment, of {samples} samples; give a mask or sample ids"
+        )
+    return found
+
+
 def key_lookup(keys: pa.ChunkedArray) -> KeyLookup:
     """How to find samples by their keys, text, of all samples in the order of ids; a forgotten sample has none."""
     places: dict[str, int] = {}
     several: set[str] = set()
+    plain = True  # a number says which sample
 
-    def look_up(asked: Sequence[str]) -> np.ndarray:
+    def look_up(asked: Sequence[str] | np.ndarray) -> np.ndarray:
+        nonlocal plain
         if not places:
             for sample, key in enumerate(keys.to_pylist()):
                 if key is not None and places.setdefault(key, sample) != sample:
                     several.add(key)
+            own = all(key == str(sample) for key, sample in places.items())
+            plain = own or not any(key.isdecimal() for key in places)
+        if isinstance(asked, np.ndarray):
+            if plain:
+                return asked.astype(np.int64)
+            asked = list(map(str, asked.tolist()))
         for key in asked:
             if key in several or key not in places:
                 which = "several samples have" if key in several else "no sample of the experiment has"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,9 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from ...store.errors import InvalidInput
+from .positions import refuse_unknown
 
-_BY_HAND = (
-    "call run.batch(ids) before each call of the criterion instead, and run.end_epoch() after each epoch"
-)
+_BY_HAND = "name the field of a batch that holds its samples' ids or keys by key=, or call run.batch(ids) before each call of the criterion, and run.end_epoch() after each epoch"
 
 
 class WatchedLoader:
@@ -79,6 +78,61 @@ class WatchedLoader:
         return getattr(self._loader, name)
 
 
+class KeyedLoader:
+    """Yields the batches of any iterable as they are, and tells of the field of each that names its samples.
+
+    ``key`` is the name of a field of batches that are mappings or objects, or the place of one in tuples. ``on_pass`` is called before
+    a pass, ``on_batch(field)`` before each batch, ``on_end`` after a pass.
+    """
+
+    def __init__(
+        self,
+        loader: Any,
+        key: str | int,
+        *,
+        on_pass: Callable[[], None],
+        on_batch: Callable[[Any], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._loader, self._key = loader, key
+        self._on_pass, self._on_batch, self._on_end = on_pass, on_batch, on_end
+
+    def __iter__(self) -> Iterator[Any]:
+        self._on_pass()
+        return self._walk(iter(self._loader))
+
+    def _walk(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            self._on_batch(_field(batch, self._key))
+            yield batch
+        self._on_end()
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_loader" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self._loader, name)
+
+
+def _field(batch: Any, key: str | int) -> Any:
+    try:
+        if isinstance(batch, Mapping) or isinstance(key, int):
+            return batch[key]
+        return getattr(batch, key)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        has = (
+            f"a mapping of {', '.join(map(str, batch))}"
+            if isinstance(batch, Mapping)
+            else f"a {type(batch).__name__}"
+        )
+        raise InvalidInput(
+            f"a batch of the loader is {has} without a field {key!r}; key= names the one with the sample ids or keys of its records, or "
+            "gives its place in a tuple"
+        ) from error
+
+
 class _TellingSampler:
     """A sampler or batch sampler that notes what it yields in the queue of the pass under way."""
 
@@ -120,33 +174,15 @@ def check_followable(loader: object) -> None:
         )
 
 
-def read_positions(ids: Any, length: int, order: np.ndarray, samples: int) -> np.ndarray:
-    """The sample id at each of the ``length`` positions of a loader's data set: int64 (length,).
-
-    ``ids`` where given; else the members in their ``order`` where there are as many, or all samples. Raises
-    InvalidInput where none of it fits.
-    """
-    if ids is not None:
-        array = np.asarray(ids)
-        if array.shape != (length,) or not np.issubdtype(array.dtype, np.integer):
-            raise InvalidInput(
-                f"ids are {array.dtype} {array.shape}; they must be integers, one for each of the {length} records "
-                "of the loader's data set"
-            )
-        _refuse_unknown(array, samples)
-        return array.astype(np.int64)
-    if length == len(order):
-        return order
-    if length == samples:
-        return np.arange(length)
-    raise InvalidInput(
-        f"the loader's data set has {length} records, the run {len(order)} members and the experiment {samples} "
-        "samples; pass ids=, the sample id of each record, to watch_loader"
-    )
-
-
 def read_batch_ids(ids: Any, samples: int) -> np.ndarray:
     """The sample ids of one batch, on any device, as int64 (B,). Raises InvalidInput for what they cannot be."""
+    array = read_numbers(ids)
+    refuse_unknown(array, samples)
+    return array
+
+
+def read_numbers(ids: Any) -> np.ndarray:
+    """Whole numbers, one a record, on any device, as int64 (B,). Raises InvalidInput for what they cannot be."""
     array = np.asarray(ids.detach().cpu() if isinstance(ids, torch.Tensor) else ids)
     if array.shape == (0,):
         return np.empty(0, dtype=np.int64)
@@ -154,11 +190,4 @@ def read_batch_ids(ids: Any, samples: int) -> np.ndarray:
         raise InvalidInput(
             f"the ids of a batch are {array.dtype} {array.shape}; they must be integers (batch,)"
         )
-    _refuse_unknown(array, samples)
     return array.astype(np.int64)
-
-
-def _refuse_unknown(ids: np.ndarray, samples: int) -> None:
-    wrong = (ids < 0) | (ids >= samples)
-    if wrong.any():
-        raise InvalidInput(f"id {ids[wrong][0]} is no sample of the experiment (0 to {samples - 1})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -13,7 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 
 from ...store.errors import InvalidInput, InvalidOption
 from ...store.format.records import Run, RunInfo
@@ -30,7 +31,8 @@ from .asked_model import TracePoint, asked_model
 from .criterion import Reduction, WatchedCriterion
 from .exposed_so_far import COLUMNS, most_exposed
 from .given import KeyLookup, keys_in
-from .loader import WatchedLoader, check_followable, read_batch_ids, read_positions
+from .loader import KeyedLoader, WatchedLoader, check_followable, read_batch_ids, read_numbers
+from .positions import Positions, labels_tell, read_positions
 from .recorder import TraceRecorder
 from .steps import RecordedSteps
 
@@ -63,6 +65,8 @@ class RecordedRun:
         self.labels = labels
         """Of all samples, int64 (samples,), -1 where the samples table has none."""
         self._population, self._order, self._by_key = population, order, by_key
+        self._not_shown: list[Positions] = []
+        self._order_checked = False
         self._steps = RecordedSteps(writer.run, self._recorder, labels)
         self._losses: LossOf | None = None
         self._info, self._queries = info, queries
@@ -75,23 +79,41 @@ class RecordedRun:
         self._started = time.perf_counter()
         self._trained = 0.0
 
-    def watch_loader(self, loader: DataLoader[Any], ids: Any = None) -> WatchedLoader:
+    def watch_loader(self, loader: Any, ids: Any = None, *, key: str | int | None = None) -> Any:
         """The loader, noting which samples are in each batch. One pass over it is one epoch.
 
-        ``ids`` (len(dataset),), or keys as text, says which sample stands at each position of the loader's data set. By default
-        these are the members, in the order given to `start_run` (ascending for a mask), where the data set
-        is as long as they are many, or all samples where it is as long as the experiment.
+        By default a torch DataLoader is followed through its sampler. The sample at each position of its data set is told by the indices of
+        Subset, ConcatDataset and the like, where these are into a data set of all samples and name members alone; otherwise they are
+        the members, in the order given to `start_run` (ascending for a mask), where the data set
+        is as long as they are many, or all samples where it is as long as the experiment. Where neither indices nor labels show that this
+        is so, as in a regression, the run warns of it once; two orders that are as likely are refused.
+
+        ``ids`` (len(dataset),), or keys as text, says it: the sample at each position of the loader's data set. ``key`` says it
+        too, for any iterable of batches: the field of each batch, by its name or its place in a tuple, with sample ids or keys.
+        Numbers are keys where those of the experiment are numbers; by default a sample's key is its id.
         """
+        if key is not None:
+            if ids is not None:
+                raise InvalidOption(
+                    "ids are told by the loader's positions or by a field of its batches: give ids= or key="
+                )
+            self._collate_of_loop = getattr(loader, "collate_fn", None)
+            return KeyedLoader(
+                loader, key, on_pass=self.end_epoch, on_batch=self._on_field, on_end=self.end_epoch
+            )
         check_followable(loader)
         self._collate_of_loop = loader.collate_fn
-        positions = self.positions(len(loader.dataset), ids)  # type: ignore[arg-type]
+        positions = self.positions(loader.dataset, ids)
         return WatchedLoader(
             loader, positions, on_pass=self.end_epoch, on_batch=self._on_batch, on_end=self.end_epoch
         )
 
-    def positions(self, length: int, ids: Any = None) -> np.ndarray:
-        """The sample id at each of the ``length`` positions of a data set trained on, int64; ``ids`` as in `watch_loader`."""
-        return read_positions(self._ids(ids), length, self._order, len(self.labels))
+    def positions(self, data: Any, ids: Any = None) -> np.ndarray:
+        """The sample id at each position of a data set trained on, int64; ``ids`` and what is taken without as in `watch_loader`."""
+        found = read_positions(data, self._ids(ids), self._order, len(self.labels), self.labels)
+        if not found.shown:
+            self._not_shown.append(found)
+        return found.ids
 
     def watch_criterion(
         self, criterion: Callable[..., Any], *, reduction: Reduction | None = None
@@ -187,6 +209,7 @@ class RecordedRun:
         """End the epoch, for loops that use `batch`; nothing happens when no batch was recorded in it."""
         self._steps.end()
         if self._recorder.recording:
+            self._check_order()
             self._recorder.end_epoch()
             self._trained = time.perf_counter() - self._started
 
@@ -335,6 +358,7 @@ class RecordedRun:
             )
         if not ranks.writes():
             return None
+        self._say_who_was_in_no_batch()
         info = dataclasses.replace(
             self._info,
             extra={**self._info.extra, **({} if self._steps.loss is None else {"loss": self._steps.loss})},
@@ -382,6 +406,41 @@ class RecordedRun:
     def _on_batch(self, ids: np.ndarray) -> None:
         self.batch(ids)
         self._steps.begin()
+
+    def _on_field(self, field: Any) -> None:
+        """A field of a batch: keys as text, or numbers, which may be keys as well as ids."""
+        self._on_batch(field if keys_in(field) is not None else self._by_key(read_numbers(field)))
+
+    def _say_who_was_in_no_batch(self) -> None:
+        missing = self.members & ~self._writer.forgotten & ~self._recorder.trained_on
+        if self._recorder.epochs and missing.any():
+            warnings.warn(
+                f"{int(missing.sum())} of {int(self.members.sum())} members of run {self.name!r} were in no batch that was recorded, the "
+                f"first of them sample {int(missing.argmax())}; attacks take every member for trained on: are members= right?",
+                stacklevel=4,
+            )
+
+    def _check_order(self) -> None:
+        """In the first epoch that holds a batch: whether anything shows which record is which sample.
+
+        Raises InvalidInput where something speaks against it and no labels speak for it, and warns where nothing does.
+        """
+        if self._order_checked:
+            return
+        self._order_checked = True
+        for positions in self._not_shown:
+            if self._recorder.compared and labels_tell(self.labels, positions.ids):
+                continue
+            if positions.doubt is not None:
+                raise InvalidInput(positions.doubt)
+            if ranks.writes():
+                warnings.warn(
+                    f"nothing shows which record is which sample in run {self.name!r}: record i of the loader's data set is taken for "
+                    "member i, and the loss compares no labels that would tell; pass watch_loader ids=, the sample id of each record, or key=, "
+                    "the field of a batch that names its samples",
+                    stacklevel=4,
+                )
+                return
 
     def _note_accuracy(self, ids: np.ndarray, right: np.ndarray) -> None:
         within = right[self.members[ids]]

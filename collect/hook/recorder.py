@@ -34,6 +34,10 @@ class TraceRecorder:
         self._names: tuple[str, ...] = ()
         self.epochs = 0
         """Training epochs ended so far."""
+        self.compared = False
+        """Whether targets were compared with the labels of their samples, in any batch."""
+        self.trained_on = np.zeros(self._samples, dtype=bool)
+        """Which samples were in a batch of the epochs written so far."""
 
     @property
     def recording(self) -> bool:
@@ -54,6 +58,7 @@ class TraceRecorder:
         """
         if self._epoch is None:
             self._epoch = _EpochValues(self._samples, loss.device)
+        self.compared = self.compared or wrong is not None
         self._epoch.put(ids, loss, margin, wrong)
 
     def record_grad_norm(self, found: StepNorms, names: tuple[str, ...]) -> None:
@@ -90,8 +95,17 @@ class TraceRecorder:
                 raise InvalidInput(
                     f"epoch {epoch} of run {self._writer.run!r}: {mismatches} targets are not the labels of their "
                     "samples, so batches and sample ids do not belong together; a loop that fetches batches ahead, or "
-                    "reorders them, says which samples are next with run.batch(ids)"
+                    "reorders them, says which samples are next with run.batch(ids); a data set whose records are not the members in "
+                    "their order with watch_loader(loader, ids=...)"
                 )
+            strangers = np.flatnonzero(seen & ~self._writer.members)
+            if len(strangers):
+                raise InvalidInput(
+                    f"epoch {epoch} of run {self._writer.run!r}: {len(strangers)} samples in its batches are no members, the first of them "
+                    f"{strangers[0]}; either members= are not those that the loop trains on, or its batches are not followed rightly: "
+                    "watch_loader(loader, ids=...)"
+                )
+            self.trained_on |= seen
             sums, alone = faults[: len(names)], faults[len(names) :]
             if any(sums):
                 raise InvalidInput(_not_adding_up(self._writer.run, epoch, sums, names, alone=any(alone)))

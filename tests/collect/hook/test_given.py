@@ -168,7 +168,7 @@ def test_members_of_every_kind(lake: Lake, name: str) -> None:
     make, order = MEMBERS[name]
     run = start_run(lake, "e", samples=frame(), members=make())
     assert np.flatnonzero(run.members).tolist() == np.sort(order).tolist()
-    assert run.positions(len(order)).tolist() == order.tolist()
+    assert run.positions(range(len(order))).tolist() == order.tolist()
     run.discard()
 
 
