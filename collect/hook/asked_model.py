@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from ...store.format.schema import CROSS_ENTROPY
 from ..grad_norms.eval_pass import ordered_norms
 from ..losses.criterion import LossOf, SampleLosses
 from ..losses.cross_entropy import loss_and_margin
+from ..losses.scale import are_probabilities, logits_of
 from ..random_streams import undisturbed_randomness
+from ..ranks import inner_model
 from ..signals.calls import Call, ordered_answers, ordered_outputs
 from ..signals.evaluation import check_holds_all, pair_of
 from ..signals.from_logits import Answers, answers_from_logits, phi_from_loss
@@ -30,6 +33,63 @@ _PIECE_BYTES = 32 << 20
 """Logits that are looked at together, in float32; what is made of them takes some times as much."""
 
 
+_MANY_ROWS = 32
+"""Lone outputs from 0 to 1 that are no logits any more."""
+
+
+@dataclass(eq=False)
+class _Scale:
+    """The scale of a model's outputs, as the first batch shows it: logits, or probabilities, which are taken by their logarithms.
+
+    losses  of the criterion trained with, where it is one of the user's own; it says what a lone output is
+    """
+
+    model: str
+    losses: LossOf | None
+    of_probabilities: bool | None = None
+    lone: int = 0
+    lone_shares: int = 0
+
+    def logits(self, output: Any, y: torch.Tensor) -> Any:
+        """Logits of an output at labels y (B,). Warns once of probabilities."""
+        if not isinstance(output, torch.Tensor) or not output.ndim:
+            return output
+        if output.numel() == len(output):
+            if self.losses is not None:
+                return self.losses.lone_logits(output, y)
+            self.lone += len(output)
+            self.lone_shares += int(((output >= 0) & (output <= 1)).sum())
+            return output
+        if self.of_probabilities is None:
+            self.of_probabilities = are_probabilities(output, classes=1)
+            if self.of_probabilities:
+                warnings.warn(
+                    f"{self.model} gives probabilities, rows that add up to 1, where logits are meant: taken are their logarithms, so that the "
+                    "loss is -log p",
+                    stacklevel=8,
+                )
+        return logits_of(output) if self.of_probabilities else output
+
+    def check_logits(self, output: torch.Tensor) -> torch.Tensor:
+        """The output (B, C), whose gradient norms were taken. Raises InvalidInput for probabilities."""
+        if self.of_probabilities is None:
+            self.of_probabilities = are_probabilities(output, classes=1)
+        if self.of_probabilities:
+            raise InvalidInput(
+                f"{self.model} gives probabilities, rows that add up to 1, and gradient norms in eval mode are of the cross-entropy of "
+                "logits; leave the softmax out, or leave grad_norm out"
+            )
+        return output
+
+    def check_lone(self) -> None:
+        """After all samples: raises InvalidInput where each has one number from 0 to 1, as sigmoid gives it."""
+        if self.lone >= _MANY_ROWS and self.lone == self.lone_shares:
+            raise InvalidInput(
+                f"{self.model} gives one number from 0 to 1 for each of {self.lone} records: these are probabilities of class 1, not logits; "
+                "leave the sigmoid out, or give criterion=nn.BCELoss()"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class AskedModel:
     """A model and the data of all samples, in the order of their ids. Make it with `asked_model`.
@@ -37,6 +97,7 @@ class AskedModel:
     labels    (samples,) of the samples table, -1 where it has none
     norms     whether the points of its trace have gradient norms
     by_target how a record's loss comes from its target in the data; None: it is the cross-entropy of its class number
+    scale     turns probabilities into logits; see `_Scale`
     decide    is told the name of the loss that is recorded, and raises where it is not the run's
     call      how the model is asked
     """
@@ -48,6 +109,7 @@ class AskedModel:
     by_target: LossOf | None
     decide: Callable[[str], None]
     call: Call
+    scale: _Scale
 
     def trace_point(self, ids: np.ndarray, *, unwatched: AbstractContextManager[None]) -> TracePoint:
         """What the samples ``ids`` have in eval mode.
@@ -65,9 +127,13 @@ class AskedModel:
             for logits, labels, *norm in (
                 ordered_norms(self.model, self.data, ids, self.labels)
                 if self.norms
-                else ordered_outputs(self.model, self.data, ids, self.labels, AS_IT_IS, self.call)
+                else ordered_outputs(
+                    self.model, self.data, ids, self.labels, AS_IT_IS, self.call, self.scale.logits
+                )
             ):
-                loss, margin = loss_and_margin(logits, labels)
+                loss, margin = loss_and_margin(
+                    self.scale.check_logits(logits) if self.norms else logits, labels
+                )
                 losses.append(loss)
                 margins.append(margin)
                 of_gradients += norm
@@ -95,11 +161,12 @@ class AskedModel:
         self.decide(CROSS_ENTROPY)
         done = 0
         for logits, labels in _pieces(
-            ordered_outputs(self.model, self.data, ids, self.labels, query, self.call)
+            ordered_outputs(self.model, self.data, ids, self.labels, query, self.call, self.scale.logits)
         ):
             part = slice(done, done + len(labels))
             yield ids[part], answers_from_logits(logits, labels, where=where, first=done)
             done = part.stop
+        self.scale.check_lone()
 
     def _losses(self, losses_of: LossOf, ids: np.ndarray, query: Query) -> SampleLosses:
         highest = highest_label(self.labels)
@@ -147,7 +214,9 @@ def asked_model(
         raise InvalidOption(
             "gradient norms in eval mode are asked by model(x), without forward=; leave grad_norm out, or watch_model in train mode"
         )
-    return AskedModel(model, data, labels, norms, losses if by_target else None, decide, call)
+    own = losses if losses is not None and losses.kind == "other" else None
+    scale = _Scale(type(inner_model(model)).__name__, own)
+    return AskedModel(model, data, labels, norms, losses if by_target else None, decide, call, scale)
 
 
 def highest_label(labels: np.ndarray) -> int | None:

@@ -361,7 +361,11 @@ class RecordedRun:
         self._say_who_was_in_no_batch()
         info = dataclasses.replace(
             self._info,
-            extra={**self._info.extra, **({} if self._steps.loss is None else {"loss": self._steps.loss})},
+            extra={
+                **self._info.extra,
+                **({} if self._steps.loss is None else {"loss": self._steps.loss}),
+                **({"outputs": "probabilities"} if self._losses and self._losses.of_probabilities else {}),
+            },
             epochs=self._recorder.epochs or max(self._eval_points - 1, 0) or None,
             seconds=self._trained or time.perf_counter() - self._started,
             versions=versions(),

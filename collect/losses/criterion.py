@@ -18,6 +18,7 @@ from ...store.errors import InvalidInput
 from ...store.format.schema import CROSS_ENTROPY
 from ..random_streams import undisturbed_randomness
 from .cross_entropy import IGNORED, as_logits, loss_and_margin, position_loss_and_margin
+from .scale import ENOUGH_ROWS, are_probabilities, logits_of
 
 Kind = Literal["classes", "binary", "probabilities", "regression", "other"]
 """classes: cross-entropy of logits, or NLL of log-probabilities, which are logits too. binary: of lone logits;
@@ -65,7 +66,8 @@ class LossOf:
 
     Classes: the clean cross-entropy of logits (B, C), whatever smoothing, weights or mixup the criterion has, at the
     target's class numbers, or at the samples table's labels where the target holds probabilities; likewise for a
-    criterion of the user's own that is given such a target. Tokens or pixels, logits (B, C, ...) with a target
+    criterion of the user's own that is given such a target. A criterion of the user's own that is given probabilities, rows that add up to
+    1, takes their logarithms itself, and so it is done here; one of torch's that takes logits is refused with them. Tokens or pixels, logits (B, C, ...) with a target
     (B, ...), or as a criterion of one's own may take them (B, ..., C): the mean over a sample's targets that are not
     ignored. Binary, (B,) or (B, 1): cross-entropy of two classes. Several labels a sample, (B, L): the mean of their
     binary cross-entropies, no margin. Regression and what else has a reduction: the criterion's own value of each
@@ -78,6 +80,10 @@ class LossOf:
     """How many values of the criterion the loss of a sample is the mean of, where it is one of a fixed number."""
     _holds_probabilities: bool | None = field(default=None, init=False)
     _alone: bool = field(default=False, init=False)
+    of_probabilities: bool = field(default=False, init=False)
+    """Whether the outputs are probabilities, as the first of them showed."""
+    _rows_of_shares: int = field(default=0, init=False)
+    _scale_known: bool = field(default=False, init=False)
     _called_with: tuple[torch.Size, torch.Size] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -101,7 +107,7 @@ class LossOf:
 
         ``known`` (B,) int64 are the samples table's labels on the output's device, -1 where there is none; ``highest``
         is the table's highest label, None where some are missing. The host does not wait for the device, but once
-        in a run for a criterion of the user's own with a target that is not of integers.
+        in a run, to see the scale of the outputs, and once more for a criterion of the user's own.
         """
         options = options or {}
         self.outputs = 1
@@ -116,13 +122,17 @@ class LossOf:
         if whole and isinstance(output, torch.Tensor):
             ignored = int(option(self.criterion, options, "ignore_index", IGNORED))
             if output.ndim > 2 and (target.ndim > 1 or self.kind == "classes"):
-                return self._positions(output, target, ignored)
+                last = self.kind != "classes" and output.shape[:-1] == target.shape
+                return self._positions(self._as_logits(output, -1 if last else 1), target, ignored)
             lone = output.numel() == len(output)
             # Whole numbers that a lone output is to hit may be counts, where the criterion can say so itself.
             if target.numel() == len(output) and not (lone and self.loss_only):
-                return _classes(output, target, known, highest, ignored)
+                z = self.lone_logits(output, target, more, options) if lone else self._as_logits(output, 1)
+                return _classes(z, target, known, highest, ignored)
         if self.kind == "classes" or self._class_probabilities(output, target, highest):
-            return _at_known(output, known, highest)
+            lone = isinstance(output, torch.Tensor) and output.numel() == len(output)
+            z = self.lone_logits(output, target, more, options) if lone else self._as_logits(output, 1)
+            return _at_known(z, known, highest)
         return self._own(output, target, more, options)
 
     def as_called(self, output: Any, target: Any) -> tuple[Any, Any]:
@@ -141,6 +151,65 @@ class LossOf:
         if _but_for_ones(target.shape[1:], output.shape[1:]):
             target = target.reshape(output.shape)
         return output, target
+
+    def _as_logits(self, output: Any, classes: int) -> Any:
+        """The output, or the logarithms of what the first rows show to be probabilities. Raises InvalidInput where the criterion takes
+        logits and is given these."""
+        if not isinstance(output, torch.Tensor):
+            return output
+        if not self._scale_known:
+            shares = are_probabilities(output, classes=classes)
+            self._rows_of_shares += output.numel() // output.shape[classes] if shares else 0
+            self._scale_known = not shares or self._rows_of_shares >= ENOUGH_ROWS
+            self.of_probabilities = shares
+        if not self.of_probabilities:
+            return output
+        if self.kind != "classes":
+            return logits_of(output)
+        if self._scale_known:
+            takes = "log-probabilities" if "nll" in _name(self.criterion).lower() else "logits"
+            raise InvalidInput(
+                f"{_name(self.criterion)} takes {takes}, but was called with probabilities: each row lies from 0 to 1 and adds up to 1; leave "
+                "the softmax out, or give it their logarithm"
+            )
+        return output
+
+    def lone_logits(
+        self,
+        output: torch.Tensor,
+        target: Any,
+        more: Sequence[Any] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> torch.Tensor:
+        """A lone output a record as the logit of class 1, of its probability where the criterion takes it for one.
+
+        Raises InvalidInput for outputs from 0 to 1 that a criterion of the user's own may take for either.
+        """
+        z = output.detach().float()
+        if self.kind == "other" and not self._scale_known and z.numel():
+            self._scale_known = not ((z >= 0) & (z <= 1)).all()
+            if not self._scale_known:
+                self._scale_known = True
+                self.of_probabilities = self._takes_probabilities(output, target, more, options or {})
+        return torch.logit(z).clamp(_LEAST_LOGIT, -_LEAST_LOGIT) if self.of_probabilities else output
+
+    def _takes_probabilities(
+        self, output: torch.Tensor, target: Any, more: Sequence[Any], options: Mapping[str, Any]
+    ) -> bool:
+        z, t = output.detach().float().reshape(-1), target.detach().to(output.device).float().reshape(-1)
+        said = called_again(self.criterion, (output.detach(), target, *more), options, output.device)
+        value = said.detach().float().mean() if isinstance(said, torch.Tensor) else torch.tensor(float("nan"))
+        as_logits = _binary_loss(z, t).mean()
+        as_shares = _binary_loss(torch.logit(z).clamp(_LEAST_LOGIT, -_LEAST_LOGIT), t).mean()
+        for found, shares in ((as_logits, False), (as_shares, True)):
+            for whole in (found, found * len(z)):  # a mean, or a sum
+                if torch.isclose(value.cpu(), whole.cpu(), rtol=1e-3):
+                    return shares
+        raise InvalidInput(
+            f"{_name(self.criterion)} was called with a number from 0 to 1 a record, and its value is neither the cross-entropy of these as "
+            "probabilities nor as logits, so that it is not known which they are; use BCELoss or BCEWithLogitsLoss of torch, or compute the "
+            "samples' losses yourself: run.batch(ids), then run.record(losses)"
+        )
 
     def _own(self, output: Any, target: Any, more: Sequence[Any], options: Mapping[str, Any]) -> SampleLosses:
         """The criterion's own value of each sample, the mean over its outputs."""

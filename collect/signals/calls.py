@@ -72,17 +72,23 @@ def ordered_answers(
 
 
 def ordered_outputs(
-    model: nn.Module, data: Any, ids: np.ndarray, labels: np.ndarray, query: Query, call: Call
+    model: nn.Module,
+    data: Any,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    query: Query,
+    call: Call,
+    scaled: Callable[[Any, torch.Tensor], Any] = lambda output, y: output,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """(logits (B, C), labels (B,)) of the samples ``ids``, whose targets are class numbers; see `ordered_answers`.
 
-    ``labels`` (N,) are those of the samples table, -1 where it has none. Raises InvalidInput also where the targets are others,
-    as they are when data is not in the order of sample ids.
+    ``labels`` (N,) are those of the samples table, -1 where it has none. ``scaled(output, y)`` makes logits of what the model gives. Raises
+    InvalidInput also where the targets are others, as they are when data is not in the order of sample ids.
     """
     for output, target, asked in ordered_answers(model, data, ids, len(labels), query, call):
         y = target.long().reshape(-1)
         check_labels(labels, y, asked)
-        yield as_logits(output), y
+        yield as_logits(scaled(output, y)), y
 
 
 def _asked(

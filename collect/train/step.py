@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ...store.errors import InvalidOption
+from ...store.errors import InvalidInput, InvalidOption
 from ..callables import is_callable_spec
 from ..data.training import DeviceData
+from ..losses.scale import are_probabilities
 from ..models.build import build_model
 from ..models.fast import fit_to_members
 from ..recipe import Recipe
@@ -46,6 +47,7 @@ class TrainStep:
         self.held, self.recipe = held, recipe
         self._sizes = (recipe.batch_size, eval_batch(held.device))
         self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self._scale_seen = False
         if compiled:
             self._compile()
 
@@ -76,6 +78,12 @@ class TrainStep:
         """Mean cross-entropy of a batch against its labels y (B,), or against soft labels where the data has them."""
         held, smoothing = self.held, self.recipe.label_smoothing
         logits = logits.float()
+        if not self._scale_seen:
+            self._scale_seen = True
+            if are_probabilities(logits, classes=1):
+                raise InvalidInput(
+                    f"model {self.recipe.model} gives probabilities, rows that add up to 1, where logits are meant; leave the softmax out"
+                )
         if held.soft is None:
             return functional.cross_entropy(logits, y, label_smoothing=smoothing)
         taught = held.soft[0, ids]
