@@ -9,7 +9,10 @@ from .analysis.scoring.options import AnalysisOptions
 from .store.lake import Lake as StoredLake
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable
+    from collections.abc import Iterator
+    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     import polars as pl
     import pyarrow as pa
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from .collect.hook.recorded_run import RecordedRun
     from .collect.signals.calls import Forward
     from .store.format.records import Role
+    from .store.format.records import Run
 
 
 class Lake(StoredLake):
@@ -84,6 +88,8 @@ class Lake(StoredLake):
         recipe: Any = None,
         model: str = "",
         queries: str | Sequence[str] = "original",
+        forward: Callable[[Any, Any], tuple[Any, Any]] | None = None,
+        collate: Callable[[list[Any]], Any] | None = None,
     ) -> Iterator[RecordedRun]:
         """The shadow runs that are not committed yet, for a training loop of your own; ``count`` in all, the others are skipped.
 
@@ -99,7 +105,32 @@ class Lake(StoredLake):
 
         return shadow_runs(
             self, experiment, count=count, design=design, probability=probability, seed=seed, shard=shard,
-            recipe=recipe, model=model, queries=queries,
+            recipe=recipe, model=model, queries=queries, forward=forward, collate=collate,
+        )  # fmt: skip
+
+    def evaluate(
+        self,
+        experiment: str,
+        run: str,
+        model: Any,
+        data: Any,
+        *,
+        criterion: Callable[..., Any] | None = None,
+        members: Any = None,
+        queries: str | Sequence[str] = "original",
+        forward: Callable[[Any, Any], tuple[Any, Any]] | None = None,
+        collate: Callable[[list[Any]], Any] | None = None,
+    ) -> Run:
+        """Record the signals of a committed run that has none, of the ``model`` that it trained and all samples, ``data``.
+
+        The options are told in `losslake.collect.hook.evaluate_later.evaluate_run`. Raises NotFound, AlreadyExists where the run has
+        signals, InvalidInput.
+        """
+        from .collect.hook.evaluate_later import evaluate_run
+
+        return evaluate_run(
+            self, experiment, run, model, data, criterion=criterion, members=members, queries=queries,
+            forward=forward, collate=collate,
         )  # fmt: skip
 
     def analyze(

@@ -14,10 +14,7 @@ from ..store.lake import Lake
 from ..store.shell.output import format_of, write_frame
 from .declare import Analysis, Declaration, Evaluation, Option
 from .evaluations.catalogue import EVALUATIONS, run_all, run_evaluation
-from .output import aligned
-from .output import metric_lines
-from .output import write_text
-from .output import leading_figures
+from .output import aligned, leading_figures, metric_lines, write_text
 from .scores import Scores, by_exposure
 from .scoring.catalogue import ANALYSES, find, open_source
 from .scoring.on_spark import check_evaluation_on_spark, check_on_spark

@@ -136,6 +136,24 @@ class Lake(Catalogue):
             )
         return writer
 
+    def write_signals(self, run: Run, *, members: npt.NDArray[np.bool_]) -> RunWriter:
+        """Start writing the signals of a committed run that has none; ``members`` is who is in its training set, as in `write_run`.
+
+        Raises AlreadyExists where it has signals, InvalidInput where members are not as many as the run counts.
+        """
+        known = self.run(run.experiment, run.run)
+        if "signals" in known.tables():
+            raise AlreadyExists(
+                f"run {run.run!r} of experiment {run.experiment!r} has signals, which are never overwritten; evaluate a run of its own"
+            )
+        writer = RunWriter(
+            self.files, run.experiment, run.run, members, forget_late=self._forget_late, onto=known
+        )
+        count = int((writer.members & ~writer.forgotten).sum())
+        if count != known.members:
+            raise InvalidInput(f"members are {count}, but run {run.run!r} has {known.members}")
+        return writer
+
     def add_design(self, experiment: str, fleet: str, number: int, design: Mapping[str, Any]) -> bool:
         """Lay down design ``number`` of a fleet for good; False when another process did so first."""
         path = paths.design_file(check_name("experiment", experiment), check_name("fleet", fleet), number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ...store.lake import Lake
 from ..experiment.membership import Design, design_members
 from ..hook.recorded_run import RecordedRun
 from ..hook.start import start_run
+from ..signals.calls import Forward
 from .design import Block, derived, lay_down, numbered, parse_shard
 
 SHARD = "LOSSLAKE_SHARD"
@@ -30,6 +31,8 @@ def shadow_runs(
     recipe: Any = None,
     model: str = "",
     queries: str | Sequence[str] = "original",
+    forward: Forward | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
 ) -> Iterator[RecordedRun]:
     """The shadow runs shadow-0000, ... of an experiment that are not committed yet, one after the other, ``count`` in all.
 
@@ -46,10 +49,10 @@ def shadow_runs(
     seed          of the design and of the runs; what is laid down in the lake keeps its own
     shard         "3/16": every 16th run from the third on, for jobs that share nothing but the lake; by default the
                   environment variable LOSSLAKE_SHARD, so that a script needs no option of its own
-    recipe, model, queries   as in `start_run`
+    recipe, model, queries, forward, collate   as in `start_run`
 
     A run is committed when its block is left, or, without a block, when the next one is asked for; an exception in the block
-    leaves nothing of it behind. Raises NotFound, and InvalidOption where design or probability differ from those laid down.
+    leaves nothing of it behind. ``next(lake.shadow_runs(...))`` is one run, whose block commits it too. Raises NotFound, and InvalidOption where design or probability differ from those laid down.
     """
     text = shard if shard is not None else os.environ.get(SHARD) or "1/1"
     part = parse_shard(text)
@@ -66,7 +69,7 @@ def shadow_runs(
     )
     runs = list(numbered(_FLEET, blocks, count))
     return _untrained(lake, experiment, [runs[at] for at in part.of(len(runs))], chosen, samples,
-                      {"recipe": recipe, "model": model, "queries": queries})  # fmt: skip
+                      {"recipe": recipe, "model": model, "queries": queries, "forward": forward, "collate": collate})  # fmt: skip
 
 
 def _untrained(
@@ -90,10 +93,9 @@ def _untrained(
             lake, experiment, members=drawn[number - first] & audit, role="shadow", run=name, seed=seed,
             design=block, **given,
         )  # fmt: skip
-        try:
-            yield run
-            if not run.ended:
+        # A generator that is let go of, as by next(lake.shadow_runs(...)), leaves the run to whoever took it.
+        yield run
+        if not run.ended:
+            if run.committed is None:
                 run.commit()
-        finally:
-            if not run.ended:
-                run.discard()
+            run.discard()

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
-from ...store.errors import InvalidInput, InvalidOption
+from ...store.errors import AlreadyExists, InvalidInput, InvalidOption
 from ...store.format.records import Run, RunInfo
 from ...store.write.run_writer import RunWriter
 from .. import ranks
@@ -51,6 +52,8 @@ class RecordedRun:
         by_key: KeyLookup,
         forward: Forward | None = None,
         collate: Callable[[list[Any]], Any] | None = None,
+        free_name: Callable[[], str] | None = None,
+        reopen: Callable[[Run, np.ndarray], RunWriter] | None = None,
     ) -> None:
         self.name = writer.run
         self.experiment = writer.experiment
@@ -59,7 +62,7 @@ class RecordedRun:
         self.committed: Run | None = None
         self.ended = False
         """Whether it is committed or discarded, and takes nothing any more."""
-        self._writer = writer
+        self._writer, self._free_name, self._reopen = writer, free_name, reopen
         self._forgets = bool(writer.forgotten.any())
         self._recorder = TraceRecorder(writer)
         self.labels = labels
@@ -76,6 +79,7 @@ class RecordedRun:
         self._eval_points = 0
         self._evaluated = False
         self._failed_evaluation: Exception | None = None
+        self._unfinished = weakref.finalize(self, _leave, self._recorder, writer)
         self._started = time.perf_counter()
         self._trained = 0.0
 
@@ -99,13 +103,13 @@ class RecordedRun:
                 )
             self._collate_of_loop = getattr(loader, "collate_fn", None)
             return KeyedLoader(
-                loader, key, on_pass=self.end_epoch, on_batch=self._on_field, on_end=self.end_epoch
+                loader, key, on_pass=self._end_epoch, on_batch=self._on_field, on_end=self.end_epoch
             )
         check_followable(loader)
         self._collate_of_loop = loader.collate_fn
         positions = self.positions(loader.dataset, ids)
         return WatchedLoader(
-            loader, positions, on_pass=self.end_epoch, on_batch=self._on_batch, on_end=self.end_epoch
+            loader, positions, on_pass=self._end_epoch, on_batch=self._on_batch, on_end=self.end_epoch
         )
 
     def positions(self, data: Any, ids: Any = None) -> np.ndarray:
@@ -206,8 +210,11 @@ class RecordedRun:
         return self._recorder.recording
 
     def end_epoch(self) -> None:
-        """End the epoch, for loops that use `batch`; nothing happens when no batch was recorded in it."""
-        self._steps.end()
+        """End the epoch, for loops that use `batch`; where no batch was recorded in it nothing happens, but a warning if there were some."""
+        self._end_epoch(whole=True)
+
+    def _end_epoch(self, *, whole: bool = False) -> None:
+        self._steps.end(whole=whole)
         if self._recorder.recording:
             self._check_order()
             self._recorder.end_epoch()
@@ -250,38 +257,68 @@ class RecordedRun:
         Call it once before training (epoch 0) and after each epoch. ``data`` holds all samples in the order of
         sample ids: a map-style data set of (x, y) or a pair of tensors, without augmentation; records of any kind with
         `start_run`'s forward=. The model's
-        modes and all random streams are left as they were.
+        modes and all random streams are left as they were. Where an earlier point is there, an error is a warning, so that
+        training goes on: the point has no values. So have epochs after which it was not called.
         """
         wanted = self._eval_norms if grad_norm is None else grad_norm
         losses = self._losses if criterion is None else LossOf(criterion)
-        with self._steps.paused():
-            asked = asked_model(
-                model, data, self.labels, losses, norms=wanted, decide=self._steps.decide, call=self._call()
-            )
-        self.trace_eval_by(lambda ids: asked.trace_point(ids, unwatched=self._steps.paused()))
+
+        def ask(ids: np.ndarray) -> TracePoint:
+            with self._steps.paused():
+                asked = asked_model(
+                    model,
+                    data,
+                    self.labels,
+                    losses,
+                    norms=wanted,
+                    decide=self._steps.decide,
+                    call=self._call(),
+                )
+            return asked.trace_point(ids, unwatched=self._steps.paused())
+
+        self.trace_eval_by(ask)
 
     def trace_eval_by(self, ask: Callable[[np.ndarray], TracePoint]) -> None:
         """`trace_eval` for a model that is asked in another way: ask(ids) gives loss, margin or None, gradient norm or None,
         (len(ids),) each. Of several processes only the one that writes asks.
         """
-        self.end_epoch()
-        epoch = self._eval_points
-        if self._recorder.epochs and epoch != self._recorder.epochs:
+        self._end_epoch()
+        epoch, due = self._eval_points, self._recorder.epochs
+        if due and epoch > due:
+            raise InvalidInput(f"trace_eval of run {self.name!r} was called twice after epoch {due}")
+        if due and epoch == 0:
             raise InvalidInput(
                 f"trace_eval of run {self.name!r} is due before training and after each epoch; epoch {epoch} was left out"
             )
-        self._eval_points += 1
+        while epoch < due:
+            if ranks.writes():
+                self._recorder.write_no_pass(epoch)
+            epoch += 1
         if not ranks.writes():
+            self._eval_points = epoch + 1
             return
         ids = np.flatnonzero(~self._population)
-        self._recorder.write_pass(epoch, ids, *ask(ids))
+        try:
+            point = ask(ids)
+        except Exception as error:
+            if epoch == 0:
+                raise
+            self._recorder.write_no_pass(epoch)
+            warnings.warn(
+                f"trace_eval of run {self.name!r} failed, and its point after epoch {epoch} has no values; training goes on: "
+                f"{type(error).__name__}: {error}",
+                stacklevel=3,
+            )
+        else:
+            self._recorder.write_pass(epoch, ids, *point)
+        self._eval_points = epoch + 1
 
     def evaluate(self, model: nn.Module, data: Any, *, criterion: Callable[..., Any] | None = None) -> None:
         """Record the signals of the finished model for all samples and queries; arguments as in `trace_eval`.
 
         Of a loss that is no cross-entropy there is the loss alone, without phi and logits. Called again, the new signals replace the
         old. Where it raises, the run has no signals: it may be called again, and an error that leaves the run's block
-        all the same commits the traces, so that no training is lost to it.
+        all the same commits the traces, so that no training is lost to it. A committed run that has no signals gets them too.
         """
         losses = self._losses if criterion is None else LossOf(criterion)
         with self._evaluating():
@@ -301,7 +338,7 @@ class RecordedRun:
 
     def _evaluate(self, ask: Callable[[np.ndarray, Query], Iterable[tuple[np.ndarray, Answers]]]) -> None:
         """`evaluate_by` with answers that come some samples at a time, each piece with its ids."""
-        self.end_epoch()
+        self._end_epoch()
         self._evaluated = True
         if not ranks.writes():
             return
@@ -333,6 +370,9 @@ class RecordedRun:
     def _evaluating(self) -> Iterator[None]:
         """New signals in the place of older ones, and none where the block raises, which `__exit__` is to know."""
         self._evaluated = False
+        late = self.committed
+        if late is not None and self._reopen is not None:
+            self._writer, self._info = self._reopen(late, self.members), late.info
         if ranks.writes():
             self._writer.drop_signals()
         try:
@@ -341,21 +381,31 @@ class RecordedRun:
             self._evaluated, self._failed_evaluation = False, error
             if ranks.writes():
                 self._writer.drop_signals()
+            if late is not None:
+                self._writer.discard()
             raise
         self._failed_evaluation = None
+        if late is not None:
+            loss = {} if self._steps.loss is None else {"loss": self._steps.loss}
+            self.committed = self._writer.commit(
+                dataclasses.replace(self._info, extra={**loss, **self._info.extra})
+            )
 
     def commit(self) -> Run | None:
         """Write what is left and make the run visible; leaving the block does this.
 
-        In training by several processes only the first commits; the others return None.
+        A name that another process took meanwhile stays its own, and this run is committed as the next free one; of a run of
+        `shadow_runs`, which has the same members, the other's stays, and None is returned. In training by several processes only the
+        first commits; the others return None.
         """
-        self.end_epoch()
+        self._end_epoch()
         self._steps.unwatch()
         self._recorder.finish()
         if not (self._recorder.epochs or self._eval_points or self._evaluated):
             raise InvalidInput(
                 f"run {self.name!r} recorded nothing: watch the loader and the criterion of the loop, or call evaluate"
             )
+        self._unfinished.detach()
         if not ranks.writes():
             return None
         self._say_who_was_in_no_batch()
@@ -371,12 +421,37 @@ class RecordedRun:
             versions=versions(),
             device=device_name(None),
         )
-        self.committed = self._writer.commit(info)
+        try:
+            self.committed = self._writer.commit(info, if_taken=self._free_name)
+        except AlreadyExists:
+            if self._free_name is not None:
+                raise
+            warnings.warn(
+                f"another process has committed run {self.name!r} of experiment {self.experiment!r} meanwhile, with the same members; what was "
+                "recorded here is dropped",
+                stacklevel=4,
+            )
+            return None
+        if self.committed.run != self.name:
+            warnings.warn(
+                f"another process has committed a run {self.name!r} of experiment {self.experiment!r} meanwhile; this one is in the lake as "
+                f"{self.committed.run!r}",
+                stacklevel=4,
+            )
+            self.name = self.committed.run
         return self.committed
+
+    def resume(self, run: Run) -> None:
+        """Be a run that is committed, whose signals are still to come, of the loss that it records."""
+        self._unfinished.detach()
+        self.committed = run
+        if "loss" in run.info.extra:
+            self._steps.decide(str(run.info.extra["loss"]))
 
     def discard(self) -> None:
         """Leave nothing behind."""
         self.ended = True
+        self._unfinished.detach()
         self._steps.unwatch()
         self._recorder.stop()
         self._writer.discard()
@@ -457,4 +532,17 @@ class RecordedRun:
                 **self._info.extra,
                 **({"tested_on": "audit samples that are no members"} if len(outside) else {}),
             },
+        )
+
+
+def _leave(recorder: TraceRecorder, writer: RunWriter) -> None:
+    """What becomes of a run that nobody has committed or discarded, and nobody holds any more, or whose program ends."""
+    recorded = recorder.recording or recorder.epochs or writer.staged_epochs()
+    recorder.stop()
+    writer.discard()
+    if recorded:
+        warnings.warn(
+            f"run {writer.run!r} of experiment {writer.experiment!r} was never committed, and what it recorded ({recorder.epochs} epochs) is lost: "
+            "use it as 'with lake.start_run(...) as run:', or end with run.commit()",
+            stacklevel=2,
         )

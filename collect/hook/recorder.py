@@ -139,6 +139,11 @@ class TraceRecorder:
             lambda: self._writer.append_epoch("eval", epoch, ids, **dict(zip(given, on_host(), strict=True)))
         )
 
+    def write_no_pass(self, epoch: int) -> None:
+        """Write an epoch of the eval trace in which no sample has a value."""
+        nothing = torch.zeros(0)
+        self.write_pass(epoch, np.zeros(0, dtype=np.int64), nothing, None)
+
     def wait(self) -> None:
         """Wait until the epochs that have ended are written. Raises what the writer thread raised."""
         self._background.wait()

@@ -49,6 +49,7 @@ def start_run(
     members   who is trained on: a mask over the samples (truth values, or 0 and 1), sample ids in any order, keys as text, or a torch
               Subset of the data set of all samples
     run       its name; by default the role, then role-2, role-3, ...
+              A name that another process commits meanwhile is its own: this run is committed as the next free one, and says so
     recipe    how it is trained: a mapping, a dataclass or a namespace, stored as JSON
     queries   the views that `evaluate` asks for, such as "original,flip,crop:8"; see `queries.parse_queries`.
               noise:N:SIGMA is in units of what the model takes
@@ -65,13 +66,7 @@ def start_run(
     """
     if role not in ROLES:
         raise unknown_choice("role", role, ROLES)
-    views = parse_queries(queries, pictures=True)
-    if forward is not None and views != ("original",):
-        raise InvalidOption(
-            "queries are views of x in records (x, y): leave queries out where forward= is given"
-        )
-    if collate is not None and forward is None:
-        raise InvalidOption("collate makes the batches that forward= takes: give both")
+    views = views_of(queries, forward, collate)
     info = RunInfo(role=role, seed=seed, dataset=dataset, model=model, recipe=_recipe_mapping(recipe))
     if design is not None:
         info = dataclasses.replace(info, extra={"design": dict(design)})
@@ -85,9 +80,26 @@ def start_run(
         labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
         # Forgotten samples are as those of the population here: never trained on, and never audited.
         population = np.asarray(table["pool"].to_numpy(zero_copy_only=False) != "audit")
+        # A run of a design stands for its members: where another process committed it, there is one already.
+        free = None if design is not None else lambda: _free_run_name(lake, experiment, name)
         return RecordedRun(
-            writer, labels, population, order, info, views, key_lookup(table["key"]), forward, collate
+            writer, labels, population, order, info, views, key_lookup(table["key"]), forward, collate, free,
+            lambda run, members: lake.write_signals(run, members=members),
+        )  # fmt: skip
+
+
+def views_of(
+    queries: str | Sequence[str], forward: Forward | None, collate: Callable[[list[Any]], Any] | None
+) -> tuple[str, ...]:
+    """The views that ``queries`` ask for. Raises InvalidOption where they, forward and collate do not go together."""
+    views = parse_queries(queries, pictures=True)
+    if forward is not None and views != ("original",):
+        raise InvalidOption(
+            "queries are views of x in records (x, y): leave queries out where forward= is given"
         )
+    if collate is not None and forward is None:
+        raise InvalidOption("collate makes the batches that forward= takes: give both")
+    return views
 
 
 def _make_experiment(lake: Lake, experiment: str, samples: Any, dataset: str) -> None:
@@ -104,9 +116,9 @@ def _make_experiment(lake: Lake, experiment: str, samples: Any, dataset: str) ->
         )
 
 
-def _free_run_name(lake: Lake, experiment: str, role: str) -> str:
-    """The role, or role-2, role-3, ...: the first that no committed run has."""
-    names = itertools.chain([role], (f"{role}-{number}" for number in itertools.count(2)))
+def _free_run_name(lake: Lake, experiment: str, name: str) -> str:
+    """The name, or name-2, name-3, ...: the first that no committed run has."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(name for name in names if not lake.has_run(experiment, name))
 
 

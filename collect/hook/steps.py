@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from ...store.errors import InvalidInput
+from .. import ranks
 from ..grad_norms.hooks import GradNormWatcher
 from ..losses.criterion import LossOf
 from .asked_model import highest_label
@@ -33,6 +35,8 @@ class RecordedSteps:
         self._clean = LossOf(functional.cross_entropy)
         self._pending: torch.Tensor | None = None
         self._watcher: GradNormWatcher | None = None
+        self._named = self._named_ever = 0  # batches with records, in training
+        self._told: set[str] = set()
         self.loss: str | None = None
         """The name of the loss that the run records, once it is decided; see `decide`."""
 
@@ -75,11 +79,19 @@ class RecordedSteps:
         self._record_norms()
         if isinstance(ids, torch.Tensor):
             self._pending = ids.detach().long()
-            return
-        self._pending = torch.from_numpy(read_batch_ids(ids, len(self._labels)))
+        else:
+            self._pending = torch.from_numpy(read_batch_ids(ids, len(self._labels)))
+        if len(self._pending) and torch.is_grad_enabled():
+            self._named, self._named_ever = self._named + 1, self._named_ever + 1
 
-    def end(self) -> None:
-        """No batch of the epoch comes any more."""
+    def end(self, *, whole: bool) -> None:
+        """No batch of the epoch comes any more; ``whole``: a pass ended by itself, or the loop said so. Warns where it recorded nothing."""
+        named, self._named = self._named, 0
+        if whole and named and not self._recorder.recording:
+            self._tell(
+                f"an epoch of {named} batches has ended in which run {self._run!r} recorded nothing: the loop does not call the criterion that "
+                "watch_criterion returned, or calls it without gradients"
+            )
         self._pending = None
         self._record_norms(last=True)
         if self._watcher is not None:
@@ -111,6 +123,11 @@ class RecordedSteps:
         """
         ids, self._pending = self._pending, None
         if ids is None:
+            if not self._named_ever:
+                self._tell(
+                    f"the criterion was called in training, but nothing has said which samples are in the batch, and run {self._run!r} does not "
+                    "record it: iterate over what watch_loader returned, or call run.batch(ids) before"
+                )
             if self._watcher is not None:
                 self._watcher.further_loss(result, share.divisor, share.alone)
             return
@@ -121,6 +138,11 @@ class RecordedSteps:
         at = self._record_values(ids, output, losses)
         if self._watcher is not None:
             self._watcher.loss(result, at, share.divisor(len(at)), share.alone)
+
+    def _tell(self, what: str) -> None:
+        if what.partition(" ")[0] not in self._told and ranks.writes():
+            self._told.add(what.partition(" ")[0])  # each once in a run
+            warnings.warn(what, stacklevel=5)
 
     def _named_without_norms(self) -> torch.Tensor | None:
         if self._watcher is not None:

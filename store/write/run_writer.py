@@ -8,7 +8,9 @@ exist for any reader, after it the run is whole.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Literal, Self, get_args
 
@@ -19,15 +21,17 @@ from ..errors import AlreadyExists, CorruptLake, InvalidInput, LosslakeError, No
 from ..files.filesystem import Files
 from ..format import manifest
 from ..format.manifest import DataFile
-from ..format.paths import (
-    begun_file,
-    experiment_manifest,
-    run_manifest,
-    signals_folder,
-    staging_folder,
-    trace_file,
-)
-from ..format.records import Run, RunInfo, forgotten_mask, run_to_json
+from ..format.paths import begun_file
+from ..format.paths import experiment_manifest
+from ..format.paths import run_manifest
+from ..format.paths import signals_folder
+from ..format.paths import staging_folder
+from ..format.paths import trace_file
+from ..format.records import Run
+from ..format.records import RunInfo
+from ..format.records import forgotten_mask
+from ..format.records import run_to_json
+from ..format.records import run_from_json
 from . import leases
 from .given_rows import (
     Ids,
@@ -44,6 +48,7 @@ from .given_rows import (
     signal_tables,
     whole_traces,
 )
+from .leases import claim
 from .table_file import TableFile, copy_without
 from .traces import StagedTrace, Traces, given_traces, write_traces
 
@@ -56,6 +61,8 @@ class RunWriter:
     ``members`` is a boolean array over all samples of the experiment. Leaving the block without a commit
     discards everything written. Rows of samples that the experiment has forgotten are dropped, also those of samples
     forgotten while the writer is at work.
+
+    ``onto`` is a run that is committed and has no signals: the writer takes these alone, and its commit adds them.
     """
 
     def __init__(
@@ -67,12 +74,14 @@ class RunWriter:
         *,
         forget_late: Callable[[str, str], Run],
         failed: Callable[[], object] = lambda: None,
+        onto: Run | None = None,
     ) -> None:
         # What to do where samples were forgotten while the run was committed; given, as it stands on all else in the store.
         self._forget_late = forget_late
         self._failed = failed
-        if files.exists(run_manifest(experiment, run)):
+        if onto is None and files.exists(run_manifest(experiment, run)):
             raise _taken(experiment, run)
+        self._onto = onto
         self.experiment = experiment
         self.run = run
         self.members = np.array(members, dtype=bool)
@@ -210,8 +219,9 @@ class RunWriter:
             self._signals = None
         self._seen = {}
 
-    def commit(self, info: RunInfo) -> Run:
-        """Make the run visible. Raises AlreadyExists when another writer committed the same run first.
+    def commit(self, info: RunInfo, *, if_taken: Callable[[], str] | None = None) -> Run:
+        """Make the run visible. Raises AlreadyExists when another writer committed the same run first, unless ``if_taken()`` gives
+        another name, under which the run is committed then; its attribute ``run`` is that one.
 
         Raises InvalidInput for an ``info`` that cannot be stored; the writer is then still open. Raises CorruptLake where
         a file that was written is missing or has another size: the run is then not in the lake, and its other files stay
@@ -230,25 +240,33 @@ class RunWriter:
                 self._write_traces(source, staged.traces(staged.names))
             self._drop_forgotten()
             self._check_there()
-            run = Run(
-                experiment=self.experiment,
-                run=self.run,
-                members=int((self.members & ~self.forgotten).sum()),
-                created=manifest.now(),
-                info=info,
-                files=tuple(self._written),
-            )
-            self._claiming = True
-            if not self._files.put_if_absent(
-                run_manifest(self.experiment, self.run), manifest.dump(run_to_json(run))
-            ):
-                raise _taken(self.experiment, self.run)
+            while self._onto is None:
+                run = Run(
+                    experiment=self.experiment,
+                    run=self.run,
+                    members=int((self.members & ~self.forgotten).sum()),
+                    created=manifest.now(),
+                    info=info,
+                    files=tuple(self._written),
+                )
+                self._claiming = True
+                if self._files.put_if_absent(
+                    run_manifest(self.experiment, self.run), manifest.dump(run_to_json(run))
+                ):
+                    break
+                if if_taken is None:
+                    raise _taken(self.experiment, self.run)
+                self._claiming = False  # what is there is another writer's
+                self._rename(if_taken())
+            else:
+                run = self._add(info)
         except BaseException:
             self.discard()
             raise
         self._open = False
-        self._withdraw_if_lost()
-        self._withdraw_if_removed()
+        if self._onto is None:
+            self._withdraw_if_lost()
+            self._withdraw_if_removed()
         self._drop_staging()
         # Whoever forgets a sample looks for runs after saying so: one of both sees the other.
         late = forgotten_mask(self._files, self.experiment, len(self.members)) & ~self.forgotten
@@ -313,6 +331,44 @@ class RunWriter:
             self._drop_staging()
             raise self._gone()
 
+    def _add(self, info: RunInfo) -> Run:
+        """List the signals in the manifest of the run that is committed, which says ``info`` from now on."""
+        path = run_manifest(self.experiment, self.run)
+        with claim(self._files, f"experiment={self.experiment}") as renew:
+            content = manifest.load(self._files, path)
+            known = run_from_json(content, path)
+            if "signals" in known.tables():
+                raise AlreadyExists(
+                    f"run {self.run!r} of experiment {self.experiment!r} has signals, which are never overwritten; evaluate a run of its own"
+                )
+            if not self._written:
+                raise InvalidInput(f"run {self.run!r} was given no signals")
+            run = replace(known, info=info, files=(*known.files, *self._written))
+            renew()
+            self._claiming = True
+            self._files.put(path, manifest.dump({**content, **run_to_json(run)}))
+            lost = self._lost()
+            if lost:  # a collection had not seen the manifest
+                self._files.put(path, manifest.dump(content))
+                raise self._incomplete(lost)
+        return run
+
+    def _rename(self, run: str) -> None:
+        """Give the run another name, before its manifest: its files lie in folders of the name."""
+        moved: list[DataFile] = []
+        try:
+            for file in self._written:
+                folder, _, name = file.path.rpartition("/")
+                path = f"{folder.rpartition('/')[0]}/run={run}/{name}"
+                with self._files.open_input(file.path) as old, self._files.create(path) as new:
+                    shutil.copyfileobj(old, new)
+                moved.append(replace(file, path=path))
+        except BaseException:
+            self._delete([file.path for file in moved])
+            raise
+        before, self._written, self.run = self._written, moved, run
+        self._delete([file.path for file in before])
+
     def _lost(self) -> list[str]:
         """What was written and is not there any more, or not with as many bytes."""
         lost = []
@@ -365,7 +421,7 @@ class RunWriter:
             listed = {file["path"] for file in manifest.load(self._files, path)["files"]}
         except (LosslakeError, KeyError, TypeError):
             return True
-        return listed == {file.path for file in self._written}
+        return {file.path for file in self._written} <= listed
 
     def _check_open(self) -> None:
         if not self._open:
@@ -373,6 +429,8 @@ class RunWriter:
 
     def _check_source(self, source: Source) -> None:
         self._check_open()
+        if self._onto is not None:
+            raise InvalidInput(f"run {self.run!r} is committed, and its traces are as they are")
         if source not in get_args(Source):
             raise InvalidInput(f"a trace's source is 'train' or 'eval', not {source!r}")
 
