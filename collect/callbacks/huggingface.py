@@ -72,11 +72,15 @@ class HuggingFaceCallback(TrainerCallback):
             self._asking = Asking(self._task, self._data, collate, columns, batch, self._run.labels)
         # Outermost, around peft's adapters too: these are called with what the collator made, and return the logits.
         # Under torch.compile both stay outside the graph.
+        for hook in self._hooks:  # of a try that ended by itself, as auto_find_batch_size begins anew
+            hook.remove()
         self._hooks = [
             model.register_forward_pre_hook(torch.compiler.disable(self._before), with_kwargs=True),
             model.register_forward_hook(torch.compiler.disable(self._after)),
         ]
-        self._trace(model)
+        if not self._run.traced_points:
+            # A second train(), or try, goes on with the model as the last point has it.
+            self._trace(model)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """The epoch's train trace, and a point of the eval trace."""

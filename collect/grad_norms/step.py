@@ -12,7 +12,7 @@ import torch
 from torch.autograd.graph import register_multi_grad_hook
 
 from ...store.errors import InvalidInput
-from .any_layer import any_layer, output_tensors
+from .any_layer import any_layer, batch_first, output_tensors
 from .embedding import Rows, joined_rows, norms_of_tied
 from .layers import Layer
 from .linear import Outer, Product, joined
@@ -292,12 +292,12 @@ class _Call:
         if self.step.looks_alone:
             return
         given, self.given = self.given, None
-        there = [grad for grad in grads if grad is not None]
+        arriving = iter(grads)
+        by_output = batch_first(self.layer.module, [next(arriving) if place else None for place in places])
+        there = [grad for grad in by_output if grad is not None]
         if not there or not self.accept(*there):
             return
         args, kwargs = given
-        arriving = iter(grads)
-        by_output = [next(arriving) if place else None for place in places]
         with plain(there[0]):
             try:
                 with unwatched():

@@ -205,6 +205,11 @@ class RecordedRun:
         self._steps.record_logits(logits, labels)
 
     @property
+    def traced_points(self) -> int:
+        """Points that the eval trace has so far, the one before training counted."""
+        return self._eval_points
+
+    @property
     def recording(self) -> bool:
         """Whether the epoch under way holds at least one batch."""
         return self._recorder.recording
