@@ -50,15 +50,17 @@ class TraceRecorder:
         loss: torch.Tensor,
         margin: torch.Tensor | None = None,
         wrong: torch.Tensor | None = None,
+        *,
+        by_label: bool = True,
     ) -> None:
         """Take one batch of the epoch under way: all (B,), on one device, ids int64; no margin where there is none.
 
         ``wrong`` (B,) bool marks samples whose label is not that of the samples table; `end_epoch` raises
-        where there was one. A sample that comes twice keeps one of its values.
+        where there was one; ``by_label``: as labels were compared. A sample that comes twice keeps one of its values.
         """
         if self._epoch is None:
             self._epoch = _EpochValues(self._samples, loss.device)
-        self.compared = self.compared or wrong is not None
+        self.compared = self.compared or (wrong is not None and by_label)
         self._epoch.put(ids, loss, margin, wrong)
 
     def record_grad_norm(self, found: StepNorms, names: tuple[str, ...]) -> None:

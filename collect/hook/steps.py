@@ -180,7 +180,7 @@ class RecordedSteps:
             at = _to_device(ids, output.device)
             found = losses(self._known_labels(output.device)[at], self._highest_label)
             self.decide(found.name)
-            self._recorder.record(at, found.loss, found.margin, found.wrong)
+            self._recorder.record(at, found.loss, found.margin, found.wrong, by_label=found.by_label)
         return at
 
     def _known_labels(self, device: torch.device) -> torch.Tensor:

@@ -43,6 +43,9 @@ _WAY_OUT = (
     "run.batch(ids), then run.record(losses)"
 )
 
+_SHARES_OFF = 1e-2
+"""How far from 1 class probabilities in a target may add up."""
+
 _LEAST_LOGIT = -100.0
 """BCELoss takes no logarithm of a probability to be lower."""
 
@@ -51,13 +54,14 @@ _LEAST_LOGIT = -100.0
 class SampleLosses:
     """Loss (B,) float32; margin (B,), or None where there is none; which samples have another label than the table's.
 
-    ``name`` says which loss it is, as the run's facts have it.
+    ``name`` says which loss it is, as the run's facts have it; ``by_label`` whether labels were compared for ``wrong``.
     """
 
     loss: torch.Tensor
     margin: torch.Tensor | None = None
     wrong: torch.Tensor | None = None
     name: str = CROSS_ENTROPY
+    by_label: bool = True
 
 
 @dataclass(eq=False)
@@ -132,7 +136,7 @@ class LossOf:
         if self.kind == "classes" or self._class_probabilities(output, target, highest):
             lone = isinstance(output, torch.Tensor) and output.numel() == len(output)
             z = self.lone_logits(output, target, more, options) if lone else self._as_logits(output, 1)
-            return _at_known(z, known, highest)
+            return _at_known(z, target, known, highest)
         return self._own(output, target, more, options)
 
     def as_called(self, output: Any, target: Any) -> tuple[Any, Any]:
@@ -320,13 +324,20 @@ def _classes(
     )
 
 
-def _at_known(output: Any, known: torch.Tensor, highest: int | None) -> SampleLosses:
+def _at_known(output: Any, target: Any, known: torch.Tensor, highest: int | None) -> SampleLosses:
+    """At the table's labels. A target that is none of probabilities, as the first ones were, is wrong."""
     if highest is None:
         raise InvalidInput(
             "the target of the criterion is no class number a sample, and the samples table has no labels to take "
             "instead; give start_run samples with labels"
         )
-    return SampleLosses(*loss_and_margin(as_logits(output), known))
+    logits = as_logits(output)
+    wrong = None
+    if isinstance(target, torch.Tensor) and target.ndim == 2 and target.shape[1] > 1:
+        t = target.detach().to(logits.device, non_blocking=True).float()
+        # A one-hot target need not be the record's own: CutMix may put another picture over all of it.
+        wrong = (t.sum(1) - 1).abs() > _SHARES_OFF
+    return SampleLosses(*loss_and_margin(logits, known), wrong, by_label=False)
 
 
 def _binary_loss(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -343,7 +354,7 @@ def _looks_like_probabilities(output: Any, target: Any, highest: int | None) -> 
     t = target.detach().float().reshape(len(output), -1)
     if highest >= max(2, t.shape[1]):
         return False
-    sums = t.shape[1] == 1 or bool(((t.sum(1) - 1).abs() < 1e-2).all())
+    sums = t.shape[1] == 1 or bool(((t.sum(1) - 1).abs() < _SHARES_OFF).all())
     return sums and bool(((t >= 0) & (t <= 1)).all())
 
 

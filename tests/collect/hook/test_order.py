@@ -285,3 +285,16 @@ def test_data_of_parts_in_another_order_is_refused_without_labels(lake: Lake, as
         run.evaluate(Flat(), FULL, criterion=nn.MSELoss())
     got = lake.sql("select loss from signals order by sample_id")["loss"].to_numpy()
     assert np.allclose(got, (NET(X)[:, 0] - Y).square().detach().numpy(), rtol=1e-4)
+
+
+def test_targets_of_probabilities_do_not_show_the_order(lake: Lake) -> None:
+    labels = torch.arange(N) % 3
+    hot = nn.functional.one_hot(labels, 3).float()
+    model, ids = nn.Linear(5, 3), sorted(PERM[:24])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with start_run(lake, "e", samples=labels, members=ids) as run:
+            watched = run.watch_criterion(nn.CrossEntropyLoss())
+            for x, y in run.watch_loader(shuffled(TensorDataset(X[ids], hot[ids]))):
+                watched(model(x), y)
+    assert [str(each.message).partition(" which")[0] for each in told] == ["nothing shows"]

@@ -215,3 +215,32 @@ def test_one_number_from_0_to_1_of_every_record_is_no_logit(lake: Lake) -> None:
     with start_run(lake, "e", members=[0]) as run:
         run.evaluate(Sigmoid(), (x, y), criterion=nn.BCELoss())
     assert np.allclose(lake.sql("select loss from signals order by sample_id")["loss"][:N], ONE, atol=1e-5)
+
+
+# --- targets ------------------------------------------------------------------------------------------------
+
+
+def by_batches(lake: Lake, criterion: Any, targets: list[torch.Tensor]) -> None:
+    with start_run(lake, "e", samples=Y, members=range(N)) as run:
+        watched = run.watch_criterion(criterion)
+        for ids, target in zip(torch.arange(N).split(8), targets, strict=True):
+            run.batch(ids)
+            watched(TRUE(X[ids]), target)
+
+
+def squares(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return (z - t).square().mean()
+
+
+@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss(), squares])
+def test_targets_of_probabilities_leave_the_label_to_the_table(lake: Lake, criterion: Any) -> None:
+    hot = functional.one_hot(Y, C).float()
+    by_batches(lake, criterion, list((0.7 * hot + 0.3 * hot.flip(0)).split(8)))
+    losses = lake.sql("select loss[2] as l from traces order by sample_id")["l"].to_numpy()
+    assert np.allclose(losses, WANT, atol=1e-5)
+
+
+def test_numbers_that_looked_like_one_hot_targets_at_first_are_refused(lake: Lake) -> None:
+    hot = functional.one_hot(Y, C).float()
+    with pytest.raises(InvalidInput, match="are not the labels of their samples"):
+        by_batches(lake, squares, [hot[:8], hot[8:16] * 3, hot[16:]])
