@@ -9,10 +9,7 @@ from .analysis.scoring.options import AnalysisOptions
 from .store.lake import Lake as StoredLake
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from collections.abc import Iterator
-    from collections.abc import Mapping
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import polars as pl
     import pyarrow as pa
@@ -21,8 +18,7 @@ if TYPE_CHECKING:
     from .analysis.scoring.run import Outcome
     from .collect.hook.recorded_run import RecordedRun
     from .collect.signals.calls import Forward
-    from .store.format.records import Role
-    from .store.format.records import Run
+    from .store.format.records import Role, Run
 
 
 class Lake(StoredLake):

@@ -21,17 +21,15 @@ from ..errors import AlreadyExists, CorruptLake, InvalidInput, LosslakeError, No
 from ..files.filesystem import Files
 from ..format import manifest
 from ..format.manifest import DataFile
-from ..format.paths import begun_file
-from ..format.paths import experiment_manifest
-from ..format.paths import run_manifest
-from ..format.paths import signals_folder
-from ..format.paths import staging_folder
-from ..format.paths import trace_file
-from ..format.records import Run
-from ..format.records import RunInfo
-from ..format.records import forgotten_mask
-from ..format.records import run_to_json
-from ..format.records import run_from_json
+from ..format.paths import (
+    begun_file,
+    experiment_manifest,
+    run_manifest,
+    signals_folder,
+    staging_folder,
+    trace_file,
+)
+from ..format.records import Run, RunInfo, forgotten_mask, run_from_json, run_to_json
 from . import leases
 from .given_rows import (
     Ids,
