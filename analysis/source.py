@@ -13,13 +13,18 @@ import polars as pl
 import pyarrow as pa
 
 from ..sql import read_sql
-from ..store.errors import InvalidOption, NotEnoughData, NotFound
-from ..store.format.records import Experiment, Role, Run
+from ..store.errors import InvalidOption
+from ..store.errors import NotEnoughData
+from ..store.errors import NotFound
+from ..store.format.records import Experiment
+from ..store.format.records import Role
+from ..store.format.records import Run
+from ..store.errors import CorruptLake
 from ..store.lake import Lake
 from ..store.query.connection import connect
 from ..store.query.engine_errors import engine_errors
 from ..store.query.scan import rows_of_each
-from ..store.read.catalogue import listed_files
+from ..store.read.catalogue import check_remembered, listed_files
 from ..store.read.changes import read_again
 from .declare import Analysis, parse_score
 from .statistics.dependence import (
@@ -74,7 +79,8 @@ class Source:
     """An experiment opened for analysis. ``target`` is the run under attack, or None.
 
     ``runs`` and every query answer as of the moment of opening: the rows of these runs, wherever others have moved them
-    since. Use as a context manager.
+    since. ``forgotten`` are the samples that were forgotten then. Use as a context manager: leaving it raises ForgottenMeanwhile
+    where one was forgotten since, as what was read may know it.
     """
 
     engine: ClassVar[str] = "duckdb"
@@ -83,6 +89,7 @@ class Source:
     experiment: str
     target: Run | None
     runs: tuple[Run, ...]
+    forgotten: tuple[int, ...]
     connection: duckdb.DuckDBPyConnection = field(repr=False)
     find: Callable[[str], Analysis] = field(repr=False)
     left_out: tuple[str, ...] = ()
@@ -108,10 +115,11 @@ class Source:
         Raises NotFound for an unknown run, and when several targets leave the choice open.
         """
 
-        def connected() -> tuple[Run | None, tuple[Run, ...], duckdb.DuckDBPyConnection]:
+        def connected() -> tuple[Run | None, tuple[Run, ...], tuple[int, ...], duckdb.DuckDBPyConnection]:
+            forgotten = lake.experiment(experiment).forgotten  # before any row is read
             runs = tuple(lake.runs(experiment))
             chosen = lake.run(experiment, target) if target is not None else _only_target(experiment, runs)
-            return chosen, runs, connect(lake, experiment, runs=runs)
+            return chosen, runs, forgotten, connect(lake, experiment, runs=runs)
 
         return cls(
             lake, experiment, *read_again(connected, lambda: listed_files(lake, experiment)), find, left_out
@@ -457,6 +465,9 @@ class Source:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.connection.close()
+        # A kept result that was read may have gone with a sample: that is no damage.
+        if kind is None or issubclass(kind, CorruptLake):
+            check_remembered(self.lake, self.experiment, self.forgotten, "it was analysed")
 
 
 def _only_target(experiment: str, runs: tuple[Run, ...]) -> Run | None:

@@ -43,6 +43,10 @@ class OlderFormat(LosslakeError):
     """The lake is of an older losslake: it can be read, and has to be migrated before anything is written to it."""
 
 
+class ForgottenMeanwhile(LosslakeError):
+    """Samples were forgotten while something was computed from rows of theirs: nothing of it is kept."""
+
+
 class QueryRefused(LosslakeError):
     """Ad-hoc SQL that would do more than read the lake, or that the engine rejected."""
 

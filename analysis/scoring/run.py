@@ -108,7 +108,8 @@ def keep(
 ) -> tuple[str, ...]:
     """Keep a result of the source's target, with what it was computed from, in place of an older one.
 
-    Gives the notes back, with one more where the lake's format is an older one, which takes no results.
+    Gives the notes back, with one more where the lake's format is an older one, which takes no results. Raises
+    ForgottenMeanwhile where a sample was forgotten since the source was opened.
     """
     try:
         save_result(
@@ -121,7 +122,8 @@ def keep(
             notes=notes,
             metrics=[metric.to_json() for metric in metrics],
             scores=scores,
-            seen=fingerprint(source.lake, source.experiment, source.runs),
+            seen=fingerprint(source.lake, source.experiment, source.runs, source.forgotten),
+            forgotten=source.forgotten,
         )
     except OlderFormat as error:
         return (*notes, f"not kept: {error}")

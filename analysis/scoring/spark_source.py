@@ -88,5 +88,5 @@ class SparkSource(Source):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__exit__(kind, error, trace)
         self._spark.close()
+        super().__exit__(kind, error, trace)

@@ -33,7 +33,7 @@ def fresh_results(source: Source) -> Mapping[tuple[str, str], Result]:
     A result is fresh while the samples and runs of the source are the ones it was computed from.
     """
     where = source.target_name or NO_TARGET
-    now = fingerprint(source.lake, source.experiment, source.runs)
+    now = fingerprint(source.lake, source.experiment, source.runs, source.forgotten)
     return {
         (result.analysis, result.variant): result
         for result in results(source.lake, source.experiment)

@@ -109,7 +109,9 @@ def _make_experiment(lake: Lake, experiment: str, samples: Any, dataset: str) ->
     if names is not None:
         facts["classes"] = names
     known = lake.create_experiment(experiment, table, dataset=facts).dataset.get("classes")
-    if names is not None and known is not None and list(known) != names:
+    # None stands for the name of a class whose samples were all forgotten.
+    kept = [name if now is None else now for name, now in zip(names or (), known or (), strict=False)]
+    if names is not None and known is not None and (kept != names or len(known) != len(names)):
         raise AlreadyExists(
             f"the classes of experiment {experiment!r} are called {', '.join(map(str, known[:5]))}, not {', '.join(names[:5])}; "
             "choose another experiment name"

@@ -18,7 +18,14 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from ...store.errors import AlreadyExists, InvalidInput, InvalidOption, LosslakeError, TrainingFailed
+from ...store.errors import (
+    AlreadyExists,
+    ForgottenMeanwhile,
+    InvalidInput,
+    InvalidOption,
+    LosslakeError,
+    TrainingFailed,
+)
 from ...store.lake import Lake
 from ...store.write.checkpoints import (
     Checkpoint,
@@ -92,7 +99,7 @@ class Checkpoints:
         self._lake, self._writer, self._setup, self._rules = lake, writer, setup, rules
         self._say = say or (lambda sentence: None)
         self._place = (lake.files, writer.experiment, writer.run)
-        self._out = CheckpointWriter(*self._place, writer.token)
+        self._out = CheckpointWriter(*self._place, writer.token, np.flatnonzero(writer.forgotten).tolist())
         self._origin: str | None = None
         self._stored: set[Epoch] = set()
         self.resumed_after: list[int] = []
@@ -175,7 +182,7 @@ class Checkpoints:
                 training.epoch, checkpoint_key(self._what), safetensors.torch.save(tensors), facts
             )
         except (LosslakeError, SafetensorError) as error:
-            self._off = isinstance(error, (InvalidOption, SafetensorError))
+            self._off = isinstance(error, (ForgottenMeanwhile, InvalidOption, SafetensorError))
             self._say(f"run {run} has no checkpoint after epoch {training.epoch}: {error}")
         else:
             if full and self._origin is not None:

@@ -77,7 +77,10 @@ class Files(Protocol):
         """Files of atomic steps that are going on, or never ended because their process was killed."""
 
     def delete(self, path: str) -> None:
-        """Remove a file; no error when it is gone already."""
+        """Remove a file; no error when it is gone already. A power failure may bring it back until `settle`."""
+
+    def settle(self, folder: str) -> None:
+        """See to it that what was removed anywhere below ``folder`` stays so after a power failure."""
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
         """What ``work``, which reads, gives for each item, in order; many at once where every answer takes its time."""

@@ -160,6 +160,18 @@ class LocalFiles:
                 os.rmdir(folder)
                 folder = os.path.dirname(folder)
 
+    def settle(self, folder: str) -> None:
+        top = self._path(folder)
+        while not os.path.isdir(top) and top != self.root:  # it went with its last file
+            top = os.path.dirname(top)
+        below = [top] if os.path.relpath(top, self.root) != folder else _folders_below(top)
+        with disk_explained(self.root, folder):
+            for each in below:
+                with contextlib.suppress(FileNotFoundError):  # gone since, and with it its parent's entry
+                    _sync_folder(each)
+            if top != self.root:
+                _sync_folder(os.path.dirname(top))
+
     def _path(self, path: str) -> str:
         if "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
             raise InvalidInput(f"{path[:300]!r} is not a path inside the lake")
@@ -300,6 +312,11 @@ def _entries(folder: str) -> dict[str, bool]:
         if nothing_new or (changed == before and abs(time.time_ns() - changed) > _SETTLED):
             break
     return found
+
+
+def _folders_below(top: str) -> list[str]:
+    """A folder and those below it, the deepest first; links are not followed."""
+    return [where for where, _, _ in os.walk(top, topdown=False)]
 
 
 def _sync_folder(folder: str) -> None:

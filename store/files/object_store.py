@@ -215,6 +215,9 @@ class ObjectFiles:
         with self._explained(path), contextlib.suppress(FileNotFoundError):
             obstore.delete(self._store, key)
 
+    def settle(self, folder: str) -> None:
+        pass  # what a store has answered for is done
+
     @property
     def _store(self) -> Any:
         return self._stores[self._answered]

@@ -98,11 +98,16 @@ def forgettings_from_json(content: Mapping[str, Any]) -> tuple[Forgetting, ...]:
     return tuple(found)
 
 
-def forgotten_mask(files: Files, experiment: str, samples: int) -> npt.NDArray[np.bool_]:
-    """Which samples an experiment has forgotten by now: bool (samples,)."""
+def forgotten_samples(files: Files, experiment: str) -> tuple[int, ...]:
+    """The samples that an experiment has forgotten by now, ascending."""
     path = paths.experiment_manifest(experiment)
+    return experiment_from_json(manifest.load(files, path), path).forgotten
+
+
+def forgotten_mask(files: Files, experiment: str, samples: int) -> npt.NDArray[np.bool_]:
+    """The same as bool (samples,)."""
     mask = np.zeros(samples, dtype=np.bool_)
-    mask[list(experiment_from_json(manifest.load(files, path), path).forgotten)] = True
+    mask[list(forgotten_samples(files, experiment))] = True
     return mask
 
 

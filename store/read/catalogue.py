@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from ...version import __version__
-from ..errors import CorruptLake, NotFound
+from ..errors import CorruptLake, ForgottenMeanwhile, NotFound
 from ..files.filesystem import Files
 from ..format import manifest, paths
 from ..format.manifest import DataFile
@@ -182,13 +182,34 @@ def results_with(lake: Catalogue, experiment: str, samples: Sequence[int]) -> li
     return [(path, result) for path, result, known in _stored(lake, experiment) if set(samples) - known]
 
 
-def fingerprint(lake: Catalogue, experiment: str, runs: Iterable[Run] | None = None) -> str:
+def check_remembered(lake: Catalogue, experiment: str, forgotten: Sequence[int], what: str) -> None:
+    """Raises ForgottenMeanwhile where an experiment has forgotten more than ``forgotten``, what it had when rows were read.
+
+    ``what`` was done with the rows, for the message. Whoever forgets says so before any row goes: who reads rows, and finds
+    here that nothing was forgotten since, has read none of a sample that is.
+    """
+    late = set(lake.experiment(experiment).forgotten).difference(forgotten)
+    if late:
+        raise ForgottenMeanwhile(
+            f"{len(late)} sample{'s' if len(late) > 1 else ''} of experiment {experiment!r} "
+            f"{'were' if len(late) > 1 else 'was'} forgotten while {what}; nothing of it is kept, run it again"
+        )
+
+
+def fingerprint(
+    lake: Catalogue,
+    experiment: str,
+    runs: Iterable[Run] | None = None,
+    forgotten: Sequence[int] | None = None,
+) -> str:
     """Changes whenever the samples or the committed runs of an experiment do, or losslake itself.
 
-    ``runs`` are those that an analysis saw; without them, those that are committed now.
+    ``runs`` are those that an analysis saw, and ``forgotten`` the samples that were forgotten then; without them, what is
+    committed and forgotten now.
     """
     known = lake.experiment(experiment)
-    parts = [__version__, known.digest, *(f"without {sample}" for sample in known.forgotten)]
+    gone = known.forgotten if forgotten is None else forgotten
+    parts = [__version__, known.digest, *(f"without {sample}" for sample in gone)]
     for run in lake.runs(experiment) if runs is None else runs:
         parts += [run.run, run.info.role, *(file.sha256 for file in run.files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

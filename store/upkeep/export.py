@@ -20,7 +20,7 @@ from ..format.out_file import goal_of
 from ..query.connection import connect
 from ..query.engine_errors import engine_errors, first_lines
 from ..query.views import LISTS, VIEWS, lists_behind, view_statements
-from ..read.catalogue import Catalogue, listed_files
+from ..read.catalogue import Catalogue, check_remembered, listed_files
 from ..read.changes import read_again
 
 STORAGE = "v1.2.0"
@@ -38,7 +38,8 @@ def export(
     over the lake's Parquet files by their absolute paths instead: of what is committed now, not of what comes later.
     The file appears whole or not at all, readable by its owner alone.
 
-    Raises AlreadyExists where there is a file and not ``force``, InvalidOption for a path inside the lake.
+    Raises AlreadyExists where there is a file and not ``force``, InvalidOption for a path inside the lake, ForgottenMeanwhile where
+    a sample was forgotten while it was written: nothing appears then.
     """
     target = path.expanduser().absolute()
     if target.resolve().is_relative_to(lake.path):
@@ -47,6 +48,8 @@ def export(
         _refuse_existing(target)
 
     def write() -> dict[str, int]:
+        names = [experiment] if experiment is not None else lake.experiments()
+        forgotten = {name: lake.experiment(name).forgotten for name in names}  # before any row is read
         with connect(lake, experiment) as source, _database(target, force) as out:
             lake.files.let_read(out)
             made = _definitions(lists_behind(source) if views else {name: [] for name in LISTS})
@@ -57,7 +60,10 @@ def export(
                 for statement in made.values():
                     out.execute(statement)
                 out.execute(read_sql("macros_duckdb"))
-                return {name: _count(out, name) for name in VIEWS}
+                counts = {name: _count(out, name) for name in VIEWS}
+            for name in names:
+                check_remembered(lake, name, forgotten[name], "the lake was exported")
+            return counts
 
     return read_again(write, lambda: listed_files(lake, experiment))
 

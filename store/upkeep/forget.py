@@ -35,10 +35,23 @@ from ..write import leases
 from ..write.leases import claim
 from ..write.table_file import Holdings, copy_without, write_table
 from .compact import Part, pack
-from .leftovers import remove_leftovers
+from .leftovers import remove_leftovers, without_class_names
 
 _PATIENCE = 600.0
 """Seconds that a run committed meanwhile waits for the one who forgets or compacts."""
+
+_FOLDERS = (
+    "samples",
+    "pictures",
+    "signals",
+    "traces",
+    "packed",
+    "scores",
+    "results",
+    "staging",
+    paths.CHECKPOINTS,
+)
+"""Where files are removed."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,7 @@ def forget(
         if set(chosen) - set(known.forgotten) or counted:
             begun = Forgetting(manifest.now(), chosen, counted, None)
             known = _replace_experiment(lake, replace(known, forgettings=(*known.forgettings, begun)))
+        _forget_class_names(lake, known)
         ids = known.forgotten
         holdings = Holdings(lake.files, ids)
         again = True
@@ -95,6 +109,8 @@ def forget(
             again |= _forget_results(lake, experiment, ids)
         renew()
         removed, pending = remove_leftovers(lake, known, ids)
+        for top in _FOLDERS:  # also what a call removed that was stopped
+            lake.files.settle(f"{top}/experiment={experiment}")
         _finish(lake, experiment)
     rows = {**counted, "files": len(removed)} if removed else counted
     return Forgot(experiment, chosen, rows, tuple(pending), completed)
@@ -207,6 +223,14 @@ def _emptied(samples: pa.Table, ids: Sequence[int]) -> pa.Table:
         at = emptied.schema.get_field_index(name)
         emptied = emptied.set_column(at, emptied.schema.field(at), column)
     return emptied
+
+
+def _forget_class_names(lake: Catalogue, known: Experiment) -> None:
+    """Take the names of classes out of the manifest that only forgotten samples were of."""
+    told = without_class_names(lake, known)
+    if told != known.dataset:
+        path = paths.experiment_manifest(known.name)
+        lake.files.put(path, manifest.dump({**manifest.load(lake.files, path), "dataset": told}))
 
 
 def _finish(lake: Catalogue, experiment: str) -> None:

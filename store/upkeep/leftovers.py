@@ -5,10 +5,10 @@ Leftovers are files of writers that were killed or are at work; some may hold ro
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -22,9 +22,9 @@ from ..files.filesystem import Files
 from ..format import manifest, paths
 from ..format.manifest import DataFile, upgraded
 from ..format.records import Experiment, experiment_from_json, result_from_json, run_from_json
-from ..read.catalogue import Catalogue
+from ..read.catalogue import Catalogue, results_with
 from ..write import leases
-from ..write.checkpoints import resumable_files
+from ..write.checkpoints import load_checkpoint, resumable_files
 from ..write.table_file import Holdings
 
 MANIFESTS = ("experiments", "runs", "designs", "results")
@@ -195,8 +195,8 @@ def _mentioned(files: Files, path: str) -> list[str]:
 def remove_leftovers(lake: Catalogue, known: Experiment, ids: Sequence[int]) -> tuple[list[str], list[str]]:
     """Delete the loose files that hold rows of ``ids``, or may; those deleted, and those of writers still at work.
 
-    Checkpoints go with the folder of their writer, where they hold rows or were begun before the samples were forgotten:
-    what they go on with has seen these. The caller has the claim to the experiment.
+    Checkpoints go with the folder of their writer, at work or not, where they hold rows or the run was begun before the
+    samples were forgotten: what they go on with has seen these. The caller has the claim to the experiment.
     """
     found = take_inventory(lake, checkpoints=True)
     removed, pending = [], []
@@ -227,6 +227,12 @@ def left_of_forgotten(lake: Catalogue, known: Experiment) -> Iterator[str]:
             continue  # damaged, which is told elsewhere, or replaced since
         if rows:
             yield f"{file.path} holds {rows} rows of forgotten samples; {again}"
+    with contextlib.suppress(LosslakeError):  # damaged, which is told elsewhere
+        for path, _ in results_with(lake, known.name, ids):
+            if lake.files.exists(path):
+                yield f"{path} was computed with forgotten samples; {again}"
+    if without_class_names(lake, known) != known.dataset:
+        yield f"experiment {known.name} names classes that only forgotten samples were of; {again}"
     for path, state in _suspects(lake.files, found, known, ids):
         if state in _GONE:
             yield f"{path}, which a writer left that is gone, may hold rows of forgotten samples; {again}"
@@ -242,7 +248,6 @@ def _suspects(
     """Loose files of an experiment that hold rows of ``ids`` or cannot be looked into, with their writers."""
     if not ids:
         return
-    begun = max(datetime.fromisoformat(each.when).timestamp() for each in known.forgettings)
     checkpoints: dict[str, list[str]] = {}
     for path, state in found.leftovers.items():
         top = path.partition("/")[0]
@@ -253,7 +258,7 @@ def _suspects(
         elif path.endswith((".parquet", ".arrow")) and _may_hold(files, path, ids):
             yield path, state
     for of_writer in checkpoints.values():
-        if any(_older(files, path, begun) or _may_hold(files, path, ids) for path in of_writer):
+        if not _knew(files, of_writer, ids) or any(_may_hold(files, path, ids) for path in of_writer):
             # Manifests first: a process that is killed here leaves no checkpoint that lacks its files.
             for path in sorted(of_writer, key=lambda path: not path.endswith(".json")):
                 yield path, found.leftovers[path]
@@ -264,15 +269,37 @@ def _never_needed(path: str, found: Inventory) -> bool:
     match = re.match(r"(?:signals|traces)/experiment=([^/]+)/run=([^/]+)/", path)
     if match:
         return paths.run_manifest(match[1], match[2]) in found.listed
-    # A score that can be read has rows of before; whoever is about to keep it will find the sample forgotten.
-    return path.startswith((*_REWRITTEN, "scores/"))
+    # A score that can be read has rows of before; whoever is about to keep it, or makes a checkpoint, will find the sample
+    # forgotten.
+    return path.startswith((*_REWRITTEN, "scores/", f"{paths.CHECKPOINTS}/"))
 
 
-def _older(files: Files, path: str, than: float) -> bool:
+def _knew(files: Files, of_writer: Sequence[str], ids: Sequence[int]) -> bool:
+    """Whether a writer's checkpoints all say that ``ids`` were forgotten when its run began. One that has none says nothing."""
+    manifests = [path for path in of_writer if path.endswith(".json")]
     try:
-        return files.modified(path) < than
-    except CorruptLake:
+        known = [load_checkpoint(files, path).forgotten for path in manifests]
+    except LosslakeError:
         return False
+    return bool(known) and all(set(ids).issubset(each) for each in known)
+
+
+def without_class_names(lake: Catalogue, known: Experiment) -> dict[str, Any]:
+    """What an experiment says of its data set, less the names of classes that no sample is of any more."""
+    told, names = dict(known.dataset), known.dataset.get("classes")
+    if not known.forgettings or not isinstance(names, list | dict):
+        return told
+    labels = {label for file in known.files if file.table == "samples" for label in _labels(lake, file)}
+    if isinstance(names, list):
+        told["classes"] = [name if label in labels else None for label, name in enumerate(names)]
+    else:
+        told["classes"] = {label: name for label, name in names.items() if label in set(map(str, labels))}
+    return told
+
+
+def _labels(lake: Catalogue, file: DataFile) -> list[int]:
+    found: list[int] = lake.read_file(file, columns=["label"])["label"].unique().to_pylist()
+    return found
 
 
 def _may_hold(files: Files, path: str, ids: Sequence[int]) -> bool:

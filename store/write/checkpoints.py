@@ -15,11 +15,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import CorruptLake, LosslakeError
+from ..errors import CorruptLake, ForgottenMeanwhile, LosslakeError
 from ..files import tokens
 from ..files.filesystem import Files
 from ..format import manifest
 from ..format.paths import CHECKPOINTS, checkpoint_folder, checkpoints_folder, run_manifest
+from ..format.records import forgotten_samples
 from . import leases
 
 _KEPT = 2
@@ -40,7 +41,8 @@ class Checkpoint:
     """A run after ``epoch`` epochs.
 
     ``key`` tells checkpoints apart that cannot be exchanged: of another recipe, other members. ``facts`` are the
-    trainer's own, ``state`` its tensors, ``pieces`` the traces so far.
+    trainer's own, ``state`` its tensors, ``pieces`` the traces so far. ``forgotten`` are the samples that were forgotten when
+    the run began, so that nothing here knows them; of a checkpoint that does not say so, there is none.
     """
 
     experiment: str
@@ -52,6 +54,7 @@ class Checkpoint:
     facts: Mapping[str, Any]
     state: StoredFile
     pieces: tuple[StoredFile, ...]
+    forgotten: tuple[int, ...] = ()
 
     @property
     def path(self) -> str:
@@ -60,10 +63,23 @@ class Checkpoint:
 
 
 class CheckpointWriter:
-    """The checkpoints of one writer of a run. ``token`` is the writer's."""
+    """The checkpoints of one writer of a run.
 
-    def __init__(self, files: Files, experiment: str, run: str, token: str) -> None:
+    ``token`` is the writer's, ``forgotten`` the samples that were forgotten before it was given any data, by default those
+    that are now.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        experiment: str,
+        run: str,
+        token: str,
+        forgotten: Collection[int] | None = None,
+    ) -> None:
         self._files, self._whose = files, (experiment, run, token)
+        now = forgotten_samples(files, experiment) if forgotten is None else forgotten
+        self._forgotten = tuple(sorted(map(int, now)))
         self._folder = checkpoint_folder(experiment, run, token)
         self._pieces: list[StoredFile] = []
         self._written: list[Checkpoint] = []
@@ -76,8 +92,11 @@ class CheckpointWriter:
     def write(self, epoch: int, key: str, state: bytes, facts: Mapping[str, Any]) -> bool:
         """Store the state after an epoch; the checkpoint is there, whole, when this returns.
 
-        Answers whether the writer now has as many as it keeps; older ones of its own are removed.
+        Answers whether the writer now has as many as it keeps; older ones of its own are removed. Raises ForgottenMeanwhile
+        where a sample was forgotten since the run began, whose rows and traces in the weights would be kept: then all that
+        the writer stored is removed.
         """
+        self._check_remembered()
         checkpoint = Checkpoint(
             *self._whose,
             epoch=epoch,
@@ -86,13 +105,25 @@ class CheckpointWriter:
             facts=dict(facts),
             state=self._store(f"{self._folder}/epoch-{epoch:06d}.safetensors", state),
             pieces=tuple(self._pieces),
+            forgotten=self._forgotten,
         )
         self._files.put(checkpoint.path, manifest.dump({"kind": "checkpoint", **asdict(checkpoint)}))
         self._written.append(checkpoint)
+        # Whoever forgets looks for checkpoints after saying so: one of both sees the other.
+        self._check_remembered()
         while len(self._written) > _KEPT:
             old = self._written.pop(0)
             _remove(self._files, [old.path, old.state.path])
         return len(self._written) == _KEPT
+
+    def _check_remembered(self) -> None:
+        experiment, run, _ = self._whose
+        if set(forgotten_samples(self._files, experiment)).difference(self._forgotten):
+            _remove(self._files, self._files.list(self._folder))
+            raise ForgottenMeanwhile(
+                f"samples of experiment {experiment!r} were forgotten since run {run!r} began, and a checkpoint would keep "
+                "what it knows of them; it makes no more"
+            )
 
     def _store(self, path: str, data: bytes) -> StoredFile:
         with self._files.create(path) as file:
@@ -130,6 +161,7 @@ def load_checkpoint(files: Files, path: str) -> Checkpoint:
             **{field: content[field] for field in ("epoch", "key", "created", "facts")},
             state=_listed(content["state"], folder),
             pieces=tuple(_listed(each, folder) for each in content["pieces"]),
+            forgotten=_numbers(content.get("forgotten", [])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptLake(f"{path} is not the manifest of a checkpoint: {error}") from error
@@ -203,6 +235,12 @@ def _listed(entry: Mapping[str, Any], folder: str) -> StoredFile:
     if type(file.bytes) is not int or not re.fullmatch(r"[^/]+", file.path.removeprefix(f"{folder}/")):
         raise ValueError(f"it lists a file elsewhere, {str(file.path)[:200]!r}")
     return file
+
+
+def _numbers(listed: Any) -> tuple[int, ...]:
+    if not isinstance(listed, list) or any(type(number) is not int for number in listed):
+        raise ValueError("its forgotten samples are no numbers")
+    return tuple(listed)
 
 
 def _remove(files: Files, paths: list[str]) -> None:

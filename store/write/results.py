@@ -7,13 +7,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import InvalidInput
+from ..errors import ForgottenMeanwhile, InvalidInput
 from ..format import manifest, paths
 from ..format.paths import NO_TARGET, check_name
 from ..format.records import check_metrics, result_path
 from ..format.schema import SAMPLES, SCORES
 from ..format.tables import constant_column
-from ..read.catalogue import Catalogue, fingerprint
+from ..read.catalogue import Catalogue
+from ..read.catalogue import fingerprint
+from ..read.catalogue import check_remembered
 from . import leases
 from .table_file import rows_without, write_table
 
@@ -30,18 +32,23 @@ def save_result(
     metrics: Sequence[Mapping[str, Any]],
     scores: pa.Table | None,
     seen: str | None = None,
+    forgotten: Sequence[int] | None = None,
 ) -> None:
     """Write or replace a result. ``scores`` has sample_id, member, score and the analysis's own columns.
 
     ``seen`` is the `fingerprint` of the runs it was computed from, taken when they were read: a run that was
     committed while the analysis went on then makes the result a stale one. Default: what is committed now.
-    Rows of forgotten samples are dropped; of a result on its way while a sample is forgotten, or its target or
-    experiment removed, nothing is kept.
-    Raises OlderFormat for a lake that has to be migrated first.
+    ``forgotten`` are the samples that were forgotten before the first row was read. Default: those forgotten now, for what
+    was computed from no row. Their rows are dropped. Raises ForgottenMeanwhile, and keeps nothing, where a sample was forgotten since:
+    metrics and scores know it. Nothing is kept either where the target or the experiment was removed meanwhile. Raises OlderFormat for
+    a lake that has to be migrated first.
     """
     leases.hold(lake.files)
     check_name("analysis", analysis)
-    forgotten = lake.experiment(experiment).forgotten
+    known = lake.experiment(experiment).forgotten
+    forgotten = known if forgotten is None else tuple(sorted(forgotten))
+    what = f"{analysis} was computed"
+    check_remembered(lake, experiment, forgotten, what)
     where = check_name("run", target) if target else NO_TARGET
     seen = seen or fingerprint(lake, experiment)
     about = [paths.experiment_manifest(experiment), paths.run_manifest(experiment, where)]
@@ -69,10 +76,17 @@ def save_result(
     path = result_path(experiment, analysis, where, variant)
     lake.files.put(path, manifest.dump(content))
     # Whoever forgets a sample or removes a run looks for results after saying so: one of both sees the other.
-    removed = not all(map(lake.files.exists, there))
-    if removed or lake.experiment(experiment).forgotten != forgotten:
-        for gone in (path, *([file.path] if file else [])):
+    written = (path, *([file.path] if file else []))
+    if not all(map(lake.files.exists, there)):
+        for gone in written:
             lake.files.delete(gone)
+        return
+    try:
+        check_remembered(lake, experiment, forgotten, what)
+    except ForgottenMeanwhile:
+        for gone in written:
+            lake.files.delete(gone)
+        raise
 
 
 def _scores_table(analysis: str, variant: str, scores: pa.Table) -> pa.Table:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -18,16 +20,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from losslake.analysis.evaluations.catalogue import EVALUATIONS, run_evaluation
-from losslake.analysis.scoring.catalogue import ANALYSES, open_source
+from losslake.analysis.evaluations.catalogue import EVALUATIONS, find_evaluation, run_evaluation
+from losslake.analysis.report.write import write_report
+from losslake.analysis.scoring.catalogue import ANALYSES, find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.cli import cli
-from losslake.store.errors import InvalidInput, InvalidOption, LosslakeError, NotFound
+from losslake.store.errors import ForgottenMeanwhile, InvalidInput, InvalidOption, LosslakeError, NotFound
+from losslake.store.files.local import LocalFiles
 from losslake.store.format import manifest, paths
 from losslake.store.format.records import RunInfo, pack_samples, unpack_samples
 from losslake.store.lake import Lake
 from losslake.store.query.views import VIEWS
-from losslake.store.read.catalogue import results
+from losslake.store.read.catalogue import results, results_with
 from losslake.store.upkeep import forget as forgetting
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.export import export
@@ -35,7 +39,7 @@ from losslake.store.upkeep.forget import forget
 from losslake.store.upkeep.gc import collect_garbage
 from losslake.store.upkeep.verify import verify
 from losslake.store.write import run_writer as writer
-from losslake.store.write.checkpoints import CheckpointWriter
+from losslake.store.write.checkpoints import CheckpointWriter, find_checkpoints
 from losslake.store.write.results import save_result
 from losslake.store.write.table_file import write_table
 from polars.testing import assert_frame_equal
@@ -342,7 +346,10 @@ def test_a_result_on_its_way_is_not_kept(lake: Lake, monkeypatch: pytest.MonkeyP
         put(path, data)
 
     monkeypatch.setattr(lake.files, "put", slow)
-    keep("loss")
+    with pytest.raises(
+        ForgottenMeanwhile, match="2 samples of experiment 'tests' were forgotten while loss was computed"
+    ):
+        keep("loss")  # not kept without a word: its metrics would be told as those of the others
     assert results(lake, "tests") == []
     check_gone(lake)
     keep("loss")
@@ -352,6 +359,186 @@ def test_a_result_on_its_way_is_not_kept(lake: Lake, monkeypatch: pytest.MonkeyP
     check_gone(lake)
     forget(lake, "tests", GONE)  # and stays where it is forgotten again
     assert results(lake, "tests") == [kept]
+
+
+def analysed(lake: Lake, place: Path) -> None:
+    with open_source(lake, "tests") as source:
+        run_analysis(source, find("loss"))
+
+
+def evaluated(lake: Lake, place: Path) -> None:
+    with open_source(lake, "tests") as source:
+        run_evaluation(source, find_evaluation("by-group"), ("lt-iqr",), {"by": "name"})
+
+
+def masked(lake: Lake, place: Path) -> None:
+    with open_source(lake, "tests") as source:
+        run_analysis(source, find("loss"), {"mask": "top-k:2"})
+
+
+def reported(lake: Lake, place: Path) -> None:
+    write_report(lake, "tests", place / "report.html")
+
+
+def exported(lake: Lake, place: Path) -> None:
+    export(lake, place / "copy.duckdb")
+
+
+WAYS = {each.__name__: each for each in (analysed, evaluated, masked, reported, exported)}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_what_was_read_before_is_not_kept(
+    lake_of: MakeLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, share: float
+) -> None:
+    """Somebody forgets at a moment of whatever reads the lake, told by the reads and writes of files before it."""
+    fresh = make(lake_of)
+    for path in fresh.files.list("results"):
+        fresh.files.delete(path)
+    kept = tmp_path / "kept"
+    shutil.copytree(fresh.path, kept)
+    moments = [0]
+
+    def counting(at: int) -> Any:
+        original = LocalFiles.location
+
+        def location(self: LocalFiles, path: str) -> str:
+            moments[0] += 1
+            if moments[0] == at:
+                monkeypatch.undo()
+                forget(Lake.open(fresh.path), "tests", GONE)
+            return original(self, path)
+
+        return location
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    other = Lake.open(kept)
+    monkeypatch.setattr(LocalFiles, "location", counting(-1))
+    WAYS[way](other, tmp_path / "a")
+    monkeypatch.undo()
+    whole, moments[0] = moments[0], 0
+    lake = Lake.open(fresh.path)
+    monkeypatch.setattr(LocalFiles, "location", counting(max(1, round(share * whole))))
+    with contextlib.suppress(ForgottenMeanwhile):
+        WAYS[way](lake, tmp_path / "b")
+    monkeypatch.undo()
+    assert lake.experiment("tests").forgotten == GONE
+    check_gone(lake)
+    for path in (tmp_path / "b").iterdir():
+        assert SECRET.encode() not in path.read_bytes()
+        path.unlink()
+    assert results_with(lake, "tests", GONE) == []
+    WAYS[way](lake, tmp_path / "b")  # and done again it is kept
+    assert (results(lake, "tests") != []) == (way != "exported")
+    check_gone(lake)
+
+
+def test_names_of_classes_that_are_gone(lake_of: MakeLake) -> None:
+    labels = [2 if i in GONE else i % 2 for i in range(N)]
+    lake = lake_of(np.ones((1, N), dtype=bool), np.zeros((1, N)), experiment="plain")
+    for name, kind in (("list", ["a", "b", SECRET]), ("dict", {"0": "a", "1": "b", "2": SECRET})):
+        lake.create_experiment(name, pa.table({"label": labels}), dataset={"classes": kind})
+        forget(lake, name, GONE[:1])
+        assert lake.experiment(name).dataset["classes"] == kind
+        forget(lake, name, GONE[1:])
+        check_gone(lake, GONE, name)
+        assert (
+            set(lake.experiment(name).dataset["classes"])
+            == {"list": {"a", "b", None}, "dict": {"0", "1"}}[name]
+        )
+        # One of before, when the names stayed.
+        path = paths.experiment_manifest(name)
+        content = manifest.load(lake.files, path)
+        lake.files.put(path, manifest.dump({**content, "dataset": {"classes": kind}}))
+        assert "names classes that only forgotten samples were of" in verify(lake).remembered[0]
+        forget(lake, name)
+        check_gone(lake, GONE, name)
+
+
+def test_verify_and_forget_find_results_without_scores(lake: Lake) -> None:
+    save_result(
+        lake,
+        "tests",
+        "by-group",
+        "run-0000",
+        "",
+        options={},
+        notes=[],
+        metrics=[{"metric": SECRET}],
+        scores=None,
+    )
+    (path,) = (path for path in lake.files.list("results") if "by-group" in path)
+    before = lake.files.read(path)
+    forget(lake, "tests", GONE)
+    lake.files.put(path, before)  # as a failure of power may bring it back
+    assert verify(lake).remembered == (
+        f"{path} was computed with forgotten samples; run 'losslake lake forget --experiment tests'",
+    )
+    assert forget(lake, "tests").rows == {}
+    check_gone(lake)
+
+
+def test_a_checkpoint_of_a_run_begun_before_is_not_made(lake: Lake) -> None:
+    ids = np.arange(N)
+    with lake.write_run("tests", "late", members=ids % 2 == 1) as out:
+        checkpoints = CheckpointWriter(lake.files, "tests", "late", out.token)
+        assert not checkpoints.write(1, "0" * 64, b"state", {})
+        forget(lake, "tests", GONE)
+        assert lake.files.list("checkpoints") == []  # its writer is at work, and will not go on from it
+        with pytest.raises(ForgottenMeanwhile, match="forgotten since run 'late' began"):
+            checkpoints.write(2, "0" * 64, b"state", {})
+        assert lake.files.list("checkpoints") == []
+    with lake.write_run("tests", "late", members=(ids % 2 == 1) & ~np.isin(ids, GONE)) as out:
+        CheckpointWriter(lake.files, "tests", "late", out.token).write(1, "0" * 64, b"state", {})
+        forget(lake, "tests")
+        ((found,), damage) = find_checkpoints(lake.files, "tests", "late")
+        assert (found.forgotten, damage) == (GONE, [])
+        forget(lake, "tests", [1])
+        assert find_checkpoints(lake.files, "tests", "late") == ([], [])
+
+
+def test_what_was_deleted_is_settled_before_it_is_called_finished(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compact(lake, "tests", least=2)
+    open_folders = {}
+    unsettled: set[str] = set()
+    finished = []
+    really = {name: getattr(os, name) for name in ("open", "fsync", "unlink", "rmdir")}
+
+    def opened(path: Any, *args: Any, **more: Any) -> int:
+        handle = int(really["open"](path, *args, **more))
+        open_folders[handle] = str(path)
+        return handle
+
+    def synced(handle: int) -> None:
+        really["fsync"](handle)
+        unsettled.discard(open_folders.get(handle, ""))
+
+    def removed(path: Any) -> None:
+        really["unlink" if os.path.isfile(path) else "rmdir"](path)
+        if "/claims" not in str(path) and ".tmp-" not in str(path):
+            unsettled.discard(str(path))
+            unsettled.add(os.path.dirname(path))
+
+    finish = forgetting._finish
+
+    def finishing(*args: Any) -> None:
+        finished.append(set(unsettled))
+        finish(*args)
+
+    monkeypatch.setattr(forgetting, "_finish", finishing)
+    for name, instead in (("open", opened), ("fsync", synced), ("unlink", removed), ("rmdir", removed)):
+        monkeypatch.setattr(os, name, instead)
+    forget(lake, "tests", GONE)
+    assert finished == [set()]
+    monkeypatch.setattr(LocalFiles, "settle", lambda self, folder: None)
+    forget(lake, "tests", [1])
+    assert finished[1] != set()  # what this test would see
+    monkeypatch.undo()
+    check_gone(lake)
 
 
 # --- what killed writers left ------------------------------------------------------------------------------
@@ -494,11 +681,14 @@ def test_killed_for_real(lake_of: MakeLake) -> None:
 
 def test_readers_look_again(lake: Lake) -> None:
     ask = "select count(*) from signals"
-    with open_source(lake, "tests") as source:
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(open_source(lake, "tests"))
         assert source.sql(ask).item() == 6 * N * 2
         forget(lake, "tests", GONE)
         assert source.sql(ask).item() == 6 * (N - 2) * 2
         assert {len(rows) for rows in source.rows_of_each(source.runs, "signals", ["phi"])} == {(N - 2) * 2}
+        with pytest.raises(ForgottenMeanwhile):  # what came of the first answer is told to nobody
+            stack.close()
 
 
 def test_a_compaction_and_garbage_collection_go_on_beside(
