@@ -80,7 +80,7 @@ class Files(Protocol):
         """Remove a file; no error when it is gone already. A power failure may bring it back until `settle`."""
 
     def settle(self, folder: str) -> None:
-        """See to it that what was removed anywhere below ``folder`` stays so after a power failure."""
+        """See to it that what was put or removed anywhere below ``folder``, by whomever, outlasts a power failure."""
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
         """What ``work``, which reads, gives for each item, in order; many at once where every answer takes its time."""

@@ -94,7 +94,7 @@ class LocalFiles:
                     os.fsync(file.fileno())
                 file.close()
                 if durable:
-                    _sync_folder(os.path.dirname(self._path(path)))
+                    self._sync_way_to(os.path.dirname(self._path(path)))
         except BaseException:
             # What could not be written is not wanted any more.
             with contextlib.suppress(OSError, LosslakeError):
@@ -216,7 +216,7 @@ class LocalFiles:
                     file.flush()
                     os.fsync(file.fileno())
                 yield temporary
-                _sync_folder(folder)
+                self._sync_way_to(folder)
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
@@ -233,6 +233,22 @@ class LocalFiles:
             f"{path} in the lake {self.root}: its folder is removed again and again by others"
         )
 
+    def _sync_way_to(self, folder: str) -> None:
+        """Put a folder's entries on stable storage, and its own in each folder up to the one that holds the lake.
+
+        Each time, whoever made them: who made one may have been killed before it was synced. Where nothing is new that costs
+        little.
+        """
+        _sync_folder(folder)
+        while folder.startswith(self.root) and folder != "/":
+            folder = os.path.dirname(folder)
+            try:
+                _sync_folder(folder)
+            except PermissionError:
+                # The lake's own folder may lie in one that its owner may not read, and so cannot have made it there.
+                if folder.startswith(self.root):
+                    raise
+
     def _make_folder(self, folder: str, durable: bool) -> None:
         missing = []
         while not os.path.isdir(folder):
@@ -242,7 +258,7 @@ class LocalFiles:
             with contextlib.suppress(FileExistsError):
                 # The lake says which records a model exposes: nobody but its owner may look.
                 os.mkdir(new, 0o700 if f"{new}/".startswith(f"{self.root}/") else 0o777)
-            if durable:
+            if durable and len(new) < len(self.root):  # of all others `_sync_way_to` takes care
                 _sync_folder(os.path.dirname(new))
 
     def _walk(self, base: str) -> Iterator[tuple[str, str]]:

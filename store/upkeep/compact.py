@@ -24,7 +24,7 @@ from ..read.catalogue import Catalogue
 from ..read.data_rows import open_rows
 from ..write import leases
 from ..write.leases import claim
-from ..write.table_file import rows_without, sha_without
+from ..write.table_file import check_there, rows_without, sha_without
 
 SMALL = 16 << 20
 """Bytes of a file from which on it stays as it is: opening one costs little of the time of reading it."""
@@ -75,7 +75,7 @@ def compact(
 
     Rows are copied a row group at a time. ``told(done, total)`` says after each new file how many small ones are done.
     Doing it again does nothing. Raises OlderFormat for a lake that has to be migrated first, LosslakeError where another
-    process compacts the experiment.
+    process compacts the experiment, CorruptLake where the new file is lost before all runs list it: then none does.
     """
     lake.experiment(experiment)
     runs: set[str] = set()
@@ -245,14 +245,32 @@ def _group_sizes(footer: pq.FileMetaData) -> list[int]:
 
 
 def _replace(lake: Catalogue, experiment: str, packed: Sequence[tuple[Part, DataFile]]) -> set[str]:
-    """Let the runs' manifests list the new file in place of the old ones; the runs whose did list those still."""
+    """Let the runs' manifests list the new file in place of the old ones; the runs whose did list those still.
+
+    Raises CorruptLake where the new file is lost; then they list the old ones, which stay until garbage is collected.
+    """
     moved = set()
+    unmoved = f"experiment {experiment!r} is as it was"
+    check_there(lake.files, [packed[0][1]], unmoved)
     for part, new in packed:
-        path = paths.run_manifest(experiment, part.run)
-        old, entry = files_to_json((part.file, new))
-        content = manifest.load(lake.files, path)
-        if old in content["files"]:
-            listed = [entry if file == old else file for file in content["files"]]
-            lake.files.put(path, manifest.dump({**content, "files": listed}))
+        if _exchange(lake, experiment, part.run, part.file, new):
             moved.add(part.run)
+    try:
+        check_there(lake.files, [packed[0][1]], unmoved)
+    except CorruptLake:
+        for part, new in packed:
+            _exchange(lake, experiment, part.run, new, part.file)
+        raise
     return moved
+
+
+def _exchange(lake: Catalogue, experiment: str, run: str, old: DataFile, new: DataFile) -> bool:
+    """Let a run's manifest list one file for another; False where it does not list that."""
+    path = paths.run_manifest(experiment, run)
+    gone, entry = files_to_json((old, new))
+    content = manifest.load(lake.files, path)
+    if gone not in content["files"]:
+        return False
+    listed = [entry if file == gone else file for file in content["files"]]
+    lake.files.put(path, manifest.dump({**content, "files": listed}))
+    return True

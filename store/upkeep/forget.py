@@ -33,7 +33,7 @@ from ..format.records import (
 from ..read.catalogue import Catalogue, results_with
 from ..write import leases
 from ..write.leases import claim
-from ..write.table_file import Holdings, copy_without, write_table
+from ..write.table_file import Holdings, check_there, copy_without, write_table
 from .compact import Part, pack
 from .leftovers import remove_leftovers, without_class_names
 
@@ -202,12 +202,13 @@ def _replace_experiment(lake: Catalogue, known: Experiment) -> Experiment:
             written.append(write_table(lake.files, "samples", new, _emptied(lake.read_file(file), ids)))
         else:
             written.append(copy_without(lake.files, file, ids, new))
+    before = manifest.load(lake.files, path)
     content = {
-        **manifest.load(lake.files, path),
+        **before,
         "files": manifest.files_to_json(tuple(written)),
         "forgotten": forgettings_to_json(known.forgettings),
     }
-    lake.files.put(path, manifest.dump(content))
+    _put_checked(lake, {path: (before, content)}, written)
     for file in known.files:
         lake.files.delete(file.path)
     return lake.experiment(known.name)
@@ -288,6 +289,7 @@ def _forget_in_runs(
         if any(holdings.of(part.file).rows for part in parts):
             for part, file in pack(lake, known.name, parts, without=ids):
                 new[part.run, part.file] = file
+    replaced = {}
     for run in runs:
         path = paths.run_manifest(known.name, run.run)
         content = manifest.load(lake.files, path)
@@ -297,9 +299,31 @@ def _forget_in_runs(
             "members": run.members - len(gone),
             "info": {**content["info"], "extra": _extra_without(run.info.extra, ids, known.samples)},
         }
-        lake.files.put(path, manifest.dump({**content, **changed}))
+        replaced[path] = (content, {**content, **changed})
+    _put_checked(lake, replaced, {file.path: file for file in new.values()}.values())
     for old in {file.path for _, file in new}:
         lake.files.delete(old)
+
+
+def _put_checked(
+    lake: Catalogue,
+    replaced: Mapping[str, tuple[dict[str, Any], dict[str, Any]]],
+    written: Collection[DataFile],
+) -> None:
+    """Replace manifests, each by its new content, which lists files that were ``written``.
+
+    Raises CorruptLake where one of these is lost, before the old files are deleted: the manifests say again what they said.
+    """
+    undone = "the samples are not forgotten yet"
+    check_there(lake.files, written, undone)
+    for path, (_, content) in replaced.items():
+        lake.files.put(path, manifest.dump(content))
+    try:
+        check_there(lake.files, written, undone)
+    except CorruptLake:
+        for path, (before, _) in replaced.items():
+            lake.files.put(path, manifest.dump(before))
+        raise
 
 
 def _beside(lake: Catalogue, experiment: str, run: Run, file: DataFile) -> str:

@@ -18,7 +18,7 @@ from ..format.manifest import DataFile
 from ..format.records import FORGOTTEN
 from ..format.schema import PICTURES, SAMPLES
 from . import leases
-from .table_file import write_table
+from .table_file import check_there, lost_files, write_table
 
 POOLS = ("audit", "population")
 
@@ -39,7 +39,7 @@ def write_experiment(
     """Write the tables of an experiment and the manifest that makes it one, unless another process made it meanwhile.
 
     ``table`` are its samples as `complete_samples` gives them, ``pictures`` PNG bytes a sample. Raises InvalidInput for
-    pictures that are none.
+    pictures that are none, CorruptLake where a file that was written is lost: the experiment is not in the lake then.
     """
     token = leases.token(files)
     tables = {"samples": (paths.samples_folder(name), table)}
@@ -60,12 +60,25 @@ def write_experiment(
             "files": manifest.files_to_json(tuple(written)),
         }
         data = manifest.dump(content)
+        unmade = f"experiment {name!r} is not made"
+        check_there(files, written, unmade)
         claimed = True  # from here on the manifest may be there, whatever goes wrong
         claimed = files.put_if_absent(paths.experiment_manifest(name), data)
+        if claimed and lost_files(files, written):
+            _withdraw(files, name, written, unmade)
     finally:
         if not claimed:  # it failed, or another process made it in the meantime and theirs counts
             for file in written:
                 files.delete(file.path)
+
+
+def _withdraw(files: Files, name: str, written: list[DataFile], unmade: str) -> None:
+    """Take the manifest back where it lists what is lost; not where somebody has forgotten samples since."""
+    path = paths.experiment_manifest(name)
+    listed = {file["path"] for file in manifest.load(files, path)["files"]}
+    if listed.intersection(lost_files(files, written)):
+        files.delete(path)
+        check_there(files, written, unmade)
 
 
 def _pictures_table(samples: pa.Table, pictures: pa.Array) -> pa.Table:

@@ -17,7 +17,7 @@ from ..read.catalogue import Catalogue
 from ..read.catalogue import fingerprint
 from ..read.catalogue import check_remembered
 from . import leases
-from .table_file import rows_without, write_table
+from .table_file import check_there, lost_files, rows_without, write_table
 
 
 def save_result(
@@ -40,8 +40,8 @@ def save_result(
     committed while the analysis went on then makes the result a stale one. Default: what is committed now.
     ``forgotten`` are the samples that were forgotten before the first row was read. Default: those forgotten now, for what
     was computed from no row. Their rows are dropped. Raises ForgottenMeanwhile, and keeps nothing, where a sample was forgotten since:
-    metrics and scores know it. Nothing is kept either where the target or the experiment was removed meanwhile. Raises OlderFormat for
-    a lake that has to be migrated first.
+    metrics and scores know it. Nothing is kept either where the target or the experiment was removed meanwhile. Raises CorruptLake where
+    the scores that were written are lost, OlderFormat for a lake that has to be migrated first.
     """
     leases.hold(lake.files)
     check_name("analysis", analysis)
@@ -74,19 +74,27 @@ def save_result(
     }
     # The file of a replaced result stays: a reader may be in the middle of it. 'lake verify' lists it as a leftover.
     path = result_path(experiment, analysis, where, variant)
-    lake.files.put(path, manifest.dump(content))
+    written = (file,) if file else ()
+    unkept = f"the result of {analysis} in experiment {experiment!r} is not kept"
+    check_there(lake.files, written, unkept)
+    data = manifest.dump(content)
+    lake.files.put(path, data)
+    put = (path, *(each.path for each in written))
     # Whoever forgets a sample or removes a run looks for results after saying so: one of both sees the other.
-    written = (path, *([file.path] if file else []))
     if not all(map(lake.files.exists, there)):
-        for gone in written:
+        for gone in put:
             lake.files.delete(gone)
         return
     try:
         check_remembered(lake, experiment, forgotten, what)
     except ForgottenMeanwhile:
-        for gone in written:
+        for gone in put:
             lake.files.delete(gone)
         raise
+    lost = lost_files(lake.files, written)
+    if lost and lake.files.exists(path) and lake.files.read(path) == data:  # else another one has replaced it
+        lake.files.delete(path)
+        check_there(lake.files, written, unkept)
 
 
 def _scores_table(analysis: str, variant: str, scores: pa.Table) -> pa.Table:

@@ -47,7 +47,10 @@ from .given_rows import (
     whole_traces,
 )
 from .leases import claim
-from .table_file import TableFile, copy_without
+from .table_file import TableFile
+from .table_file import copy_without
+from .table_file import check_there
+from .table_file import lost_files
 from .traces import StagedTrace, Traces, given_traces, write_traces
 
 Source = Literal["train", "eval"]
@@ -238,6 +241,8 @@ class RunWriter:
                 self._write_traces(source, staged.traces(staged.names))
             self._drop_forgotten()
             self._check_there()
+            # The experiment is there; who made it may have been killed before it was on stable storage.
+            self._files.settle("experiments")
             while self._onto is None:
                 run = Run(
                     experiment=self.experiment,
@@ -345,10 +350,9 @@ class RunWriter:
             renew()
             self._claiming = True
             self._files.put(path, manifest.dump({**content, **run_to_json(run)}))
-            lost = self._lost()
-            if lost:  # a collection had not seen the manifest
+            if lost_files(self._files, self._written):  # a collection had not seen the manifest
                 self._files.put(path, manifest.dump(content))
-                raise self._incomplete(lost)
+                check_there(self._files, self._written, self._not_committed())
         return run
 
     def _rename(self, run: str) -> None:
@@ -367,48 +371,32 @@ class RunWriter:
         before, self._written, self.run = self._written, moved, run
         self._delete([file.path for file in before])
 
-    def _lost(self) -> list[str]:
-        """What was written and is not there any more, or not with as many bytes."""
-        lost = []
-        for file in self._written:
-            try:
-                if self._files.size(file.path) == file.bytes:
-                    continue
-            except CorruptLake:
-                pass
-            lost.append(file.path)
-        return lost
-
     def _check_there(self) -> None:
-        lost = self._lost()
-        if lost:
+        try:
+            check_there(self._files, self._written, self._not_committed())
+        except CorruptLake:
             self._open = False  # what is left of the run stays
-            raise self._incomplete(lost)
+            raise
 
     def _withdraw_if_lost(self) -> None:
         """Take the manifest back where files went in the instant before it was there: a collection had not seen it."""
-        lost = self._lost()
+        lost = lost_files(self._files, self._written)
         if not lost:
             return
         path = run_manifest(self.experiment, self.run)
         try:
             listed = {file["path"] for file in manifest.load(self._files, path)["files"]}
         except CorruptLake:
-            if not self._files.exists(path):
-                raise self._incomplete(lost) from None
-            raise
-        if listed.isdisjoint(lost):
-            return  # compacted, or rewritten without a forgotten sample
-        self._files.delete(path)
-        raise self._incomplete(lost)
+            if self._files.exists(path):
+                raise
+        else:
+            if listed.isdisjoint(lost):
+                return  # compacted, or rewritten without a forgotten sample
+            self._files.delete(path)
+        check_there(self._files, self._written, self._not_committed())
 
-    def _incomplete(self, lost: list[str]) -> CorruptLake:
-        return CorruptLake(
-            f"run {self.run!r} of experiment {self.experiment!r} is not committed: {lost[0]}"
-            + (f" and {len(lost) - 1} more of its files are" if len(lost) > 1 else " is")
-            + " missing or not whole; something removed what a writer at work had written, such as 'losslake lake gc' on a "
-            "machine that could not see this one; write the run again"
-        )
+    def _not_committed(self) -> str:
+        return f"run {self.run!r} of experiment {self.experiment!r} is not committed"
 
     def _may_be_committed(self) -> bool:
         """Whether the run's manifest names this writer's files; yes where that cannot be found out."""

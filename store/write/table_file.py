@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import InvalidInput, LosslakeError
+from ..errors import CorruptLake, InvalidInput, LosslakeError
 from ..files.filesystem import Files
 from ..format.manifest import DataFile, HashingFile
 from ..format.schema import parquet_writer, row_group_size
@@ -98,6 +98,34 @@ def write_parts(
     except BaseException:
         file.abort()
         raise
+
+
+def lost_files(files: Files, written: Iterable[DataFile]) -> list[str]:
+    """Which files are not there any more, or not with as many bytes as were written."""
+    lost = []
+    for file in written:
+        try:
+            if files.size(file.path) == (file.shared or file).bytes:
+                continue
+        except CorruptLake:
+            pass
+        lost.append(file.path)
+    return lost
+
+
+def check_there(files: Files, written: Iterable[DataFile], what: str) -> None:
+    """Raises CorruptLake where files that a manifest is to list, or lists from now on, are lost: ``what`` does not hold then.
+
+    Call it before a manifest is put, and after: a collection of garbage had not seen it.
+    """
+    lost = lost_files(files, written)
+    if lost:
+        raise CorruptLake(
+            f"{what}: {lost[0]}"
+            + (f" and {len(lost) - 1} more of its files are" if len(lost) > 1 else " is")
+            + " missing or not whole; something removed what a writer at work had written, such as 'losslake lake gc' on a "
+            "machine that could not see this one; do it again"
+        )
 
 
 def copy_without(files: Files, file: DataFile, samples: Collection[int], path: str) -> DataFile:

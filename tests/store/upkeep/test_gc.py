@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from losslake.cli import cli
 from losslake.store.errors import CorruptLake, InvalidOption
 from losslake.store.files import local as local_files
 from losslake.store.files import tokens
+from losslake.store.files.local import LocalFiles
 from losslake.store.format import manifest, paths
 from losslake.store.format.records import RunInfo
 from losslake.store.format.text import age, parse_age
@@ -30,6 +32,7 @@ from losslake.store.read.catalogue import read_result, results
 from losslake.store.read.changes import TRIES, read_again
 from losslake.store.upkeep import gc
 from losslake.store.upkeep.compact import compact
+from losslake.store.upkeep.forget import forget
 from losslake.store.upkeep.gc import collect_garbage
 from losslake.store.upkeep.runs import running
 from losslake.store.upkeep.verify import verify
@@ -709,6 +712,83 @@ def test_a_file_that_goes_as_the_manifest_is_written_takes_it_back(
                 writer.commit(RunInfo(role="target"))
     assert lake.runs("e") == []
     assert verify(lake).damage == ()
+
+
+def make_experiment(lake: Lake) -> None:
+    lake.create_experiment("late", pa.table({"label": [0] * 5}), pictures=pa.array([b"png"] * 5))
+
+
+def keep_result(lake: Lake) -> None:
+    scores = pa.table({"sample_id": IDS, "member": IDS > 2, "score": IDS / 2})
+    save_result(lake, "e", "loss", "a", "", options={}, notes=[], metrics=[], scores=scores)
+
+
+def share_files(lake: Lake) -> None:
+    compact(lake, "e", least=2)
+
+
+def forget_some(lake: Lake) -> None:
+    forget(lake, "e", [1])
+
+
+REPLACING = {each.__name__: each for each in (make_experiment, keep_result, share_files, forget_some)}
+
+
+@pytest.mark.parametrize("harm", ["removed", "cut short"])
+@pytest.mark.parametrize("late", [False, True], ids=["before the manifest", "after it"])
+@pytest.mark.parametrize("act", REPLACING)
+def test_whatever_puts_a_manifest_checks_its_files(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, act: str, late: bool, harm: str
+) -> None:
+    """A new file goes, before or after each manifest that lists it is put: no manifest lists what is not there."""
+    for name in "ab":
+        with start(lake, name) as writer:
+            fill(writer)
+            writer.commit(RunInfo(role="target" if name == "a" else "shadow"))
+    kept = lake.path + "-kept"
+    shutil.copytree(lake.path, kept)
+    seen, failed = 0, 0
+    for step in range(20):
+        shutil.rmtree(lake.path)
+        shutil.copytree(kept, lake.path)
+        own = Lake.open(lake.path)
+        at = [step]
+
+        def harming(original: Callable[..., Any], at: list[int] = at) -> Callable[..., Any]:
+            def put(files: Any, path: str, data: bytes) -> Any:
+                manifests = [data, (Path(lake.path) / path).read_bytes() if files.exists(path) else b"{}"]
+                listed, before = (
+                    {file["path"] for file in json.loads(each).get("files", [])} for each in manifests
+                )
+                new = [Path(lake.path) / each for each in sorted(listed - before)]
+                now = bool(new) and at[0] == 0
+                at[0] -= bool(new)
+                answer = original(files, path, data) if late else None
+                if now:
+                    new[0].unlink() if harm == "removed" else os.truncate(new[0], 10)
+                return answer if late else original(files, path, data)
+
+            return put
+
+        with monkeypatch.context() as patch:
+            for name in ("put", "put_if_absent"):
+                patch.setattr(LocalFiles, name, harming(getattr(LocalFiles, name)))
+            try:
+                REPLACING[act](own)
+            except CorruptLake as error:
+                assert "missing or not whole" in str(error)  # noqa: PT017
+                failed += 1
+        assert verify(own).damage == (), step
+        assert {run.run for run in own.runs("e")} == {"a", "b"}
+        if at[0] >= 0:  # there were no more manifests to put
+            break
+        seen += 1
+        if act == "make_experiment":
+            assert own.experiments() == ["e"]
+        REPLACING[act](own)  # and it can be done again
+        assert verify(own).damage == ()
+    assert (seen, failed) == (seen, seen)
+    assert seen >= {"make_experiment": 1, "keep_result": 1, "share_files": 2, "forget_some": 3}[act]
 
 
 def test_what_is_committed_elsewhere_after_the_inventory_stays(
