@@ -53,6 +53,9 @@ _renewed: set[tuple[str, str]] = set()
 _held: set[tuple[str, str]] = set()
 """The claims that this process has, by lake and path. One of its own beside them could not be removed when it ended."""
 
+_ended: set[tuple[str, str]] = set()
+"""Claims of this process that have ended and could not be removed yet: to others it is still at work on them."""
+
 
 def token(files: Files) -> str:
     """A token for a file that this process is about to write into a lake. The process holds a lease from then on.
@@ -100,6 +103,7 @@ def _renew(files: Files, path: str, data: bytes, ended: threading.Event, step: t
         with step, contextlib.suppress(LosslakeError, OSError):
             if not ended.is_set() and files.exists(path):
                 files.put(path, data)
+        remove_ended(files)
 
 
 def _at_exit(files: Files, path: str, ended: threading.Event, step: threading.Lock) -> None:
@@ -109,6 +113,7 @@ def _at_exit(files: Files, path: str, ended: threading.Event, step: threading.Lo
         if os.getpid() != pid:  # a fork, which inherits what its parent does at exit
             return
         ended.set()
+        remove_ended(files)
         tokens.forget_process(files.root)
         with step, contextlib.suppress(LosslakeError):
             files.delete(path)
@@ -167,6 +172,7 @@ def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Call
     OlderFormat as `hold`.
     """
     hold(files, any_format=any_format)
+    remove_ended(files)
     path = f"{paths.claims_folder(what)}/{tokens.new_token(files.root)}.json"
     data = manifest.dump({"kind": "claim", "what": what, "created": manifest.now()})
     held = (files.root, path)
@@ -176,7 +182,7 @@ def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Call
             files.put(path, data)
             if not _others(files, path):
                 break
-            files.delete(path)
+            _remove_claim(files, path)
             if attempt < _TRIES - 1:
                 time.sleep(random.uniform(0.05, 0.3))
         else:
@@ -192,8 +198,24 @@ def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Call
         yield renew
     finally:
         _held.discard(held)
-        with contextlib.suppress(LosslakeError):
-            files.delete(path)
+        _remove_claim(files, path)
+
+
+def _remove_claim(files: Files, path: str) -> None:
+    """Remove a claim of this process; where that fails, `remove_ended` tries again."""
+    try:
+        files.delete(path)
+    except LosslakeError:
+        _ended.add((files.root, path))
+    else:
+        _ended.discard((files.root, path))
+
+
+def remove_ended(files: Files) -> None:
+    """Remove the claims of this process that have ended and are there all the same: before each new one, with each renewal of
+    its lease, and when the process ends."""
+    for each in [each for each in _ended if each[0] == files.root and each not in _held]:
+        _remove_claim(files, each[1])
 
 
 def _others(files: Files, own: str) -> bool:

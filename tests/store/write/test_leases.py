@@ -301,6 +301,55 @@ def test_a_claim_of_an_ended_process_keeps_nobody_out(lake: Lake) -> None:
         assert not path.exists()
 
 
+@pytest.mark.parametrize("cause", ["a new claim", "the lease", "the end"])
+def test_a_claim_that_could_not_be_removed_goes_later(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cause: str
+) -> None:
+    """Its process is at work still, on something else: to others it would have the claim until it ends."""
+    delete = LocalFiles.delete
+
+    def failing(files: LocalFiles, path: str) -> None:
+        if path.startswith("claims/experiment"):
+            raise LosslakeError("no answer")
+        delete(files, path)
+
+    if cause == "the lease":
+        monkeypatch.setattr(leases, "RENEWED", timedelta(seconds=0.05))
+        lake = Lake.open(tmp_path / "other", create=True)
+    if cause == "the end":
+        code = """
+import sys
+from losslake.store.errors import LosslakeError
+from losslake.store.files.local import LocalFiles
+from losslake.store.lake import Lake
+from losslake.store.write import leases
+lake = Lake.open(sys.argv[1])
+delete = LocalFiles.delete
+def failing(files, path):
+    if path.startswith("claims/experiment"):
+        raise LosslakeError("no answer")
+    delete(files, path)
+LocalFiles.delete = failing
+with leases.claim(lake.files, "experiment=e"):
+    pass
+LocalFiles.delete = delete
+assert lake.files.list("claims")
+"""
+        assert run_code(lake, code).returncode == 0
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFiles, "delete", failing)
+            with leases.claim(lake.files, "experiment=e"):
+                pass
+            assert lake.files.list("claims") != []
+        if cause == "a new claim":
+            with leases.claim(lake.files, "experiment=e"):
+                assert len(lake.files.list("claims")) == 1
+        else:
+            wait_until(lambda: lake.files.list("claims") == [])
+    assert lake.files.list("claims") == []
+
+
 @pytest.mark.parametrize("hours", [-2, 2])
 def test_a_claim_elsewhere_counts_by_the_clock_of_the_files(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, hours: int
