@@ -13,13 +13,8 @@ import polars as pl
 import pyarrow as pa
 
 from ..sql import read_sql
-from ..store.errors import InvalidOption
-from ..store.errors import NotEnoughData
-from ..store.errors import NotFound
-from ..store.format.records import Experiment
-from ..store.format.records import Role
-from ..store.format.records import Run
-from ..store.errors import CorruptLake
+from ..store.errors import CorruptLake, InvalidOption, NotEnoughData, NotFound
+from ..store.format.records import Experiment, Role, Run
 from ..store.lake import Lake
 from ..store.query.connection import connect
 from ..store.query.engine_errors import engine_errors

@@ -13,9 +13,7 @@ from ..format.paths import NO_TARGET, check_name
 from ..format.records import check_metrics, result_path
 from ..format.schema import SAMPLES, SCORES
 from ..format.tables import constant_column
-from ..read.catalogue import Catalogue
-from ..read.catalogue import fingerprint
-from ..read.catalogue import check_remembered
+from ..read.catalogue import Catalogue, check_remembered, fingerprint
 from . import leases
 from .table_file import check_there, lost_files, rows_without, write_table
 

@@ -47,10 +47,7 @@ from .given_rows import (
     whole_traces,
 )
 from .leases import claim
-from .table_file import TableFile
-from .table_file import copy_without
-from .table_file import check_there
-from .table_file import lost_files
+from .table_file import TableFile, check_there, copy_without, lost_files
 from .traces import StagedTrace, Traces, given_traces, write_traces
 
 Source = Literal["train", "eval"]
