@@ -29,6 +29,10 @@ from losslake.store.lake import Lake
 RECORDS, POPULATION, PART = 7_200, 200, 400
 BAR = 0.93
 ATTACKS = (
+    "lira",
+    "lira[center=median]",
+    "lira[mode=offline]",
+    "lira[queries=gaussian]",
     "lira[variance=pooled]",
     "lira[variance=sample]",
     "lira[center=median,variance=pooled]",

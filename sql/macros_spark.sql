@@ -100,6 +100,38 @@ create macro times_lost(trace) as
 create macro log_normal_density(x, mean, variance) as
   -double(0.5) * (ln(2 * pi() * variance) + divided((x - mean) * (x - mean), variance));
 
+-- log_gamma_half: log Gamma(a + 1/2) - log Gamma(a) for a > 0, by eight steps of the recurrence and the asymptotic series.
+create macro log_gamma_half(a) as
+  0.5D * ln(a + 8) - 1 / (8 * (a + 8)) + 1 / (192 * power(a + 8, 3)) - 1 / (640 * power(a + 8, 5))
+  + 17 / (14336 * power(a + 8, 7))
+  + ln(a / (a + 0.5D) * (a + 1) / (a + 1.5D) * (a + 2) / (a + 2.5D) * (a + 3) / (a + 3.5D)
+       * (a + 4) / (a + 4.5D) * (a + 5) / (a + 5.5D) * (a + 6) / (a + 6.5D) * (a + 7) / (a + 7.5D));
+
+-- digamma, trigamma, tetragamma: the first three derivatives of log Gamma at x > 0, the same as DuckDB's.
+create macro digamma(x) as
+  ln(x + 8) - 0.5D / (x + 8) - 1 / (12 * power(x + 8, 2)) + 1 / (120 * power(x + 8, 4)) - 1 / (252 * power(x + 8, 6))
+  + 1 / (240 * power(x + 8, 8))
+  - (1 / x + 1 / (x + 1) + 1 / (x + 2) + 1 / (x + 3) + 1 / (x + 4) + 1 / (x + 5) + 1 / (x + 6) + 1 / (x + 7));
+create macro trigamma(x) as
+  1 / (x + 8) + 0.5D / power(x + 8, 2) + 1 / (6 * power(x + 8, 3)) - 1 / (30 * power(x + 8, 5)) + 1 / (42 * power(x + 8, 7))
+  - 1 / (30 * power(x + 8, 9))
+  + 1 / power(x, 2) + 1 / power(x + 1, 2) + 1 / power(x + 2, 2) + 1 / power(x + 3, 2) + 1 / power(x + 4, 2)
+  + 1 / power(x + 5, 2) + 1 / power(x + 6, 2) + 1 / power(x + 7, 2);
+create macro tetragamma(x) as
+  -1 / power(x + 8, 2) - 1 / power(x + 8, 3) - 0.5D / power(x + 8, 4) + 1 / (6 * power(x + 8, 6)) - 1 / (6 * power(x + 8, 8))
+  - 2 * (1 / power(x, 3) + 1 / power(x + 1, 3) + 1 / power(x + 2, 3) + 1 / power(x + 3, 3) + 1 / power(x + 4, 3)
+         + 1 / power(x + 5, 3) + 1 / power(x + 6, 3) + 1 / power(x + 7, 3));
+
+-- inverse_trigamma: x with trigamma(x) = value, by eight steps of Newton's method on 1 / trigamma.
+create macro inverse_trigamma(value) as
+  aggregate(array(1, 2, 3, 4, 5, 6, 7, 8), 0.5D + 1 / value,
+            (x_, step_) -> x_ + trigamma(x_) * (1 - trigamma(x_) / value) / tetragamma(x_));
+
+-- log_t_density: log density at x of Student's t with dof degrees of freedom about a centre; scale is squared.
+create macro log_t_density(x, centre, scale, dof) as
+  log_gamma_half(dof / 2) - 0.5D * ln(pi() * dof * scale)
+  - (dof + 1) / 2 * ln(1 + (x - centre) * (x - centre) / (dof * scale));
+
 -- within_floor: a variance that is never so small that a score stops being finite.
 create macro within_floor(variance) as greatest(variance, 1e-12);
 
@@ -121,6 +153,37 @@ create macro log_normal_tail(z) as
   element(transform(transform(array(double(z)), at_ -> struct(at_, log_upper_tail(abs(at_)) as upper_)),
                     tail_ -> case when tail_.at_ >= 0 then tail_.upper_
                                   when tail_.at_ < -5 then -exp(tail_.upper_) * (1 + exp(tail_.upper_) / 2)
+                                  else ln(1 - exp(tail_.upper_)) end),
+          1);
+
+-- as_normal: z with the tail of a standard normal that t has, as DuckDB's.
+create macro as_normal(square, dof) as
+  sqrt(square) * (1 + (square + 3 + (((-0.4D * square - 3.3D) * square - 24) * square - 85.5D)
+                                    / (0.8D * square * square + 100 + 48 * (dof - 0.5D) * (dof - 0.5D)))
+                      / (48 * (dof - 0.5D) * (dof - 0.5D)));
+
+-- added_terms: 1 + the ratios of the second to eighth term of I_x(a, 1/2) to the first; the outermost last.
+create macro added_terms(x, a) as
+  aggregate(array(6, 5, 4, 3, 2, 1, 0), 1D, (sum_, k_) -> 1 + x * (a + k_ + 0.5D) / (a + k_ + 1) * sum_);
+
+-- log_t_upper_tail: log Pr[T > t] of Student's t for t >= 0, as DuckDB's.
+create macro first_log_term(log_x, a) as a * log_x - ln(2 * a) + log_gamma_half(a) - 0.5723649429247001D;
+create macro log_sum_of(first, factor, rest) as
+  greatest(first, rest) + ln(exp(first - greatest(first, rest)) * factor + exp(rest - greatest(first, rest)));
+create macro log_t_upper_tail(t, dof) as
+  element(transform(transform(array(struct(t as t_, dof as dof_, ln(1 + t * t / dof) as log_)),
+                              at_ -> struct(first_log_term(-at_.log_, at_.dof_ / 2) as first_,
+                                            abs(at_.t_) / sqrt(at_.dof_ + at_.t_ * at_.t_)
+                                            * added_terms(at_.dof_ / (at_.dof_ + at_.t_ * at_.t_), at_.dof_ / 2) as factor_,
+                                            log_upper_tail(as_normal((at_.dof_ + 15.5D) * at_.log_, at_.dof_ + 16)) as rest_)),
+                    all_ -> log_sum_of(all_.first_, all_.factor_, all_.rest_)),
+          1);
+
+-- log_t_tail: log Pr[T > t] of Student's t, accurate on both sides.
+create macro log_t_tail(t, dof) as
+  element(transform(array(struct(t as t_, log_t_upper_tail(t, dof) as upper_)),
+                    tail_ -> case when tail_.t_ >= 0 then tail_.upper_
+                                  when tail_.upper_ < -15 then -exp(tail_.upper_) * (1 + exp(tail_.upper_) / 2)
                                   else ln(1 - exp(tail_.upper_)) end),
           1);
 

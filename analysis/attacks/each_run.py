@@ -26,7 +26,6 @@ from ..statistics.dependence import (
     run_keys,
     shares_passed_over,
 )
-from .lira import POOL_UNDER
 from .lira_each import lira_each
 from .masking import masked_source, parse_mask
 from .phi_matrix import PhiMatrix, read_phi
@@ -106,7 +105,7 @@ def in_turn(source: Source) -> tuple[Run, ...]:
 
 
 def _lira(source: Source, chosen: tuple[Run, ...], mode: str, variance: str) -> EachRun:
-    """LiRA on all of them at once; auto is as in the analysis: pooled under 64 runs besides the one under attack."""
+    """LiRA on all of them at once; auto is bayes, as in the analysis."""
     shadows = [run for run in in_turn(source) if run.info.role == "shadow"]
     everything = [*shadows, *(run for run in chosen if run.info.role != "shadow")]
     place = {run.run: row for row, run in enumerate(everything)}
@@ -116,24 +115,16 @@ def _lira(source: Source, chosen: tuple[Run, ...], mode: str, variance: str) -> 
     matrix = read_phi(source, everything, plain["query"].to_list())
     fitted = np.arange(len(everything)) < len(shadows)
     rows = np.array([place[run.run] for run in chosen], dtype=np.intp)
-    score = np.full((len(chosen), len(matrix.sample_id)), np.nan)
     apart = _kept_apart(matrix, fitted, rows, run_keys(run.run for run in everything))
-    # Only where there are just POOL_UNDER shadow runs do some runs have fewer besides them, and others not.
-    besides = len(shadows) - fitted[rows] - apart.runs
-    pooled = besides < POOL_UNDER if variance == "auto" else np.full(len(rows), variance == "pooled")
-    for kind, wanted in (("pooled", pooled), ("sample", ~pooled)):
-        if wanted.any():
-            score[wanted] = lira_each(
-                matrix, fitted, rows[wanted], mode=mode, variance=kind, apart=apart.removed[:, wanted]
-            )
-    notes = apart.notes
-    if pooled.any() and not pooled.all():
-        own = int((~pooled).sum())
-        notes += (
-            f"{own} of {len(chosen)} runs have {POOL_UNDER} shadow runs or more beside them and take each sample's own "
-            "variance, the others the pooled one; lira[variance=pooled] treats them alike",
-        )
-    return EachRun(chosen, matrix.sample_id, score, matrix.member[rows], notes)
+    score = lira_each(
+        matrix,
+        fitted,
+        rows,
+        mode=mode,
+        variance="bayes" if variance == "auto" else variance,
+        apart=apart.removed,
+    )
+    return EachRun(chosen, matrix.sample_id, score, matrix.member[rows], apart.notes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy.special import log_ndtr
 
 from .phi_matrix import PhiMatrix
+from .variance_prior import LogVariances, Prior, log_gamma_half, log_t_tail, log_variances
 
 VARIANCE_FLOOR = 1e-12
 """The floor of a variance in sql/lira.sql (within_floor)."""
@@ -52,8 +53,14 @@ class Fit:
         """One for all samples."""
         return float(self.squares.sum() / max(int(self.n.sum()), 1))
 
+    def prior(self) -> Prior:
+        """What all samples say of variances."""
+        return log_variances(self.n, self.squares, VARIANCE_FLOOR, axis=None).prior()
+
 
 Fits = tuple[Fit, Fit]
+Spread = Floats | float | Prior
+"""What is known of a side's variances beside its fit: the variances, or the prior that each sample's own is drawn to."""
 
 
 def lira_each(
@@ -69,18 +76,19 @@ def lira_each(
 
     ``shadow`` (runs,) marks the rows that Gaussians are fitted to, less the run under attack; centres are means,
     ``apart`` (K, attacked, samples or 1) are up to K more rows that the run under attack is not compared with, -1 for
-    none. ``variance`` is ``sample`` or ``pooled``, several queries count by the mean of their evidence. The scores are those of
-    the analysis lira with each run as the target. Higher = member. Memory beyond the answer does not grow with samples.
+    none. ``variance`` is ``bayes``, ``sample`` or ``pooled``, several queries count by the mean of their evidence. The scores are
+    those of the analysis lira with each run as the target. Higher = member. Memory beyond the answer does not grow with samples.
 
     Source: Carlini et al. 2022, "Membership Inference Attacks From First Principles", algorithm 1.
     """
     removed = np.broadcast_to(attacked[None, :, None], (1, len(attacked), len(matrix.sample_id)))
     if apart is not None and len(apart):
         removed = np.concatenate([removed, np.broadcast_to(apart, (len(apart), *removed.shape[1:]))])
-    pooled = _pooled(matrix, shadow, removed) if variance == "pooled" else None
+    shared = {"pooled": _pooled, "bayes": _priors}.get(variance)
+    of_all = shared(matrix, shadow, removed) if shared else None
     scores = np.full((len(attacked), len(matrix.sample_id)), np.nan)
     for part, point, fits in _blocks(matrix, shadow, removed):
-        inside, outside = pooled if pooled is not None else (fit.variance() for fit in fits)
+        inside, outside = of_all if of_all is not None else (fit.variance() for fit in fits)
         scores[:, part] = _mean_evidence(point, fits, mode, inside, outside)
     return scores
 
@@ -103,32 +111,56 @@ def growing(
 
 def scores_of(point: Floats, fits: Fits, mode: str, variance: str) -> Floats:
     """LiRA's score of each sample from phi (samples, queries); NaN where a query lacks a fit."""
-    inside, outside = (fit.pooled_variance() if variance == "pooled" else fit.variance() for fit in fits)
+    of_side = {"bayes": Fit.prior, "pooled": Fit.pooled_variance, "sample": Fit.variance}[variance]
+    inside, outside = (of_side(fit) for fit in fits)
     return _mean_evidence(point, fits, mode, inside, outside)
 
 
-def _mean_evidence(
-    point: Floats, fits: Fits, mode: str, var_in: Floats | float, var_out: Floats | float
-) -> Floats:
+def _mean_evidence(point: Floats, fits: Fits, mode: str, of_inside: Spread, of_outside: Spread) -> Floats:
     """The mean over the queries that are there of their evidence; NaN where one of them lacks a fit, or none is there."""
     inside, outside = fits
-    var_in, var_out = np.maximum(var_in, VARIANCE_FLOOR), np.maximum(var_out, VARIANCE_FLOOR)
     asked = ~np.isnan(point)
     at = np.where(asked, point, 0.0)
     if mode == "offline":
-        evidence = -log_ndtr(-(at - outside.mean) / np.sqrt(var_out))
+        evidence = -_log_tail(at, outside, of_outside)
         fitted = outside.n > 0
     else:
-        evidence = _log_density(at, inside.mean, var_in) - _log_density(at, outside.mean, var_out)
+        evidence = _log_density(at, inside, of_inside) - _log_density(at, outside, of_outside)
         fitted = (inside.n > 0) & (outside.n > 0)
     whole = (fitted | ~asked).all(axis=-1) & asked.any(axis=-1)
     total = np.where(asked, evidence, 0.0).sum(axis=-1)
     return np.where(whole, total / np.maximum(asked.sum(axis=-1), 1), np.nan)
 
 
-def _log_density(point: Floats, centre: Floats, variance: Floats) -> Floats:
-    """log N(point; centre, variance)."""
-    return -0.5 * (np.log(2 * np.pi * variance) + (point - centre) ** 2 / variance)
+def _log_density(point: Floats, fit: Fit, of: Spread) -> Floats:
+    """log density of what a fit expects: a Gaussian, or the t that follows from a prior."""
+    squared = (point - fit.mean) ** 2
+    if not isinstance(of, Prior):
+        variance = np.maximum(of, VARIANCE_FLOOR)
+        return -0.5 * (np.log(2 * np.pi * variance) + squared / variance)
+    dof, squares = _expected(fit, of)
+    # Of each number of runs once: a logarithm of the Gamma function costs as much as all the rest.
+    runs = np.maximum(np.arange(int(fit.n.max(initial=0)) + 1), 1)
+    steps = log_gamma_half((of.dof.reshape(-1, 1) + runs - 1) / 2) - 0.5 * np.log(np.pi)
+    row = np.arange(of.dof.size).reshape(of.dof.shape)
+    return steps[row, fit.n] - 0.5 * np.log(squares) - (dof + 1) / 2 * np.log1p(squared / squares)
+
+
+def _log_tail(point: Floats, fit: Fit, of: Spread) -> Floats:
+    """log Pr[Z > point] of what a fit expects."""
+    away = point - fit.mean
+    if not isinstance(of, Prior):
+        return np.asarray(log_ndtr(-away / np.sqrt(np.maximum(of, VARIANCE_FLOOR))), np.float64)
+    dof, squares = _expected(fit, of)
+    return log_t_tail(away / np.sqrt(squares / dof), dof)
+
+
+def _expected(fit: Fit, prior: Prior) -> tuple[Floats, Floats]:
+    """Degrees of freedom of the t that is expected of one more value, and its squared scale times these."""
+    n = np.maximum(fit.n, 1)
+    dof = prior.dof + n - 1
+    squares = (prior.dof * prior.variance + fit.squares) * (1 + 1 / n)
+    return dof, np.maximum(squares, VARIANCE_FLOOR * dof)
 
 
 def _pooled(matrix: PhiMatrix, shadow: Flags, removed: Rows) -> Floats:
@@ -140,6 +172,16 @@ def _pooled(matrix: PhiMatrix, shadow: Flags, removed: Rows) -> Floats:
             squares[side] += fit.squares.reshape(attacked, -1).sum(axis=1)
             n[side] += fit.n.sum(axis=(1, 2))
     return (squares / np.maximum(n, 1))[:, :, None, None]
+
+
+def _priors(matrix: PhiMatrix, shadow: Flags, removed: Rows) -> list[Prior]:
+    """The prior of each side without each run, of shape (attacked, 1, 1)."""
+    attacked = removed.shape[1]
+    sums = [LogVariances(*np.zeros((4, attacked, 1, 1))) for _ in range(2)]
+    for _, _, fits in _blocks(matrix, shadow, removed):
+        for so_far, fit in zip(sums, fits, strict=True):
+            so_far.add(log_variances(fit.n, fit.squares, VARIANCE_FLOOR, axis=(1, 2)))
+    return [one.prior() for one in sums]
 
 
 def _blocks(matrix: PhiMatrix, shadow: Flags, removed: Rows) -> Iterator[tuple[slice, Floats, Fits]]:

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from scipy.special import ndtri, stdtrit
 
 from ...store.errors import InvalidOption, NotEnoughData
-from ..attacks.lira import POOL_UNDER
 from ..attacks.lira_each import growing, scores_of
 from ..attacks.phi_matrix import queries_of, read_phi, shadow_phi
 from ..measures.memorization import memorization
@@ -43,9 +42,8 @@ def shadow_curve(
     auc and tpr_at_fpr are means over draws of so many shadow runs out of all, and their interval is what another set of as
     many shadow models would give 19 times in 20 (interval=draws): draws of n out of N runs share some, and differ by 1 - n/N
     of the variance of sets that share none. With all of them there is one draw, and the interval is that over records
-    (interval=records). variance=auto takes, as in lira, each sample's own variance
-    from 64 runs on and the pooled one under that, which needs no more than one run with and one without a record; a
-    record that a draw holds no such pair of has no score in it (coverage: the share that has, on average).
+    (interval=records). A record that a draw holds no run with or none without has no score in it (coverage: the share that
+    has, on average).
 
     records=memorized are the --top share of members and of non-members with the highest memorization; that is estimated
     from all shadow runs and never from the target. Ties at its edge are broken at random. shadows_to_reach is the least
@@ -79,8 +77,7 @@ def shadow_curve(
         ]  # all: every draw is the same
         for number, fits in growing(matrix.phi, matrix.member, rng.permutation(len(shadows)), wanted):
             for name, mode, variance in ways:
-                kind = variance if variance != "auto" else "pooled" if number < POOL_UNDER else "sample"
-                score = scores_of(point, fits, mode, kind)
+                score = scores_of(point, fits, mode, "bayes" if variance == "auto" else variance)
                 for records, chosen in groups.items():
                     key = (name, number, records)
                     found.setdefault(key, []).append(evaluate(score[chosen], member[chosen], fpr))

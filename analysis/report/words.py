@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..attacks.lira import POOL_UNDER
 from ..charts.axes import number, percent
 from ..charts.scores import MEMORIZED
 from ..evaluations.likeness import CAUTIONS, SHIFTED
@@ -18,6 +17,9 @@ from .data import Attack, Headline, Report, beats_guessing, metric_of
 from .next_steps import Step, steps
 from .parts import fixed, interval, plural
 from .verdict import Better, Judgement, is_strong, rests_on_likeness
+
+FEW_SHADOWS = 64
+"""Under this many shadow models a report says that the attack is not the strongest there is."""
 
 
 @dataclass(frozen=True)
@@ -346,16 +348,11 @@ def _trust(report: Report, headline: Headline | None) -> tuple[Trust, ...]:
         found.append(_resolution(headline))
     if report.shadows:
         count = len(report.shadows)
-        pooled = (
-            f" Under {POOL_UNDER}, LiRA shares one variance among all records, and finds fewer."
-            if count < POOL_UNDER
-            else ""
-        )
         found.append(
             Trust(
                 plural(count, "shadow model"),
-                f"A stronger attacker trains more of them.{pooled}",
-                count < POOL_UNDER,
+                "A stronger attacker trains more of them.",
+                count < FEW_SHADOWS,
             )
         )
     else:

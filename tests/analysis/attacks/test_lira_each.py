@@ -17,7 +17,7 @@ from losslake.store.errors import NotEnoughData
 from losslake.store.lake import Lake
 
 MakeLake = Callable[..., Lake]
-WAYS = list(product(("online", "offline"), ("sample", "pooled")))
+WAYS = list(product(("online", "offline"), ("bayes", "sample", "pooled")))
 
 
 def in_turn(lake: Lake, queries: int, mode: str, variance: str) -> tuple[list[str], npt.NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""LiRA with one Gaussian over several queries, against scipy's multivariate normal."""
+"""LiRA with one density over several queries, against SciPy's multivariate normal and multivariate t."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from losslake.analysis.attacks.lira import lira
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.errors import InvalidOption
 from losslake.store.lake import Lake
-from scipy.stats import multivariate_normal
+from scipy.optimize import brentq
+from scipy.special import digamma, polygamma
+from scipy.stats import multivariate_normal, multivariate_t
 
 Floats = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
@@ -36,14 +38,36 @@ def oracle(point: Floats, phi: Floats, keep: Mask, held: Mask, variance: str, ce
     scores = np.zeros(samples)
     for side, sign in ((True, 1), (False, -1)):
         rows = [held[:, n] & (keep[:, n] == side) for n in range(samples)]
-        centers = [middle(phi[rows[n], n], axis=0) for n in range(samples)]
-        residuals = np.concatenate([phi[rows[n], n] - centers[n] for n in range(samples)])
+        groups = [phi[rows[n], n] for n in range(samples)]
+        centers = [middle(values, axis=0) for values in groups]
+        residuals = np.concatenate([groups[n] - centers[n] for n in range(samples)])
+        scatter = [(values - values.mean(axis=0)).T @ (values - values.mean(axis=0)) for values in groups]
         pooled = residuals.T @ residuals / len(residuals)
-        for n in range(samples):
-            own = np.cov(phi[rows[n], n], rowvar=False, bias=True).reshape(queries, queries)
+        if variance == "bayes":
+            common = sum(scatter) / len(residuals)
+            dof, scale = wishart_of(groups, common)
+        for n, values in enumerate(groups):
+            if variance == "bayes":
+                free = dof + len(values) - 1
+                spread = (dof * scale * common + scatter[n]) / free * (1 + 1 / len(values))
+                scores[n] += sign * multivariate_t(centers[n], spread, df=free).logpdf(point[n])
+                continue
+            own = np.cov(values, rowvar=False, bias=True).reshape(queries, queries)
             covariance = pooled if variance == "pooled" else own
             scores[n] += sign * multivariate_normal(centers[n], covariance).logpdf(point[n])
     return scores.tolist()
+
+
+def wishart_of(groups: list[Floats], common: Floats) -> tuple[float, float]:
+    """Degrees of freedom of one direction's variance and scale, in units of ``common``, over samples and directions."""
+    whitened = [values @ np.linalg.eigh(common)[1] / np.sqrt(np.linalg.eigvalsh(common)) for values in groups]
+    free = np.array([len(values) - 1.0 for values in whitened])[:, None]
+    level = np.log([values.var(axis=0, ddof=1) for values in whitened]) - digamma(free / 2) + np.log(free / 2)
+    weights = np.broadcast_to(free, level.shape)
+    middle = np.average(level, weights=weights)
+    spread = np.average((level - middle) ** 2 - polygamma(1, free / 2), weights=weights)
+    half = float(brentq(lambda x: polygamma(1, x) - max(spread, 1e-4), 1e-3, 1e6, xtol=1e-14, rtol=1e-14))
+    return 2 * half, float(np.exp(middle + digamma(half) - np.log(half)))
 
 
 @pytest.mark.parametrize("queries", [1, 2, 3])
@@ -55,7 +79,7 @@ def test_scores_match_scipy(lake_of: MakeLake, queries: int, gaps: bool) -> None
         held[14, 5:] = False
         held[20, ::2] = False
     lake = lake_of(keep, phi, held=held)
-    for variance, center in product(("sample", "pooled"), ("mean", "median")):
+    for variance, center in product(("bayes", "sample", "pooled"), ("mean", "median")):
         with open_source(lake, "tests") as source:
             frame = lira(source, queries="gaussian", variance=variance, center=center).frame
         expected = oracle(phi[0], phi[1:], keep[1:], held[1:], variance, center)
@@ -68,7 +92,7 @@ def test_one_query_is_the_same_as_the_mean_over_queries(lake_of: MakeLake) -> No
     phi, keep = correlated_runs(5, 20, 30, 1)
     lake = lake_of(keep, phi)
     with open_source(lake, "tests") as source:
-        for variance, center in product(("sample", "pooled"), ("mean", "median")):
+        for variance, center in product(("bayes", "sample", "pooled"), ("mean", "median")):
             one = lira(source, queries="gaussian", variance=variance, center=center).frame["score"]
             other = lira(source, queries="mean", variance=variance, center=center).frame["score"]
             np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
@@ -79,7 +103,7 @@ def test_fewer_runs_than_queries_stay_finite(lake_of: MakeLake) -> None:
     keep[1:3], keep[3:5] = True, False
     phi[:, 0] = 2.0  # and a sample that never varies
     with open_source(lake_of(keep, phi), "tests") as source:
-        for variance in ("sample", "pooled"):
+        for variance in ("bayes", "sample", "pooled"):
             score = lira(source, queries="gaussian", variance=variance).frame["score"].to_numpy()
             assert np.isfinite(score).all()
             if variance == "sample":

@@ -50,7 +50,14 @@ def source(lake: Lake) -> Iterator[Source]:
 
 @pytest.mark.parametrize("number", [1, 2, 5, 10])
 @pytest.mark.parametrize(
-    ("mode", "variance"), [("online", "pooled"), ("online", "sample"), ("offline", "pooled")]
+    ("mode", "variance"),
+    [
+        ("online", "bayes"),
+        ("online", "pooled"),
+        ("online", "sample"),
+        ("offline", "bayes"),
+        ("offline", "pooled"),
+    ],
 )
 def test_the_fits_grow_into_those_of_lira(
     lake_of: MakeLake, source: Source, number: int, mode: Any, variance: Any

@@ -185,6 +185,8 @@ CASES = [
     ("trace", {"aggregate": "delta", "first": 7, "last": 20}),
     ("lira", {}),
     ("lira", {"mode": "offline", "center": "median"}),
+    ("lira", {"mode": "offline"}),
+    ("lira", {"variance": "pooled"}),
     ("lira", {"variance": "sample"}),
     ("rmia", {}),
     ("rmia", {"mode": "offline"}),
