@@ -41,6 +41,7 @@ ATTACKS = (
     "lira[queries=gaussian,variance=pooled]",
     "rmia",
     "rmia[mode=offline,a=0.3]",
+    "rmia[rank=share]",
     "calibrated",
     "attack-r",
     "attack-r[interpolate=true]",

@@ -47,30 +47,46 @@ def rmia(
     *,
     mode: Mode = "online",
     a: Resemblance = None,
-    gamma: Gamma = 1.0,
+    rank: Annotated[
+        Literal["log-ratio", "share"], "by the record's log ratio, or by how many population records it beats"
+    ] = "log-ratio",
+    gamma: Annotated[
+        float | None, "share: how many times a population record's ratio must be exceeded; default: 1"
+    ] = None,
     queries: Annotated[
         Literal["mean", "original"], "several views: mean of their scores, or the record as it is alone"
     ] = "mean",
 ) -> Scores:
-    """RMIA: how many population records z the record beats, its ratio being gamma times theirs or more.
+    """RMIA: how much likelier the target finds the record than other runs do, as a log ratio or ranked in a population.
 
     ratio(x) = p(x | target) / p(x), p = exp(-loss); p(x) is (mean_in + mean_out) / 2 over shadow and reference runs
-    (online), or ((1 + a) mean_out + (1 - a)) / 2 (offline); no run trained on a z, so its p(z) online is mean_out.
-    score = share of z with ratio(x) / ratio(z) > gamma, in log space. Higher = member. gamma 1 suits most settings;
-    the paper takes 2 where few reference models are at hand and low false-positive rates matter.
+    (online), or ((1 + a) mean_out + (1 - a)) / 2 (offline). Higher = member. By rank log-ratio the score is log ratio(x), the
+    mean over views. By rank share, the paper's, it is the share of population records z with ratio(x) / ratio(z) > gamma; no run
+    trained on a z, so its p(z) online is mean_out. Both have one order, whatever gamma is, but records
+    that beat the same number of z, or all of them, tie in the share, and the lowest false-positive rates are decided among those.
 
     a is tuned to the greatest AUC on a shadow run that stands in for the target (the one whose training set is nearest
     half of the samples; ties: the least a); the target's membership plays no part in it. Metric a says what was chosen.
+    --mask temperature:T takes softmax(logits / T) for all runs.
 
-    Needs: signals of the target and of shadow or reference runs; a population (collect with --population).
+    Needs: signals of the target and of shadow or reference runs; for rank share a population (collect with --population).
 
-    Source: Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks".
+    Source: Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks"; for log-ratio Lassila et al. 2025,
+    "Practical Bayes-Optimal Membership Inference Attacks" (BASE, arXiv 2505.24089), and InfoRMIA (arXiv 2510.05582), which
+    subtract from it what is the same for all records.
     """
+    if rank == "log-ratio" and gamma is not None:
+        raise InvalidOption("gamma is for RMIA's share of the population; add --rank share")
     check_options("rmia", mode, a, gamma)
     source.need_target_table("signals")
     last = PLAIN_QUERIES - 1 if queries == "mean" else ORIGINAL
     frames, metrics = scored_views(
-        source, source.need_references(), [(ORIGINAL, last)], mode=mode, a=a, gamma=gamma
+        source,
+        source.need_references(),
+        [(ORIGINAL, last)],
+        mode=mode,
+        a=a,
+        gamma=None if rank == "log-ratio" else 1.0 if gamma is None else gamma,
     )
     return checked(source, _mean_over_views(list(frames)), mode, metrics)
 
@@ -91,9 +107,9 @@ def _mean_over_views(views: list[pl.DataFrame]) -> pl.DataFrame:
     )
 
 
-def check_options(what: str, mode: str, a: float | None, gamma: float) -> None:
+def check_options(what: str, mode: str, a: float | None, gamma: float | None) -> None:
     """Raises InvalidOption for what the attack ``what`` cannot take."""
-    if not 0 < gamma < np.inf:
+    if gamma is not None and not 0 < gamma < np.inf:
         raise InvalidOption(f"gamma of {what} must be above 0, not {gamma}")
     if a is not None and mode == "online":
         raise InvalidOption("a is for offline RMIA; add --mode offline")
@@ -108,15 +124,17 @@ def scored_views(
     *,
     mode: str,
     a: float | None,
-    gamma: float,
+    gamma: float | None,
 ) -> tuple[Iterator[pl.DataFrame], tuple[Metric, ...]]:
     """`View.scored` of every view, see `_read_views`, and what offline RMIA tuned: a, on the first of them.
 
-    Raises NotEnoughData where the target has none of the views.
+    Scores are log ratios where gamma is None. Raises NotEnoughData where the target has none of the views, and where there are
+    no population records for a gamma.
     """
+    log_gamma = None if gamma is None else float(np.log(gamma))
     tuned = mode == "offline" and a is None
     stand_in = _stand_in(source, references) if tuned else ""
-    views = _read_views(source, references, blocks, stand_in=stand_in)
+    views = _read_views(source, references, blocks, stand_in=stand_in, population=gamma is not None)
     first = next(views, None)
     if first is None:
         raise NotEnoughData(
@@ -124,9 +142,9 @@ def scored_views(
         )
     metrics: tuple[Metric, ...] = ()
     if tuned:
-        a = _tune(first, np.log(gamma), stand_in)
+        a = _tune(first, log_gamma, stand_in)
         metrics = (Metric("a", a, parameters={"tuned_on": stand_in}),)
-    return (view.scored(a, np.log(gamma)) for view in chain([first], views)), metrics
+    return (view.scored(a, log_gamma) for view in chain([first], views)), metrics
 
 
 def checked(source: Source, frame: pl.DataFrame, mode: str, metrics: tuple[Metric, ...]) -> Scores:
@@ -151,18 +169,21 @@ class View:
     inside: Side
     outside: Side
 
-    def scored(self, a: float | None, log_gamma: float) -> pl.DataFrame:
+    def scored(self, a: float | None, log_gamma: float | None) -> pl.DataFrame:
         """sample_id, member, score, log_ratio, n_in and n_out of the audit samples the target has this view of."""
         inside = self.inside.with_one(self.stand_in, self.stand_in.member)
         outside = self.outside.with_one(self.stand_in, ~self.stand_in.member)
         ratio = _log_ratio(self.target, inside, outside, self.population, a)
-        beaten, of = _beats(ratio, ratio[self.population], log_gamma)
+        score = ratio
+        if log_gamma is not None:
+            beaten, of = _beats(ratio, ratio[self.population], log_gamma)
+            score = np.where(np.isnan(ratio), np.nan, beaten / of)
         audit = ~self.population & (self.target.n > 0)
         return pl.DataFrame(
             {
                 "sample_id": np.flatnonzero(audit),
                 "member": self.target.member[audit],
-                "score": np.where(np.isnan(ratio), np.nan, beaten / of)[audit],
+                "score": score[audit],
                 "log_ratio": ratio[audit],
                 "n_in": inside.n[audit],
                 "n_out": outside.n[audit],
@@ -195,12 +216,17 @@ class Side:
 
 
 def _read_views(
-    source: Source, references: Sequence[Run], blocks: Sequence[tuple[int, int]], *, stand_in: str
+    source: Source,
+    references: Sequence[Run],
+    blocks: Sequence[tuple[int, int]],
+    *,
+    stand_in: str,
+    population: bool,
 ) -> Iterator[View]:
     """Every view that the target has, compared with ``references``, in the order of their query numbers.
 
     Views whose numbers lie in one of the ``blocks``, first to last, are read together. ``stand_in`` names a reference
-    that is kept apart from the others, or is empty. Raises NotEnoughData where no record of a view is in no training set.
+    that is kept apart from the others, or is empty. Where a ``population`` is needed, raises NotEnoughData for a view that has no record of it.
     """
     target = source.need_target_table("signals")
     source.provide(
@@ -212,7 +238,10 @@ def _read_views(
             {"target": target.run, "stand_in": stand_in, "first_query": first, "last_query": last},
         )
         for query in rows.filter(pl.col("side") == "target")["query"].unique().sort():
-            yield _view(rows.filter(pl.col("query") == query), source)
+            view = _view(rows.filter(pl.col("query") == query), source)
+            if population:
+                _need_population(view, source)
+            yield view
 
 
 def _view(rows: pl.DataFrame, source: Source) -> View:
@@ -229,14 +258,16 @@ def _view(rows: pl.DataFrame, source: Source) -> View:
         side.log_mean[ids] = part["log_mean"].to_numpy()
         side.member[ids] = part["member"].to_numpy()
         sides.append(side)
-    view = View(population, *sides)
-    if not (population & (view.target.n > 0) & (view.outside.n + view.stand_in.n > 0)).any():
+    return View(population, *sides)
+
+
+def _need_population(view: View, source: Source) -> None:
+    if not (view.population & (view.target.n > 0) & (view.outside.n + view.stand_in.n > 0)).any():
         raise NotEnoughData(
-            f"RMIA compares with records that no run trained on, and run {source.target_name!r} of experiment "
+            f"RMIA's share is of records that no run trained on, and run {source.target_name!r} of experiment "
             f"{source.experiment!r} and its shadow runs have signals of none; set some aside with --population when "
             "collecting"
         )
-    return view
 
 
 def _stand_in(source: Source, references: Sequence[Run]) -> str:
@@ -250,13 +281,13 @@ def _stand_in(source: Source, references: Sequence[Run]) -> str:
     return min(shadows, key=lambda run: abs(2 * run.members - audit)).run
 
 
-def _tune(view: View, log_gamma: float, stand_in: str) -> float:
+def _tune(view: View, log_gamma: float | None, stand_in: str) -> float:
     """The a of the grid with the greatest AUC on the run that stands in for the target."""
     known = (view.stand_in.n > 0) & np.isfinite(view.stand_in.log_mean) & (view.outside.n > 0)
     audit, population = np.flatnonzero(known & ~view.population), np.flatnonzero(known & view.population)
     audit = audit[:: -(-len(audit) // TUNED_ON) or 1]
     member = view.stand_in.member[audit]
-    if len(population) == 0 or not member.any() or member.all():
+    if (len(population) == 0 and log_gamma is not None) or not member.any() or member.all():
         raise NotEnoughData(
             f"a cannot be tuned on shadow run {stand_in!r}: that takes samples that it trained on, samples that it did "
             "not, and other runs without them; collect more shadow runs, or choose it with --a"
@@ -266,7 +297,11 @@ def _tune(view: View, log_gamma: float, stand_in: str) -> float:
     areas = []
     for a in GRID:
         ratio = _log_ratio(own, inside, outside, view.population[rows], float(a))
-        beaten, most = _beats(ratio[: len(audit)], ratio[len(audit) :], log_gamma)
+        if log_gamma is None:
+            beaten = np.unique(ratio[: len(audit)], return_inverse=True)[1]
+            most = int(beaten.max())
+        else:
+            beaten, most = _beats(ratio[: len(audit)], ratio[len(audit) :], log_gamma)
         areas.append(_auc(beaten, member, most))
     return float(GRID[int(np.argmax(np.round(areas, DECIMALS)))])
 

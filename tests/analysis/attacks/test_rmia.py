@@ -85,9 +85,9 @@ class Case:
         return oracle(self.loss[0], self.loss[1:], self.keep[1:], self.population, a, gamma)
 
 
-def scores_of(lake: Lake, target: str | None = None, **options: object) -> Scores:
+def scores_of(lake: Lake, target: str | None = None, rank: str = "share", **options: object) -> Scores:
     with open_source(lake, "tests", target) as source:
-        return rmia(source, **options)  # type: ignore[arg-type]
+        return rmia(source, rank=rank, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def opened(lake_of: MakeLake) -> Iterator[tuple[Source, Case]]:
 def test_it_matches_the_matrix(opened: tuple[Source, Case], a: float | None, gamma: float) -> None:
     source, case = opened
     mode = "online" if a is None else "offline"
-    scores = rmia(source, mode=mode, a=a, gamma=gamma)  # type: ignore[arg-type]
+    scores = rmia(source, mode=mode, a=a, rank="share", gamma=gamma)  # type: ignore[arg-type]
     assert_scores(scores.frame, case.expected(a, gamma))
     audit = ~case.population
     assert scores.frame["sample_id"].to_list() == np.flatnonzero(audit).tolist()
@@ -318,8 +318,9 @@ def test_no_population_and_no_shadow_runs(lake_of: MakeLake) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gamma": 0}, "gamma of rmia must be above 0"),
-        ({"gamma": math.nan}, "gamma of rmia must be above 0"),
+        ({"gamma": 0, "rank": "share"}, "gamma of rmia must be above 0"),
+        ({"gamma": math.nan, "rank": "share"}, "gamma of rmia must be above 0"),
+        ({"gamma": 2.0}, "add --rank share"),
         ({"a": 0.5}, "add --mode offline"),
         ({"a": 1.5, "mode": "offline"}, "a of rmia must lie between 0 and 1"),
         ({"a": math.nan, "mode": "offline"}, "a of rmia must lie between 0 and 1"),
@@ -347,12 +348,91 @@ def test_planted_members_rank_first(lake_of: MakeLake, mode: str) -> None:
     assert set(top) == set(planted.tolist())
 
 
+@pytest.mark.parametrize("rank", ["log-ratio", "share"])
 @pytest.mark.parametrize("mode", ["online", "offline"])
-def test_without_a_signal_the_auc_is_a_half(lake_of: MakeLake, mode: str) -> None:
+def test_without_a_signal_the_auc_is_a_half(lake_of: MakeLake, mode: str, rank: str) -> None:
     rng = np.random.default_rng(17)
     case = Case(17, runs=12, samples=1800)
     case.loss = rng.exponential(rng.exponential(1, 1800), case.keep.shape).astype(np.float32)
     with open_source(case.lake(lake_of), "tests") as source:
-        outcome = run_analysis(source, find("rmia"), {"mode": mode})
+        outcome = run_analysis(source, find("rmia"), {"mode": mode, "rank": rank})
     auc = evaluate(*outcome.scores.arrays(), ())[0]
     assert auc.ci_low < 0.5 < auc.ci_high  # type: ignore[operator]
+
+
+# --- by the log ratio itself --------------------------------------------------------------------------------
+
+
+def log_ratios(
+    point: Floats, loss: Floats, keep: Mask, population: Mask, a: float | None
+) -> list[float | None]:
+    p = np.exp(-loss.astype(np.float32).astype(float))
+    found: list[float | None] = []
+    for n in np.flatnonzero(~population):
+        expected = expected_p(p, keep, n, a, population=False)
+        found.append(None if expected is None else -float(np.float32(point[n])) - math.log(expected))
+    return found
+
+
+@pytest.mark.parametrize("a", [None, 0.0, 0.3])
+def test_the_default_is_the_log_ratio(opened: tuple[Source, Case], a: float | None) -> None:
+    source, case = opened
+    mode = "online" if a is None else "offline"
+    by_ratio = rmia(source, mode=mode, a=a).frame  # type: ignore[arg-type]
+    expected = log_ratios(case.loss[0], case.loss[1:], case.keep[1:], case.population, a)
+    np.testing.assert_allclose(by_ratio["score"].to_numpy(), np.array(expected, float), rtol=1e-9, atol=1e-11)
+    assert by_ratio["score"].to_list() == by_ratio["log_ratio"].to_list()
+    # The share of the population has the same order, with ties.
+    share = rmia(source, mode=mode, a=a, rank="share").frame["score"].to_numpy()  # type: ignore[arg-type]
+    assert (np.diff(share[np.argsort(by_ratio["score"].to_numpy(), kind="stable")]) >= 0).all()
+    assert len(np.unique(share)) < by_ratio["score"].n_unique()
+
+
+def test_the_log_ratio_needs_no_population(lake_of: MakeLake) -> None:
+    case = Case(19, samples=90)
+    whole = scores_of(case.lake(lake_of), rank="log-ratio", mode="offline", a=0.5).frame
+    kept = ~case.population
+    case.loss, case.keep, case.population = case.loss[:, kept], case.keep[:, kept], case.population[kept]
+    lake = case.lake(lake_of)
+    alone = scores_of(lake, rank="log-ratio", mode="offline", a=0.5).frame
+    assert alone["score"].to_list() == whole["score"].to_list()
+    tuned = scores_of(lake, rank="log-ratio", mode="offline")
+    assert tuned.metrics[0].value == tuned_by_log_ratio(case, nearest_half(case))
+    with pytest.raises(NotEnoughData, match="set some aside with --population"):
+        scores_of(lake, rank="share")
+
+
+def tuned_by_log_ratio(case: Case, stand_in: int) -> float:
+    rest = [m for m in range(1, len(case.loss)) if m != stand_in]
+    member = case.keep[stand_in, ~case.population]
+    areas = []
+    for a in GRID:
+        ratio = np.array(
+            log_ratios(case.loss[stand_in], case.loss[rest], case.keep[rest], case.population, float(a)),
+            float,
+        )
+        known = ~np.isnan(ratio)
+        inside, outside = ratio[member & known], ratio[~member & known]
+        areas.append(np.mean(np.sign(inside[:, None] - outside) / 2 + 0.5))
+    return float(GRID[int(np.argmax(np.round(areas, 12)))])
+
+
+def test_a_record_that_only_the_target_knows_ranks_first(lake_of: MakeLake) -> None:
+    case = Case(20)
+    case.loss[1:, 7] = np.inf
+    case.loss[0, 9] = np.inf
+    for mode, a in (("online", None), ("offline", 1.0)):
+        frame = scores_of(case.lake(lake_of), rank="log-ratio", mode=mode, a=a).frame
+        assert frame["score"][7] == math.inf
+        assert frame["score"][9] is None
+        assert frame["score"].arg_max() == 7
+
+
+def test_the_mean_over_views_of_log_ratios(lake_of: MakeLake) -> None:
+    case = Case(21, queries=2)
+    frame = scores_of(case.lake(lake_of), rank="log-ratio").frame
+    each = [
+        log_ratios(case.loss[0, :, q], case.loss[1:, :, q], case.keep[1:], case.population, None)
+        for q in (0, 1)
+    ]
+    np.testing.assert_allclose(frame["score"].to_numpy(), np.mean(np.array(each, float), axis=0), rtol=1e-9)
