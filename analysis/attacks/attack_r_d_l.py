@@ -167,7 +167,7 @@ def _share_among_runs(
     Each sample's loss is compared with its losses on ``runs`` that did not train on it. ``samples`` are the one that each
     run counts for (default: all count for all); ``taught`` (run, sample_id) are left out of the comparison.
     """
-    only = samples or [None] * len(runs)
+    only: Sequence[int | None] = samples or [None] * len(runs)
     compared = [{"run": run.run, "sample_id": sample} for run, sample in zip(runs, only, strict=True)]
     source.provide("reference_runs", table_of_rows(compared, _NONE_TAUGHT.schema))
     source.provide("taught", taught)

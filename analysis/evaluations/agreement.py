@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Annotated
 
@@ -116,7 +116,7 @@ def agreement(
     return Finding(tuple(metrics), tuple(notes))
 
 
-def _with_truth(members: Floats, others: Floats, fpr: float, about: dict[str, object]) -> Iterator[Metric]:
+def _with_truth(members: Floats, others: Floats, fpr: float, about: Mapping[str, object]) -> Iterator[Metric]:
     """The TPR, with the interval that it has everywhere, and 1 - FPR."""
     threshold = threshold_at_fpr(others, fpr)
     caught, spared = float((members > threshold).mean()), int((others <= threshold).sum())
@@ -127,7 +127,7 @@ def _with_truth(members: Floats, others: Floats, fpr: float, about: dict[str, ob
 
 
 def _pair(
-    one: tuple[Floats, Floats], other: tuple[Floats, Floats], fpr: float, about: dict[str, object]
+    one: tuple[Floats, Floats], other: tuple[Floats, Floats], fpr: float, about: Mapping[str, object]
 ) -> Iterator[Metric]:
     """How alike two attacks answer, from the scores of the members and of the non-members of each."""
     named = [

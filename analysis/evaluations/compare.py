@@ -225,7 +225,7 @@ def _agreement(
     other: npt.NDArray[np.int64],
     count: int,
     interval: tuple[float, float],
-    pair: dict[str, object],
+    pair: Mapping[str, object],
 ) -> Metric:
     both = int(((one < count) & (other < count)).sum())
     either = 2 * count - both

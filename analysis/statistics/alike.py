@@ -7,6 +7,8 @@ most, and `uncertain_share` averages over the pairs.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 
@@ -58,6 +60,9 @@ def alike_and_shared(
     return alike, shared
 
 
+_SIDES: tuple[Literal["right"], Literal["left"]] = ("right", "left")
+
+
 def shared_tops(one: Counts, other: Counts, attack: Floats, others: Floats, fpr: float) -> Interval:
     """95% interval of the share of those that two scores rank in front, among those that either does.
 
@@ -68,7 +73,7 @@ def shared_tops(one: Counts, other: Counts, attack: Floats, others: Floats, fpr:
     until = np.sort(np.maximum(one, other))
     ranked = np.sort(attack)
     ends = []
-    for threshold, side in zip(uncertain_thresholds(others, above), ("right", "left"), strict=True):
+    for threshold, side in zip(uncertain_thresholds(others, above), _SIDES, strict=True):
         front = (len(ranked) - np.searchsorted(ranked, threshold, side)).clip(1)
         ends.append((np.searchsorted(until, front, "left"), front))
     (both, front), (both_at_most, front_at_most) = ends
