@@ -86,11 +86,12 @@ def lira_each(
         removed = np.concatenate([removed, np.broadcast_to(apart, (len(apart), *removed.shape[1:]))])
     of_all: tuple[Spread, Spread] | None = None
     if variance != "sample":
-        of_all = (_priors if variance == "bayes" else _pooled)(matrix, shadow, removed)
+        inside, outside = (_priors if variance == "bayes" else _pooled)(matrix, shadow, removed)
+        of_all = (inside, outside)
     scores = np.full((len(attacked), len(matrix.sample_id)), np.nan)
     for part, point, fits in _blocks(matrix, shadow, removed):
-        inside, outside = of_all if of_all is not None else (fits[0].variance(), fits[1].variance())
-        scores[:, part] = _mean_evidence(point, fits, mode, inside, outside)
+        known = of_all if of_all is not None else (fits[0].variance(), fits[1].variance())
+        scores[:, part] = _mean_evidence(point, fits, mode, *known)
     return scores
 
 

@@ -7,8 +7,6 @@ most, and `uncertain_share` averages over the pairs.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 
@@ -60,9 +58,6 @@ def alike_and_shared(
     return alike, shared
 
 
-_SIDES: tuple[Literal["right"], Literal["left"]] = ("right", "left")
-
-
 def shared_tops(one: Counts, other: Counts, attack: Floats, others: Floats, fpr: float) -> Interval:
     """95% interval of the share of those that two scores rank in front, among those that either does.
 
@@ -72,9 +67,10 @@ def shared_tops(one: Counts, other: Counts, attack: Floats, others: Floats, fpr:
     above, weight = hidden_counts(len(others), fpr, _VALUES)
     until = np.sort(np.maximum(one, other))
     ranked = np.sort(attack)
+    least, most = uncertain_thresholds(others, above)
     ends = []
-    for threshold, side in zip(uncertain_thresholds(others, above), _SIDES, strict=True):
-        front = (len(ranked) - np.searchsorted(ranked, threshold, side)).clip(1)
+    for place in (np.searchsorted(ranked, least, "right"), np.searchsorted(ranked, most, "left")):
+        front = (len(ranked) - place).clip(1)
         ends.append((np.searchsorted(until, front, "left"), front))
     (both, front), (both_at_most, front_at_most) = ends
     first, second = (_betas(b, 2 * (f - b)) for b, f in ((both, front), (both_at_most, front_at_most)))
