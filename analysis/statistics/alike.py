@@ -67,9 +67,9 @@ def shared_tops(one: Counts, other: Counts, attack: Floats, others: Floats, fpr:
     above, weight = hidden_counts(len(others), fpr, _VALUES)
     until = np.sort(np.maximum(one, other))
     ranked = np.sort(attack)
-    least, most = uncertain_thresholds(others, above)
+    highest, lowest = uncertain_thresholds(others, above)
     ends = []
-    for place in (np.searchsorted(ranked, least, "right"), np.searchsorted(ranked, most, "left")):
+    for place in (np.searchsorted(ranked, highest, "right"), np.searchsorted(ranked, lowest, "left")):
         front = (len(ranked) - place).clip(1)
         ends.append((np.searchsorted(until, front, "left"), front))
     (both, front), (both_at_most, front_at_most) = ends
