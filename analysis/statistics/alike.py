@@ -67,13 +67,11 @@ def shared_tops(one: Counts, other: Counts, attack: Floats, others: Floats, fpr:
     above, weight = hidden_counts(len(others), fpr, _VALUES)
     until = np.sort(np.maximum(one, other))
     ranked = np.sort(attack)
-    highest, lowest = uncertain_thresholds(others, above)
-    ends = []
-    for place in (np.searchsorted(ranked, highest, "right"), np.searchsorted(ranked, lowest, "left")):
-        front = (len(ranked) - place).clip(1)
-        ends.append((np.searchsorted(until, front, "left"), front))
-    (both, front), (both_at_most, front_at_most) = ends
-    first, second = (_betas(b, 2 * (f - b)) for b, f in ((both, front), (both_at_most, front_at_most)))
+    strict, lax = uncertain_thresholds(others, above)
+    front = (len(ranked) - np.searchsorted(ranked, strict, "right")).clip(1)
+    front_at_most = (len(ranked) - np.searchsorted(ranked, lax, "left")).clip(1)
+    ends = [(np.searchsorted(until, size, "left"), size) for size in (front, front_at_most)]
+    first, second = (_betas(both, 2 * (size - both)) for both, size in ends)
     shares = [hits / (hits + misses) for hits, misses in (first, second)]
     least = shares[0] <= shares[1]
     fewest = tuple(np.where(least, a, b) for a, b in zip(first, second, strict=True))
