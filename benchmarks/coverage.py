@@ -27,6 +27,7 @@ from losslake.analysis.evaluations.epsilon import (
 )
 from losslake.analysis.evaluations.shadow_curve import another_set
 from losslake.analysis.scoring.catalogue import find, open_source
+from losslake.analysis.statistics.alike import alike_and_shared, shared_tops
 from losslake.analysis.statistics.correlation import rank_correlation
 from losslake.analysis.statistics.reestimation import Outcomes, shares_beyond
 from losslake.analysis.statistics.roc import auc, tpr_at_fpr
@@ -128,6 +129,52 @@ def _exposed(rng: np.random.Generator, n: int, shape: str) -> tuple[np.ndarray, 
     if shape == "heavy tails":
         score = exposed + rng.standard_t(2, n)
     return attack, np.round(score) if shape == "ties" else score
+
+
+def of_alike() -> Iterator[Case]:
+    """Two attacks that share none, half or most of their noise: how alike they answer of members, and what both rank highest."""
+    for members, others, fpr, effect, likeness in (
+        (300, 300, 0.01, 1.0, 0.0),
+        (300, 300, 0.1, 1.0, 0.0),
+        (300, 300, 0.1, 2.0, 0.9),
+        (300, 300, 0.3, 0.0, 0.5),
+        (3_000, 3_000, 0.01, 1.0, 0.5),
+        (3_000, 300, 0.1, 1.5, 0.5),
+    ):
+        one, other = _two_attacks(np.random.default_rng(1), 1_000_000, effect, likeness)
+        threshold = -float(ndtri(fpr))
+        first, second = one > threshold, other > threshold
+        as_many = other > np.quantile(other, 1 - first.mean())
+        truths = (
+            ("agreement", float((first == second).mean())),
+            ("jaccard", (first & second).sum() / (first | second).sum()),
+            ("agreement of the tops", (first & as_many).sum() / (first | as_many).sum()),
+        )
+        for place, (what, truth) in enumerate(truths):
+
+            def trial(
+                rng: np.random.Generator,
+                n: tuple[int, int] = (members, others),
+                fpr: float = fpr,
+                shape: tuple[float, float] = (effect, likeness),
+                place: int = place,
+            ) -> Interval:
+                inside, outside = _two_attacks(rng, n[0], *shape), _two_attacks(rng, n[1], 0.0, shape[1])
+                if place < 2:
+                    return alike_and_shared(inside, outside, fpr)[place]
+                places = [np.argsort(np.argsort(-score)) for score in inside]
+                return shared_tops(places[0], places[1], inside[0], np.sort(outside[0]), fpr)
+
+            where = f"{members} + {others} records, FPR {fpr:g}, {effect:g} apart, {likeness:.0%} of the noise shared"
+            yield what, where, float(truth), trial
+
+
+def _two_attacks(
+    rng: np.random.Generator, n: int, effect: float, likeness: float
+) -> tuple[np.ndarray, np.ndarray]:
+    noise = rng.normal(size=(3, n))
+    shared, own = np.sqrt(likeness), np.sqrt(1 - likeness)
+    return shared * noise[0] + own * noise[1] + effect, shared * noise[0] + own * noise[2] + effect
 
 
 def of_spearman() -> Iterator[Case]:
@@ -311,7 +358,16 @@ def main() -> None:
     given = parser.parse_args()
     print("| interval | simulated | truth | holds it |\n| --- | --- | --- | --- |")
     worst = 1.0
-    for cases in (of_auc, of_tpr, of_top_k, of_spearman, of_shadow_curve, of_share_above, of_epsilon):
+    for cases in (
+        of_auc,
+        of_tpr,
+        of_top_k,
+        of_alike,
+        of_spearman,
+        of_shadow_curve,
+        of_share_above,
+        of_epsilon,
+    ):
         for number, (what, where, truth, trial) in enumerate(cases()):
             rng = np.random.default_rng([given.seed, number])
             held = 0

@@ -1,6 +1,6 @@
 """Whether attacks claim membership where there is none: models that remember nothing, over who trains on what.
 
-    python benchmarks/nulls.py [--lakes 2] [--models 4 8 16 64] [--each | --signal]
+    python benchmarks/nulls.py [--lakes 2] [--models 4 8 16 64] [--each | --signal] [--attacks ramia shadow-nn attack-d attack-l]
 
 Every lake is imported and analyzed as a user's is: one target, 7,200 records in parts of 400, and logits that say nothing of who
 was trained on. An AUC's 95% interval must hold .5 in 93% of the parts, and the mean AUC lie within its scatter of .5. ``--signal`` plants an effect and says
@@ -11,20 +11,24 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.analysis.scoring.run import run_analysis
+from losslake.analysis.statistics.metric import Metric
 from losslake.analysis.statistics.roc import auc, split, tpr_at_fpr
 from losslake.collect.experiment.membership import design_members
 from losslake.collect.importers.arrays import import_arrays
 from losslake.store.errors import NotEnoughData
-from losslake.store.format.records import RunInfo
+from losslake.store.format.ranges import parse_range
+from losslake.store.format.records import Role, RunInfo
 from losslake.store.lake import Lake
+from losslake.store.write.run_writer import RunWriter
 
 RECORDS, POPULATION, PART = 7_200, 200, 400
 BAR = 0.93
@@ -48,6 +52,11 @@ ATTACKS = (
     "attack-s",
     "entropy",
 )
+LEFT_OUT = 120
+"""Records that runs are made without, for attack-l."""
+
+RANGE = "noise:3:0.1"
+ROLES: dict[str, Role] = {"attack-d": "distilled", "attack-l": "leave_one_out"}
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
@@ -126,6 +135,62 @@ def made(folder: Path, keep: Mask, rng: np.random.Generator, effect: float = 0.0
     lake = Lake.open(folder / "lake", create=True)
     import_arrays(lake, "e", folder / "runs.npz", target="run-0000")
     return lake
+
+
+def made_for(name: str, folder: Path, keep: Mask, rng: np.random.Generator) -> Lake:
+    """A lake with what this attack compares the target with; of most attacks it is that of `made`."""
+    if name == "ramia":
+        return _with_neighbours(folder, keep, rng)
+    return _derived(folder, keep, rng, name) if name in ROLES else made(folder, keep, rng)
+
+
+def _phi(keep: Mask, rng: np.random.Generator) -> Floats:
+    """Records that are hard or easy and vary more or less, and runs that are surer or less sure: (runs, records)."""
+    runs, records = keep.shape
+    spread = rng.gamma(4, 0.25, records)
+    return rng.normal(2, 1, records) + rng.normal(0, 0.3, (runs, 1)) + spread * rng.normal(size=keep.shape)
+
+
+def _with_neighbours(folder: Path, keep: Mask, rng: np.random.Generator) -> Lake:
+    """Three neighbours of every record, which each run answers nearly as it answers the record."""
+    keep = np.concatenate([keep, np.zeros((len(keep), POPULATION), bool)], axis=1)
+    phi = _phi(keep, rng)
+    pool = np.where(np.arange(keep.shape[1]) >= RECORDS, "population", "audit")
+    lake = Lake.open(folder / "lake", create=True)
+    lake.create_experiment("e", pa.table({"pool": pool}))
+    for number, members in enumerate(keep):
+        with lake.write_run("e", f"run-{number:04d}", members=members) as writer:
+            for query in parse_range(RANGE).queries:
+                _write(writer, np.arange(len(pool)), query, phi[number] + rng.normal(0, 0.5, len(pool)))
+            role: Role = "shadow" if number else "target"
+            writer.commit(RunInfo(role=role, extra={"recording": {"queries": [RANGE]}}))
+    return lake
+
+
+def _derived(folder: Path, keep: Mask, rng: np.random.Generator, name: str) -> Lake:
+    """As many runs as there are models but the target: distilled from it, or without one record, so many for each of a few."""
+    members = keep[0] if name == "attack-d" else keep[0, :LEFT_OUT]
+    phi = _phi(np.broadcast_to(members, (len(keep), len(members))), rng)
+    every = np.arange(len(members))
+    lake = Lake.open(folder / "lake", create=True)
+    lake.create_experiment("e", pa.table({"pool": pa.array(["audit"] * len(members))}))
+    with lake.write_run("e", "run-0000", members=members) as writer:
+        _write(writer, every, 0, phi[0])
+        writer.commit(RunInfo(role="target"))
+    for number in range(1, len(keep)):
+        for sample in [None] if name == "attack-d" else every:
+            ids = every if sample is None else np.array([sample])
+            inside = np.zeros_like(members) if sample is None else members & (every != sample)
+            extra = {} if sample is None else {"sample_id": int(sample)}
+            run = f"{ROLES[name].replace('_', '-')}-{'' if sample is None else sample}-{number}"
+            with lake.write_run("e", run, members=inside) as writer:
+                _write(writer, ids, 0, phi[number, ids])
+                writer.commit(RunInfo(role=ROLES[name], parent="run-0000", extra=extra))
+    return lake
+
+
+def _write(writer: RunWriter, ids: npt.NDArray[np.int64], query: int, phi: Floats) -> None:
+    writer.append_signals(ids, np.full(len(ids), query), None, loss=np.logaddexp(0, -phi), phi=phi)
 
 
 def cut_to_smallest(keep: Mask, rng: np.random.Generator) -> Mask:
@@ -240,21 +305,27 @@ def _parts_of(
     """Whether .5 lies in the interval of each part, and the AUC of each, of every attack."""
     held: dict[str, list[bool]] = {name: [] for name in attacks}
     areas: dict[str, list[float]] = {name: [] for name in attacks}
+    shared = [name for name in attacks if name != "ramia" and name not in ROLES]
     for number in range(lakes):
-        rng = np.random.default_rng([number, count, list(DESIGNS).index(design)])
-        with tempfile.TemporaryDirectory() as folder:
-            lake = made(Path(folder), DESIGNS[design](count, rng), rng)
-            for name in attacks:
-                score, member = scored(lake, name)
-                for start in range(0, RECORDS, PART):
-                    part = slice(start, start + PART)
-                    found = auc(*split(score[part], member[part]))
-                    assert found.value is not None
-                    assert found.ci_low is not None
-                    assert found.ci_high is not None
-                    held[name].append(found.ci_low <= 0.5 <= found.ci_high)
-                    areas[name].append(found.value)
+        for together in (shared, *([name] for name in attacks if name not in shared)):
+            rng = np.random.default_rng([number, count, list(DESIGNS).index(design)])
+            with tempfile.TemporaryDirectory() as folder:
+                if together:
+                    lake = made_for(together[0], Path(folder), DESIGNS[design](count, rng), rng)
+                for name in together:
+                    for found in _by_part(*scored(lake, name)):
+                        assert found.value is not None
+                        assert found.ci_low is not None
+                        assert found.ci_high is not None
+                        held[name].append(found.ci_low <= 0.5 <= found.ci_high)
+                        areas[name].append(found.value)
     return held, areas
+
+
+def _by_part(score: Floats, member: Mask) -> Iterator[Metric]:
+    for start in range(0, len(score), PART):
+        part = slice(start, start + PART)
+        yield auc(*split(score[part], member[part]))
 
 
 def _seed(rng: np.random.Generator) -> int:
