@@ -56,11 +56,11 @@ def info(lake: str) -> None:
 @experiment_option
 @click.option("--format", "chosen", type=click.Choice(FORMATS), help="Default: a table.")
 def runs(lake: str, experiment: str | None, chosen: str | None) -> None:
-    """The runs: role, model, members, accuracies (train, test), seconds, state, and age since the last write.
+    """The runs: role, model, members, accuracies (train, test), duration, state, and age since the last write.
 
     Committed ones, and those in the making, as ``collecting, epoch 7``: a run shows once its first epoch is recorded, one
     that records no epochs once its first signals are. One whose collector was killed is shown as ``killed, epoch 7``; of a
-    collector on another machine only the age tells. CSV, JSON and Parquet have all columns, with times.
+    collector on another machine only the age tells. CSV, JSON and Parquet have all columns, with times and seconds.
 
     \b
     Example:

@@ -25,6 +25,20 @@ def age(since: timedelta) -> str:
     return f"{seconds} s"
 
 
+def took(seconds: float) -> str:
+    """How long something took, in its two largest units: ``0.4 s``, ``45 s``, ``3 min 20 s``, ``2 d 5 h``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    left, parts = round(seconds), []
+    for unit, size in _UNITS.items():
+        if left >= size or parts:
+            parts.append(f"{left // size} {unit}")
+            left %= size
+        if len(parts) == 2:
+            break
+    return " ".join(part for part in parts if not part.startswith("0 "))
+
+
 def parse_age(text: str) -> timedelta:
     """``1d``, ``12 h``, ``30min``, ``90s`` or ``0``. Raises InvalidOption for anything else."""
     match = re.fullmatch(r"\s*(\d{1,9})\s*(d|h|min|s)\s*|\s*0\s*", text)

@@ -12,7 +12,7 @@ import polars as pl
 from ..errors import CorruptLake
 from ..files import tokens
 from ..format import paths
-from ..format.text import age
+from ..format.text import age, took
 from ..query.connection import Connection, connect
 from ..read.catalogue import Catalogue, listed_files
 from ..read.changes import read_again
@@ -54,8 +54,9 @@ def run_table(lake: Catalogue, experiment: str | None = None) -> pl.DataFrame:
 
 
 def for_reading(frame: pl.DataFrame, now: datetime) -> pl.DataFrame:
-    """The same with ages in place of times, short names, and without columns that say nothing here."""
+    """The same with ages and durations in place of times and seconds, short names, and without columns that say nothing here."""
     ages = [age(now - written) for written in frame["written"]]
+    durations = [None if seconds is None else took(seconds) for seconds in frame["seconds"]]
     dropped = [
         name
         for name in frame.columns
@@ -64,9 +65,9 @@ def for_reading(frame: pl.DataFrame, now: datetime) -> pl.DataFrame:
     if frame["experiment"].n_unique() <= 1:
         dropped.append("experiment")
     return (
-        frame.with_columns(pl.Series("age", ages, pl.String))
+        frame.with_columns(pl.Series("age", ages, pl.String), pl.Series("seconds", durations, pl.String))
         .drop([*dropped, "seed", "device", "created", "written"], strict=False)
-        .rename({"train_accuracy": "train", "test_accuracy": "test"}, strict=False)
+        .rename({"train_accuracy": "train", "test_accuracy": "test", "seconds": "duration"}, strict=False)
     )
 
 

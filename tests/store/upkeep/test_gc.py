@@ -26,7 +26,7 @@ from losslake.store.files import tokens
 from losslake.store.files.local import LocalFiles
 from losslake.store.format import manifest, paths
 from losslake.store.format.records import RunInfo
-from losslake.store.format.text import age, parse_age
+from losslake.store.format.text import age, parse_age, took
 from losslake.store.lake import Lake
 from losslake.store.read.catalogue import read_result, results
 from losslake.store.read.changes import TRIES, read_again
@@ -510,6 +510,16 @@ def test_the_commands_say_whose_leftovers_there_are_and_remove_them(lake: Lake) 
 def test_ages_in_words() -> None:
     for seconds, words in ((-5, "0 s"), (59.9, "59 s"), (60, "1 min"), (7300, "2 h"), (200_000, "2 d")):
         assert age(timedelta(seconds=seconds)) == words
+    for took_seconds, words in (
+        (0.44, "0.4 s"),
+        (9.96, "10.0 s"),
+        (45.2, "45 s"),
+        (59.7, "1 min"),
+        (200, "3 min 20 s"),
+        (7501, "2 h 5 min"),
+        (190_900, "2 d 5 h"),
+    ):
+        assert took(took_seconds) == words
     for text, seconds in (("0", 0), (" 90 s ", 90), ("30min", 1800), ("12h", 43_200), ("1d", 86_400)):
         assert parse_age(text) == timedelta(seconds=seconds)
     for text in ("", "1", "d", "-1d", "1 week", "1d 2h", "1e3s"):
