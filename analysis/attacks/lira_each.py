@@ -6,7 +6,7 @@ one run adds to them is taken away again: mean and variance without a value foll
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,14 +84,15 @@ def lira_each(
     removed = np.broadcast_to(attacked[None, :, None], (1, len(attacked), len(matrix.sample_id)))
     if apart is not None and len(apart):
         removed = np.concatenate([removed, np.broadcast_to(apart, (len(apart), *removed.shape[1:]))])
-    of_all: tuple[Spread, Spread] | None = None
-    if variance != "sample":
-        inside, outside = (_priors if variance == "bayes" else _pooled)(matrix, shadow, removed)
-        of_all = (inside, outside)
+    of_all: Sequence[Spread] | None = None
+    if variance == "pooled":
+        of_all = list(_pooled(matrix, shadow, removed))
+    elif variance == "bayes":
+        of_all = _priors(matrix, shadow, removed)
     scores = np.full((len(attacked), len(matrix.sample_id)), np.nan)
     for part, point, fits in _blocks(matrix, shadow, removed):
-        known = of_all if of_all is not None else (fits[0].variance(), fits[1].variance())
-        scores[:, part] = _mean_evidence(point, fits, mode, *known)
+        inside, outside = of_all if of_all is not None else [fit.variance() for fit in fits]
+        scores[:, part] = _mean_evidence(point, fits, mode, inside, outside)
     return scores
 
 
@@ -113,12 +114,14 @@ def growing(
 
 def scores_of(point: Floats, fits: Fits, mode: str, variance: str) -> Floats:
     """LiRA's score of each sample from phi (samples, queries); NaN where a query lacks a fit."""
-    sides: dict[str, Callable[[Fit], Spread]] = {
-        "bayes": Fit.prior,
-        "pooled": Fit.pooled_variance,
-        "sample": Fit.variance,
-    }
-    return _mean_evidence(point, fits, mode, *map(sides[variance], fits))
+    inside, outside = (_spread(fit, variance) for fit in fits)
+    return _mean_evidence(point, fits, mode, inside, outside)
+
+
+def _spread(fit: Fit, variance: str) -> Spread:
+    if variance == "bayes":
+        return fit.prior()
+    return fit.pooled_variance() if variance == "pooled" else fit.variance()
 
 
 def _mean_evidence(point: Floats, fits: Fits, mode: str, of_inside: Spread, of_outside: Spread) -> Floats:
