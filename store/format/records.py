@@ -222,7 +222,8 @@ class Result:
 
     A result is named by (experiment, analysis, target, variant); the variant spells the options that differ from the
     defaults. ``fingerprint`` is that of the runs it was computed from, so that a stale one is never mistaken for a fresh
-    one. ``metrics`` are objects with metric, value, ci_low, ci_high, n and parameters."""
+    one. ``metrics`` are objects with metric, value, ci_low, ci_high, n and parameters. ``forgotten`` are the samples that were
+    forgotten when it was computed."""
 
     experiment: str
     analysis: str
@@ -233,12 +234,23 @@ class Result:
     notes: tuple[str, ...]
     metrics: tuple[Mapping[str, Any], ...]
     file: DataFile | None
+    forgotten: tuple[int, ...] = ()
 
 
 def result_path(experiment: str, analysis: str, target: str, variant: str) -> str:
     # A variant is free text; its digest is a name that fits any file system.
     short = hashlib.sha256(variant.encode()).hexdigest()[:12] if variant else "default"
     return paths.result_manifest(experiment, analysis, target, short)
+
+
+_RESULT: Mapping[str, Any] = {
+    "variant": str,
+    "options": dict,
+    "fingerprint": str,
+    "notes": [str],
+    "metrics": [dict],
+    "files": [dict],
+}
 
 
 def result_from_json(content: dict[str, Any], path: str) -> Result:
@@ -248,6 +260,7 @@ def result_from_json(content: dict[str, Any], path: str) -> Result:
         place = [content[name] for name in names[:4]]
         if path != result_path(*place):
             raise ValueError(f"it speaks of {'/'.join(place)}")
+        check_json({"forgotten": [], **content}, {**_RESULT, "forgotten": [int]})
         files = files_from_json(content["files"], paths.scores_folder(*place[:3]))
         metrics = tuple(dict(metric) for metric in content["metrics"])
         check_metrics(place[1], metrics)
@@ -256,19 +269,58 @@ def result_from_json(content: dict[str, Any], path: str) -> Result:
             notes=tuple(content["notes"]),
             metrics=metrics,
             file=files[0] if files else None,
+            forgotten=tuple(content.get("forgotten", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as error:
         raise CorruptLake(f"{path} is not the manifest of a result: {error}") from error
 
 
 def check_metrics(analysis: str, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Raises InvalidInput for a metric without a name, or with something else than numbers."""
+    """Raises InvalidInput for a metric without a name, or with something else than numbers that a query can hold."""
     for metric in metrics:
-        numbers = [metric.get(name) for name in ("value", "ci_low", "ci_high", "n")]
-        if not isinstance(metric.get("metric"), str) or not all(
-            n is None or isinstance(n, Real) for n in numbers
+        numbers = [metric.get(name) for name in ("value", "ci_low", "ci_high")]
+        if not (
+            _is_text(metric.get("metric")) and all(map(_is_float, numbers)) and _is_count(metric.get("n"))
         ):
-            raise InvalidInput(f"a metric of {analysis} needs a name and numbers, not {dict(metric)}")
+            raise InvalidInput(
+                f"a metric of {analysis} needs a name and numbers, not {str(dict(metric))[:300]}"
+            )
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a text that can be written: JSON can name half a character, and UTF-8 cannot hold it."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _is_float(value: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and float(value) is not None
+    except OverflowError:  # a whole number beyond every float
+        return False
+
+
+def _is_count(value: Any) -> bool:
+    if value is None:
+        return True
+    number = _is_float(value) and value == value and abs(value) < 2**63 and int(value) == value
+    return bool(number)
+
+
+def check_json(content: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """Raises KeyError for a name of the schema that is not there, TypeError for a value of another kind.
+
+    A kind is a type, a tuple of types, or a list with the one kind of its elements. True is no number.
+    """
+    for name, kind in schema.items():
+        value = content[name]
+        values, kinds = (value, kind[0]) if isinstance(kind, list) else ([value], kind)
+        wanted = kinds if isinstance(kinds, tuple) else (kinds,)
+        if not isinstance(values, list) or any(type(each) not in wanted for each in values):
+            raise TypeError(f"{name} is {str(value)[:100]!r}")
+        if any(type(each) is str and not _is_text(each) for each in values):
+            raise ValueError(f"{name} is no text")
 
 
 def pack_samples(chosen: npt.NDArray[np.bool_]) -> str:

@@ -210,12 +210,17 @@ def metrics_table(found: Iterable[Result]) -> pa.Table:
             "parameters": _json_text(
                 {k: v for k, v in metric.items() if k not in ("metric", "value", "ci_low", "ci_high", "n")}
             ),
-            **{name: metric.get(name) for name in ("value", "ci_low", "ci_high", "n")},
+            **{name: _number(metric.get(name)) for name in ("value", "ci_low", "ci_high")},
+            "n": None if metric.get("n") is None else int(metric["n"]),
         }
         for result in found
         for metric in result.metrics
     ]
     return table_of_rows(rows, METRICS)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _json_text(value: Any) -> str:

@@ -173,13 +173,23 @@ class Catalogue:
 
 
 def results(lake: Catalogue, experiment: str) -> list[Result]:
-    """Every stored result of an experiment, fresh or stale, by analysis, target and variant."""
-    return [result for _, result, _ in _stored(lake, experiment)]
+    """Every stored result of an experiment, fresh or stale, by analysis, target and variant.
+
+    One whose manifest is damaged is left out, as if it had never been computed; 'lake verify' names it.
+    """
+    return [result for _, result in _stored(lake, experiment) if result is not None]
 
 
-def results_with(lake: Catalogue, experiment: str, samples: Sequence[int]) -> list[tuple[str, Result]]:
-    """The results, and where their manifests are, that were computed when one of ``samples`` was not forgotten yet."""
-    return [(path, result) for path, result, known in _stored(lake, experiment) if set(samples) - known]
+def results_with(lake: Catalogue, experiment: str, samples: Sequence[int]) -> list[tuple[str, Result | None]]:
+    """The results, and where their manifests are, that were computed when one of ``samples`` was not forgotten yet.
+
+    None stands for a damaged one, which does not say what it was computed from.
+    """
+    return [
+        (path, result)
+        for path, result in _stored(lake, experiment)
+        if samples and (result is None or set(samples).difference(result.forgotten))
+    ]
 
 
 def check_remembered(lake: Catalogue, experiment: str, forgotten: Sequence[int], what: str) -> None:
@@ -246,18 +256,17 @@ def listed_files(lake: Catalogue, experiment: str | None = None) -> frozenset[st
     return frozenset(found)
 
 
-def _stored(lake: Catalogue, experiment: str) -> list[tuple[str, Result, set[int]]]:
-    """Each result with the path of its manifest and the samples that were forgotten when it was computed."""
+def _stored(lake: Catalogue, experiment: str) -> list[tuple[str, Result | None]]:
+    """Each result with the path of its manifest; None for one that is damaged."""
     found = lake.files.list(f"results/experiment={check_name('experiment', experiment)}", ".json")
 
-    def load(path: str) -> tuple[str, Result, set[int]] | None:
+    def load(path: str) -> tuple[str, Result | None] | None:
         try:
             content = manifest.load(lake.files, path)
+            manifest.check_names(content, path, experiment=experiment)
+            return path, result_from_json(content, path)
         except CorruptLake:
-            if lake.files.exists(path):
-                raise
-            return None  # removed since it was listed, with a sample that it tells of
-        manifest.check_names(content, path, experiment=experiment)
-        return path, result_from_json(content, path), set(content.get("forgotten", ()))
+            # It may have been removed since it was listed, with a sample that it tells of.
+            return (path, None) if lake.files.exists(path) else None
 
     return [loaded for loaded in lake.files.each(load, found) if loaded is not None]

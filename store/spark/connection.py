@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import logging
 import os
 import re
+import secrets
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -143,8 +146,9 @@ def connect_spark(
 def spark_session(master: str | None = None) -> SparkSession:
     """A session of its own on the process's Spark, which is started where there is none yet.
 
-    ``master`` is Spark's master URL; None leaves it to Spark's own configuration, without one: this machine's cores.
-    Raises MissingExtra without pyspark, sqlglot or Java, InvalidOption for a second master in one process.
+    ``master`` is Spark's master URL; None leaves it to Spark's own configuration (spark-defaults.conf, spark-submit,
+    MASTER), without one: this machine's cores. Spark on this machine alone listens on the loopback address, and takes
+    connections that know a secret made for this process; of a cluster no such setting is touched. Raises MissingExtra without pyspark, sqlglot or Java, InvalidOption for a second master in one process.
     """
     if find_spec("pyspark") is None or find_spec("sqlglot") is None:
         raise MissingExtra(
@@ -180,10 +184,11 @@ def _start(master: str | None) -> SparkSession:
         "spark.log.level": "ERROR",
         "spark.ui.enabled": "false",  # it would show anybody on the network what is asked
     }
+    chosen = master if master is not None else _configured_master()
     if master is not None:
         settings["spark.master"] = master
-        if master.startswith("local"):
-            settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    if chosen is None or chosen.startswith("local"):
+        settings |= _alone()
     # The errors of a query come back as exceptions as well; a traceback of Java's says nothing beside them.
     logging.getLogger("SQLQueryContextLogger").disabled = True
     logging.getLogger("DataFrameQueryContextLogger").disabled = True
@@ -203,6 +208,41 @@ def _start(master: str | None) -> SparkSession:
             raise LosslakeError(f"Spark does not start: {_first_cause(error)}") from error
     atexit.register(session.stop)
     return session
+
+
+def _configured_master() -> str | None:
+    """The master that Spark's own configuration names, as Spark looks for it; None where it names none."""
+    told = os.environ.get("MASTER") or os.environ.get("SPARK_MASTER")
+    submitted = shlex.split(os.environ.get("PYSPARK_SUBMIT_ARGS", ""))
+    for option, value in itertools.pairwise(submitted):
+        if option == "--master":
+            return value
+        if option in ("--conf", "-c") and value.startswith("spark.master="):
+            return value.partition("=")[2]
+    if any(word.startswith("--master=") for word in submitted):
+        return next(word.partition("=")[2] for word in submitted if word.startswith("--master="))
+    folders = [os.environ.get("SPARK_CONF_DIR"), os.path.join(os.environ.get("SPARK_HOME", ""), "conf")]
+    for folder in filter(None, folders):
+        with (
+            contextlib.suppress(OSError, UnicodeError),
+            open(f"{folder}/spark-defaults.conf", encoding="utf-8") as file,
+        ):
+            for line in file:
+                named = re.match(r"\s*spark\.master[\s=:]+(\S+)", line)
+                if named:
+                    return named[1]
+    return told
+
+
+def _alone() -> dict[str, str]:
+    """Settings of a Spark on this machine alone: nobody else reaches it, nor without the secret."""
+    return {
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.authenticate": "true",
+        "spark.authenticate.secret": secrets.token_hex(32),
+        "spark.network.crypto.enabled": "false",
+    }
 
 
 @contextlib.contextmanager

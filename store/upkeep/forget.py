@@ -180,7 +180,7 @@ def _count(lake: Catalogue, known: Experiment, ids: Sequence[int]) -> dict[str, 
             counted[file.table] += holdings.of(file).rows
         for _, result in results_with(lake, known.name, ids):
             counted["results"] += 1
-            if result.file is not None:
+            if result is not None and result.file is not None:
                 counted["scores"] += holdings.of(result.file).rows
     return {name: count for name, count in counted.items() if count}
 
@@ -344,10 +344,10 @@ def _extra_without(extra: Mapping[str, Any], ids: Sequence[int], samples: int) -
 
 
 def _forget_results(lake: Catalogue, experiment: str, ids: Sequence[int]) -> bool:
-    """Delete the results that were computed with one of ``ids``: their metrics know it too."""
+    """Delete the results that were computed with one of ``ids``, or may have been: their metrics know it too."""
     found = results_with(lake, experiment, ids)
     for path, result in found:
         lake.files.delete(path)
-        if result.file is not None:
+        if result is not None and result.file is not None:
             lake.files.delete(result.file.path)
     return bool(found)

@@ -47,6 +47,9 @@ SHOWN = timedelta(minutes=2)
 
 _TRIES = 4
 
+_MOST = {"pid": 1 << 31, "started": 1 << 63}
+"""Numbers of processes and clock ticks from which on there are none."""
+
 _renewed: set[tuple[str, str]] = set()
 """The leases that this process renews, by lake and path."""
 
@@ -158,8 +161,9 @@ def checked_lease(content: dict[str, Any], path: str) -> dict[str, Any]:
     """The content of the manifest ``path``. Raises CorruptLake where that is no lease."""
     manifest.check_names(content, path, kind="writer", writer=writer_of_lease(path))
     for name, kinds in (("host", (str,)), ("pid", (int,)), ("started", (int, type(None)))):
-        if type(content.get(name)) not in kinds:
-            raise CorruptLake(f"{path} is not a writer's lease: its {name} is {content.get(name)!r}")
+        value = content.get(name, "missing")
+        if type(value) not in kinds or (isinstance(value, int) and not 0 <= value < _MOST[name]):
+            raise CorruptLake(f"{path} is not a writer's lease: its {name} is {str(value)[:100]!r}")
     return content
 
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 import itertools
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from losslake.cli import cli
-from losslake.store.errors import LosslakeError
+from losslake.store.errors import InvalidInput, LosslakeError
 from losslake.store.files.local import LocalFiles
-from losslake.store.format import manifest
+from losslake.store.format import manifest, paths
 from losslake.store.format.paths import run_manifest
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
+from losslake.store.read.catalogue import results
+from losslake.store.upkeep.forget import forget
+from losslake.store.upkeep.gc import collect_garbage
 from losslake.store.upkeep.verify import verify
+from losslake.store.write import leases
 from losslake.store.write.results import save_result
 
 N = 20
@@ -49,6 +55,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "lake"))
+
+
+@pytest.fixture
+def lake(copy: Path) -> Lake:
+    made = Lake.open(copy)
+    for path in made.files.list("results"):
+        made.files.delete(path)
+    return made
 
 
 def damage_found(root: Path) -> tuple[str, ...]:
@@ -192,3 +206,88 @@ def test_the_command_names_damage_and_fails(copy: Path) -> None:
     assert done.exit_code == 1
     assert f"damaged: {victim.relative_to(copy)} has" in done.output
     assert "1 damaged" in done.output
+
+
+def _metric(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content["metrics"][0].update({name: value})
+
+
+def _field(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content.update({name: value})
+
+
+WRONG_RESULTS: dict[str, Callable[[dict[str, Any]], None]] = {
+    **{f"n {value}": _metric("n", value) for value in (2**64, True, 1e308, 0.5, float("nan"), "3", [])},
+    **{f"value {value}": _metric("value", value) for value in (True, "1", [1], {}, 10**400)},
+    **{f"metric {value!a}": _metric("metric", value) for value in ("\ud800", 3, None)},
+    **{f"forgotten {value}": _field("forgotten", value) for value in ([[]], 5, ["x"], [True], None)},
+    **{f"notes {value}": _field("notes", value) for value in ([3], "text", None)},
+    **{
+        f"{name} wrong": _field(name, 3) for name in ("metrics", "options", "fingerprint", "files", "variant")
+    },
+    "no metrics": lambda content: content.pop("metrics"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_RESULTS)
+def test_a_result_that_is_none_costs_itself_and_no_more(lake: Lake, wrong: str) -> None:
+    name = lake.experiments()[0]
+    metrics = [{"metric": "auc", "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 24}]
+    for analysis in ("whole", "wrong"):
+        save_result(lake, name, analysis, None, "", options={}, notes=[], metrics=metrics, scores=None)
+    (path,) = (path for path in lake.files.list("results") if "analysis=wrong" in path)
+    content = manifest.load(lake.files, path)
+    WRONG_RESULTS[wrong](content)
+    lake.files.put(path, manifest.dump(content))
+    assert lake.sql("select analysis from metrics")["analysis"].to_list() == ["whole"]
+    assert [result.analysis for result in results(lake, name)] == ["whole"]
+    assert lake.sql("select count(*) from runs").item() == len(lake.runs(name))
+    (told,) = verify(lake).damage
+    assert path in told
+    assert collect_garbage(lake).damaged == (told,)
+    forget(lake, name, [0])  # it does not say what it was computed from
+    assert not lake.files.exists(path)
+    assert verify(lake).damage == ()
+
+
+@pytest.mark.parametrize("value", [2**64, 2**63, 1.5, True, "3", 10**400])
+def test_a_value_of_a_result_that_can_be_held_or_not(lake: Lake, value: Any) -> None:
+    """What a manifest may say of a value, a query shows; what it may not is told where it is written."""
+    name = lake.experiments()[0]
+    metrics = [{"metric": "auc", "value": value}]
+    if isinstance(value, bool | str) or value == 10**400:
+        with pytest.raises(InvalidInput, match="needs a name and numbers"):
+            save_result(lake, name, "loss", None, "", options={}, notes=[], metrics=metrics, scores=None)
+        return
+    save_result(lake, name, "loss", None, "", options={}, notes=[], metrics=metrics, scores=None)
+    assert lake.sql("select value from metrics").item() == float(value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pid": 2**31},
+        {"pid": -1},
+        {"pid": True},
+        {"started": "x"},
+        {"started": -1},
+        {"started": 2**64},
+        {"host": None},
+        {"pid": None},
+    ],
+    ids=str,
+)
+def test_a_lease_that_is_none_is_named_and_stops_nothing(lake: Lake, wrong: dict[str, Any]) -> None:
+    writer = "d" * 16
+    lease = {"kind": "writer", "writer": writer, "host": leases.host_identity(), "pid": 1, "started": None}
+    lake.files.put(paths.lease(writer), manifest.dump({**lease, **wrong}))
+    assert leases.states(lake.files)[writer] == "elsewhere"
+    (told,) = verify(lake).damage
+    assert paths.lease(writer) in told
+    collect_garbage(lake)
+    assert lake.sql("select count(*) from runs").item() > 0
+    lake.files.put(
+        paths.lease(writer),
+        manifest.dump({name: value for name, value in lease.items() if name != "started"}),
+    )
+    assert "started" in verify(lake).damage[0]
