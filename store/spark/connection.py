@@ -188,7 +188,9 @@ def _start(master: str | None) -> SparkSession:
     if master is not None:
         settings["spark.master"] = master
     if chosen is None or chosen.startswith("local"):
-        settings |= _alone()
+        settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    if chosen is None or re.fullmatch(r"local(\[.*\])?", chosen):
+        settings |= {"spark.authenticate": "true", "spark.authenticate.secret": secrets.token_hex(32)}
     # The errors of a query come back as exceptions as well; a traceback of Java's says nothing beside them.
     logging.getLogger("SQLQueryContextLogger").disabled = True
     logging.getLogger("DataFrameQueryContextLogger").disabled = True
@@ -212,7 +214,8 @@ def _start(master: str | None) -> SparkSession:
 
 def _configured_master() -> str | None:
     """The master that Spark's own configuration names, as Spark looks for it; None where it names none."""
-    told = os.environ.get("MASTER") or os.environ.get("SPARK_MASTER")
+    from pyspark.find_spark_home import _find_spark_home
+
     submitted = shlex.split(os.environ.get("PYSPARK_SUBMIT_ARGS", ""))
     for option, value in itertools.pairwise(submitted):
         if option == "--master":
@@ -221,8 +224,8 @@ def _configured_master() -> str | None:
             return value.partition("=")[2]
     if any(word.startswith("--master=") for word in submitted):
         return next(word.partition("=")[2] for word in submitted if word.startswith("--master="))
-    folders = [os.environ.get("SPARK_CONF_DIR"), os.path.join(os.environ.get("SPARK_HOME", ""), "conf")]
-    for folder in filter(None, folders):
+    folders = [os.environ.get("SPARK_CONF_DIR"), os.path.join(_find_spark_home(), "conf")]
+    for folder in filter(None, folders[:1] if folders[0] else folders):
         with (
             contextlib.suppress(OSError, UnicodeError),
             open(f"{folder}/spark-defaults.conf", encoding="utf-8") as file,
@@ -231,18 +234,7 @@ def _configured_master() -> str | None:
                 named = re.match(r"\s*spark\.master[\s=:]+(\S+)", line)
                 if named:
                     return named[1]
-    return told
-
-
-def _alone() -> dict[str, str]:
-    """Settings of a Spark on this machine alone: nobody else reaches it, nor without the secret."""
-    return {
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.authenticate": "true",
-        "spark.authenticate.secret": secrets.token_hex(32),
-        "spark.network.crypto.enabled": "false",
-    }
+    return os.environ.get("MASTER")
 
 
 @contextlib.contextmanager

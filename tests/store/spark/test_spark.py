@@ -6,6 +6,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -507,6 +509,59 @@ def test_what_spark_opens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert location(Lake(files_at("s3://b/p")), "x/y=1.parquet") == "s3a://b/p/x/y=1.parquet"
     with pytest.raises(InvalidOption, match="does not read lakes at az://"):
         location(Lake(files_at("az://b/p")), "x.parquet")
+
+
+def test_which_master_the_configuration_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one Spark is this machine's alone: it listens on the loopback address. A cluster of one's own is left as it is."""
+    pytest.importorskip("pyspark", reason="needs the extra spark")
+    for name in ("MASTER", "PYSPARK_SUBMIT_ARGS", "SPARK_CONF_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert sessions._configured_master() is None
+    monkeypatch.setenv("MASTER", "spark://env:7077")
+    assert sessions._configured_master() == "spark://env:7077"
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    for line in (
+        "spark.master spark://file:7077",
+        "spark.master=spark://file:7077",
+        " spark.master\tspark://file:7077",
+    ):
+        (tmp_path / "spark-defaults.conf").write_text(f"# spark.master yarn\n{line}\nspark.ui.port 1\n")
+        assert sessions._configured_master() == "spark://file:7077"
+    for words in (
+        "--master yarn pyspark-shell",
+        "--conf spark.master=yarn pyspark-shell",
+        "--master=yarn pyspark-shell",
+    ):
+        monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", words)
+        assert sessions._configured_master() == "yarn"
+
+
+ALONE = """
+import sys
+import psutil
+from losslake.store.spark.connection import spark_session
+context = spark_session().sparkContext
+told = dict(context.getConf().getAll())
+listening = {
+    each.laddr.ip.removeprefix("::ffff:")
+    for process in psutil.Process().children(recursive=True)
+    for each in process.net_connections(kind="tcp")
+    if each.status == "LISTEN"
+}
+print(context.master, told["spark.authenticate"], len(told["spark.authenticate.secret"]), context.parallelize([1]).count(), *listening)
+"""
+
+
+@needs_spark
+def test_without_a_master_nobody_else_reaches_it(tmp_path: Path) -> None:
+    pytest.importorskip("psutil")
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MASTER", "SPARK_LOCAL_IP")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.stdout.split() == ["local[*]", "true", "64", "1", "127.0.0.1"], done.stderr
 
 
 def test_causes_are_found_in_long_errors() -> None:
