@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .errors import InvalidOption, NotEnoughData
-from .lake import Lake
+
+if TYPE_CHECKING:
+    from .lake import Lake
 
 Command = Callable[..., Any]
 

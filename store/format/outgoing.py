@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO, cast
+from typing import Any, Literal, TextIO, cast
 
 # Bold, dim and colours that can be read, which rich and Python's tracebacks use; nothing that hides or moves.
 _ALLOWED = re.compile(
@@ -20,6 +20,10 @@ _ALLOWED = re.compile(
 )
 _ODD = re.compile(r"[^\n\t -~]")
 _PLAIN = {"…": "...", "·": ".", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "−": "-"}
+
+Format = Literal["table", "csv", "json", "parquet"]
+FORMATS: tuple[Format, ...] = ("table", "csv", "json", "parquet")
+"""How rows are written: a table for eyes, the others for programs."""
 
 FORMULA = r"^'*[=+\-@\t\r\n＝＋－＠]"
 """Text that a spreadsheet may compute instead of show, or that an apostrophe before it made harmless already."""

@@ -6,7 +6,11 @@ What a query of a user's may do is looked at besides, see `read_only`.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import itertools
+import json
+import re
 import secrets
 import shutil
 import tempfile
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NEXT = re.compile(r"[A-Z][A-Za-z ]*: |[~\d][\d.,]* rows?\b")
+"""How a part of a box in a drawn plan begins."""
+
 # Progress is counted, for `wait_for`, and not printed. SHOW is of a view, and not of a setting.
 _SETTINGS = """
 set autoinstall_known_extensions = false;
@@ -59,6 +66,7 @@ class Connection:
     def __init__(self, connection: duckdb.DuckDBPyConnection, timeout: float | None = None) -> None:
         self._connection = connection
         self._timeout = timeout
+        self._left_behind = False
 
     def sql(self, query: str, parameters: Mapping[str, Any] | None = None) -> Answer:
         """The answer to one statement that only reads; parameters stand in it as ``$name``.
@@ -75,6 +83,10 @@ class Connection:
 
     def register(self, name: str, table: pa.Table | pl.DataFrame) -> None:
         """Let queries read a table of one's own under ``name``. Raises InvalidOption for the name of a view."""
+        if self._left_behind:
+            raise StillRunning(
+                "a query of this connection still runs and cannot be stopped; open another one"
+            )
         if not name.isidentifier() or name.casefold() in VIEWS:
             raise InvalidOption(f"{name!r} is no name for a table beside the views {', '.join(VIEWS)}")
         if not isinstance(table, pa.Table):
@@ -83,21 +95,31 @@ class Connection:
             self._connection.register(name, table)
 
     def close(self) -> None:
-        """Close it; its answers cannot be read any more."""
-        self._connection.close()
+        """Close it; its answers cannot be read any more. One with a query that could not be stopped closes when that ends."""
+        if not self._left_behind:
+            self._connection.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if not isinstance(error, StillRunning):  # that one closes when its query ends
-            self.close()
+        self.close()
 
     def _take(self, work: Callable[[], T]) -> T:
         return self._wait(engine_errors(self._connection)(work))
 
     def _wait(self, work: Callable[[], T]) -> T:
-        return work() if self._timeout is None else wait_for(self._connection, work, self._timeout)
+        if self._left_behind:
+            raise StillRunning(
+                "a query of this connection still runs and cannot be stopped; open another one"
+            )
+        if self._timeout is None:
+            return work()
+        try:
+            return wait_for(self._connection, work, self._timeout)
+        except StillRunning:
+            self._left_behind = True
+            raise
 
 
 class Answer:
@@ -180,11 +202,11 @@ def _settings(connection: duckdb.DuckDBPyConnection, threads: int | None, memory
     connection.execute(_SETTINGS)
     # DuckDB makes the folder when it needs one and lets queries read it, so it is nobody else's.
     connection.execute(
-        "set temp_directory = $folder", {"folder": f"{_private_folder()}/{secrets.token_hex(8)}"}
+        "set temp_directory = $folder", {"folder": f"{private_folder()}/{secrets.token_hex(8)}"}
     )
     connection.execute(
         "set max_temp_directory_size = $size",
-        {"size": f"{shutil.disk_usage(_private_folder()).free // 2} bytes"},
+        {"size": f"{shutil.disk_usage(private_folder()).free // 2} bytes"},
     )
     if threads is not None:
         connection.execute("set threads = $threads", {"threads": threads})
@@ -198,7 +220,7 @@ def _settings(connection: duckdb.DuckDBPyConnection, threads: int | None, memory
 
 
 @functools.cache
-def _private_folder() -> str:
+def private_folder() -> str:
     """A folder for this process alone, removed when it ends."""
     folder = tempfile.mkdtemp(prefix="losslake-")
     atexit.register(remove_private_folder)
@@ -207,7 +229,7 @@ def _private_folder() -> str:
 
 def remove_private_folder() -> None:
     """Remove this process's folder of temporary files, for one that is about to end."""
-    shutil.rmtree(_private_folder(), ignore_errors=True)
+    shutil.rmtree(private_folder(), ignore_errors=True)
 
 
 def _close_the_door(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
@@ -229,7 +251,45 @@ def run_query(
         answer = connection.sql(statement, params=dict(parameters) if parameters else None)
     if answer is None:
         raise QueryRefused("the statement returns no rows; losslake runs queries only")
+    if answer.columns == ["explain_key", "explain_value"]:
+        with engine_errors(connection):
+            return connection.from_arrow(_without_places(answer.to_arrow_table()))
     return answer
+
+
+def _without_places(plan: pa.Table) -> pa.Table:
+    """A plan without the names of the files that were read: they tell where the lake lies."""
+    told = [_without_files(str(text)) for text in plan["explain_value"].to_pylist()]
+    return pa.table({"explain_key": plan["explain_key"], "explain_value": pa.array(told, pa.string())})
+
+
+def _without_files(plan: str) -> str:
+    if plan.lstrip().startswith(("{", "[")):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.dumps(_less_files(json.loads(plan)), indent=4)
+    # In a drawn plan boxes stand side by side. The names fill the lines behind their heading, up to the next line of the box
+    # that begins as "Name: value" or "N rows" does.
+    lines, boxes = [], set[tuple[int, int]]()
+    for line in plan.split("\n"):
+        edges = [place for place, sign in enumerate(line) if sign == "│"]
+        cells = list(itertools.pairwise(edges))
+        boxes &= set(cells)
+        for first, last in cells:
+            text = line[first + 1 : last].strip()
+            if text.startswith("Filename"):
+                boxes.add((first, last))
+            elif _NEXT.match(text):
+                boxes.discard((first, last))
+            if (first, last) in boxes:
+                line = line[: first + 1] + " " * (last - first - 1) + line[last:]
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _less_files(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {name: _less_files(value) for name, value in part.items() if not name.startswith("Filename")}
+    return [_less_files(each) for each in part] if isinstance(part, list) else part
 
 
 def frame_of(answer: duckdb.DuckDBPyRelation) -> pl.DataFrame:

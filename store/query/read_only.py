@@ -6,8 +6,13 @@ it may also overwrite, and a CTE may hold INSERT, DELETE or COPY. So the parsed 
 What a user can rely on: a text that passes opens no file but those that the lake's manifests list, and those to read
 alone; it changes no data, no setting, no variable and no seed, loads nothing, and learns nothing of the process
 (environment, settings, secrets, where the lake lies). It holds for text, not for Python code, which needs no SQL to
-write files. DuckDB is no sandbox against faults of its own: SQL of people one does not trust at all belongs into a process
-of its own, with limits of the operating system.
+write files.
+
+What runs in one's own process (`Lake.sql`, `Lake.connect`) can end it or hold it up: DuckDB is no sandbox against faults of its
+own, and a value that is nested very deeply overflows its stack (`json_transform`, `from_json`, a cast to variant). A time limit
+holds between the batches of rows of one expression, and not while a text is parsed; so texts with more parts than `_MOST_PARTS`
+are refused. ``losslake sql`` asks in a process of its own (`shell.apart`), which may die: SQL of people one does not trust
+belongs there, with limits of the operating system.
 """
 
 from __future__ import annotations
@@ -71,12 +76,18 @@ _TABLES_REFUSED = {
 _SHOWN = {"tables", "__show_tables_expanded"}
 """What SHOW may show beside the columns of a view."""
 
+_MOST_TEXT, _MOST_PARTS, _MOST_CTES = 4_000_000, 100_000, 2_000
+"""Characters, words and signs, and CTEs of a query. The parser takes a second for as many; for CTEs it grows with the square."""
+
+_PARTS = re.compile(r"\w+|[^\w\s]")
+_CTES = re.compile(r"\bas\s*(?:not\s+|materialized\s*){0,2}\(", flags=re.IGNORECASE)
+
 _EXPLAIN = re.compile(r"\s*explain(\s+analyze)?(\s*\([\w\s,]*\))?\s+(?=\w)", flags=re.IGNORECASE)
 
 
 def one_query(connection: duckdb.DuckDBPyConnection, text: str) -> duckdb.Statement:
     """The one statement of ``text``, if it only reads. Raises QueryRefused with the reason otherwise."""
-    statements = _parsed(connection, text)
+    statements = parsed(connection, text)
     if len(statements) != 1:
         raise QueryRefused(f"one statement at a time, not {len(statements)}")
     statement = statements[0]
@@ -87,7 +98,13 @@ def one_query(connection: duckdb.DuckDBPyConnection, text: str) -> duckdb.Statem
     if kind == duckdb.StatementType.EXPLAIN:
         # What follows begins with a word and not with a comment or a parenthesis, so it is what will be explained.
         head = _EXPLAIN.match(statement.query)
-        inside = _parsed(connection, statement.query[head.end() :]) if head else []
+        form = re.search(r"\bformat\W+(\w+)", (head and head[2]) or "", flags=re.IGNORECASE)
+        if form and form[1].casefold() not in (
+            "text",
+            "json",
+        ):  # a plan tells where the lake lies: these are cleaned
+            raise QueryRefused(f"EXPLAIN takes FORMAT text or json here, not {form[1]}")
+        inside = parsed(connection, statement.query[head.end() :]) if head else []
         if len(inside) == 1 and _kind_of(inside[0]) == duckdb.StatementType.SELECT:
             _check_tree(connection, inside[0].query)
             return statement
@@ -106,13 +123,27 @@ def _kind_of(statement: duckdb.Statement) -> duckdb.StatementType:
         raise QueryRefused("only queries run here, this is another statement") from error
 
 
-def _parsed(connection: duckdb.DuckDBPyConnection, text: str) -> list[duckdb.Statement]:
+def parsed(connection: duckdb.DuckDBPyConnection, text: str) -> list[duckdb.Statement]:
+    """The statements of a text. Raises QueryRefused for one that cannot be read, or would take long to."""
     if "\0" in text:
         raise QueryRefused("the query holds a NUL character")
+    _check_size(text)
     try:
         return connection.extract_statements(text)
     except (duckdb.Error, UnicodeError) as error:
         raise QueryRefused(first_lines(error)) from error
+
+
+def _check_size(text: str) -> None:
+    """Raises QueryRefused for a text that holds up the whole process while it is parsed: nothing can stop the parser."""
+    advice = "read long lists from a table of your own (Connection.register), or ask in several queries"
+    if len(text) > _MOST_TEXT:
+        raise QueryRefused(f"the query is longer than {_MOST_TEXT} characters; {advice}")
+    if len(text) > _MOST_CTES * 4:
+        if len(_PARTS.findall(text)) > _MOST_PARTS:
+            raise QueryRefused(f"the query has more than {_MOST_PARTS} words, numbers and signs; {advice}")
+        if len(_CTES.findall(text)) > _MOST_CTES:
+            raise QueryRefused(f"the query has more than {_MOST_CTES} parts of the form AS (...); {advice}")
 
 
 def _check_tree(connection: duckdb.DuckDBPyConnection, query: str) -> None:

@@ -20,6 +20,7 @@ from ..format.outgoing import printable
 from ..query.connection import frame_of, remove_private_folder, run_query
 from ..query.engine_errors import engine_errors
 from ..query.limits import StillRunning, memory_ceiling, wait_for
+from .apart import query_at_work
 from .output import Format, counted, write_frame
 from .table import draw_table
 
@@ -79,7 +80,7 @@ def _taken(
     limits: Limits,
 ) -> T:
     def work() -> T:
-        with memory_ceiling(limits.memory), engine_errors(connection):
+        with query_at_work(), memory_ceiling(limits.memory), engine_errors(connection):
             return take(run_query(connection, query, parameters))
 
     return wait_for(connection, work, limits.timeout)

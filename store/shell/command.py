@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..command_options import engine_options, experiment_option, lake_option
-from ..errors import InvalidOption
-from ..lake import Lake
-from .output import FORMATS, Format, format_of, write_frame
-
-if TYPE_CHECKING:
-    from .named_queries import NamedQuery
+from ..format.outgoing import FORMATS
+from . import apart
+from .asked import Asked
 
 
 @click.command()
@@ -78,90 +72,22 @@ def sql(
       losslake sql --lake my-lake --engine spark "select role, count(*) from runs group by role"
       losslake sql --lake my-lake
     """
-    from ..format.text import parse_age
-    from ..query.connection import connect
-    from ..query.limits import StillRunning, ceiling_for
-    from ..read.catalogue import listed_files
-    from ..read.changes import read_again
-    from .answers import Limits, answer_to, leave, print_answer
-    from .interactive import run_shell
-    from .named_queries import find_query, parse_parameters, ready
+    single = any(given is not None for given in (query, file, named))
+    asked = Asked(
+        query, lake, experiment, file, chosen, out, named, parameters, memory, timeout, engine, spark_master
+    )
 
-    if sum(given is not None for given in (query, file, named)) > 1:
-        raise InvalidOption("give a query, --file or --query, not both")
-    if file is not None:
-        query = _text_of(file)
-    bound = parse_parameters(parameters)
-    known = None if named is None else find_query(named)
-    opened = Lake.open(lake)
-    wanted = format_of(out, chosen)
-    if out is not None and wanted == "table":
-        raise InvalidOption(
-            "a table is for reading on the screen; choose --format csv, json or parquet for --out"
-        )
-    seconds = None if timeout is None else parse_age(timeout).total_seconds()
-    if seconds == 0:
-        raise InvalidOption("--timeout 0 leaves a query no time; write for example 30s")
-    text = query if known is None else known.text
-    if engine == "spark" and (text is None or memory is not None or seconds is not None):
-        raise InvalidOption(
-            "the shell, --memory and --timeout are DuckDB's; with --engine spark give a query, and limits to Spark"
-        )
-    if text is None and (bound or out is not None or wanted == "parquet"):
-        raise InvalidOption(
-            "--param, --out and Parquet are for a single query; give one, or --file or --query"
-        )
+    def work() -> None:
+        from .ask import ask  # all that the engine needs, in the child alone
 
-    def ask() -> None:
-        if engine == "spark" and text is not None:
-            _ask_spark(opened, experiment, spark_master, text, known, bound, wanted, out)
-            return
-        with connect(opened, experiment, memory=memory) as connection, contextlib.ExitStack() as stack:
-            limits = Limits(seconds, ceiling_for(connection))
-            values = bound if known is None else stack.enter_context(ready(connection, known, bound))
-            try:
-                if text is None:
-                    assert wanted != "parquet"
-                    run_shell(connection, wanted, limits)
-                elif out is None:
-                    print_answer(connection, text, values, wanted, limits)
-                else:
-                    write_frame(answer_to(connection, text, values, limits), out, wanted)
-            except StillRunning as error:
-                leave(error)
+        ask(asked, apart.serving())
 
-    read_again(ask, lambda: listed_files(opened, experiment))
-
-
-def _ask_spark(
-    lake: Lake,
-    experiment: str | None,
-    master: str | None,
-    text: str,
-    known: NamedQuery | None,
-    parameters: dict[str, Any],
-    wanted: Format,
-    out: Path | None,
-) -> None:
-    import duckdb
-    import polars as pl
-
-    from ..spark.connection import connect_spark
-    from .answers import excerpt_of, print_excerpt
-    from .named_queries import ready
-
-    with connect_spark(lake, experiment, master=master) as connection, contextlib.ExitStack() as stack:
-        if known is not None:
-            parameters = stack.enter_context(ready(connection, known, parameters))
-        answer = connection.sql(text, parameters)
-    if out is None and wanted == "table":
-        print_excerpt(excerpt_of(duckdb.from_arrow(answer)))
+    child = apart.fork() if engine != "spark" and apart.possible() else None
+    if child is None:
+        work()
+    elif single:
+        apart.wait(child)
     else:
-        write_frame(pl.DataFrame(answer), out, wanted)
+        from .interactive import run_shell_apart
 
-
-def _text_of(file: Path) -> str:
-    try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InvalidOption(f"cannot read the query in {file}: {error}") from error
+        run_shell_apart(child, lambda: apart.fork() or apart.carry_out(work))

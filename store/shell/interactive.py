@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 import duckdb
 
-from ..errors import InvalidInput, InvalidOption, LosslakeError
+from ..errors import InvalidInput, InvalidOption, LimitReached, LosslakeError
+from ..query.connection import remove_private_folder
 from ..query.engine_errors import engine_errors
 from ..query.limits import StillRunning
+from ..query.read_only import parsed
 from ..query.views import VIEWS
+from . import apart
 from .answers import SHELL_FORMATS, Limits, ShellFormat, print_answer
 from .named_queries import find_query, parse_parameters, query_names, ready
+
+if TYPE_CHECKING:
+    from .prompt import Vocabulary
 
 
 @dataclass
@@ -34,26 +41,101 @@ def run_shell(connection: duckdb.DuckDBPyConnection, form: ShellFormat, limits: 
 
     Errors are told and the shell goes on, StillRunning alone ends it; through a pipe the exit code is 1 in the end.
     """
+    from .prompt import vocabulary
+
     talking = sys.stdin.isatty()
     shell = _Shell(connection, form, talking, limits, timer=talking)
+    _read_and_do(vocabulary(connection) if talking else None, lambda text: _done(shell, text))
+
+
+def _read_and_do(known: Vocabulary | None, do: Callable[[str], bool]) -> None:
+    """``do`` every query and command, typed where there is a vocabulary to complete, until the input ends."""
     failed = False
-    for text in _typed(shell) if talking else _piped():
+    for text in _piped() if known is None else _typed(known):
         if _ends(text):
             break
-        failed |= not _done(shell, text)
-    if failed and not talking:
+        failed |= not do(text)
+    if failed and known is None:
         raise SystemExit(1)
+
+
+# --- in a process of its own ------------------------------------------------------------------------------
+
+
+def serve_shell(connection: duckdb.DuckDBPyConnection, form: ShellFormat, limits: Limits) -> None:
+    """In a child, carry out what the parent's `run_shell_apart` reads, and print it."""
+    from .prompt import vocabulary
+
+    talking = sys.stdin.isatty()
+    known = asdict(vocabulary(connection)) if talking else None
+    apart.tell({"ready": known})
+    for asked in apart.told():
+        shell = _Shell(connection, asked["form"] or form, talking, limits, timer=asked["timer"])
+        ended = False
+        try:
+            done = _done(shell, asked["text"])
+        except StillRunning as error:
+            click.echo(f"error: {error}", err=True)
+            done, ended = False, True
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        apart.tell({"done": done, "form": shell.form, "timer": shell.timer, "ended": ended})
+        if ended:  # by nothing but this
+            remove_private_folder()
+            os._exit(0)
+
+
+def run_shell_apart(child: apart.Child, another: Callable[[], apart.Child]) -> None:
+    """The same as `run_shell` with the queries in a child, which may die; then ``another`` one goes on.
+
+    A child that ends by itself, as it cannot open the lake or its reader is gone, ends the shell.
+    """
+    from .prompt import Vocabulary
+
+    talking = sys.stdin.isatty()
+    state: dict[str, Any] = {"form": None, "timer": talking}
+    now = child
+
+    def ready(child: apart.Child) -> Any:
+        said = child.hear()
+        if said is None:
+            raise SystemExit(child.result())
+        return said["ready"]
+
+    def do(text: str) -> bool:
+        nonlocal now
+        now.say({"text": text, **state})
+        try:
+            said = now.hear()
+            if said is not None:
+                state.update(form=said["form"], timer=said["timer"])
+                if not said["ended"]:
+                    return bool(said["done"])
+                now.end()
+            else:
+                raise SystemExit(now.result())
+        except (LimitReached, apart.QueryDied) as error:
+            click.echo(f"error: {error}", err=True)
+        now = another()
+        ready(now)
+        return False
+
+    known = ready(child)
+    try:
+        _read_and_do(Vocabulary(**known) if known is not None else None, do)
+    finally:
+        now.end()
 
 
 # --- what comes in ----------------------------------------------------------------------------------------
 
 
-def _typed(shell: _Shell) -> Iterator[str]:
+def _typed(known: Vocabulary) -> Iterator[str]:
     from .prompt import prompted
 
     click.echo("losslake SQL. '.help' for help, a query ends with ';', Tab completes", err=True)
     commands = (*_COMMANDS, ".quit")
-    return prompted(shell.connection, whole, commands, _arguments)
+    return prompted(known, whole, commands, _arguments)
 
 
 def _piped() -> Iterator[str]:
@@ -130,8 +212,9 @@ def _done(shell: _Shell, text: str) -> bool:
 def _statements(connection: duckdb.DuckDBPyConnection, text: str) -> list[str]:
     """The statements of a line that holds several; a text that cannot be read is left for the query to complain of."""
     try:
-        found = [statement.query for statement in connection.extract_statements(text)]
-    except (duckdb.Error, UnicodeError, ValueError):
+        with apart.query_at_work():
+            found = [statement.query for statement in parsed(connection, text)]
+    except (LosslakeError, duckdb.Error, UnicodeError, ValueError):
         found = []
     return found if len(found) > 1 else [text]
 

@@ -6,19 +6,19 @@ import io
 import re
 import sys
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import click
 import polars as pl
 from polars import selectors
 
 from ..errors import InvalidOption
-from ..format.out_file import is_stream, out_file
+from ..format.out_file import is_stream
+from ..format.out_file import out_file
 from ..format.outgoing import FORMULA
+from ..format.outgoing import FORMATS
+from ..format.outgoing import Format
 from .table import draw_table
-
-Format = Literal["table", "csv", "json", "parquet"]
-FORMATS: tuple[Format, ...] = ("table", "csv", "json", "parquet")
 
 _BATCH = 10_000
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -25,8 +26,22 @@ Arguments = Callable[[str, list[str]], Iterable[str]]
 """From a command and the words behind it to what may follow."""
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """What can be completed: the columns of each view with their types, macros with what they take, and keywords."""
+
+    columns: Mapping[str, Sequence[Sequence[str]]]
+    macros: Sequence[tuple[str, Sequence[str]]]
+    keywords: Sequence[str]
+
+
+def vocabulary(connection: duckdb.DuckDBPyConnection) -> Vocabulary:
+    """What the queries of a connection may name."""
+    return Vocabulary(_columns(connection), _macros(connection), _keywords(connection))
+
+
 def prompted(
-    connection: duckdb.DuckDBPyConnection,
+    known: Vocabulary,
     whole: Callable[[str], bool],
     commands: tuple[str, ...],
     arguments: Arguments,
@@ -37,7 +52,7 @@ def prompted(
     """The queries and commands that a person types. Enter ends a ``whole`` one, Alt-Enter any; Ctrl-C empties the line."""
     session: PromptSession[str] = PromptSession(
         history=_history(),
-        completer=_Words(connection, commands, arguments),
+        completer=_Words(known, commands, arguments),
         complete_while_typing=False,
         multiline=True,
         prompt_continuation="     ...> ",
@@ -98,13 +113,9 @@ class _Kept(FileHistory):
 class _Words(Completer):
     """Views, columns, macros and keywords; behind a dot at the start commands and what they take."""
 
-    def __init__(
-        self, connection: duckdb.DuckDBPyConnection, commands: tuple[str, ...], arguments: Arguments
-    ) -> None:
+    def __init__(self, known: Vocabulary, commands: tuple[str, ...], arguments: Arguments) -> None:
         self._commands, self._arguments = commands, arguments
-        self._columns = _columns(connection)
-        self._macros = _macros(connection)
-        self._keywords = _keywords(connection)
+        self._columns, self._macros, self._keywords = known.columns, known.macros, known.keywords
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
         before = document.text_before_cursor
@@ -141,11 +152,11 @@ class _Words(Completer):
                 yield Completion(word, -len(begun))
 
 
-def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[str, str]]]:
+def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, list[list[str]]]:
     rows = connection.execute(
         "select table_name, column_name, data_type from duckdb_columns() where not internal order by all"
     ).fetchall()
-    return {view: [(name, kind) for of, name, kind in rows if of == view] for view in VIEWS}
+    return {view: [[name, kind] for of, name, kind in rows if of == view] for view in VIEWS}
 
 
 def _macros(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, list[str]]]:

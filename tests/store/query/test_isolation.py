@@ -635,6 +635,77 @@ def test_an_expression_that_cannot_be_stopped_is_left_behind(
         freed.set()
 
 
+def test_one_that_is_caught_leaves_its_connection_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, freed = threading.Event(), threading.Event()
+    monkeypatch.setattr(duckdb, "connect", stuck_in(begun, freed))
+    monkeypatch.setattr("losslake.store.query.limits.time", clock_from(begun))
+    monkeypatch.setattr("losslake.store.query.limits._GRACE", 0.2)
+    try:
+        with Lake.open(place / "lake").connect(timeout=0.1) as connection:
+            with pytest.raises(StillRunning, match="cannot be stopped inside"):
+                connection.sql("select stuck(1)").pl()
+            for use in (
+                lambda: connection.sql("select 1"),
+                lambda: connection.register("own", pa.table({"a": [1]})),
+            ):
+                with pytest.raises(StillRunning, match="open another one"):
+                    use()
+    finally:
+        freed.set()
+
+
+JOINED = "select * from signals a join signals b using (sample_id) join samples s using (sample_id)"
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["from signals", "select count(*) from samples", JOINED, f"from ({JOINED}) union all from ({JOINED})"],
+)
+@pytest.mark.parametrize(
+    "how", ["explain", "explain analyze", "explain (analyze, format json)", "explain (format json)"]
+)
+def test_a_plan_says_nothing_of_where_the_lake_lies(place: Path, how: str, query: str) -> None:
+    lake = Lake.open(place / "lake")
+    plan = lake.sql(f"{how} {query}")["explain_value"].item()
+    assert "PARQUET" in plan.upper()
+    for part in (*Path(lake.path).parts[1:], ".parquet", "experiment="):
+        assert part not in plan.replace("READ_PARQUET", "").replace("READ PARQUET", "")
+    if "analyze" in how and "json" not in how:
+        raw = duckdb.sql(
+            f"explain analyze from read_parquet('{next(Path(lake.path).glob('signals/**/*.parquet'))}')"
+        )
+        assert "Filename" in str(raw.fetchall())  # what is taken out
+
+
+@pytest.mark.parametrize("form", ["html", "graphviz", "yaml", "mermaid"])
+def test_plans_of_other_forms_are_refused(place: Path, form: str) -> None:
+    with pytest.raises(QueryRefused, match=f"FORMAT text or json here, not {form}"):
+        Lake.open(place / "lake").sql(f"explain (analyze, format {form}) from signals")
+
+
+LONG = {
+    "CTEs": "with " + ", ".join(f"t{i} as (select 1)" for i in range(30_000)) + " select 1",
+    "numbers": "select 1 in (" + ",".join(map(str, range(200_000))) + ")",
+    "columns": "select " + ",".join(f"{i} as a{i}" for i in range(60_000)),
+    "text": "select '" + "x" * 5_000_000 + "'",
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_texts_that_take_long_to_parse_are_refused_at_once(place: Path, kind: str) -> None:
+    lake = Lake.open(place / "lake")
+    began = time.process_time()
+    with (
+        lake.connect() as connection,
+        pytest.raises(QueryRefused, match=r"the query (has more|is longer) than \d+"),
+    ):
+        connection.sql(LONG[kind])
+    assert time.process_time() - began < 5
+    listed = ",".join(map(str, range(20_000)))
+    assert lake.sql(f"select 7 in ({listed}) as found").item() is True
+    assert lake.sql("with " + ", ".join(f"t{i} as (select 1)" for i in range(300)) + " select 1").item() == 1
+
+
 def asked(place: Path, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     command = [*warm_losslake(OF_SQL), "sql", "--lake", str(place / "lake"), *words]
     return subprocess.run(command, input=given, capture_output=True, text=True, timeout=HANGS, check=False)

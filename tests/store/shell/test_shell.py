@@ -88,7 +88,12 @@ def typed(connection: duckdb.DuckDBPyConnection, keys: str) -> list[str]:
     with create_pipe_input() as given:
         given.send_text(keys)
         inputs = shell_prompt.prompted(
-            connection, shell.whole, (".views", ".run"), shell._arguments, given=given, output=DummyOutput()
+            shell_prompt.vocabulary(connection),
+            shell.whole,
+            (".views", ".run"),
+            shell._arguments,
+            given=given,
+            output=DummyOutput(),
         )
         return list(inputs)
 
@@ -141,7 +146,7 @@ def test_a_home_that_cannot_be_written_costs_only_the_history(
 def test_completion(
     connection: duckdb.DuckDBPyConnection, text: str, expected: set[str], absent: set[str]
 ) -> None:
-    completer = shell_prompt._Words(connection, (".views", ".run"), shell._arguments)
+    completer = shell_prompt._Words(shell_prompt.vocabulary(connection), (".views", ".run"), shell._arguments)
     found = {one.text for one in completer.get_completions(Document(text), CompleteEvent())}
     assert expected <= found
     assert not absent & found
