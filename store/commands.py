@@ -12,9 +12,9 @@ import click
 
 from .command_options import choose_experiment, experiment_option, lake_option
 from .errors import InvalidOption
-from .format.outgoing import printable
+from .format.outgoing import FORMATS, printable
 from .lake import Lake
-from .shell.output import FORMATS, format_of, write_frame
+from .shell.output import format_of, write_frame
 
 if TYPE_CHECKING:
     from .upkeep.remove import Removed

@@ -16,12 +16,12 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
-from ..format.outgoing import printable
+from ..format.outgoing import Format, printable
 from ..query.connection import frame_of, remove_private_folder, run_query
 from ..query.engine_errors import engine_errors
 from ..query.limits import StillRunning, memory_ceiling, wait_for
 from .apart import query_at_work
-from .output import Format, counted, write_frame
+from .output import counted, write_frame
 from .table import draw_table
 
 T = TypeVar("T")

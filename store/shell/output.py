@@ -13,11 +13,8 @@ import polars as pl
 from polars import selectors
 
 from ..errors import InvalidOption
-from ..format.out_file import is_stream
-from ..format.out_file import out_file
-from ..format.outgoing import FORMULA
-from ..format.outgoing import FORMATS
-from ..format.outgoing import Format
+from ..format.out_file import is_stream, out_file
+from ..format.outgoing import FORMATS, FORMULA, Format
 from .table import draw_table
 
 _BATCH = 10_000
