@@ -29,7 +29,8 @@ def took(seconds: float) -> str:
     """How long something took, in its two largest units: ``0.4 s``, ``45 s``, ``3 min 20 s``, ``2 d 5 h``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
-    left, parts = round(seconds), []
+    left = round(seconds)
+    parts: list[str] = []
     for unit, size in _UNITS.items():
         if left >= size or parts:
             parts.append(f"{left // size} {unit}")

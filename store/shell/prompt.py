@@ -132,7 +132,7 @@ class _Words(Completer):
                 yield Completion(word, -len(begun), display_meta=kind)
 
     def _words(self, view: str | None) -> Iterator[tuple[str, str]]:
-        if view in self._columns:
+        if view is not None and view in self._columns:
             yield from ((name, kind.lower()) for name, kind in self._columns[view])
             return
         columns = dict.fromkeys(name for of_view in self._columns.values() for name, _ in of_view)
