@@ -400,7 +400,7 @@ def test_a_training_that_failed_leaves_the_model_usable(lake: Lake, tmp_path: Pa
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert lake.runs("e") == []
+    assert lake.experiments() == []
     watching = Watching(model, "causal-lm")
     with lake_run(lake) as run:
         callback = losslake.huggingface_callback(run)
