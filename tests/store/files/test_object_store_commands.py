@@ -103,6 +103,7 @@ def test_every_command(s3: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "would remove" in do("lake forget --experiment e --sample 17 --dry-run")
     assert "removed of 1 samples" in do("lake forget --experiment e --sample 17")
     assert json.loads(do("sql {query} --format json", query=of_sample)) == [{"n": 0}]
+    assert "removed" in do("lake remove --experiment other --yes")
     do("lake gc --older-than 0")
     assert "0 damaged, 0 leftovers" in do("lake verify")
     assert "format 2 already" in do("lake migrate")
@@ -123,6 +124,7 @@ def test_from_training_to_forgetting(azure: str, tmp_path: Path, capsys: pytest.
     do("lake export {out}", out=tmp_path / "lake.duckdb")
     assert "removed of 1 samples" in do("lake forget --sample 17")
     assert do("sql {query} --format json", query=count) != before
+    assert "removed" in do("lake remove --experiment other --yes")
     do("lake gc --older-than 0")
     assert "0 damaged, 0 leftovers" in do("lake verify")
 
