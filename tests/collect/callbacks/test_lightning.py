@@ -337,7 +337,7 @@ def test_an_exception_leaves_nothing(lake: Lake, tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="stop"):
         interrupted()
-    assert lake.experiments() == []
+    assert lake.experiments() == []  # nor the experiment that was made for the run
     assert type(module.loss_fn) is nn.CrossEntropyLoss
 
 
