@@ -659,7 +659,12 @@ JOINED = "select * from signals a join signals b using (sample_id) join samples 
 
 @pytest.mark.parametrize(
     "query",
-    ["from signals", "select max(label) from samples", JOINED, f"from ({JOINED}) union all from ({JOINED})"],
+    [
+        "from signals",
+        "select key from samples where label = 1",
+        JOINED,
+        f"from ({JOINED}) union all from ({JOINED})",
+    ],
 )
 @pytest.mark.parametrize(
     "how", ["explain", "explain analyze", "explain (analyze, format json)", "explain (format json)"]
