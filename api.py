@@ -49,8 +49,10 @@ class Lake(StoredLake):
                   record), group, split and pool mean something to losslake; pool is audit, or population for records that no
                   run trains on and that attacks take for outsiders. Others are kept as they are; of a Dataset only numbers
                   and truth values. None where the experiment is there already
-        members   who is trained on: a mask over the samples (truth values, or 0 and 1), sample ids in any order, or keys as text
+        members   who is trained on: a mask over the samples (truth values, or 0 and 1), sample ids in any order, keys as text, or a torch
+                  Subset of the data set of all samples
         run       its name; by default the role, then role-2, role-3, ...
+                  A name that another process commits meanwhile is its own: this run is committed as the next free one, and says so
         recipe    how it is trained: a mapping, a dataclass or a namespace, stored as JSON
         queries   the views that `evaluate` asks for, such as "original,flip,crop:8"; see `queries.parse_queries`.
                   noise:N:SIGMA is in units of what the model takes

@@ -151,6 +151,7 @@ class Lake(Catalogue):
         )
         count = int((writer.members & ~writer.forgotten).sum())
         if count != known.members:
+            writer.discard()
             raise InvalidInput(f"members are {count}, but run {run.run!r} has {known.members}")
         return writer
 

@@ -57,7 +57,7 @@ def rmia(
         Literal["mean", "original"], "several views: mean of their scores, or the record as it is alone"
     ] = "mean",
 ) -> Scores:
-    """RMIA: how much likelier the target finds the record than other runs do, as a log ratio or ranked in a population.
+    """RMIA: how much likelier the target finds the record than other runs do; a log ratio, or a share beaten.
 
     ratio(x) = p(x | target) / p(x), p = exp(-loss); p(x) is (mean_in + mean_out) / 2 over shadow and reference runs
     (online), or ((1 + a) mean_out + (1 - a)) / 2 (offline). Higher = member. By rank log-ratio the score is log ratio(x), the

@@ -36,11 +36,12 @@ class AnalysisOptions(TypedDict, total=False):
         "forgets",
     ]
     mode: Literal["online", "offline"]
-    variance: Literal["auto", "sample", "pooled"]
+    variance: Literal["auto", "bayes", "sample", "pooled"]
     center: Literal["mean", "median"]
     queries: Literal["mean", "gaussian", "original"]
     a: float | None
-    gamma: float
+    rank: Literal["log-ratio", "share"]
+    gamma: float | None
     trim_low: float
     trim_high: float
     ranges: Literal["all", "crop", "flip-crop", "noise", "impute"]

@@ -304,13 +304,13 @@ class RunWriter:
 
         Who removes an experiment does it the other way round, so one of both sees the other.
         """
-        begun = begun_file(self.experiment, self.run, self.token)
-        with self._files.create(begun, durable=False) as file:
+        self._begun = begun_file(self.experiment, self.run, self.token)
+        with self._files.create(self._begun, durable=False) as file:
             file.write(manifest.dump({"kind": "begun", "experiment": self.experiment, "run": self.run}))
         try:
             self.forgotten = forgotten_mask(self._files, self.experiment, len(self.members))
         except BaseException as error:
-            self._delete([begun])
+            self._delete([self._begun])
             if isinstance(error, CorruptLake) and self._removed():
                 raise self._gone() from error
             raise
@@ -446,7 +446,7 @@ class RunWriter:
 
     def _drop_staging(self) -> None:
         epochs = [path for staged in self._staged.values() for path in staged.paths.values()]
-        self._delete([*epochs, begun_file(self.experiment, self.run, self.token)])
+        self._delete([*epochs, self._begun])
         self._staged = {}
 
     def _delete(self, paths: list[str]) -> None:

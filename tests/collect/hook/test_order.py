@@ -217,7 +217,7 @@ def test_what_speaks_for_another_order_is_refused(lake: Lake) -> None:
     for data in (Kept(TRAIN), REST, ConcatDataset([TRAIN, REST])):
         with pytest.raises(InvalidInput, match="pass ids="), begin(lake, ids) as run:
             train(run, run.watch_loader(shuffled(data)))
-    assert lake.runs("e") == []
+    assert lake.experiments() == []
     with begin(lake, ids) as run:
         train(run, run.watch_loader(shuffled(Kept(TRAIN)), ids=TRAIN.indices))
     assert faults(lake, ids) == 0

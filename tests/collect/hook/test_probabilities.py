@@ -212,7 +212,7 @@ def test_one_number_from_0_to_1_of_every_record_is_no_logit(lake: Lake) -> None:
         start_run(lake, "e", samples=y, members=[0]) as run,
     ):
         run.evaluate(Sigmoid(), (x, y))
-    with start_run(lake, "e", members=[0]) as run:
+    with start_run(lake, "e", samples=y, members=[0]) as run:
         run.evaluate(Sigmoid(), (x, y), criterion=nn.BCELoss())
     assert np.allclose(lake.sql("select loss from signals order by sample_id")["loss"][:N], ONE, atol=1e-5)
 
