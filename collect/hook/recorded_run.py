@@ -377,6 +377,7 @@ class RecordedRun:
         self._evaluated = False
         late = self.committed
         if late is not None and self._reopen is not None:
+            self._writer.discard()  # one that has written nothing, or has ended
             self._writer, self._info = self._reopen(late, self.members), late.info
         if ranks.writes():
             self._writer.drop_signals()
