@@ -85,7 +85,6 @@ class RunWriter:
         self.members = np.array(members, dtype=bool)
         self._files = files
         self.token = leases.token(files)
-        self._begin()
         self._staged: dict[Source, StagedTrace] = {}
         self._whole: set[Source] = set()
         self._written: list[DataFile] = []
@@ -93,6 +92,7 @@ class RunWriter:
         self._seen: dict[int, npt.NDArray[np.bool_]] = {}
         self._open = True
         self._claiming = False
+        self._begin()
 
     def append_epoch(
         self,
@@ -305,9 +305,9 @@ class RunWriter:
         Who removes an experiment does it the other way round, so one of both sees the other.
         """
         self._begun = begun_file(self.experiment, self.run, self.token)
-        with self._files.create(self._begun, durable=False) as file:
-            file.write(manifest.dump({"kind": "begun", "experiment": self.experiment, "run": self.run}))
         try:
+            with self._files.create(self._begun, durable=False) as file:
+                file.write(manifest.dump({"kind": "begun", "experiment": self.experiment, "run": self.run}))
             self.forgotten = forgotten_mask(self._files, self.experiment, len(self.members))
         except BaseException as error:
             self._delete([self._begun])
