@@ -214,9 +214,11 @@ def _judged(analysis: Analysis, outcome: Outcome, warned: list[str]) -> Judgemen
 
 
 def _heading(outcome: Outcome, judged: Judgement | None) -> str:
-    """What to call the records with the highest scores: exposed only where chance does not explain them."""
+    """What to call the records with the highest scores: exposed only where they differ from others, and chance does not explain it."""
     from .report.verdict import chance_explains, explanation
 
+    if outcome.scores.frame["score"].drop_nulls().n_unique() < 2:
+        return "the first of all records, which have the same score"
     why = "chance" if chance_explains(outcome.metrics) else None
     if judged is not None:
         why = explanation(judged) or why

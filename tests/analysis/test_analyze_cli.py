@@ -309,3 +309,13 @@ def test_main_exits_with_the_code(lake: Lake, capsys: pytest.CaptureFixture[str]
         main(["--debug", "analyze", "lira", "--lake", lake.path, "--target", "nobody"])
     assert stopped.value.code == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_records_that_all_have_one_score_are_not_called_exposed(shell: Shell, everything: Lake) -> None:
+    # No loss falls to a millionth of its first value, so that every record's is the number of epochs.
+    where = ("--lake", everything.path, "--experiment", "tests")
+    code, out, _ = shell("analyze", "trace", *where, "--aggregate", "first-below")
+    assert code == 0
+    assert "the first of all records, which have the same score" in out
+    assert "most exposed" not in out
+    assert "most exposed" in shell("analyze", "lt-iqr", *where)[1]
