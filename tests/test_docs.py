@@ -316,13 +316,29 @@ def test_page(page: Path, tmp_path: Path) -> None:
         runner.close()
     if UPDATE:
         for step, printed in reversed(different):
-            lines[step.first : step.last] = printed
+            lines[step.first : step.last] = shortened(step.shown or [], printed)
         page.write_text("\n".join(lines) + "\n")
         return
     assert not different, "\n\n".join(
         "\n".join([told(step, "shows", step.shown or []), "but prints", *printed])
         for step, printed in different
     )
+
+
+def shortened(shown: list[str], printed: list[str]) -> list[str]:
+    """What was printed, left out where the page leaves something out by a line of dots."""
+    if shown.count("...") != 1:
+        return printed
+    before = shown.index("...")
+    after = len(shown) - before - 1
+    return [*printed[:before], "...", *printed[len(printed) - after :]]
+
+
+def test_a_page_brought_up_to_date_stays_short() -> None:
+    printed = ["head", "1", "2", "3", "note"]
+    assert shortened(["head", "9", "...", "note"], printed) == ["head", "1", "...", "note"]
+    assert shortened(["head", "..."], printed) == ["head", "..."]
+    assert shortened(["head", "9"], printed) == printed
 
 
 def test_pages_are_listed_in_the_index() -> None:
