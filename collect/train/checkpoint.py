@@ -41,6 +41,7 @@ from ..data.record import content_digest
 from ..hook.recorder import TraceRecorder
 from ..recipe import to_json
 from ..run_facts import versions
+from .checkpoint_facts import check_facts
 from .loop import Training
 from .run import RunSetup
 from .state import Epoch, give_piece, new_pieces, restore, state_of
@@ -137,6 +138,7 @@ class Checkpoints:
         for each in fitting:
             try:
                 tensors = safetensors.torch.load(read_checked(self._lake.files, each.state))
+                check_facts(each, tensors, training)
                 for piece in each.pieces:  # all of them, before any goes to the writer
                     read_checked(self._lake.files, piece)
             except (LosslakeError, SafetensorError) as error:
@@ -153,9 +155,11 @@ class Checkpoints:
         if fitting:
             self._say(f"run {run} begins anew: none of its checkpoints can be read")
         elif found:
+            before = found[0].facts.get("what")
+            other = difference(before, self._what) if isinstance(before, Mapping) else "other options"
             self._say(
-                f"run {run} begins anew: its checkpoint after epoch {found[0].epoch} is of a run with "
-                f"{difference(found[0].facts['what'], self._what)}; to go on from it stop this and give the former options"
+                f"run {run} begins anew: its checkpoint after epoch {found[0].epoch} is of a run with {other}; "
+                "to go on from it stop this and give the former options"
             )
 
     def after_epoch(self, training: Training, recorder: TraceRecorder | None) -> None:

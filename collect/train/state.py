@@ -37,7 +37,7 @@ def state_of(training: Training) -> tuple[Tensors, dict[str, Any]]:
     step = training.step
     _refuse_extra_state(step.model)
     tensors: Tensors = {f"model/{name}": value for name, value in _values(step.model)}
-    tensors |= {f"random/{name}": stream.get_state() for name, stream in _streams(training).items()}
+    tensors |= {f"random/{name}": stream.get_state() for name, stream in generators(training).items()}
     facts: dict[str, Any] = {
         "epoch": training.epoch,
         "steps": training.steps,
@@ -94,7 +94,7 @@ def restore(training: Training, tensors: Mapping[str, torch.Tensor], facts: Mapp
     step.scaler.load_state_dict(facts["scaler"])
     if training.stopping is not None:
         training.stopping.go_on(facts["stopping"], _below("best/", tensors))
-    for name, stream in _streams(training).items():
+    for name, stream in generators(training).items():
         stream.set_state(tensors[f"random/{name}"])
     _set_global_streams(tensors, facts, step.held.device)
     training.epoch, training.steps = facts["epoch"], facts["steps"]
@@ -145,7 +145,8 @@ def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
     return chain.from_iterable(group["params"] for group in optimizer.param_groups)
 
 
-def _streams(training: Training) -> dict[str, torch.Generator]:
+def generators(training: Training) -> dict[str, torch.Generator]:
+    """The run's own random streams, by name."""
     return {"order": training.order, "augmentation": training.augmentation, "noise": training.noise}
 
 

@@ -152,6 +152,8 @@ def load_checkpoint(files: Files, path: str) -> Checkpoint:
     try:
         if content["kind"] != "checkpoint" or type(content["epoch"]) is not int:
             raise ValueError("it is none")
+        if not isinstance(content["facts"], dict):
+            raise ValueError("its facts are no object")
         folder = path.rpartition("/")[0]
         names = {field: content[field] for field in ("experiment", "run", "token")}
         if folder != checkpoint_folder(**names) or path != _manifest_of(folder, content["epoch"]):

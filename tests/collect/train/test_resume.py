@@ -29,6 +29,7 @@ from losslake.collect.train.run import RunPlan
 from losslake.collect.train.trainer import train_run
 from losslake.store.errors import InvalidOption, LosslakeError, TrainingFailed
 from losslake.store.files.local import LocalFiles
+from losslake.store.format import manifest
 from losslake.store.format.paths import run_manifest
 from losslake.store.format.records import Run, RunInfo
 from losslake.store.lake import Lake
@@ -408,6 +409,43 @@ def test_any_damage_at_all(lake: Lake) -> None:
         lake.files.delete(run_manifest("e", "target"))
     assert {note.split(" of run")[0] for note in said} >= {"a checkpoint"}
     assert {note[-12:] for note in said if "resuming" in note} == {"epoch 2 of 5", "epoch 3 of 5"}
+
+
+FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no facts": lambda facts: facts.clear(),
+    "steps of text": lambda facts: facts.update(steps="x"),
+    "steps below 0": lambda facts: facts.update(steps=-1),
+    "another epoch": lambda facts: facts.update(epoch=4),
+    "an epoch that is true": lambda facts: facts.update(epoch=True),
+    "no layout": lambda facts: facts.update(layout={}),
+    "a layout beyond its tensor": lambda facts: facts.update(
+        layout={name: [kind, [1 << 40 for _ in stride]] for name, (kind, stride) in facts["layout"].items()}
+    ),
+    "versions of nothing": lambda facts: facts.update(versions=None),
+    "python of nothing": lambda facts: facts.update(python=None),
+    "python of another kind": lambda facts: facts.update(python=[17, None]),
+    "numpy of text": lambda facts: facts.update(numpy=["a", "b", "c"]),
+    "time without end": lambda facts: facts.update(seconds=float("inf")),
+    "resumed after nothing": lambda facts: facts.update(resumed_after=None),
+    "what in a list": lambda facts: facts.update(what=[]),
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_a_forged_checkpoint_costs_itself_and_no_more(
+    lake: Lake, forge: Callable[[dict[str, Any]], Any]
+) -> None:
+    train(lake, "whole", checkpointing=None)
+    stopped(lake, 4)
+    manifests = sorted(path for path in written(lake) if path.endswith(".json"))
+    content = manifest.load(lake.files, manifests[-1])
+    forge(content["facts"])
+    lake.files.put(manifests[-1], manifest.dump({k: v for k, v in content.items() if k != "checksum"}))
+    notes: list[str] = []
+    train(lake, notes=notes)
+    assert values(lake, "target") == values(lake, "whole")
+    assert f"{manifests[-1]} is not of a training" in notes[0]
+    assert notes[-1] == "resuming run target after epoch 2 of 5"
 
 
 def test_a_checkpoint_of_another_name_counts_for_nothing(lake: Lake) -> None:
