@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ...store.errors import NotEnoughData
+from ...store.format.records import Run
 from ..scores import Finding
 from ..source import Source
 from ..statistics.metric import Metric
-from .shifted_members import caution_on_shift, shifted_members, stands_against_shift
-from .unlike_shadows import caution_on_recipes, cautions_on_likeness, z_of_models
+from .shifted_members import Shift, caution_on_shift, shifted_members, stands_against_shift
+from .unlike_shadows import Floats, caution_on_recipes, cautions_on_likeness, z_of_models
 
 SHIFTED = "Members and non-members differ"
 UNLIKE = "Shadow models unlike the target"
@@ -28,21 +31,19 @@ def likeness(source: Source, scores: tuple[str, ...]) -> Finding:
 
     Needs: a target with signals, and shadow runs; z-scores take two shadow models or more.
     """
-    target, shadows = source.need_target_table("signals"), source.need_shadows()
-    shift = shifted_members(source)
+    looked = _look(source)
     found: list[Metric] = []
-    if shift is not None:
-        area = shift.auc
+    if looked.shift is not None:
+        area = looked.shift.auc
         found.append(Metric("auc_untrained", area.value, area.ci_low, area.ci_high, area.n))
-    runs = (target, *shadows)
-    means, spreads = z_of_models(source, target, shadows)
-    for run, mean, spread in zip(runs, means.tolist(), spreads.tolist(), strict=True):
+    runs = (looked.target, *looked.shadows)
+    for run, mean, spread in zip(runs, looked.means.tolist(), looked.spreads.tolist(), strict=True):
         about = {"run": run.run, "role": run.info.role}
         if math.isfinite(mean):
             found += [Metric("z_mean", mean, parameters=about), Metric("z_sd", spread, parameters=about)]
         if run.info.test_accuracy is not None:
             found.append(Metric("test_accuracy", run.info.test_accuracy, parameters=about))
-    told = cautions(source)
+    told = _told(looked)
     notes = [f"{name}: {text}" for name, text in told]
     if SHIFTED in dict(told):
         notes += [
@@ -55,11 +56,30 @@ def likeness(source: Source, scores: tuple[str, ...]) -> Finding:
 def cautions(source: Source) -> tuple[tuple[str, str], ...]:
     """Name and sentence of each warning; none where the lake has not what a check needs (a target with signals, shadow models)."""
     try:
-        found = [
-            (SHIFTED, caution_on_shift(source)),
-            (OTHER_RECIPE, caution_on_recipes(source)),
-            *((UNLIKE, text) for text in cautions_on_likeness(source)),
-        ]
+        return _told(_look(source))
     except NotEnoughData:
         return ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Looked:
+    target: Run
+    shadows: Sequence[Run]
+    shift: Shift | None
+    means: Floats
+    spreads: Floats
+
+
+def _look(source: Source) -> _Looked:
+    target, shadows = source.need_target_table("signals"), source.need_shadows()
+    return _Looked(target, shadows, shifted_members(source), *z_of_models(source, target, shadows))
+
+
+def _told(looked: _Looked) -> tuple[tuple[str, str], ...]:
+    of_models = (looked.target, looked.shadows, looked.means, looked.spreads)
+    found = [
+        (SHIFTED, caution_on_shift(looked.shift)),
+        (OTHER_RECIPE, caution_on_recipes(looked.target, looked.shadows)),
+        *((UNLIKE, text) for text in cautions_on_likeness(*of_models)),
+    ]
     return tuple((name, text) for name, text in found if text is not None)

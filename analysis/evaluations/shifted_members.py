@@ -63,9 +63,8 @@ def share_looked_at(source: Source) -> float:
     return min(1.0, LOOKED_AT / max(int(source.audited().sum()), 1))
 
 
-def caution_on_shift(source: Source) -> str | None:
+def caution_on_shift(shift: Shift | None) -> str | None:
     """A warning for readers where members and non-members differ under models that were trained on neither."""
-    shift = shifted_members(source)
     if shift is None or not shift.told:
         return None
     area = shift.auc

@@ -90,16 +90,19 @@ def z_of_non_members(phi: Floats, member: npt.NDArray[np.bool_]) -> tuple[Floats
     return means, spreads
 
 
-def cautions_on_likeness(source: Source) -> tuple[str, ...]:
-    """Warnings for readers where the shadow models are unlike the target; what is compared with them is then off."""
-    target, shadows = source.need_target_table("signals"), source.need_shadows()
-    told = [*_accuracy(target, shadows), *_scale(source, target, shadows)]
+def cautions_on_likeness(
+    target: Run, shadows: Sequence[Run], means: Floats, spreads: Floats
+) -> tuple[str, ...]:
+    """Warnings for readers where the shadow models are unlike the target; what is compared with them is then off.
+
+    ``means`` and ``spreads`` are the `z_of_models`.
+    """
+    told = [*_accuracy(target, shadows), *_scale(means, spreads)]
     return tuple(f"{one}{_CALIBRATED}" for one in told)
 
 
-def caution_on_recipes(source: Source) -> str | None:
+def caution_on_recipes(target: Run, shadows: Sequence[Run]) -> str | None:
     """A warning for readers where shadow models were trained by another recipe than the target."""
-    target, shadows = source.need_target_table("signals"), source.need_shadows()
     fields = other_fields(target, shadows)
     if not fields:
         return None
@@ -130,11 +133,7 @@ def _accuracy(target: Run, shadows: Sequence[Run]) -> list[str]:
     ]
 
 
-def _scale(source: Source, target: Run, shadows: Sequence[Run]) -> list[str]:
-    """Single cells that are passed over stay in: they are no property of a model."""
-    if len(shadows) < FEWEST:
-        return []
-    means, spreads = z_of_models(source, target, shadows)
+def _scale(means: Floats, spreads: Floats) -> list[str]:
     known = np.isfinite(means) & (spreads > 0)
     if not known[0] or known.sum() <= FEWEST:
         return []
@@ -150,7 +149,10 @@ def _scale(source: Source, target: Run, shadows: Sequence[Run]) -> list[str]:
 
 
 def z_of_models(source: Source, target: Run, shadows: Sequence[Run]) -> tuple[Floats, Floats]:
-    """`z_of_non_members` of the target and its shadow models, over some of the records (`share_looked_at`)."""
+    """`z_of_non_members` of the target and its shadow models, over some of the records (`share_looked_at`).
+
+    Single cells that are passed over stay in: they are no property of a model.
+    """
     return z_of_non_members(*_phi_of_some(source, (target, *shadows)))
 
 

@@ -25,7 +25,7 @@ from ..statistics.roc import evaluate
 from .data import LOSSES, Attack, Headline, Report, Said, Scored, label_of
 from .desk import Desk, asks
 from .records import describe, most_exposed, read_traces
-from .verdict import finest, judge, named_at
+from .verdict import headline_of, judge
 
 COMPUTED = (
     "lira",
@@ -103,7 +103,9 @@ def gather(
         warned = cautions(source)
         desk.notes += warned
         attacks = _attacks(desk, fprs)
-        headline = _headline(tuple(one for one in attacks if one.scored.name in STRONG), fprs)
+        judged = judge(attacks, warned=[name for name, _ in warned])
+        leads = judged.attack is not None and judged.attack.scored.name in STRONG
+        headline = headline_of(judged, fprs[0]) if leads else None
         lt_iqr = desk.score("lt-iqr")
         memorization, privacy = desk.score("memorization"), desk.score("privacy-score")
         if headline is None and lt_iqr is None and memorization is None and privacy is None:
@@ -138,7 +140,7 @@ def gather(
             attacks=attacks,
             headline=headline,
             fprs=fprs,
-            judgement=judge(attacks, warned=[name for name, _ in warned]),
+            judgement=judged,
             lt_iqr=lt_iqr,
             memorization=memorization,
             privacy_score=privacy,
@@ -196,17 +198,6 @@ def _gathered(notes: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     for name, note in notes:
         of.setdefault(note, []).append(label_of(name))
     return tuple((", ".join(dict.fromkeys(names)), note) for note, names in of.items())
-
-
-def _headline(attacks: tuple[Attack, ...], fprs: tuple[float, ...]) -> Headline | None:
-    if not attacks:
-        return None
-    attack = attacks[0]
-    tpr = finest(attack)
-    if tpr is None:
-        return Headline(attack, fprs[0], None, None)
-    fpr = float(tpr.parameters["fpr"])
-    return Headline(attack, fprs[0], fpr, tpr, *named_at(attack, fpr))
 
 
 def _compare(desk: Desk, headline: Headline | None, lt_iqr: Scored | None) -> Said | None:

@@ -19,7 +19,7 @@ from ..scores import Scores
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
 from ..statistics.roc import auc, firm, split, threshold_at_fpr, tpr_at_fpr
-from .data import Attack, Scored, beats_guessing, label_of
+from .data import Attack, Headline, Scored, beats_guessing, label_of
 
 Level = Literal["clear leak", "signs", "none found", "cannot tell"]
 
@@ -170,6 +170,13 @@ def judge(
         int((missing & ~member).sum()),
         frozenset(warned),
     )
+
+
+def headline_of(judged: Judgement, wanted: float) -> Headline | None:
+    """The attack that a verdict rests on as the one that a report leads with; ``wanted`` is the lowest FPR that was asked for."""
+    if judged.attack is None:
+        return None
+    return Headline(judged.attack, wanted, judged.fpr, judged.tpr, judged.named, judged.accused)
 
 
 def explanation(judged: Judgement) -> str | None:

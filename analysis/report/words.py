@@ -16,7 +16,7 @@ from ..statistics.roc import RESOLVED_FROM
 from .data import Attack, Headline, Report, beats_guessing, metric_of
 from .next_steps import Step, steps
 from .parts import fixed, interval, plural
-from .verdict import Better, Judgement, is_strong, rests_on_likeness
+from .verdict import Better, Judgement, headline_of, is_strong, rests_on_likeness
 
 FEW_SHADOWS = 64
 """Under this many shadow models a report says that the attack is not the strongest there is."""
@@ -144,7 +144,7 @@ def _of_attack(report: Report, judged: Judgement, attack: Attack) -> Verdict:
         title_of(judged, len(report.shadows)),
         text,
         figures,
-        _trust(report, Headline(attack, report.fprs[0], fpr, tpr, judged.named, judged.accused)),
+        _trust(report, headline_of(judged, report.fprs[0])),
         steps(report),
     )
 
