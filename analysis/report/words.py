@@ -1,25 +1,22 @@
-"""The report in plain words: the verdict, its figures, and how far to trust them."""
+"""The report in plain words: the verdict and its figures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..charts.axes import number, percent
 from ..charts.scores import MEMORIZED
-from ..evaluations.likeness import CAUTIONS, SHIFTED
+from ..evaluations.likeness import SHIFTED
 from ..source import of_own_loop
 from ..statistics.metric import Metric
 from ..statistics.roc import RESOLVED_FROM
-from .data import Attack, Headline, Report, beats_guessing, metric_of
+from .data import Attack, Report, beats_guessing
 from .next_steps import Step, steps
 from .parts import fixed, interval, plural
+from .trust import Trust, trust
 from .verdict import Better, Judgement, headline_of, is_strong, rests_on_likeness
-
-FEW_SHADOWS = 64
-"""Under this many shadow models a report says that the attack is not the strongest there is."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +27,6 @@ class Figure:
     value: str
     interval: str
     reading: str
-
-
-@dataclass(frozen=True)
-class Trust:
-    """A statement on how far the numbers go; ``caution`` marks what weakens them."""
-
-    name: str
-    text: str
-    caution: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +132,7 @@ def _of_attack(report: Report, judged: Judgement, attack: Attack) -> Verdict:
         title_of(judged, len(report.shadows)),
         text,
         figures,
-        _trust(report, headline_of(judged, report.fprs[0])),
+        trust(report, headline_of(judged, report.fprs[0])),
         steps(report),
     )
 
@@ -282,7 +270,7 @@ def _of_ranking(report: Report) -> Verdict:
         "Cannot tell: records are ranked by exposure, no attack was measured",
         text,
         figures,
-        _trust(report, None),
+        trust(report, None),
         steps(report),
     )
 
@@ -339,82 +327,7 @@ def _of_samples(report: Report) -> Verdict:
             else "Collect one with 'losslake collect target'."
         )
     )
-    return Verdict(title, text, tuple(figures), _trust(report, None), steps(report))
-
-
-def _trust(report: Report, headline: Headline | None) -> tuple[Trust, ...]:
-    found = [Trust(name, f"{text}.", True) for name, text in report.notes if name in CAUTIONS]
-    if headline is not None:
-        found.append(_resolution(headline))
-    if report.shadows:
-        count = len(report.shadows)
-        found.append(
-            Trust(
-                plural(count, "shadow model"),
-                "A stronger attacker trains more of them.",
-                count < FEW_SHADOWS,
-            )
-        )
-    else:
-        found.append(
-            Trust(
-                "No shadow models",
-                "No attack that compares with other models was measured: what is shown here says little of what one would find.",
-                True,
-            )
-        )
-    if headline is not None:
-        found.append(
-            Trust(
-                "A lower bound",
-                f"This is what {headline.attack.label} finds. Another attack may find more records, or others.",
-            )
-        )
-    if report.target is not None:
-        duals = [run for run in report.of_role("target") if run.info.parent == report.target.run]
-        more = (
-            f" {plural(len(duals), 'dual')} of it were trained but are not part of these figures."
-            if duals
-            else ""
-        )
-        found.append(
-            Trust(
-                "One trained model",
-                f"Intervals cover the choice of records, not the chance in training: trained again, the model would expose "
-                f"partly other records.{_spread(report, headline)}{more}",
-            )
-        )
-    return tuple(found)
-
-
-def _spread(report: Report, headline: Headline | None) -> str:
-    """What the same attack reaches on the other models, where that was asked for."""
-    if headline is None:
-        return ""
-    for said in report.said("per-model"):
-        mean = metric_of(said.finding, "mean_over_runs", of="auc", score=headline.attack.scored.name)
-        if mean is not None and mean.value is not None and mean.n and mean.n > 1:
-            low, high = (fixed(mean.parameters[end]) for end in ("min", "max"))
-            return f" Over {plural(mean.n, 'model')} trained alike, its AUC lies from {low} to {high}."
-    return ""
-
-
-def _resolution(headline: Headline) -> Trust:
-    others = headline.non_members
-    text = f"They resolve false-positive rates from {percent(min(1.0, RESOLVED_FROM / max(others, 1)))} up, where about {RESOLVED_FROM} of them score higher."
-    coarse = headline.fpr is None or headline.fpr > headline.wanted
-    if coarse:
-        at = f"; the figures are at {percent(headline.fpr)}" if headline.fpr is not None else ""
-        text += f" {percent(headline.wanted)} was asked for and cannot be resolved{at}."
-    else:
-        text += f" The figures are at {percent(headline.fpr)}."
-    return Trust(plural(others, "non-member"), text, coarse)
-
-
-def mean_of(values: Sequence[float | None]) -> float | None:
-    """Mean of what is known; None where nothing is."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    return Verdict(title, text, tuple(figures), trust(report, None), steps(report))
 
 
 def _records(share: float | None, members: int) -> str:

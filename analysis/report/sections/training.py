@@ -14,7 +14,6 @@ from ...charts.models import auc_of_each, found_histogram, likeness_of_models, s
 from ...charts.traces import Line, ablation_map, evolution_chart, traces_chart
 from ..data import Report, Traces
 from ..parts import Facts, Figure, Figures, Part, Section, Table
-from ..words import mean_of
 
 if TYPE_CHECKING:
     import altair as alt
@@ -223,7 +222,7 @@ def _accuracy(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return percent(known[0], 3) if known else "–"
-    return f"{percent(mean_of(known), 3)} ({number(100 * min(known))}–{number(100 * max(known))}%)"
+    return f"{percent(sum(known) / len(known), 3)} ({number(100 * min(known))}–{number(100 * max(known))}%)"
 
 
 def _duration(seconds: float) -> str:
