@@ -21,7 +21,7 @@ from .read.catalogue import Catalogue
 from .upkeep.remove import Removed, complete_removal, remove, remove_unused
 from .write import leases
 from .write.new_experiment import complete_samples, samples_digest, write_experiment
-from .write.run_writer import RunWriter
+from .write.run_writer import RunWriter, check_no_signals
 
 if TYPE_CHECKING:
     import polars as pl
@@ -142,10 +142,7 @@ class Lake(Catalogue):
         Raises AlreadyExists where it has signals, InvalidInput where members are not as many as the run counts.
         """
         known = self.run(run.experiment, run.run)
-        if "signals" in known.tables():
-            raise AlreadyExists(
-                f"run {run.run!r} of experiment {run.experiment!r} has signals, which are never overwritten; evaluate a run of its own"
-            )
+        check_no_signals(known)
         writer = RunWriter(
             self.files, run.experiment, run.run, members, forget_late=self._forget_late, onto=known
         )

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ...store.errors import AlreadyExists, InvalidInput
+from ...store.errors import InvalidInput
 from ...store.format.records import Run
 from ...store.lake import Lake
+from ...store.write.run_writer import check_no_signals
 from ..signals.calls import Forward
-from .given import key_lookup, read_members
-from .recorded_run import RecordedRun
-from .start import views_of
+from .given import read_members
+from .start import recorded_run, views_of
 
 
 def evaluate_run(
@@ -37,19 +37,14 @@ def evaluate_run(
     them; the others are as in `start_run`. Raises NotFound, AlreadyExists where the run has signals, InvalidInput.
     """
     known = lake.run(experiment, run)
-    if "signals" in known.tables():
-        raise AlreadyExists(
-            f"run {run!r} of experiment {experiment!r} has signals, which are never overwritten; evaluate a run of its own"
-        )
+    check_no_signals(known)
     views = views_of(queries, forward, collate)
     table = lake.samples(experiment)
     mask = _members_of(lake, known, len(table)) if members is None else read_members(members, table["key"])[0]
-    labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
-    population = np.asarray(table["pool"].to_numpy(zero_copy_only=False) != "audit")
-    recorded = RecordedRun(
-        lake.write_signals(known, members=mask), labels, population, np.flatnonzero(mask), known.info, views,
-        key_lookup(table["key"]), forward, collate, None, lambda run, whom: lake.write_signals(run, members=whom),
-    )  # fmt: skip
+    writer = lake.write_signals(known, members=mask)
+    recorded = recorded_run(
+        lake, table, writer, np.flatnonzero(mask), known.info, views, forward, collate, None
+    )
     recorded.resume(known)
     recorded.evaluate(model, data, criterion=criterion)
     assert recorded.committed is not None

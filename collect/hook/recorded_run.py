@@ -376,8 +376,7 @@ class RecordedRun:
         """New signals in the place of older ones, and none where the block raises, which `__exit__` is to know."""
         self._evaluated = False
         late = self.committed
-        if late is not None and self._reopen is not None:
-            self._writer.discard()  # one that has written nothing, or has ended
+        if late is not None and self._reopen is not None and self._writer.ended:
             self._writer, self._info = self._reopen(late, self.members), late.info
         if ranks.writes():
             self._writer.drop_signals()

@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from ...store.errors import AlreadyExists, InvalidInput, InvalidOption
 from ...store.format.records import ROLES, Role, RunInfo
 from ...store.lake import Lake
 from ...store.upkeep.remove import unused_removed
+from ...store.write.run_writer import RunWriter
 from ..callables import unknown_choice
 from ..signals.calls import Forward
 from ..signals.queries import parse_queries
@@ -77,15 +80,30 @@ def start_run(
         mask, order = read_members(members, table["key"])
         name = run if run is not None else _free_run_name(lake, experiment, role)
         writer = lake.write_run(experiment, name, members=mask, made=made)
-        labels = table["label"].fill_null(-1).to_numpy().astype(np.int64)
-        # Forgotten samples are as those of the population here: never trained on, and never audited.
-        population = np.asarray(table["pool"].to_numpy(zero_copy_only=False) != "audit")
         # A run of a design stands for its members: where another process committed it, there is one already.
         free = None if design is not None else lambda: _free_run_name(lake, experiment, name)
-        return RecordedRun(
-            writer, labels, population, order, info, views, key_lookup(table["key"]), forward, collate, free,
-            lambda run, members: lake.write_signals(run, members=members),
-        )  # fmt: skip
+        return recorded_run(lake, table, writer, order, info, views, forward, collate, free)
+
+
+def recorded_run(
+    lake: Lake,
+    samples: pa.Table,
+    writer: RunWriter,
+    order: npt.NDArray[np.int64],
+    info: RunInfo,
+    views: tuple[str, ...],
+    forward: Forward | None,
+    collate: Callable[[list[Any]], Any] | None,
+    free_name: Callable[[], str] | None,
+) -> RecordedRun:
+    """A run on its way, of an experiment's table of samples; ``order`` are its members in the order of their positions."""
+    labels = samples["label"].fill_null(-1).to_numpy().astype(np.int64)
+    # Forgotten samples are as those of the population here: never trained on, and never audited.
+    population = np.asarray(samples["pool"].to_numpy(zero_copy_only=False) != "audit")
+    return RecordedRun(
+        writer, labels, population, order, info, views, key_lookup(samples["key"]), forward, collate, free_name,
+        lambda run, members: lake.write_signals(run, members=members),
+    )  # fmt: skip
 
 
 def views_of(

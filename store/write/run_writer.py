@@ -286,6 +286,11 @@ class RunWriter:
             self._delete([file.path for file in self._written])
         self._drop_staging()
 
+    @property
+    def ended(self) -> bool:
+        """Whether it was committed or discarded: it takes nothing any more."""
+        return not self._open
+
     def fail(self) -> None:
         """`discard`, and an experiment that was made for this run alone goes with it."""
         self.discard()
@@ -337,10 +342,7 @@ class RunWriter:
         with claim(self._files, f"experiment={self.experiment}") as renew:
             content = manifest.load(self._files, path)
             known = run_from_json(content, path)
-            if "signals" in known.tables():
-                raise AlreadyExists(
-                    f"run {self.run!r} of experiment {self.experiment!r} has signals, which are never overwritten; evaluate a run of its own"
-                )
+            check_no_signals(known)
             if not self._written:
                 raise InvalidInput(f"run {self.run!r} was given no signals")
             run = replace(known, info=info, files=(*known.files, *self._written))
@@ -454,6 +456,14 @@ class RunWriter:
             # A leftover, which 'lake verify' lists; the run is not at stake.
             with contextlib.suppress(LosslakeError):
                 self._files.delete(path)
+
+
+def check_no_signals(run: Run) -> None:
+    """Raises AlreadyExists where a run has signals: these are never overwritten."""
+    if "signals" in run.tables():
+        raise AlreadyExists(
+            f"run {run.run!r} of experiment {run.experiment!r} has signals, which are never overwritten; evaluate a run of its own"
+        )
 
 
 def _taken(experiment: str, run: str) -> AlreadyExists:
