@@ -55,6 +55,10 @@ create macro times_lost(trace) as
 create macro log_normal_density(x, mean, variance) as
   -0.5 * (ln(2 * pi() * variance) + (x - mean) * (x - mean) / variance);
 
+-- is_drawn: whether a sample is among a share of all that is drawn by their ids, the same each time.
+create macro is_drawn(sample_id, share) as
+  (sample_id::bigint * 2654435761) % 4294967296 < share * 4294967296;
+
 -- log_gamma_half: log Gamma(a + 1/2) - log Gamma(a) for a > 0.
 create macro log_gamma_half(a) as lgamma(a + 0.5) - lgamma(a);
 

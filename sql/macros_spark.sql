@@ -100,6 +100,10 @@ create macro times_lost(trace) as
 create macro log_normal_density(x, mean, variance) as
   -double(0.5) * (ln(2 * pi() * variance) + divided((x - mean) * (x - mean), variance));
 
+-- is_drawn: whether a sample is among a share of all that is drawn by their ids, the same each time.
+create macro is_drawn(sample_id, share) as
+  (sample_id::bigint * 2654435761) % 4294967296 < share * 4294967296;
+
 -- log_gamma_half: log Gamma(a + 1/2) - log Gamma(a) for a > 0, by eight steps of the recurrence and the asymptotic series.
 create macro log_gamma_half(a) as
   0.5D * ln(a + 8) - 1 / (8 * (a + 8)) + 1 / (192 * power(a + 8, 3)) - 1 / (640 * power(a + 8, 5))

@@ -9,7 +9,7 @@ with attacked as (
   from signals
   join samples on samples.sample_id = signals.sample_id and samples.pool = 'audit'
   where signals.run = $target and signals.query = 0
-    and (signals.sample_id::bigint * 2654435761) % 4294967296 < $share * 4294967296
+    and is_drawn(signals.sample_id, $share)
 )
 select attacked.sample_id,
        any_value(attacked.member) as member,
@@ -18,7 +18,7 @@ select attacked.sample_id,
 from attacked
 join signals on signals.sample_id = attacked.sample_id
 where signals.query = 0 and not signals.member and isfinite(signals.loss)
-  and (signals.sample_id::bigint * 2654435761) % 4294967296 < $share * 4294967296
+  and is_drawn(signals.sample_id, $share)
   and signals.run <> $target and signals.run in (select run from runs where role = 'shadow')
 group by attacked.sample_id
 order by attacked.sample_id

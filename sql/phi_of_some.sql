@@ -6,4 +6,4 @@ select compared.row, signals.sample_id, signals.member, signals.phi::double as p
 from signals
 join compared on compared.run = signals.run
 join samples on samples.sample_id = signals.sample_id and samples.pool = 'audit'
-where signals.query = 0 and (signals.sample_id::bigint * 2654435761) % 4294967296 < $share * 4294967296
+where signals.query = 0 and is_drawn(signals.sample_id, $share)

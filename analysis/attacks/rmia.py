@@ -15,7 +15,7 @@ import pyarrow as pa
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.format.schema import ORIGINAL, PLAIN_QUERIES
-from ...store.format.tables import text_column
+from ...store.format.tables import table_of_rows
 from ..scores import Scores, count_unscored
 from ..source import Source
 from ..statistics.metric import Metric
@@ -40,6 +40,9 @@ TUNED_ON = 20_000
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+
+
+_RUNS = pa.schema({"run": pa.string()})
 
 
 def rmia(
@@ -229,9 +232,7 @@ def _read_views(
     that is kept apart from the others, or is empty. Where a ``population`` is needed, raises NotEnoughData for a view that has no record of it.
     """
     target = source.need_target_table("signals")
-    source.provide(
-        "compared_runs", pa.Table.from_arrays([text_column(run.run for run in references)], ["run"])
-    )
+    source.provide("compared_runs", table_of_rows([{"run": run.run} for run in references], _RUNS))
     for first, last in blocks:
         rows = source.query(
             "rmia",

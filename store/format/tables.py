@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -14,21 +14,20 @@ def empty_table(schema: pa.Schema) -> pa.Table:
     return pa.Table.from_batches([], schema=schema)
 
 
+def polars_schema(schema: pa.Schema) -> pl.Schema:
+    """The same columns as Polars knows them."""
+    return pl.DataFrame(empty_table(schema)).schema
+
+
 def table_of_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """A table of dicts, of which other keys are left out and missing ones null.
 
     Raises TypeError, ValueError, OverflowError or Arrow's or Polars' errors for values that are not of the column's type.
     """
-    columns = pl.DataFrame(empty_table(schema)).schema
     given = {name: [row.get(name) for row in rows] for name in schema.names}
-    return pl.DataFrame(given, schema=columns, strict=True).to_arrow().cast(schema)
+    return pl.DataFrame(given, schema=polars_schema(schema), strict=True).to_arrow().cast(schema)
 
 
 def constant_column(text: str, rows: int) -> pa.Array:
     """The same text in every row."""
     return pl.repeat(text, rows, dtype=pl.String, eager=True).to_arrow().cast(pa.string())
-
-
-def text_column(texts: Iterable[str]) -> pa.Array:
-    """A column of texts."""
-    return pl.Series(texts, dtype=pl.String).to_arrow().cast(pa.string())

@@ -13,7 +13,7 @@ from ..files.filesystem import Files
 from ..format.manifest import DataFile
 from ..format.records import Run
 from ..format.schema import TRACE_SIGNALS
-from ..format.tables import empty_table
+from ..format.tables import polars_schema
 from ..read.changes import check_unchanged
 from .connection import read_view
 from .views import COLUMNS, table_files
@@ -62,7 +62,7 @@ def _scan_files(
     names = {"experiment": pl.String(), "run": pl.String()}
     read = pl.scan_parquet(
         [files.location(path) for path in paths],
-        schema={**pl.DataFrame(empty_table(columns)).schema, **names},
+        schema={**polars_schema(columns), **names},
         glob=False,
         hive_partitioning=True,
         hive_schema={name: names[name] for name in partitions},

@@ -17,6 +17,7 @@ import pyarrow as pa
 from ... import sql
 from ...sql import read_sql
 from ..errors import InvalidOption, QueryRefused
+from ..format.tables import empty_table
 from ..query.engine_errors import engine_errors
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def ready(connection: AnyConnection, query: NamedQuery, given: Mapping[str, Any]
                     f"the query {query.name} reads the relation {name!r}{but}, which only its analysis computes: run it with "
                     f"'losslake analyze', or give the relation in a WITH of your own ('.queries {query.name}' shows the text)"
                 )
-            connection.register(name, schema.empty_table())
+            connection.register(name, empty_table(schema))
             stack.callback(connection.unregister, name)
         yield parameters
 
