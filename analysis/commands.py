@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import polars as pl
+from click.core import ParameterSource
 
 from ..store.command_options import choose_experiment, engine_options, experiment_option, lake_option
 from ..store.lake import Lake
@@ -324,7 +325,16 @@ def _command_of(name: str) -> click.Command | None:
     metavar="EXPERIMENT",
     help="Another experiment of the same records, trained with a defence, to set beside this one.",
 )
+@click.option(
+    "--check",
+    "checked",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write nothing: say whether the lake still gives the numbers of this report, an .html or .json.",
+)
+@click.pass_context
 def report(
+    context: click.Context,
     lake: str,
     experiment: str | None,
     target: str | None,
@@ -332,26 +342,61 @@ def report(
     pictures: bool,
     paper: Paper,
     defended: str | None,
+    checked: Path | None,
 ) -> None:
     """One file that says which records the model exposes, and how far to trust it.
+
+    With --check: exit code 0 where every number of that report comes out again (to six digits), 1 where one does not; what differs is
+    listed, and whether data, recipe or losslake are others. It takes the report's own experiment, target and options.
 
     \b
     Examples:
       losslake report --lake my-lake --experiment digits --out report.html
       losslake report --lake my-lake --experiment digits --with digits-dp --no-pictures --out report.pdf
+      losslake report --lake my-lake --check report.html
     """
+    if checked is not None:
+        given = [
+            name
+            for name in ("experiment", "target", "out", "pictures", "paper", "defended")
+            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        ]
+        if given:
+            raise click.UsageError(
+                "--check takes experiment, target and options from the report; leave out all but --lake"
+            )
+        context.exit(_check(Lake.open(lake), checked))
     from .report.words import verdict
     from .report.write import write_report
 
     opened = Lake.open(lake)
     chosen = choose_experiment(opened, experiment)
-    told = verdict(
-        write_report(opened, chosen, out, target=target, pictures=pictures, defended=defended, paper=paper)
-    )
+    made = write_report(opened, chosen, out, target=target, pictures=pictures, defended=defended, paper=paper)
+    told = verdict(made)
     click.echo(str(out))
     click.echo(f"verdict: {told.title}. {told.text}", err=True)
     for step in told.next_steps:
         click.echo(f"what to do: {step.what}{f'  {step.command}' if step.command else ''}", err=True)
+    click.echo(f"audit: {made.audit.line}", err=True)
+
+
+def _check(lake: Lake, path: Path) -> int:
+    """Print what a report says that the lake does not say any more; the exit code."""
+    from .report.check import check_report
+
+    found = check_report(lake, path)
+    click.echo(f"audit: {found.audit.line}")
+    for told in found.told:
+        click.echo(f"changed: {told}")
+    for told in found.differs:
+        click.echo(f"differs: {told}")
+    if found.differs:
+        click.echo(
+            f"{len(found.differs):,} of the {found.numbers:,} numbers of {path} do not come out of this lake"
+        )
+        return 1
+    click.echo(f"all {found.numbers:,} numbers of {path} come out of this lake")
+    return 0
 
 
 def _most_exposed(source: Source, scores: Scores, count: int) -> pl.DataFrame:

@@ -15,6 +15,7 @@ from ..scores import Finding, Scores
 from ..statistics.metric import Metric
 
 if TYPE_CHECKING:
+    from .audit import Audit
     from .verdict import Judgement
 
 Floats = npt.NDArray[np.float64]
@@ -183,6 +184,7 @@ class Report:
     lake: str
     made: str
     version: str
+    audit: Audit
     target: Run | None
     runs: tuple[Run, ...]
     attacks: tuple[Attack, ...]

@@ -6,15 +6,16 @@ named among the questions that can be asked where it is not.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.lake import Lake
+from ...version import __version__
 from ..charts.roc import curve
 from ..evaluations.by_group import MOST_GROUPS
 from ..evaluations.likeness import cautions
@@ -22,6 +23,7 @@ from ..scoring.catalogue import open_source
 from ..scoring.run import FPRS
 from ..source import Source
 from ..statistics.roc import evaluate
+from .audit import audit_of
 from .data import LOSSES, Attack, Headline, Report, Said, Scored, label_of
 from .desk import Desk, asks
 from .records import describe, most_exposed, read_traces
@@ -133,8 +135,9 @@ def gather(
         return Report(
             experiment=lake.experiment(experiment),
             lake=Path(lake.path).name,
-            made=datetime.now(UTC).isoformat(timespec="seconds"),
-            version=version("losslake"),
+            made=_made(),
+            version=__version__,
+            audit=audit_of(source, fprs, pictures, defended),
             target=source.target,
             runs=source.runs,
             attacks=attacks,
@@ -157,6 +160,13 @@ def gather(
             notes=_gathered(desk.notes),
             absent=_gathered(desk.absent),
         )
+
+
+def _made() -> str:
+    """This moment, or that of SOURCE_DATE_EPOCH, by which the same lake and command give the same bytes."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    when = datetime.fromtimestamp(int(given), UTC) if given.isdecimal() else datetime.now(UTC)
+    return when.isoformat(timespec="seconds")
 
 
 def _attacks(desk: Desk, fprs: tuple[float, ...]) -> tuple[Attack, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from markupsafe import Markup
 from ...store.format.outgoing import drawable, spelled
 from ..charts.axes import number
 from ..charts.style import theme
+from .as_json import content
 from .data import Record, Report
 from .parts import Figure, Figures, Section
 from .sections.attacks import agreement, attacks, bounds, defended, known_losses
@@ -52,6 +54,9 @@ SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
 SPARK = (120.0, 34.0)
 """Width and height of a small loss curve, in its own units."""
 
+NONCE = secrets.token_hex(16)
+"""Stands for the page's nonce until that is known."""
+
 WIDTH = 460
 FONT = "sans-serif"
 INK = "#1d2328"
@@ -79,7 +84,7 @@ def page(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:
     Whatever comes from the lake is escaped or quoted as JSON. A content security policy lets run only the
     scripts that carry this page's nonce, and no request leave it.
     """
-    return _filled(
+    text = _filled(
         report,
         verdict,
         sections,
@@ -87,10 +92,13 @@ def page(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:
         script=_text_of("report.js"),
         vega=Markup(_vega()),
         theme=Markup(_as_json(theme())),
-        nonce=secrets.token_urlsafe(16),
+        numbers=Markup(_as_json(content(report, verdict, traces=False))),
+        nonce=NONCE,
         printed=False,
         drawn={},
     )
+    # Nothing in the page can know it beforehand, and the same page has the same.
+    return text.replace(NONCE, hashlib.sha256(text.replace(NONCE, "").encode()).hexdigest())
 
 
 def printed_page(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:

@@ -12,6 +12,7 @@ from ....store.format.records import ROLES, Run
 from ...charts.axes import number, percent
 from ...charts.models import auc_of_each, found_histogram, likeness_of_models, shadow_curve_chart
 from ...charts.traces import Line, ablation_map, evolution_chart, traces_chart
+from ..audit import COVERS
 from ..data import Report, Traces
 from ..parts import Facts, Figure, Figures, Part, Section, Table
 
@@ -117,6 +118,7 @@ def trained(report: Report) -> Section:
     facts = _recipe(report)
     if facts:
         parts.append(Facts(facts, "Recipe of the target" if report.target else "Recipe of the runs"))
+    parts.append(Facts(_audit(report), "What identifies this audit"))
     return Section("runs", "Runs", "What was trained", "", tuple(parts))
 
 
@@ -189,6 +191,17 @@ def _recipe(report: Report) -> tuple[tuple[str, str], ...]:
         facts.append(("seed", str(run.info.seed)))
     facts += [(f"{name} version", str(version)) for name, version in run.info.versions.items()]
     return tuple(facts)
+
+
+def _audit(report: Report) -> tuple[tuple[str, str], ...]:
+    audit = report.audit
+    beside = [("digest of the data beside it", audit.beside[1])] if audit.beside is not None else []
+    return (
+        ("digest of the data", audit.data),
+        *beside,
+        ("digest of the recipe", audit.recipe),
+        ("what they cover", COVERS),
+    )
 
 
 def _row(role: str, runs: Sequence[Run]) -> tuple[str, ...]:

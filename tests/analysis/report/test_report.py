@@ -241,11 +241,15 @@ def test_specifications_are_json_that_cannot_end_its_element(page: Path) -> None
         json.loads(spec)
 
 
-def test_two_reports_do_not_share_a_nonce(page: Path, lake: Lake, tmp_path: Path) -> None:
-    write_report(lake, "e", tmp_path / "again.html")
+def test_nonces_are_of_the_whole_page(page: Path, lake: Lake, tmp_path: Path) -> None:
+    # The same page has the same, so that the same lake and command give the same bytes; any other has another.
+    write_report(lake, "e", tmp_path / "again.html", pictures=False)
     nonces = [
-        re.findall(r'nonce="([^"]+)"', one.read_text("utf-8"))[0] for one in (page, tmp_path / "again.html")
+        set(re.findall(r"nonce[=-]\"?([0-9a-f]+)", one.read_text("utf-8").partition("<style>")[0]))
+        | set(re.findall(r'nonce="([^"]+)"', one.read_text("utf-8")))
+        for one in (page, tmp_path / "again.html")
     ]
+    assert [len(found) for found in nonces] == [1, 1]
     assert nonces[0] != nonces[1]
 
 
