@@ -13,7 +13,7 @@ import polars as pl
 from ..scores import Scores
 from ..statistics.intervals import CHANCE
 from .axes import Axis, Histogram, axis_for, histogram, number
-from .style import BLUE, ORANGE, SERIES, VERMILION, colours, finish, inline, layered, line_at
+from .style import BLUE, ORANGE, PURPLE, SERIES, VERMILION, colours, finish, inline, layered, line_at
 
 if TYPE_CHECKING:
     import altair as alt
@@ -22,6 +22,10 @@ Floats = npt.NDArray[np.float64]
 BINS = 40
 MEMORIZED = 0.8
 """From here on a label counts as memorized: hardly any model knows it without having seen the record."""
+
+
+KIND_COLOURS = {"may be mislabelled": VERMILION, "rare": PURPLE, "hard": ORANGE, "typical": BLUE}
+"""Colours of what `suspects` parts records into."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,19 @@ def score_histogram(scores: Scores) -> alt.Chart | alt.LayerChart:
     values = _values(scores.frame["score"])
     return grouped_histogram(
         [Group("samples", values, BLUE)], "Distribution of the score", "score (higher = more exposed)"
+    )
+
+
+def suspects_by_kind(scores: Scores) -> alt.Chart | alt.LayerChart:
+    """Histogram of how wrong labels look, of each kind of record that there is."""
+    known = scores.frame.filter(pl.col("score").is_not_null())
+    groups = [
+        Group(kind, _values(known.filter(pl.col("kind") == kind)["score"]), colour)
+        for kind, colour in KIND_COLOURS.items()
+        if (known["kind"] == kind).any()
+    ]
+    return grouped_histogram(
+        groups, "How wrong labels look, by kind of record", "score (higher = looks the more wrong)"
     )
 
 

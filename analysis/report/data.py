@@ -43,6 +43,7 @@ LABELS = {
     "ood": "out-of-distribution score",
     "subpopulation": "subpopulations",
     "vulnerability": "vulnerability over models",
+    "suspects": "doubt of the label",
     "trace[aggregate=final]": "final loss",
     "trace[aggregate=mean]": "mean loss",
 }
@@ -139,7 +140,7 @@ class Record:
     """One of the most exposed records. ``scores`` are (label, score, rank among those shown to be ranked).
 
     ``called`` is its class in words; ``found`` tells whether the leading attack names it, None where none could be judged. ``facts`` are the
-    samples' own columns, where there is no picture.
+    samples' own columns, where there is no picture. ``suspicion`` says in words what `suspects` makes of it.
     """
 
     sample_id: int
@@ -154,6 +155,7 @@ class Record:
     facts: tuple[tuple[str, str], ...]
     trace: Floats | None
     grad_norms: Floats | None = None
+    suspicion: str = ""
 
     @property
     def name(self) -> str:
@@ -176,7 +178,8 @@ class Report:
     said. ``lt_iqr``, ``memorization``
     and ``privacy_score`` are None where the lake has nothing to compute them from; ``absent`` says why, by name.
     ``comparison`` holds precision@k, recall@k and correlations against the leading attack. ``findings`` are all other
-    evaluations, ``others`` the scores that are kept in the lake beside those named here. ``ranked_by`` says what
+    evaluations, ``others`` the scores that are kept in the lake beside those named here. ``suspects`` parts records into
+    kinds, and ``suspected`` are those that may be mislabelled, the likeliest first. ``ranked_by`` says what
     ``exposed`` is ordered by. ``about`` says of each sample, by its id, its class and group; empty where none has any.
     """
 
@@ -198,6 +201,8 @@ class Report:
     pairing: Finding | None
     findings: tuple[Said, ...]
     others: tuple[Scored, ...]
+    suspects: Scored | None
+    suspected: tuple[Record, ...]
     traces: Traces | None
     grad_norms: Traces | None
     ranked_by: str

@@ -6,11 +6,10 @@ What takes long is not computed on the way; it is named among what can be asked.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.ranges import ranges_of
-from ...store.format.records import Result
+from ...store.format.records import Result, Run
 from ..attacks.logits import Lists, need_lists
 from ..declare import parse_options
 from ..evaluations.catalogue import evaluation_variant, find_evaluation, run_evaluation
@@ -46,6 +45,11 @@ QUESTIONS: tuple[Ask, ...] = (
     Ask("hellinger", "how many shadow models each record calls for", ("shadows",)),
     Ask(
         "influence", "which test records each record helps the model to get right", ("shadows", "population")
+    ),
+    Ask(
+        "suspects",
+        "which exposed records may be mislabelled, which are rare and which are hard",
+        ("logits", "shadows"),
     ),
     Ask("subpopulation", "clusters of records, and the rarest of them", ("features",)),
     Ask("ood", "which records look unlike the data", ("logits",)),
@@ -171,10 +175,16 @@ def _kinds(source: Source) -> set[str]:
     if len(shadows) >= PER_MODEL and "signals" in found:
         found.add("fleet")
     lists: tuple[Lists, ...] = ("logits", "features")
-    for kind in lists:
-        with suppress(NotEnoughData):
-            need_lists(source, source.target, kind)
-            found.add(kind)
+    found |= {kind for kind in lists if has_lists(source, source.target, kind)}
     if ranges_of(source.target):
         found.add("ranges")
     return found
+
+
+def has_lists(source: Source, run: Run, kind: Lists) -> bool:
+    """Whether a run keeps logits, or features, of its records."""
+    try:
+        need_lists(source, run, kind)
+    except NotEnoughData:
+        return False
+    return True

@@ -25,8 +25,8 @@ from ..source import Source
 from ..statistics.roc import evaluate
 from .audit import audit_of
 from .data import LOSSES, Attack, Headline, Report, Said, Scored, label_of
-from .desk import Desk, asks
-from .records import describe, most_exposed, read_traces
+from .desk import Desk, asks, has_lists
+from .records import describe, most_exposed, read_traces, suspected
 from .verdict import headline_of, judge
 
 COMPUTED = (
@@ -73,6 +73,9 @@ LEAST = "loss"
 
 PLAIN = ("lira[mode=offline]",)
 """Scores with options that agreement is asked of; others are variants of what is there already."""
+
+MOST_ROWS = 200_000
+"""Records times shadow models up to which suspects are computed on the way; each takes a microsecond or some ten classes."""
 
 OTHERS = ("influence", "hellinger", "ood", "subpopulation", "vulnerability")
 """Scores that are no attacks and are shown where they are kept."""
@@ -132,6 +135,7 @@ def gather(
         )
         said = _findings(desk, attacks, headline, lt_iqr, fprs, defended)
         others = _others(desk)
+        suspects = _suspects(desk)
         return Report(
             experiment=lake.experiment(experiment),
             lake=Path(lake.path).name,
@@ -151,12 +155,18 @@ def gather(
             pairing=pairing.finding if pairing else None,
             findings=said,
             others=others,
+            suspects=suspects,
+            suspected=suspected(source, suspects, shown, headline, traces, pictures=pictures)
+            if suspects
+            else (),
             traces=traces.summary if traces else None,
             grad_norms=grad_norms.summary if grad_norms else None,
             ranked_by=ranked.label,
-            exposed=most_exposed(source, ranked, shown, headline, traces, grad_norms, pictures=pictures),
+            exposed=most_exposed(
+                source, ranked, shown, headline, traces, grad_norms, suspects, pictures=pictures
+            ),
             about=describe(source),
-            asks=asks(source, [*shown, *others], said),
+            asks=asks(source, [*shown, *others, *filter(None, [suspects])], said),
             notes=_gathered(desk.notes),
             absent=_gathered(desk.absent),
         )
@@ -200,6 +210,17 @@ def _others(desk: Desk) -> tuple[Scored, ...]:
         if result.analysis in OTHERS and result.analysis not in found:
             found[result.analysis] = desk.read(name, result)
     return tuple(found.values())
+
+
+def _suspects(desk: Desk) -> Scored | None:
+    """What parts records into mislabelled, rare and hard ones: computed where that takes a second, else as kept."""
+    source = desk.source
+    shadows = [run for run in source.runs if run.info.role == "shadow" and "signals" in run.tables()]
+    rows = source.lake.experiment(source.experiment).samples * len(shadows)
+    if shadows and rows <= MOST_ROWS and has_lists(source, shadows[0], "logits"):
+        return desk.score("suspects")
+    kept = [(name, result) for name, result in desk.kept(attack=False) if result.analysis == "suspects"]
+    return desk.read(*kept[0]) if kept else None
 
 
 def _gathered(notes: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -25,6 +25,7 @@ from .data import Record, Report
 from .parts import Figure, Figures, Section
 from .sections.attacks import agreement, attacks, bounds, defended, known_losses
 from .sections.groups import groups
+from .sections.look_at import look_at
 from .sections.more import further, notes, queries, questions
 from .sections.records import exposed, lt_iqr, memorization
 from .sections.training import evolution, fleets, traces, trained
@@ -33,6 +34,7 @@ from .words import Verdict
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     attacks,
     exposed,
+    look_at,
     lt_iqr,
     traces,
     evolution,

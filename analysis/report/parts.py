@@ -72,6 +72,7 @@ class Gallery:
     kind: ClassVar[str] = "gallery"
     records: tuple[Record, ...]
     typical: tuple[float, ...] = ()
+    caption: str = ""
     scores: ClassVar[int] = 5
 
     @property

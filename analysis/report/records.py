@@ -10,14 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ..charts.axes import number
+from ..charts.axes import number, percent
 from ..charts.traces import band_of
+from ..measures.suspects import KINDS
 from ..scores import by_exposure
 from ..source import Source
 from .data import Headline, Record, Scored, Traces
 
 Floats = npt.NDArray[np.float64]
 SHOWN = 24
+SUSPECTED = 12
 MOST_FACTS = 8
 LONGEST_FACT = 60
 FIXED = frozenset({"sample_id", "label", "pool", "split", "group", "key"})
@@ -77,6 +79,7 @@ def most_exposed(
     headline: Headline | None,
     traces: TraceTable | None,
     grad_norms: TraceTable | None,
+    suspects: Scored | None = None,
     *,
     pictures: bool,
 ) -> tuple[Record, ...]:
@@ -85,13 +88,44 @@ def most_exposed(
     Without ``pictures`` neither pictures nor the samples' own columns come along.
     """
     order = by_exposure(ranked.scores)["sample_id"].to_list()
-    top, among = order[:SHOWN], set(order)
+    among = set(order)
     ranks = {one.label: _ranks(one, among) for one in shown}
+    return _records(source, order[:SHOWN], ranks, headline, traces, grad_norms, suspects, pictures)
+
+
+def suspected(
+    source: Source,
+    suspects: Scored,
+    shown: Sequence[Scored],
+    headline: Headline | None,
+    traces: TraceTable | None,
+    *,
+    pictures: bool,
+) -> tuple[Record, ...]:
+    """The records that may be mislabelled, the likeliest first, of the same samples as `most_exposed`."""
+    order = by_exposure(suspects.scores)
+    among = set(order["sample_id"].to_list())
+    first = order.filter(pl.col("kind") == KINDS[0])["sample_id"].head(SUSPECTED).to_list()
+    ranks = {one.label: _ranks(one, among) for one in (suspects, *shown)}
+    return _records(source, first, ranks, headline, traces, None, suspects, pictures)
+
+
+def _records(
+    source: Source,
+    wanted: list[int],
+    ranks: Mapping[str, dict[int, tuple[float, int]]],
+    headline: Headline | None,
+    traces: TraceTable | None,
+    grad_norms: TraceTable | None,
+    suspects: Scored | None,
+    pictures: bool,
+) -> tuple[Record, ...]:
     samples = source.lake.samples(source.experiment)
-    rows = pl.from_arrow(samples.take(top)) if top else pl.DataFrame()
+    rows = pl.from_arrow(samples.take(wanted)) if wanted else pl.DataFrame()
     assert isinstance(rows, pl.DataFrame)
-    images = source.lake.pictures(source.experiment, top) if pictures else {}
+    images = source.lake.pictures(source.experiment, wanted) if pictures else {}
     names = source.lake.experiment(source.experiment).dataset.get("classes")
+    told = _suspicions(suspects, wanted, names)
     found = []
     for row in rows.iter_rows(named=True):
         sample = int(row["sample_id"])
@@ -114,9 +148,39 @@ def most_exposed(
                 facts=_facts(row) if pictures and picture is None else (),
                 trace=traces.of(sample) if traces else None,
                 grad_norms=grad_norms.of(sample) if grad_norms else None,
+                suspicion=told.get(sample, ""),
             )
         )
     return tuple(found)
+
+
+def _suspicions(suspects: Scored | None, wanted: list[int], names: Any) -> dict[int, str]:
+    """By sample: its kind, and in words why, of those that are not typical."""
+    if suspects is None:
+        return {}
+    rows = suspects.scores.frame.filter(pl.col("sample_id").is_in(wanted))
+    told = {}
+    for row in rows.iter_rows(named=True):
+        if row["kind"] in (None, KINDS[-1]):
+            continue
+        why = []
+        if row["nearest_class"] is not None:
+            why.append(
+                f"models without it give its label {number(row['p_label'], 2)}, {named_class(names, row['nearest_class'])} {number(row['p_nearest'], 2)}"
+            )
+        elif row["p_label"] is not None:
+            why.append(f"models without it give its label {number(row['p_label'], 2)}")
+        elif row["aum"] is not None:
+            why.append(f"mean margin over training {number(row['aum'], 2)}")
+        if row["kind"] == KINDS[1] and row["same_label"] is not None:
+            why.append(f"far from its nearest records, {percent(row['same_label'])} of them with its label")
+        if row["other_label"]:
+            why.append(f"the same as {row['other_label']} with another label")
+        elif row["duplicates"]:
+            why.append(f"the same as {row['duplicates']} other{'s' if row['duplicates'] > 1 else ''}")
+        kind = str(row["kind"])
+        told[int(row["sample_id"])] = f"{kind[:1].upper()}{kind[1:]}{': ' if why else ''}{'; '.join(why)}"
+    return told
 
 
 def describe(source: Source) -> tuple[str, ...]:

@@ -27,7 +27,7 @@
 
   // A rectangle drawn in one chart narrows the records that the page shows; there is one at a time.
   const SHOWN = 12;
-  const cards = [...document.querySelectorAll(".card")].map((card) => ({ card, values: JSON.parse(card.dataset.values) }));
+  const cards = [...document.querySelectorAll("#exposed .card")].map((card) => ({ card, values: JSON.parse(card.dataset.values) }));
   const narrowed = document.querySelector(".narrowed");
   let active = null;
 

@@ -90,6 +90,7 @@ ANALYSES: tuple[Analysis, ...] = (
     ),
     Analysis("ood", "measures.ood:ood", (), "charts.scores:score_by_membership"),
     Analysis("subpopulation", "measures.subpopulation:subpopulation", (), "charts.groups:cluster_sizes"),
+    Analysis("suspects", "measures.suspects:suspects", ("trace",), "charts.scores:suspects_by_kind"),
     Analysis("vulnerability", "measures.vulnerability:vulnerability", (), "charts.models:found_histogram"),
 )
 

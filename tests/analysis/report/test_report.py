@@ -42,10 +42,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 ALWAYS = {"runs", "notes", "sql"}
 COMPUTED = {"attacks", "exposed", "lt-iqr", "traces", "evolution", "memorization", "groups", "agreement"}
 """Sections of a lake with everything that a report computes by itself."""
-KEPT = {"kde", "models", "bounds", "further"}
+KEPT = {"kde", "models", "bounds", "further", "look-at"}
 """Sections that show only what was asked for before."""
 ALL = COMPUTED | KEPT | ALWAYS | {"questions"}
-SCORES = ("kde", "entropy", "influence", "hellinger", "subpopulation", "ood", "vulnerability")
+SCORES = ("kde", "entropy", "influence", "hellinger", "subpopulation", "ood", "vulnerability", "suspects")
 FINDINGS = ("likeness", "shadow-curve", "per-model", "quantile-ablation", "dp-audit", "duci")
 
 
