@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..statistics.metric import Metric
 from ..statistics.roc import roc, split
 from .axes import percent
-from .style import GREY, colours, dashes, finish, inline, interval, layered
+from .style import FAINT, GREY, colours, dashes, finish, inline, interval, layered
 
 if TYPE_CHECKING:
     import altair as alt
@@ -66,17 +66,31 @@ def thin(found: Curve, *, log: bool = True) -> tuple[Floats, Floats]:
     return found.fpr[kept], found.tpr[kept]
 
 
-def roc_chart(curves: Sequence[Curve], *, log: bool = True) -> alt.Chart | alt.LayerChart:
+def roc_chart(
+    curves: Sequence[Curve],
+    *,
+    log: bool = True,
+    leading: Sequence[str] | None = None,
+    from_fpr: float | None = None,
+) -> alt.Chart | alt.LayerChart:
     """ROC curves, one line an attack. On log axes the FPRs that no non-member resolves are shaded and left empty.
 
-    A click on a name of the legend takes the other curves back; with shift held, several can be picked.
+    Those ``leading``, or else all, are in colour; the others are grey until their name in the legend is clicked, which takes the other curves
+    back; with shift held, several can be picked. With ``from_fpr`` log axes begin there.
     """
     import altair as alt
 
     names = [found.name for found in curves]
+    front = [name for name in names if leading is None or name in leading]
+    names = [*front, *(name for name in names if name not in front)]
     finest = min((found.resolution for found in curves), default=0.01)
-    left = finest / 2 if log else 0.0
-    bottom = min([left, *(0.5 / found.members for found in curves)]) if log else 0.0
+    begins = min(max(from_fpr, finest), 0.5) if from_fpr is not None else None
+    left = (begins or finest / 2) if log else 0.0
+    points = _points(curves, log, begins)
+    if begins is not None and log:
+        bottom = min([left, *(row["tpr"] for row in points)])
+    else:
+        bottom = min([left, *(0.5 / found.members for found in curves)]) if log else 0.0
     x_scale = alt.Scale(type="log" if log else "linear", domain=[left, 1], nice=False)
     y_scale = alt.Scale(type="log" if log else "linear", domain=[bottom, 1], nice=False, clamp=log)
     scale_note = ", log scale" if log else ""
@@ -84,14 +98,19 @@ def roc_chart(curves: Sequence[Curve], *, log: bool = True) -> alt.Chart | alt.L
     y = alt.Y(
         "tpr:Q", scale=y_scale, axis=_percent_axis("true-positive rate (TPR)" + scale_note, bottom, log)
     )
-    base = alt.Chart(inline(_points(curves, log)))
+    own = colours(names).to_dict()["range"]
+    for row in points:
+        row["colour"] = own[names.index(row["attack"])]
+    base = alt.Chart(inline(points))
+    shown = [colour if name in front else FAINT for name, colour in zip(names, own, strict=True)]
     lines = base.mark_line(interpolate="step-after", strokeWidth=2.2).encode(
         x=x,
         y=y,
-        color=alt.Color("attack:N", scale=colours(names), legend=_legend(names)),
+        color=alt.Color("attack:N", scale=alt.Scale(domain=names, range=shown), legend=_legend(names)),
         strokeDash=alt.StrokeDash("attack:N", scale=dashes(names), legend=_legend(names)),
         order="fpr:Q",
     )
+    asked: list[Any] = []
     if len(names) > 1:
         picked = alt.selection_point(
             name="picked_log" if log else "picked_linear", fields=["attack"], bind="legend"
@@ -99,6 +118,19 @@ def roc_chart(curves: Sequence[Curve], *, log: bool = True) -> alt.Chart | alt.L
         lines = lines.add_params(picked).encode(
             opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.12))
         )
+        if len(front) < len(names):
+            # In its own colour, over the grey line that is always there.
+            behind = base.transform_filter(alt.FieldOneOfPredicate("attack", names[len(front) :]))
+            asked.append(
+                behind.mark_line(interpolate="step-after", strokeWidth=2.4).encode(
+                    x=x,
+                    y=y,
+                    detail="attack:N",
+                    stroke=alt.Stroke("colour:N", scale=None),
+                    order="fpr:Q",
+                    opacity=alt.when(picked, empty=False).then(alt.value(1)).otherwise(alt.value(0)),
+                )
+            )
     touch = base.mark_point(opacity=0, size=90, filled=True).encode(
         x=x,
         y=y,
@@ -114,9 +146,14 @@ def roc_chart(curves: Sequence[Curve], *, log: bool = True) -> alt.Chart | alt.L
         .mark_line(color=GREY, strokeDash=[4, 3], strokeWidth=1.2)
         .encode(x=x, y=y)
     )
-    layers: list[Any] = [chance, lines, touch]
+    layers: list[Any] = [chance, lines, *asked, touch]
     subtitle = ["Dashed grey: guessing."]
-    if log and curves:
+    if asked:
+        subtitle.append("Grey: the other attacks, until their name is clicked.")
+    if log and curves and begins is not None:
+        count = max(found.non_members for found in curves)
+        subtitle.append(f"From FPR {percent(begins)} on, which {count:,} non-members resolve.")
+    elif log and curves:
         shade = alt.Chart(inline([{"fpr": left, "to": finest}])).mark_rect(color=GREY, opacity=0.22)
         layers.insert(0, shade.encode(x=x, x2="to:Q"))
         count = max(found.non_members for found in curves)
@@ -205,16 +242,17 @@ def tpr_chart(attacks: Sequence[tuple[str, Sequence[Metric]]]) -> alt.Chart | al
     )
 
 
-def _points(curves: Sequence[Curve], log: bool) -> list[dict[str, Any]]:
-    rows = []
+def _points(curves: Sequence[Curve], log: bool, begins: float | None = None) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     for found in curves:
         fpr, tpr = thin(found, log=log)
-        shown = (fpr >= found.resolution * (1 - 1e-9)) & (tpr > 0) if log else np.ones(len(fpr), dtype=bool)
+        start = max(found.resolution, begins or 0.0)
+        shown = (fpr >= start * (1 - 1e-9)) & (tpr > 0) if log else np.ones(len(fpr), dtype=bool)
         fpr, tpr = fpr[shown], tpr[shown]
-        if log and len(fpr) and fpr[0] > found.resolution * (1 + 1e-9):
-            first = _at(found, found.resolution)
-            if first > 0:  # a tie among the others skips the first rate: the step reaches back to it
-                fpr, tpr = np.insert(fpr, 0, found.resolution), np.insert(tpr, 0, first)
+        if log and len(fpr) and fpr[0] > start * (1 + 1e-9):
+            first = _at(found, start)
+            if first > 0:  # no step is there, or a tie among the others skips it: the step reaches back to it
+                fpr, tpr = np.insert(fpr, 0, start), np.insert(tpr, 0, first)
         rows += [
             {"attack": found.name, "fpr": x, "tpr": y}
             for x, y in zip(fpr.tolist(), tpr.tolist(), strict=True)

@@ -18,12 +18,31 @@ SKY = "#56b4e9"
 GREY = "#8a929c"
 """The palette of Okabe and Ito, with blue and vermilion a shade lighter so that they keep their contrast on dark."""
 
+FAINT = "#b1b8bf"
+"""What stands back: seen on light and on dark, and no series' colour."""
+
 SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
 DASHES: tuple[list[int], ...] = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 3], [4, 1], [1, 3])
 """Line patterns beside the colours: a second way to tell series apart, in print as well."""
 
 HEIGHT = 340
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+OF_ATTACKS = {
+    "lira": BLUE,
+    "rmia": VERMILION,
+    "calibrated": GREEN,
+    "lira[mode=offline]": SKY,
+    "loss": PURPLE,
+    "attack-r": ORANGE,
+    "LiRA": BLUE,
+    "RMIA": VERMILION,
+    "calibrated loss": GREEN,
+    "LiRA offline": SKY,
+    "loss attack": PURPLE,
+    "attack R": ORANGE,
+}
+"""Colours that attacks have in every chart, whatever stands beside them; by their names for commands and for people."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -141,10 +160,15 @@ def finish(
 
 
 def colours(names: Sequence[str], chosen: Sequence[str] = SERIES) -> alt.Scale:
-    """A colour for each name, in order; they repeat only past the end of the palette."""
+    """A colour for each name: an attack's own, the others' in order; they repeat only past the end of the palette."""
     import altair as alt
 
-    return alt.Scale(domain=list(names), range=[chosen[i % len(chosen)] for i in range(len(names))])
+    fixed = OF_ATTACKS if chosen is SERIES else {}
+    taken = {fixed[name] for name in names if name in fixed}
+    free = [colour for colour in chosen if colour not in taken] or list(chosen)
+    others = [name for name in names if name not in fixed]
+    given = {name: free[i % len(free)] for i, name in enumerate(others)}
+    return alt.Scale(domain=list(names), range=[fixed.get(name) or given[name] for name in names])
 
 
 def dashes(names: Sequence[str]) -> alt.Scale:

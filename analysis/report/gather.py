@@ -128,7 +128,8 @@ def gather(
             *ranking,
             *(one for one in scored if one.name not in FIRST),
         ]
-        ranked = next((one for one in shown if one.name in SHARP), shown[0])
+        differing = [one for one in shown if one.scores.frame["score"].drop_nulls().n_unique() > 1]
+        ranked = next((one for one in differing if one.name in SHARP), (differing or shown)[0])
         comparison = _compare(desk, headline, lt_iqr)
         pairing = (
             desk.evaluate("spearman", ("memorization", "privacy-score")) if memorization and privacy else None

@@ -22,7 +22,7 @@ from ..charts.axes import number
 from ..charts.style import theme
 from .as_json import content
 from .data import Record, Report
-from .parts import Figure, Figures, Section
+from .parts import Figure, Figures, Section, without_gaps
 from .sections.attacks import agreement, attacks, bounds, defended, known_losses
 from .sections.groups import groups
 from .sections.look_at import look_at
@@ -77,7 +77,9 @@ class Drawing:
 
 def build(report: Report) -> tuple[Section, ...]:
     """The sections whose data is there, in order."""
-    return tuple(found for found in (builder(report) for builder in SECTIONS) if found is not None)
+    found = (builder(report) for builder in SECTIONS)
+    told = (without_gaps(section) for section in found if section is not None)
+    return tuple(section for section in told if section.parts)
 
 
 def page(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -106,7 +107,7 @@ Part = Figures | Table | Facts | Gallery | Code | Commands
 class Section:
     """A heading, a sentence that says what to look at, and its parts.
 
-    ``name`` is its anchor in the page, ``short`` its entry in the list of sections.
+    ``name`` is its anchor in the page, ``short`` its entry in the list of sections; one that is ``folded`` shows its heading until it is opened.
     """
 
     name: str
@@ -114,6 +115,29 @@ class Section:
     title: str
     lead: str
     parts: tuple[Part, ...]
+    folded: bool = False
+
+
+def without_gaps(section: Section) -> Section:
+    """The section without tables that say nothing: without a row, and columns that are dashes from top to bottom."""
+    parts = [_filled(part) if isinstance(part, Table) else part for part in section.parts]
+    return replace(section, parts=tuple(part for part in parts if part is not None))
+
+
+def _filled(table: Table) -> Table | None:
+    kept = [
+        place
+        for place in range(len(table.columns))
+        if place == 0 or any(row[place] not in ("", "–") for row in table.rows)
+    ]
+    if not table.rows or len(kept) < 2:
+        return None
+
+    def chosen(cells: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(cells[place] for place in kept)
+
+    rows = tuple(chosen(row) for row in table.rows)
+    return replace(table, columns=chosen(table.columns), rows=rows, numeric=chosen(table.numeric))
 
 
 def fixed(value: float | None) -> str:

@@ -85,9 +85,12 @@ def most_exposed(
 ) -> tuple[Record, ...]:
     """The records with the highest scores: members of the target where membership is known, else of all samples.
 
-    Without ``pictures`` neither pictures nor the samples' own columns come along.
+    None where all have one score: none of them is more exposed than another. Without ``pictures`` neither pictures nor the samples' own columns come along.
     """
-    order = by_exposure(ranked.scores)["sample_id"].to_list()
+    ordered = by_exposure(ranked.scores)
+    if ordered["score"].n_unique() < 2:
+        return ()
+    order = ordered["sample_id"].to_list()
     among = set(order)
     ranks = {one.label: _ranks(one, among) for one in shown}
     return _records(source, order[:SHOWN], ranks, headline, traces, grad_norms, suspects, pictures)
@@ -166,10 +169,10 @@ def _suspicions(suspects: Scored | None, wanted: list[int], names: Any) -> dict[
         why = []
         if row["nearest_class"] is not None:
             why.append(
-                f"models without it give its label {number(row['p_label'], 2)}, {named_class(names, row['nearest_class'])} {number(row['p_nearest'], 2)}"
+                f"models without it give its label {percent(row['p_label'])}, {named_class(names, row['nearest_class'])} {percent(row['p_nearest'])}"
             )
         elif row["p_label"] is not None:
-            why.append(f"models without it give its label {number(row['p_label'], 2)}")
+            why.append(f"models without it give its label {percent(row['p_label'])}")
         elif row["aum"] is not None:
             why.append(f"mean margin over training {number(row['aum'], 2)}")
         if row["kind"] == KINDS[1] and row["same_label"] is not None:

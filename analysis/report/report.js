@@ -23,7 +23,9 @@
       console.error(error);
     }
   }
-  const drawAll = () => Promise.all(boxes.map(draw)).then(() => { document.documentElement.dataset.drawn = String(views.size); });
+  const later = new Set();
+  const seen = (box) => { if (box.closest("details.fold")?.open === false) { later.add(box); return false; } return true; };
+  const drawAll = () => Promise.all(boxes.filter(seen).map(draw)).then(() => { document.documentElement.dataset.drawn = String(views.size); });
 
   // A rectangle drawn in one chart narrows the records that the page shows; there is one at a time.
   const SHOWN = 12;
@@ -95,6 +97,35 @@
   }
 
   narrow.addEventListener("change", drawAll);
+
+  // Sections fold; where a link leads into one, and on paper, they open.
+  const folds = [...document.querySelectorAll("details.fold")];
+  const all = document.querySelector(".fold-all");
+  const open = (section) => { const fold = section?.querySelector("details.fold"); if (fold) fold.open = true; };
+  for (const fold of folds) {
+    fold.addEventListener("toggle", () => {
+      all.textContent = folds.some((one) => one.open) ? "Fold all" : "Open all";
+      if (!fold.open) return;
+      for (const box of fold.querySelectorAll(".chart")) if (later.delete(box)) draw(box);
+      measure();
+    });
+  }
+  all.hidden = false;
+  all.addEventListener("click", () => { const some = folds.some((one) => one.open); for (const fold of folds) fold.open = !some; });
+  for (const link of document.querySelectorAll('a[href^="#"]')) link.addEventListener("click", () => open(document.getElementById(link.hash.slice(1))));
+  if (location.hash.length > 1) open(document.getElementById(decodeURIComponent(location.hash.slice(1))));
+  window.addEventListener("beforeprint", () => { for (const one of document.querySelectorAll("details")) one.open = true; });
+
+  // A table that is wider than the page says so.
+  function measure() {
+    for (const wide of document.querySelectorAll(".wide")) {
+      const hint = wide.previousElementSibling, more = wide.scrollWidth > wide.clientWidth + 1;
+      hint.classList.toggle("more", more);
+      hint.classList.toggle("fits", !more);
+    }
+  }
+  window.addEventListener("resize", measure);
+  measure();
   for (const button of document.querySelectorAll(".all")) button.addEventListener("click", showAll);
   for (const button of document.querySelectorAll(".copy")) {
     button.addEventListener("click", async () => {

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...charts.agreement import agreement_matrix
 from ...charts.axes import number, percent
 from ...charts.bounds import epsilon_bounds, usage_shares
 from ...charts.experiments import attacks_with_and_without
 from ...charts.kde import confusion_matrix, loss_densities
 from ...charts.roc import roc_chart, tpr_chart
+from ...evaluations.agreement import TRUTH
 from ...scores import Finding
 from ...statistics.metric import Metric
-from ...statistics.roc import RESOLVED_FROM
-from ..data import Report
+from ...statistics.roc import RESOLVED_FROM, firm
+from ..data import Attack, Report
 from ..parts import Figure, Figures, Part, Section, Table, area, fixed, rate
+from ..verdict import resolves
+
+IN_COLOUR = 4
+"""Attacks that a chart draws in colour at once; the eye follows no more."""
 
 _RATES = {"auc": "AUC", "tpr_at_fpr": "TPR"}
 
@@ -21,7 +28,29 @@ def attacks(report: Report) -> Section | None:
     """ROC curves, TPR at low FPR, and both in numbers."""
     if not report.attacks:
         return None
-    curves = [attack.curve for attack in report.attacks]
+    leading = matter_most(report)
+    order = {label: place for place, label in enumerate(leading)}
+    shown = sorted(report.attacks, key=lambda attack: order.get(attack.label, len(order)))
+    curves = [attack.curve for attack in shown]
+    fewest = min(curve.non_members for curve in curves)
+    least = RESOLVED_FROM / max(fewest, 1)
+    rates = _measurable(report)
+    drawn = [
+        (attack.label, [metric for metric in attack.metrics if metric.parameters.get("fpr") in rates])
+        for attack in shown
+        if attack.label in leading
+    ]
+    parts: list[Part] = [
+        Figures(
+            (
+                Figure("roc", roc_chart(curves, leading=leading, from_fpr=least)),
+                Figure("roc-linear", roc_chart(curves, log=False, leading=leading)),
+            )
+        ),
+        _attacks_table(report, shown, rates),
+    ]
+    if rates:
+        parts.append(Figures((Figure("tpr", tpr_chart(drawn)),)))
     return Section(
         "attacks",
         "Attacks",
@@ -29,30 +58,29 @@ def attacks(report: Report) -> Section | None:
         "The left end of the curve matters: an attack that is right about a few records without accusing others is a "
         "leak, however poor it is on average."
         + (" A click on a name under a curve brings it out." if len(curves) > 1 else ""),
-        (
-            Figures(
-                (
-                    Figure("roc", roc_chart(curves)),
-                    Figure("roc-linear", roc_chart(curves, log=False)),
-                )
-            ),
-            _attacks_table(report),
-            Figures(
-                (
-                    Figure(
-                        "tpr",
-                        tpr_chart([(attack.label, attack.metrics) for attack in report.attacks]),
-                    ),
-                )
-            ),
-        ),
+        tuple(parts),
     )
+
+
+def matter_most(report: Report) -> tuple[str, ...]:
+    """Labels of the attacks that are drawn in colour: that of the verdict, then those whose AUC is surest to be above guessing."""
+    lead = [report.judgement.attack] if report.judgement.attack is not None else []
+    others = [one for one in report.attacks if one not in lead and (one.auc.ci_low or 0) > 0.5]
+    others.sort(key=lambda one: -(one.auc.ci_low or 0))
+    return tuple(one.label for one in [*lead, *others][:IN_COLOUR])
+
+
+def _measurable(report: Report) -> tuple[float, ...]:
+    """The asked FPRs that the non-members of some attack resolve; nothing is shown at the others."""
+    asked = sorted({float(metric.parameters["fpr"]) for one in report.attacks for metric in one.tprs})
+    most = max(one.curve.non_members for one in report.attacks)
+    return tuple(fpr for fpr in asked if firm(fpr, most))
 
 
 def agreement(report: Report) -> Section | None:
     """Which attacks give the same answers."""
     finding = report.finding("agreement")
-    if finding is None:
+    if finding is None or _says_nothing(report, finding):
         return None
     return Section(
         "agreement",
@@ -62,6 +90,16 @@ def agreement(report: Report) -> Section | None:
         "found by another. The first row is the truth: the share of members that an attack names; the first column, that of non-members that it rightly does not.",
         (Figures((Figure("agreement", agreement_matrix(finding)),)),),
     )
+
+
+def _says_nothing(report: Report, finding: Finding) -> bool:
+    """Whether its FPR is one that the non-members do not resolve, or the attacks name no member there: a matrix of zeros."""
+    rates = [m for m in finding.metrics if m.parameters.get("among") == "members"]
+    if not any(
+        firm(float(m.parameters["fpr"]), one.curve.non_members) for m in rates for one in report.attacks
+    ):
+        return True
+    return not any(m.value for m in rates if m.parameters.get("first") == TRUTH)
 
 
 def known_losses(report: Report) -> Section | None:
@@ -191,20 +229,35 @@ def _costs(finding: Finding, experiments: list[str]) -> Table:
     )
 
 
-def _attacks_table(report: Report) -> Table:
-    """AUC and TPR at each FPR of every attack, with intervals; an FPR that is not resolved gets no rate."""
-    fprs = [float(metric.parameters["fpr"]) for metric in report.attacks[0].tprs]
+def _attacks_table(report: Report, attacks: Sequence[Attack], rates: Sequence[float]) -> Table:
+    """AUC, and TPR at each FPR that is resolved, of every attack, with intervals."""
     rows = []
-    for attack in report.attacks:
+    for attack in attacks:
         sizes = (f"{attack.curve.members:,}", f"{attack.curve.non_members:,}")
-        rows.append((attack.label, area(attack.auc), *map(rate, attack.tprs), *sizes))
+        tprs = [
+            rate(metric) if resolves(metric) else "not resolved"
+            for metric in attack.tprs
+            if metric.parameters["fpr"] in rates
+        ]
+        rows.append((attack.label, area(attack.auc), *tprs, *sizes))
+    left = [
+        percent(float(metric.parameters["fpr"]))
+        for metric in report.attacks[0].tprs
+        if metric.parameters["fpr"] not in rates
+    ]
+    caption = (
+        "95% intervals in brackets: of the AUC by DeLong; of the TPR exact, with the choice of the threshold."
+    )
+    if left:
+        caption += (
+            f" TPR at FPR {' and '.join(left)}: not resolved (about {RESOLVED_FROM} non-members have to lie above the threshold; "
+            "with fewer, an interval reaches down to 0 whatever was found)."
+        )
     return Table(
-        ("attack", "AUC", *(f"TPR at FPR {percent(fpr)}" for fpr in fprs), "members", "non-members"),
+        ("attack", "AUC", *(f"TPR at FPR {percent(fpr)}" for fpr in rates), "members", "non-members"),
         tuple(rows),
-        (False, *[True] * (len(fprs) + 3)),
-        "95% intervals in brackets: of the AUC by DeLong; of the TPR exact, with the choice of the threshold. "
-        "“Not resolved”: fewer than one non-member is expected above the threshold. The "
-        f"verdict rests on the lowest rate at which about {RESOLVED_FROM} are; with fewer, an interval reaches down to 0 whatever was found.",
+        (False, *[True] * (len(rates) + 3)),
+        caption,
     )
 
 

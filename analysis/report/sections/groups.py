@@ -23,18 +23,19 @@ def groups(report: Report) -> Section | None:
     found = report.said("by-group")
     if not found:
         return None
+    measured = report.judgement.fpr is not None
     parts: list[Part] = []
     for place, said in enumerate(found):
         by = next((str(m.parameters["by"]) for m in said.finding.metrics), "group")
         finding = labelled(_named(report, said.finding, by))
         kind = KINDS.get(by, by)
         drawn = [_titled(f"groups-auc-{place}", auc_by_group(finding), f"AUC, by {kind}")]
-        if metric_of(said.finding, "fpr_at_threshold") is not None:
+        if metric_of(said.finding, "fpr_at_threshold") is not None and measured:
             # With a threshold for each group the shares would be of as many different questions.
             named = tpr_by_group(finding)
             title = str(named.title.text).replace("by group", f"by {kind}")
             drawn.insert(0, _titled(f"groups-tpr-{place}", named, title))
-        parts += [Figures(tuple(drawn)), _table(finding, kind)]
+        parts += [Figures(tuple(drawn)), _table(finding, kind, measured)]
     return Section(
         "groups",
         "Classes and groups",
@@ -44,8 +45,9 @@ def groups(report: Report) -> Section | None:
     )
 
 
-def _table(finding: Finding, kind: str) -> Table:
-    """AUC, and the shares of members and of non-members that the attack names, of each group of a by-group evaluation.
+def _table(finding: Finding, kind: str, measured: bool) -> Table:
+    """AUC, and the shares of members and of non-members that the attack names, of each group of a by-group evaluation; without
+    these shares where the records resolve no rate (``measured``).
 
     Of several scores the first counts.
     """
@@ -62,9 +64,9 @@ def _table(finding: Finding, kind: str) -> Table:
             (
                 str(group),
                 f"{metric.parameters['members']:,}",
-                rate(named) if named else "–",
+                rate(named) if named and measured else "–",
                 f"{metric.parameters['non_members']:,}",
-                percent(alarms.value) if alarms else "–",
+                percent(alarms.value) if alarms and measured else "–",
                 area(metric),
             )
         )
@@ -73,9 +75,13 @@ def _table(finding: Finding, kind: str) -> Table:
         (kind, "members", "of them named", "non-members", "of them named", "AUC"),
         tuple(rows[: MOST_ROWS + 1]),
         (False, True, True, True, True, True),
-        f"Named by {score} at FPR {percent(fpr)}, "
-        + ("one threshold for all groups" if common else "each group with a threshold of its own")
-        + f". 95% intervals in brackets; with many groups, some stand out by chance.{left}",
+        (
+            f"Named by {score} at FPR {percent(fpr)}, "
+            + ("one threshold for all groups. " if common else "each group with a threshold of its own. ")
+            if measured
+            else ""
+        )
+        + f"95% intervals in brackets; with many groups, some stand out by chance.{left}",
     )
 
 

@@ -96,6 +96,7 @@ def questions(report: Report) -> Section | None:
         "The lake holds the data for these; some take minutes. Once one was run (with --lake, or LOSSLAKE_LAKE set), the next "
         "report shows it.",
         (Commands(commands),),
+        folded=True,
     )
 
 
@@ -107,6 +108,7 @@ def queries(report: Report) -> Section:
         "Going on in SQL",
         "Every number here is a row in the lake. Run these with ‘losslake sql’.",
         (Code(next_queries(report)),),
+        folded=True,
     )
 
 

@@ -1,0 +1,240 @@
+"""What a report leaves out or folds: rates that nobody can measure, tables of gaps, cards of ties, attacks that do not matter."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from losslake.analysis.charts.roc import roc_chart
+from losslake.analysis.charts.style import FAINT, OF_ATTACKS, colours
+from losslake.analysis.report.data import LABELS
+from losslake.analysis.report.gather import gather
+from losslake.analysis.report.page import build, page
+from losslake.analysis.report.parts import Figures, Section, Table, without_gaps
+from losslake.analysis.report.sections.attacks import IN_COLOUR, matter_most
+from losslake.analysis.report.words import verdict
+from losslake.analysis.report.write import write_report
+from losslake.analysis.scores import Scores
+from losslake.analysis.statistics.roc import RESOLVED_FROM
+from losslake.store.format.records import RunInfo
+from losslake.store.lake import Lake
+
+from .test_report import Elements, Opened, make, opened
+
+__all__ = ["opened"]  # the fixture
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    return make(tmp_path_factory.mktemp("less") / "lake", samples=300)
+
+
+def section(sections: tuple[Section, ...], name: str) -> Section:
+    return next(one for one in sections if one.name == name)
+
+
+def test_nothing_is_shown_at_a_rate_that_is_not_resolved(lake: Lake) -> None:
+    report = gather(lake, "e")
+    others = report.attacks[0].curve.non_members
+    assert 0.01 * others < RESOLVED_FROM < 0.1 * others
+    attacks = section(build(report), "attacks")
+    table = next(part for part in attacks.parts if isinstance(part, Table))
+    assert [column for column in table.columns if "FPR" in column] == ["TPR at FPR 10%"]
+    assert "TPR at FPR 0.1% and 1%: not resolved" in table.caption
+    assert not any("not resolved" in cell for row in table.rows for cell in row)
+    charts = {
+        one.name: one.chart for part in attacks.parts if isinstance(part, Figures) for one in part.items
+    }
+    assert "FPR 10%" in charts["tpr"].to_dict()["description"]
+    assert "FPR 1%" not in charts["tpr"].to_dict()["description"]
+    # The log axis begins where five non-members are.
+    drawn = [row["fpr"] for row in _rows(charts["roc"]) if row.get("attack") == "LiRA"]
+    assert min(drawn) == pytest.approx(RESOLVED_FROM / others)
+
+
+def _rows(chart: object) -> list[dict[str, float]]:
+    spec = chart.to_dict()  # type: ignore[attr-defined]
+    found: list[dict[str, float]] = []
+    for data in spec.get("datasets", {}).values():
+        found += json.loads(data) if isinstance(data, str) else data
+    return found or [row for layer in spec["layer"] for row in json.loads(layer["data"]["values"])]
+
+
+def test_where_no_rate_is_resolved_nothing_rests_on_one(tmp_path: Path) -> None:
+    report = gather(make(tmp_path / "lake", samples=60), "e")
+    assert report.judgement.fpr is None
+    sections = build(report)
+    figures = [
+        one.name
+        for part in section(sections, "attacks").parts
+        if isinstance(part, Figures)
+        for one in part.items
+    ]
+    assert figures == ["roc", "roc-linear"]
+    groups = section(sections, "groups")
+    for part in groups.parts:
+        if isinstance(part, Table):
+            assert part.columns[1:] == ("members", "non-members", "AUC")
+        if isinstance(part, Figures):
+            assert not any(one.name.startswith("groups-tpr") for one in part.items)
+    assert "agreement" not in [one.name for one in sections]
+
+
+def test_attacks_that_matter_are_few_and_the_verdicts_first(lake: Lake) -> None:
+    report = gather(lake, "e")
+    labels = matter_most(report)
+    assert labels[0] == "LiRA"
+    assert 1 < len(labels) <= IN_COLOUR
+    by_label = {attack.label: attack for attack in report.attacks}
+    assert all((by_label[label].auc.ci_low or 0) > 0.5 for label in labels[1:])
+    left = [one.auc.ci_low or 0 for one in report.attacks if one.label not in labels]
+    if len(labels) == IN_COLOUR:
+        assert all(low <= min(by_label[label].auc.ci_low or 0 for label in labels[1:]) for low in left)
+    # With no leak the verdict's attack is there alone.
+    weak = replace(
+        report,
+        attacks=tuple(
+            replace(
+                one,
+                metrics=tuple(replace(m, ci_low=0.4) if m.metric == "auc" else m for m in one.metrics),
+            )
+            for one in report.attacks
+        ),
+    )
+    assert matter_most(replace(weak, judgement=replace(report.judgement, attack=weak.attacks[0]))) == (
+        "LiRA",
+    )
+
+
+def test_other_attacks_are_grey_until_asked_for(lake: Lake) -> None:
+    report = gather(lake, "e")
+    labels = matter_most(report)
+    curves = [attack.curve for attack in report.attacks]
+    spec = roc_chart(curves, leading=labels).to_dict()
+    shades = next(
+        layer["encoding"]["color"]["scale"]
+        for layer in spec["layer"]
+        if layer.get("encoding", {}).get("color", {}).get("field") == "attack"
+    )
+    shown = dict(zip(shades["domain"], shades["range"], strict=True))
+    assert set(shown) == {attack.label for attack in report.attacks}
+    assert {label for label, colour in shown.items() if colour != FAINT} == set(labels)
+    own = dict(zip(*(colours(list(shown)).to_dict()[name] for name in ("domain", "range")), strict=True))
+    assert all(shown[label] == own[label] for label in labels)
+    asked = next(layer for layer in spec["layer"] if layer.get("encoding", {}).get("stroke"))
+    assert set(asked["transform"][0]["filter"]["oneOf"]) == set(shown) - set(labels)
+    assert asked["encoding"]["opacity"]["value"] == 0
+    assert "Grey: the other attacks" in spec["title"]["subtitle"][0]
+
+
+def test_an_attack_has_one_colour_whatever_stands_beside_it() -> None:
+    names = ["LiRA", "RMIA", "loss attack", "calibrated loss", "LiRA offline", "attack R"]
+    alone = {name: colours([name]).to_dict()["range"][0] for name in names}
+    for order in (names, names[::-1], ["attack S", *names, "attack P"]):
+        given = colours(order).to_dict()
+        assert dict(zip(given["domain"], given["range"], strict=True)).items() >= alone.items()
+    assert len(set(alone.values())) == len(names)
+    # By the name that a command takes, the same.
+    for name, label in LABELS.items():
+        assert OF_ATTACKS.get(name) == OF_ATTACKS.get(label)
+
+
+def test_tables_without_gaps() -> None:
+    table = Table(("a", "b", "c"), (("x", "–", "1"), ("y", "–", "–")), (False, True, True))
+    kept = without_gaps(Section("s", "s", "s", "", (table,))).parts
+    assert kept == (Table(("a", "c"), (("x", "1"), ("y", "–")), (False, True)),)
+    for gone in (
+        Table(("a", "b"), (), (False, True)),
+        Table(("a", "b"), (("x", "–"),), (False, True)),
+    ):
+        assert without_gaps(Section("s", "s", "s", "", (gone,))).parts == ()
+
+
+def test_no_cards_of_records_that_all_have_one_score(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path / "lake", create=True)
+    lake.create_experiment("e", _samples(80))
+    with lake.write_run("e", "target", members=np.arange(80) < 40) as writer:
+        for epoch in range(4):
+            writer.append_epoch("eval", epoch, np.arange(80), loss=np.full(80, 4.0 - epoch, np.float32))
+        writer.commit(RunInfo(role="target"))
+    report = gather(lake, "e")
+    assert report.lt_iqr is not None
+    assert report.lt_iqr.scores.frame["score"].n_unique() == 1
+    assert report.exposed == ()
+    assert "exposed" not in [one.name for one in build(report)]
+    page(report, verdict(report), build(report))
+
+
+def _samples(count: int) -> pa.Table:
+    return pa.table({"label": np.zeros(count, np.int64)})
+
+
+def test_records_are_ranked_by_a_score_that_differs(lake: Lake) -> None:
+    report = gather(lake, "e")
+    assert report.ranked_by == "LiRA"
+    assert isinstance(report.attacks[0].scored.scores, Scores)
+    assert report.attacks[0].scored.scores.frame.filter(pl.col("member"))["score"].n_unique() > 1
+
+
+# --- folding ----------------------------------------------------------------------------------------------
+
+
+def test_every_section_folds_under_its_heading(lake: Lake, tmp_path: Path) -> None:
+    write_report(lake, "e", tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text("utf-8")
+    elements = Elements(text)
+    folds = [
+        attributes
+        for tag, attributes in elements.found
+        if attributes.get("class") == "fold" and tag == "details"
+    ]
+    sections = build(gather(lake, "e"))
+    assert len(folds) == len(sections)
+    assert [("open" in fold) for fold in folds] == [not one.folded for one in sections]
+    for one in sections:
+        assert f'<summary><h2 id="{one.name}-title">' in text
+    # Everything that scrolls can be reached by the keyboard.
+    for tag, attributes in elements.found:
+        if tag == "pre" or attributes.get("class") == "wide":
+            assert attributes["tabindex"] == "0"
+
+
+FOLD = """
+  const state = () => [...page.querySelectorAll("details.fold")].map((one) => Number(one.open)).join("");
+  inside.dataset.before = state();
+  const wide = page.querySelector("#attacks .wide");
+  inside.dataset.hides = wide.scrollWidth > wide.clientWidth + 1;
+  inside.dataset.says = getComputedStyle(wide.previousElementSibling).display !== "none";
+  page.querySelector(".fold-all").click();
+  await new Promise((done) => setTimeout(done, 200));
+  inside.dataset.folded = state();
+  page.querySelector('nav a[href="#sql"]').click();
+  await new Promise((done) => setTimeout(done, 200));
+  inside.dataset.linked = state();
+"""
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+    reason="chromium is not installed",
+)
+@pytest.mark.parametrize(("width", "narrow"), [(1280, False), (390, True)])
+def test_folding_and_hidden_columns_in_a_browser(
+    lake: Lake, tmp_path: Path, opened: Opened, width: int, narrow: bool
+) -> None:
+    write_report(lake, "e", tmp_path / "report.html")
+    drawn, console = opened(tmp_path / "report.html", width, FOLD)
+    assert console == []
+    told = next(attributes for _, attributes in drawn.found if "data-before" in attributes)
+    count = len(told["data-before"])
+    assert set(told["data-before"]) == {"0", "1"}
+    assert told["data-folded"] == "0" * count
+    assert told["data-linked"] == "0" * (count - 1) + "1"
+    hides = "true" if narrow else "false"
+    assert (told["data-hides"], told["data-says"]) == (hides, hides)
