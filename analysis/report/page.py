@@ -8,7 +8,6 @@ import json
 import math
 import re
 import secrets
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,18 +16,19 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ...store.format.outgoing import drawable, spelled
+from ...store.format.outgoing import spelled
 from ..charts.axes import number
 from ..charts.style import theme
 from .as_json import content
 from .data import Record, Report
-from .parts import Figure, Figures, Section, without_gaps
+from .parts import Figure, Section, without_gaps
 from .sections.attacks import agreement, attacks, bounds, defended, known_losses
 from .sections.groups import groups
 from .sections.look_at import look_at
 from .sections.more import further, notes, queries, questions
 from .sections.records import exposed, lt_iqr, memorization
 from .sections.training import evolution, fleets, traces, trained
+from .still import as_image, figures_of, inlined
 from .words import Verdict
 
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
@@ -59,11 +59,6 @@ SPARK = (120.0, 34.0)
 NONCE = secrets.token_hex(16)
 """Stands for the page's nonce until that is known."""
 
-WIDTH = 460
-FONT = "sans-serif"
-INK = "#1d2328"
-PIXELS_A_UNIT = 2.0
-
 
 @dataclass(frozen=True)
 class Drawing:
@@ -77,7 +72,10 @@ class Drawing:
 
 def build(report: Report) -> tuple[Section, ...]:
     """The sections whose data is there, in order."""
-    found = (builder(report) for builder in SECTIONS)
+    from altair.utils.schemapi import debug_mode
+
+    with debug_mode(False):  # what charts are made of is checked by tests, not each time
+        found = [builder(report) for builder in SECTIONS]
     told = (without_gaps(section) for section in found if section is not None)
     return tuple(section for section in told if section.parts)
 
@@ -99,7 +97,7 @@ def page(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:
         numbers=Markup(_as_json(content(report, verdict, traces=False))),
         nonce=NONCE,
         printed=False,
-        drawn={},
+        drawn={figure.name: inlined(figure) for figure in figures_of(sections)},
     )
     # Nothing in the page can know it beforehand, and the same page has the same.
     return text.replace(NONCE, hashlib.sha256(text.replace(NONCE, "").encode()).hexdigest())
@@ -113,7 +111,7 @@ def printed_page(report: Report, verdict: Verdict, sections: Sequence[Section]) 
         sections,
         style=_text_of("report.css") + _text_of("paper.css"),
         printed=True,
-        drawn={figure.name: _svg(figure) for figure in _figures(sections)},
+        drawn={figure.name: as_image(figure) for figure in figures_of(sections)},
     )
 
 
@@ -139,52 +137,20 @@ def _filled(report: Report, verdict: Verdict, sections: Sequence[Section], **mor
         report=report,
         verdict=verdict,
         sections=sections,
-        drawings={figure.name: _drawing(figure) for figure in _figures(sections)},
+        drawings={figure.name: _drawing(figure) for figure in figures_of(sections)},
         **more,
     )
 
 
-def _figures(sections: Sequence[Section]) -> list[Figure]:
-    """Every chart of the sections, in order."""
-    return [
-        item
-        for section in sections
-        for part in section.parts
-        if isinstance(part, Figures)
-        for item in part.items
-    ]
-
-
 def _drawing(figure: Figure) -> Drawing:
     """Take a chart's title out of its specification: as text of the page it wraps on a narrow screen."""
-    spec = drawable(figure.chart.to_dict())
+    spec = dict(figure.spec)
     heading = spec.pop("title", {})
     spec.pop("config", None)
     spec.pop("$schema", None)
     spec["autosize"] = {"type": "fit-x", "contains": "padding", "resize": True}
     subtitle = " ".join(heading.get("subtitle", []))
     return Drawing(heading.get("text", ""), subtitle, spec.get("description", ""), Markup(_as_json(spec)))
-
-
-def _svg(figure: Figure) -> str:
-    """A chart without its title as a vector picture in a data URL."""
-    spec: dict[str, Any] = drawable(figure.chart.copy(deep=True).properties(width=WIDTH).to_dict())
-    spec.pop("title", None)
-    spec["config"] = {**theme(INK, FONT), "background": "white"}
-    svg = _drawn(spec)
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")
-
-
-def _drawn(spec: dict[str, Any]) -> str:
-    """A chart as SVG, the same each time: what is drawn earlier in a process counts the names of clips and gradients on."""
-    import vl_convert
-
-    places: dict[str, str] = {}
-    return re.sub(
-        r'(url\(#|id=")((?:clip|gradient_)\d+)',
-        lambda found: found[1] + places.setdefault(found[2], f"part{len(places)}"),
-        str(vl_convert.vegalite_to_svg(spec)),
-    )
 
 
 def _as_json(value: Any) -> str:
@@ -227,45 +193,3 @@ def _spark(values: Sequence[float], highest: float) -> str:
         for i, value in enumerate(values)
         if math.isfinite(value)
     )
-
-
-def picture(report: Report, verdict: Verdict, sections: Sequence[Section], kind: str) -> bytes:
-    """A sheet of all charts on white, two in a row, under the verdict: a png or svg."""
-    import vl_convert
-
-    spec = _compose(report, verdict, sections)
-    if kind == "png":
-        return bytes(vl_convert.vegalite_to_png(spec, scale=PIXELS_A_UNIT))
-    return _drawn(spec).encode("utf-8")
-
-
-def _compose(report: Report, verdict: Verdict, sections: Sequence[Section]) -> dict[str, Any]:
-    import altair as alt
-
-    drawn: list[Any] = []
-    for figure in _figures(sections):
-        chart = figure.chart.copy(deep=True).properties(width=WIDTH)
-        heading = chart.title
-        told = [] if heading.subtitle is alt.Undefined else heading.subtitle
-        subtitle = [line for text in told for line in textwrap.wrap(text, 78)]
-        drawn.append(chart.properties(title=alt.TitleParams(text=heading.text, subtitle=subtitle)))
-    apart: dict[str, Any] = {"color": "independent", "strokeDash": "independent", "shape": "independent"}
-    rows = [
-        alt.hconcat(*drawn[i : i + 2], spacing=48).resolve_scale(**apart) for i in range(0, len(drawn), 2)
-    ]
-    about = f"{report.experiment.name}: {verdict.text}"
-    whole = alt.vconcat(*rows, spacing=36).resolve_scale(**apart)
-    whole = whole.properties(
-        title=alt.TitleParams(
-            text=verdict.title,
-            subtitle=textwrap.wrap(about, 150),
-            fontSize=20,
-            subtitleFontSize=13,
-            anchor="start",
-            offset=24,
-        ),
-        padding=28,
-    )
-    spec: dict[str, Any] = drawable(whole.to_dict())
-    spec["config"] = {**theme(INK, FONT), "background": "white"}
-    return spec

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ...store.format.outgoing import drawable
 from ..charts.axes import percent
 from ..statistics.metric import Metric
 from .data import Record
@@ -27,6 +29,13 @@ class Figure:
     name: str
     chart: alt.Chart | alt.LayerChart
     linked: tuple[str, ...] = ()
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The chart's specification, as a page and a picture can hold it."""
+        # Tests check charts against Vega-Lite's schema; here that would take longer than drawing them.
+        spec: dict[str, Any] = drawable(self.chart.to_dict(validate=False))
+        return spec
 
     @property
     def brush(self) -> str:

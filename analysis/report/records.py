@@ -90,10 +90,9 @@ def most_exposed(
     ordered = by_exposure(ranked.scores)
     if ordered["score"].n_unique() < 2:
         return ()
-    order = ordered["sample_id"].to_list()
-    among = set(order)
-    ranks = {one.label: _ranks(one, among) for one in shown}
-    return _records(source, order[:SHOWN], ranks, headline, traces, grad_norms, suspects, pictures)
+    first = ordered["sample_id"].head(SHOWN).to_list()
+    ranks = {one.label: _ranks(one, ordered["sample_id"], first) for one in shown}
+    return _records(source, first, ranks, headline, traces, grad_norms, suspects, pictures)
 
 
 def suspected(
@@ -107,9 +106,8 @@ def suspected(
 ) -> tuple[Record, ...]:
     """The records that may be mislabelled, the likeliest first, of the same samples as `most_exposed`."""
     order = by_exposure(suspects.scores)
-    among = set(order["sample_id"].to_list())
     first = order.filter(pl.col("kind") == KINDS[0])["sample_id"].head(SUSPECTED).to_list()
-    ranks = {one.label: _ranks(one, among) for one in (suspects, *shown)}
+    ranks = {one.label: _ranks(one, order["sample_id"], first) for one in (suspects, *shown) if first}
     return _records(source, first, ranks, headline, traces, None, suspects, pictures)
 
 
@@ -224,12 +222,18 @@ def class_name(names: Any, label: int | None) -> str | None:
     return None
 
 
-def _ranks(scored: Scored, among: set[int]) -> dict[int, tuple[float, int]]:
-    """Score and rank by sample; rank 1 is the highest score, and equal scores share the better rank."""
-    by_sample = {sample: score for sample, score in scored.by_sample().items() if sample in among}
-    ids, values = np.array(list(by_sample), dtype=np.int64), np.array(list(by_sample.values()))
-    rank = len(values) - np.searchsorted(np.sort(values), values, "right") + 1
-    return {int(i): (float(v), int(r)) for i, v, r in zip(ids, values, rank, strict=True)}
+def _ranks(scored: Scored, among: pl.Series, wanted: list[int]) -> dict[int, tuple[float, int]]:
+    """Score and rank of the wanted samples; rank 1 is the highest score of those ``among``, and equal scores share the better rank."""
+    frame = scored.scores.frame.filter(
+        pl.col("score").is_not_null() & pl.col("sample_id").is_in(among.implode())
+    )
+    values = np.sort(frame["score"].cast(pl.Float64).to_numpy())
+    asked = frame.filter(pl.col("sample_id").is_in(wanted))
+    found = asked["score"].cast(pl.Float64).to_numpy()
+    rank = len(values) - np.searchsorted(values, found, "right") + 1
+    return dict(
+        zip(asked["sample_id"].to_list(), zip(found.tolist(), rank.tolist(), strict=True), strict=True)
+    )
 
 
 def _facts(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -12,7 +12,8 @@ from .as_json import as_json
 from .data import Report
 from .document import Paper, document, need_weasyprint
 from .gather import gather
-from .page import build, page, picture
+from .page import build, page
+from .still import picture
 from .words import verdict
 
 FORMATS = (".html", ".pdf", ".png", ".svg", ".json")
