@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -345,9 +346,18 @@ class Source:
         there = (rows >= 0) & (sample_id[columns] == ids)
         return rows[there], columns[there]
 
-    def query(self, name: str, parameters: Mapping[str, Any]) -> pl.DataFrame:
-        """The answer to ``sql/NAME.sql`` with its ``$parameters`` bound."""
-        return self.sql(read_sql(name), parameters)
+    def query(
+        self, name: str, parameters: Mapping[str, Any], given: Mapping[str, pa.Table] | None = None
+    ) -> pl.DataFrame:
+        """The answer to ``sql/NAME.sql`` with its ``$parameters`` bound.
+
+        ``given`` are tables in place of its common table expressions of these names.
+        """
+        for table, rows in (given or {}).items():
+            self.provide(f"given_{table}", rows)
+        text = read_sql(name, given or ())
+        asked = re.sub(r"--.*", "", text)  # what is given may have been all that a parameter was for
+        return self.sql(text, {key: value for key, value in parameters.items() if f"${key}" in asked})
 
     def sql(self, text: str, parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
         """The answer to one query with its ``$parameters`` bound. Raises CorruptLake for a damaged file."""

@@ -7,7 +7,7 @@
 with numbered as (
   select run, row_number() over (order by run) * 69621 % 2147483647 as number
   from runs
-  where role = 'shadow' and run <> $target
+  where role = 'shadow' and run <> $target and run in (select run from signals)
 ),
 points as (
   select signals.sample_id, signals.member, signals.phi,
@@ -33,20 +33,24 @@ drawn as (
   from points
   join sides on sides.sample_id = points.sample_id
 ),
+drawn_sides as (
+  select sample_id,
+         count(*) filter (where one) as n_in,
+         count(*) filter (where not one) as n_out,
+         avg(phi) filter (where one) as mean_in,
+         avg(phi) filter (where not one) as mean_out,
+         stddev_pop(phi) filter (where one) as sd_in,
+         stddev_pop(phi) filter (where not one) as sd_out
+  from drawn
+  group by sample_id
+),
 groups as (
   select sample_id, 'members' as kind, n_in as n_1, n_out as n_2,
          mean_in as mean_1, mean_out as mean_2, sd_in as sd_1, sd_out as sd_2
   from sides
   union all
-  select sample_id, 'drawn',
-         count(*) filter (where one),
-         count(*) filter (where not one),
-         avg(phi) filter (where one),
-         avg(phi) filter (where not one),
-         stddev_pop(phi) filter (where one),
-         stddev_pop(phi) filter (where not one)
-  from drawn
-  group by sample_id
+  select sample_id, 'drawn', n_in, n_out, mean_in, mean_out, sd_in, sd_out
+  from drawn_sides
 ),
 distances as (
   select sample_id, kind,

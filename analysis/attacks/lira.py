@@ -1,4 +1,4 @@
-"""LiRA, the likelihood-ratio attack: in SQL, query by query, or with one Gaussian over all queries of a sample."""
+"""LiRA, the likelihood-ratio attack: query by query, or with one Gaussian over all queries of a sample."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ...store.errors import InvalidOption, NotEnoughData
+from ...store.errors import NotEnoughData
+from ...store.format.schema import ORIGINAL
 from ..scores import Scores, count_unscored
 from ..source import Source
-from .lira_each import VARIANCE_FLOOR
-from .phi_matrix import NO_MEDIANS, medians, phi_medians, queries_of, read_phi, shadow_phi
-from .variance_prior import log_gamma_half, log_variances
+from .in_and_out import Fit, fits_of
+from .lira_each import scores_of, variances_of
+from .lira_gaussian import gaussian_queries
+from .phi_matrix import NO_MEDIANS, median_fits, phi_medians, queries_of
+from .run_answers import answers_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,13 +57,16 @@ def lira(
     shadows = source.need_shadows()
     chosen = "bayes" if variance == "auto" else variance
     if queries == "gaussian":
-        frame = _gaussian_queries(source, mode, chosen, center)
-    else:
-        middle = phi_medians(source, shadows, queries_of(source)) if center == "median" else NO_MEDIANS
-        source.provide("phi_medians", middle)
-        frame = source.query(
-            "lira", {"target": target.run, "mode": mode, "variance": chosen, "center": center}
+        frame = gaussian_queries(source, mode, chosen, center)
+    elif source.engine == "spark":
+        source.provide(
+            "phi_medians",
+            phi_medians(source, shadows, queries_of(source)) if center == "median" else NO_MEDIANS,
         )
+        about = {"target": target.run, "mode": mode, "variance": chosen, "center": center}
+        frame = source.query("lira", about)
+    else:
+        frame = _query_by_query(source, mode, chosen, center)
     if frame["score"].null_count() == len(frame):
         raise NotEnoughData(
             f"no sample of experiment {source.experiment!r} was {'both in and out of' if mode == 'online' else 'left out of'} "
@@ -70,103 +76,44 @@ def lira(
     return Scores(frame, notes)
 
 
-def _gaussian_queries(source: Source, mode: str, variance: str, center: str) -> pl.DataFrame:
-    """Online LiRA scores with multivariate normals, or for bayes multivariate t, over the queries of a sample.
-
-    Returns sample_id, member, score, n_in, n_out of the samples the target has signals of. Covariances divide by
-    n; pooled ones are the mean outer product of the residuals from each sample's centre. With bayes covariances are inverse
-    Wishart over samples about the pooled one, how much they differ being fitted where that is the identity. Holds phi
-    of all shadow runs: runs x samples x queries float32.
-    """
-    if mode == "offline":
-        raise InvalidOption(
-            "a tail of several queries at once is not defined; offline LiRA takes --queries mean"
-        )
-    target = source.need_target()
+def _query_by_query(source: Source, mode: str, variance: str, center: str) -> pl.DataFrame:
+    """The answer to sql/lira.sql, by sums over run after run: the same bits each time, and a third of the time."""
+    target, shadows = source.need_target(), source.need_shadows()
     queries = queries_of(source)
-    attacked = read_phi(source, [target], queries)
-    point = attacked.phi[0].astype(np.float64)
-    matrix = shadow_phi(source, queries)
-    phi, trained = matrix.phi, matrix.member
-    seen = ~np.isnan(phi).any(axis=2)
-    inside, n_in = _fit(phi, seen & trained, variance, center)
-    outside, n_out = _fit(phi, seen & ~trained, variance, center)
-    score = _log_density(point, *inside) - _log_density(point, *outside)
-    scored = (n_in > 0) & (n_out > 0) & ~np.isnan(point).any(axis=1)
-    return pl.DataFrame(
-        {
-            "sample_id": matrix.sample_id.astype(np.int32),
-            "member": attacked.member[0],
-            "score": pl.Series(np.where(scored, score, np.nan)).fill_nan(None),
-            "n_in": n_in,
-            "n_out": n_out,
-        }
-    ).filter(pl.Series(np.isfinite(point).any(axis=1)))
-
-
-def _fit(
-    phi: npt.NDArray[np.float32], used: npt.NDArray[np.bool_], variance: str, center: str
-) -> tuple[tuple[Floats, Floats, Floats | None], npt.NDArray[np.int64]]:
-    """Centre (N, Q), covariance or scale (N, Q, Q), a t's degrees of freedom (N,); and number of runs (N,) a sample.
-
-    From the runs that ``used`` marks.
-    """
-    count = used.sum(axis=0)
-    known = np.maximum(count, 1)
-    total = np.zeros(phi.shape[1:])
-    for values, marked in zip(phi, used, strict=True):
-        total += np.where(marked[:, None], values, 0.0)  # not a product: what a run has no value of is NaN
-    mean = total / known[:, None]
-    middle = mean
+    sample_id = np.flatnonzero(source.audited())
+    (attacked,) = answers_of(source, [target], ["phi"], sample_id, queries, passing_over=False)
+    point = attacked.columns[0].astype(np.float64)
+    about_means = fits_of(source, shadows, "phi", sample_id, queries)
+    fits = about_means
     if center == "median":
-        flat = used.repeat(phi.shape[2], axis=1)
-        middle = medians(phi.reshape(len(phi), -1), flat).reshape(phi.shape[1:])
-    about = middle if variance == "pooled" else mean
-    products = np.zeros((phi.shape[1], phi.shape[2], phi.shape[2]))
-    for values, marked in zip(phi, used, strict=True):
-        residual = np.where(marked[:, None], values - about, 0.0)
-        products += residual[:, :, None] * residual[:, None, :]
-    dof = None
-    if variance == "sample":
-        covariance = products / known[:, None, None]
-    else:
-        covariance = products.sum(axis=0) / max(int(count.sum()), 1)
-        if variance == "bayes":
-            covariance, dof = _drawn_to(covariance, products, count)
-        covariance = np.broadcast_to(covariance, products.shape)
-    return (middle, covariance, dof), count
-
-
-def _drawn_to(pooled: Floats, products: Floats, count: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Scale (N, Q, Q) and degrees of freedom (N,) of the t that is expected of one more value of each sample."""
-    queries = len(pooled)
-    size = float(np.trace(pooled)) / queries
-    pooled = pooled + max(VARIANCE_FLOOR, 1e-9 * size) * np.eye(queries)
-    values, axes = np.linalg.eigh(pooled)
-    apart = axes / np.sqrt(values)  # to where the pooled covariance is the identity
-    squares = np.einsum("qa,nqr,ra->na", apart, products, apart)
-    counts = np.broadcast_to(count[:, None], squares.shape)
-    prior = log_variances(counts, squares, VARIANCE_FLOOR / max(size, VARIANCE_FLOOR), axis=None).prior()
-    dof = prior.dof.item() + np.maximum(count, 1) - 1
-    scale = (prior.dof.item() * prior.variance.item() * pooled + products) / dof[:, None, None]
-    return scale * (1 + 1 / np.maximum(count, 1))[:, None, None], dof
-
-
-def _log_density(point: Floats, middle: Floats, covariance: Floats, dof: Floats | None) -> Floats:
-    queries = covariance.shape[-1]
-    # Fewer runs than queries, or queries that always agree, leave a singular matrix; the floor, relative to the
-    # matrix's own size, keeps it invertible and the score finite.
-    size = np.trace(covariance, axis1=1, axis2=2) / queries
-    floor = np.maximum(VARIANCE_FLOOR, 1e-9 * size)
-    covariance = covariance + floor[:, None, None] * np.eye(queries)
-    residual = np.where(np.isnan(point), 0.0, point) - np.where(np.isnan(middle), 0.0, middle)
-    distance = np.einsum("nq,nq->n", residual, np.linalg.solve(covariance, residual[:, :, None])[:, :, 0])
-    log_volume = np.linalg.slogdet(covariance)[1]
-    if dof is None:
-        return -0.5 * (queries * np.log(2 * np.pi) + log_volume + distance)
-    steps = sum(log_gamma_half((dof + query) / 2) for query in range(queries))
+        fits = median_fits(source, shadows, sample_id, queries, about_means, pooled=variance == "pooled")
+    asked = ~np.isnan(point)
+    original = asked[:, 0] if queries[:1] == [ORIGINAL] else np.zeros(len(sample_id), dtype=bool)
+    columns: dict[str, npt.NDArray[np.floating]] = {"phi": np.where(original, point[:, 0], np.nan)}
+    for side, fit in zip(("in", "out"), fits, strict=True):
+        known = original & (fit.n[:, 0] > 0)
+        columns[f"centre_{side}"] = np.where(known, fit.mean[:, 0], np.nan)
+        columns[f"sd_{side}"] = np.where(known, np.sqrt(variances_of(fit, variance)[:, 0]), np.nan)
     return (
-        steps
-        - 0.5 * (queries * np.log(np.pi * dof) + log_volume)
-        - (dof + queries) / 2 * np.log1p(distance / dof)
+        pl.DataFrame(
+            {
+                "sample_id": sample_id.astype(np.int32),
+                "member": attacked.member,
+                "score": scores_of(point, fits, mode, variance),
+                "n_in": _fewest(fits[0], asked),
+                "n_out": _fewest(fits[1], asked),
+                **{name: columns[name] for name in ("phi", "centre_in", "centre_out", "sd_in", "sd_out")},
+            }
+        )
+        .with_columns(pl.col(pl.Float64).fill_nan(None))
+        .filter(pl.Series(asked.any(axis=1)))
+    )
+
+
+def _fewest(fit: Fit, asked: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The least number of runs that one of a sample's queries has."""
+    return (
+        np.where(asked, fit.n, np.iinfo(np.int32).max)
+        .min(axis=1, initial=np.iinfo(np.int32).max)
+        .astype(np.int64)
     )

@@ -7,12 +7,12 @@ one run adds to them is taken away again: mean and variance without a value foll
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr
 
+from .in_and_out import Fit, Fits, Sums
 from .phi_matrix import PhiMatrix
 from .variance_prior import LogVariances, Prior, log_gamma_half, log_t_tail, log_variances
 
@@ -30,35 +30,6 @@ Flags = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
 
 
-@dataclass
-class Fit:
-    """Runs counted, mean and sum of squared residuals of one side, in or out: arrays (..., samples, queries)."""
-
-    n: npt.NDArray[np.integer]
-    mean: Floats
-    squares: Floats
-
-    def add(self, values: Floats, used: Flags) -> None:
-        """Take in one run's values where ``used`` (Welford's update)."""
-        self.n += used
-        away = np.where(used, values - self.mean, 0.0)
-        self.mean += away / np.maximum(self.n, 1)
-        self.squares += away * (np.where(used, values, self.mean) - self.mean)
-
-    def variance(self) -> Floats:
-        """Each sample's own."""
-        return self.squares / np.maximum(self.n, 1)
-
-    def pooled_variance(self) -> float:
-        """One for all samples."""
-        return float(self.squares.sum() / max(int(self.n.sum()), 1))
-
-    def prior(self) -> Prior:
-        """What all samples say of variances."""
-        return log_variances(self.n, self.squares, VARIANCE_FLOOR, axis=None).prior()
-
-
-Fits = tuple[Fit, Fit]
 Spread = Floats | float | Prior
 """What is known of a side's variances beside its fit: the variances, or the prior that each sample's own is drawn to."""
 
@@ -99,29 +70,51 @@ def lira_each(
 def growing(
     phi: npt.NDArray[np.float32], member: Flags, order: npt.NDArray[np.int64], numbers: list[int]
 ) -> Iterator[tuple[int, Fits]]:
-    """The fits (in, out) to the first runs of an order, at each of the ``numbers``; they go on growing after that."""
-    shape = phi.shape[1:]
-    inside, outside = (Fit(np.zeros(shape, np.int32), np.zeros(shape), np.zeros(shape)) for _ in range(2))
+    """The fits (in, out) to the first runs of an order, at each of the ``numbers``."""
+    sums = Sums.of((phi.shape[1], phi.shape[2]))
     for taken, run in enumerate(order[: max(numbers, default=0)], start=1):
-        values = phi[run].astype(np.float64)
-        seen = ~np.isnan(values)
-        values = np.where(seen, values, 0.0)
-        inside.add(values, seen & member[run][:, None])
-        outside.add(values, seen & ~member[run][:, None])
+        sums.add(phi[run], member[run])
         if taken in numbers:
-            yield taken, (inside, outside)
+            yield taken, sums.fits()
+
+
+def _spread(fit: Fit, variance: str) -> Spread:
+    """What all samples of a fit say of variances, or each its own; ``variance`` is ``bayes``, ``sample`` or ``pooled``."""
+    if variance == "sample":
+        return fit.variance()
+    if variance == "pooled":
+        return float(fit.squares.sum() / max(int(fit.n.sum()), 1))
+    sums = LogVariances(*np.zeros((4, 1, 1)))
+    for part in _parts(*fit.n.shape):
+        sums.add(log_variances(fit.n[part], fit.squares[part], VARIANCE_FLOOR, axis=None))
+    return sums.prior()
+
+
+def variances_of(fit: Fit, variance: str) -> Floats:
+    """The variance, or for ``bayes`` the squared scale of the t, that each density has: (samples, queries)."""
+    of = _spread(fit, variance)
+    if not isinstance(of, Prior):
+        return np.broadcast_to(np.maximum(of, VARIANCE_FLOOR), fit.n.shape)
+    dof, squares = _expected(fit, of)
+    return squares / dof
 
 
 def scores_of(point: Floats, fits: Fits, mode: str, variance: str) -> Floats:
     """LiRA's score of each sample from phi (samples, queries); NaN where a query lacks a fit."""
-    inside, outside = (_spread(fit, variance) for fit in fits)
-    return _mean_evidence(point, fits, mode, inside, outside)
+    of_sides = [_spread(fit, variance) for fit in fits]
+    score = np.full(len(point), np.nan)
+    for part in _parts(*point.shape):
+        some = (Fit(fit.n[part], fit.mean[part], fit.squares[part]) for fit in fits)
+        spreads = (of[part] if isinstance(of, np.ndarray) else of for of in of_sides)
+        score[part] = _mean_evidence(point[part], (next(some), next(some)), mode, *spreads)
+    return score
 
 
-def _spread(fit: Fit, variance: str) -> Spread:
-    if variance == "bayes":
-        return fit.prior()
-    return fit.pooled_variance() if variance == "pooled" else fit.variance()
+def _parts(samples: int, queries: int) -> Iterator[slice]:
+    """Blocks of samples."""
+    width = max(1, _BLOCK_VALUES // max(queries, 1))
+    for start in range(0, samples, width):
+        yield slice(start, start + width)
 
 
 def _mean_evidence(point: Floats, fits: Fits, mode: str, of_inside: Spread, of_outside: Spread) -> Floats:

@@ -6,30 +6,25 @@ matrix takes NumPy 0.2 s (benchmarks/analysis_speed.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 
 from ...store.format.records import Run
 from ...store.format.schema import PLAIN_QUERIES, ROW_GROUP
 from ...store.format.tables import empty_table
 from ..source import Source
+from .in_and_out import Fit, Fits
+from .run_answers import answers_of, stacked
 
 _BLOCK = 8_192
 """Columns sorted at a time: few enough that a block of them, runs long, stays in a processor's cache."""
 
-_ROWS = 1 << 24
-"""Rows read at a time, 13 bytes each: runs may hold many range queries that are not asked for."""
-
 _BLOCK_VALUES = 1 << 26
 """Values of phi that are laid side by side for medians: with what is made of them half a gigabyte."""
-
-_COLUMNS = ["sample_id", "query", "member", "phi"]
 
 _MEDIANS = """
 select sample_id, query,
@@ -71,19 +66,17 @@ def queries_of(source: Source) -> list[int]:
 
 def read_phi(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> PhiMatrix:
     """Read phi of ``runs`` for the audit pool and the given queries: runs x samples x queries float32 in memory."""
-    audit = source.audited()
-    return _laid_out(_frames(source, runs), len(runs), audit, range(len(audit)), queries)
+    sample_id = np.flatnonzero(source.audited())
+    found = answers_of(source, runs, ["phi"], sample_id, queries, passing_over=False)
+    return PhiMatrix(*stacked(found, len(runs), (len(sample_id), len(queries))), sample_id, tuple(queries))
 
 
 def shadow_phi(source: Source, queries: Sequence[int]) -> PhiMatrix:
     """`read_phi` of the runs that the target is compared with; NaN where one is passed over for a sample."""
     shadows = source.need_shadows()
-    return _passed_over(source, shadows, read_phi(source, shadows, queries))
-
-
-def _passed_over(source: Source, runs: Sequence[Run], matrix: PhiMatrix) -> PhiMatrix:
-    matrix.phi[source.passed_over(runs, matrix.sample_id)] = np.nan
-    return matrix
+    sample_id = np.flatnonzero(source.audited())
+    found = answers_of(source, shadows, ["phi"], sample_id, queries)
+    return PhiMatrix(*stacked(found, len(shadows), (len(sample_id), len(queries))), sample_id, tuple(queries))
 
 
 def phi_medians(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> pa.Table:
@@ -93,23 +86,65 @@ def phi_medians(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> 
     """
     if source.engine == "spark":
         return source.sql(_MEDIANS, {"target": source.target_name, "plain": PLAIN_QUERIES}).to_arrow()
-    found = [_medians_of(_passed_over(source, runs, matrix)) for matrix in _matrices(source, runs, queries)]
-    return pa.concat_tables(found)
-
-
-def _medians_of(matrix: PhiMatrix) -> pa.Table:
-    runs, samples, queries = matrix.phi.shape
-    values = matrix.phi.reshape(runs, -1)
-    trained = matrix.member if queries == 1 else np.repeat(matrix.member, queries, axis=1)
-    seen = ~np.isnan(values)
-    sides = {"median_in": medians(values, seen & trained), "median_out": medians(values, seen & ~trained)}
+    sample_id = np.flatnonzero(source.audited())
+    inside, outside = _medians(source, runs, sample_id, queries)
     return pa.table(
         {
-            "sample_id": np.repeat(matrix.sample_id, queries).astype(np.int32),
-            "query": np.tile(np.asarray(matrix.queries, dtype=np.int16), samples),
-            **{name: pa.array(side, from_pandas=True) for name, side in sides.items()},
+            "sample_id": np.repeat(sample_id, len(queries)).astype(np.int32),
+            "query": np.tile(np.asarray(queries, dtype=np.int16), len(sample_id)),
+            "median_in": pa.array(inside.reshape(-1), from_pandas=True),
+            "median_out": pa.array(outside.reshape(-1), from_pandas=True),
         }
     )
+
+
+def median_fits(
+    source: Source,
+    runs: Sequence[Run],
+    sample_id: npt.NDArray[np.intp],
+    queries: Sequence[int],
+    about_means: Fits,
+    *,
+    pooled: bool,
+) -> Fits:
+    """The fits (in, out) about medians in place of means; ``pooled``, squares are about them too."""
+    sides = []
+    for fit, middle in zip(about_means, _medians(source, runs, sample_id, queries), strict=True):
+        middle = np.where(fit.n > 0, middle, 0.0)
+        squares = fit.squares + fit.n * (fit.mean - middle) ** 2 if pooled else fit.squares
+        sides.append(Fit(fit.n, middle, squares))
+    inside, outside = sides
+    return inside, outside
+
+
+def _medians(
+    source: Source, runs: Sequence[Run], sample_id: npt.NDArray[np.intp], queries: Sequence[int]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Medians of the runs with and without each sample (samples, queries); NaN where there is none.
+
+    As many samples are laid side by side at a time as memory is set aside for.
+    """
+    shape = (len(sample_id), len(queries))
+    inside, outside = np.full(shape, np.nan), np.full(shape, np.nan)
+    many = max(1, _BLOCK_VALUES // max(1, len(runs) * len(queries)))
+    if many < len(sample_id):
+        # Of whole row groups nothing is read twice.
+        many = max(many - many % ROW_GROUP, min(many, ROW_GROUP))
+    last = int(sample_id.max(initial=-1))
+    for start in range(0, last + 1, many):
+        within = range(start, min(start + many, last + 1))
+        first, end = np.searchsorted(sample_id, [within.start, within.stop])
+        some = sample_id[first:end]
+        answers = answers_of(
+            source, runs, ["phi"], some, queries, within=None if end - first == len(sample_id) else within
+        )
+        values, member = stacked(answers, len(runs), (len(some), len(queries)))
+        values = values.reshape(len(runs), -1)
+        trained = member if len(queries) == 1 else np.repeat(member, len(queries), axis=1)
+        seen = ~np.isnan(values)
+        for side, used in ((inside, trained), (outside, ~trained)):
+            side[first:end] = medians(values, seen & used).reshape(len(some), len(queries))
+    return inside, outside
 
 
 def medians(values: npt.NDArray[np.float32], used: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
@@ -129,63 +164,3 @@ def medians(values: npt.NDArray[np.float32], used: npt.NDArray[np.bool_]) -> npt
         lower, upper = ranked[some, (count[some] - 1) // 2], ranked[some, count[some] // 2]
         found[start + some] = (lower.astype(np.float64) + upper) / 2
     return found
-
-
-def _matrices(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> Iterator[PhiMatrix]:
-    """`read_phi` of some samples after others, as many at a time as memory is set aside for."""
-    audit = source.audited()
-    many = max(1, _BLOCK_VALUES // max(1, len(runs) * len(queries)))
-    if len(audit) <= many:
-        yield _laid_out(_frames(source, runs), len(runs), audit, range(len(audit)), queries)
-        return
-    # Of whole row groups nothing is read twice.
-    many = max(many - many % ROW_GROUP, min(many, ROW_GROUP))
-    for start in range(0, len(audit), many):
-        part = range(start, min(start + many, len(audit)))
-        frames = (source.rows_between(run, "signals", _COLUMNS, part) for run in runs)
-        yield _laid_out(frames, len(runs), audit, part, queries)
-
-
-def _frames(source: Source, runs: Sequence[Run]) -> Iterator[pl.DataFrame]:
-    """sample_id, query, member and phi of each run; runs are read together as long as they are few rows."""
-    rows = [sum(file.rows for file in run.files if file.table == "signals") for run in runs]
-    at_once = max(1, _ROWS // max(1, max(rows, default=1)))
-    for start in range(0, len(runs), at_once):
-        yield from source.rows_of_each(runs[start : start + at_once], "signals", _COLUMNS)
-
-
-def _laid_out(
-    frames: Iterable[pl.DataFrame],
-    runs: int,
-    audit: npt.NDArray[np.bool_],
-    samples: range,
-    queries: Sequence[int],
-) -> PhiMatrix:
-    """The matrix of a range of samples from a frame a run, which may hold rows of other samples and queries too."""
-    sample_id = samples.start + np.flatnonzero(audit[samples.start : samples.stop])
-    place = np.full(len(audit), -1, dtype=np.int64)
-    place[sample_id] = np.arange(len(sample_id))
-    column = np.full(max(queries, default=0) + 2, -1, dtype=np.int64)
-    column[list(queries)] = np.arange(len(queries))
-    phi = np.full((runs, len(sample_id), len(queries)), np.nan, dtype=np.float32)
-    member = np.zeros((runs, len(sample_id)), dtype=bool)
-
-    order: tuple[Any, Any] | None = None
-    for row, frame in enumerate(frames):
-        ids, numbers = frame["sample_id"].to_numpy(), frame["query"].to_numpy()
-        # Runs nearly always hold the same samples in the same order; then the places are those of the run before.
-        if order is None or not (np.array_equal(ids, order[0]) and np.array_equal(numbers, order[1])):
-            order = (ids, numbers)
-            # Queries beyond those asked for fall on the last entry, which is none.
-            where, which = place[ids], column[np.minimum(numbers, len(column) - 1)]
-            asked = np.flatnonzero((where >= 0) & (which >= 0))
-            where, which = where[asked], which[asked]
-            cells = where * len(queries) + which
-            whole = len(cells) == phi[0].size == len(ids) and np.array_equal(cells, np.arange(len(cells)))
-        if whole:
-            phi[row] = frame["phi"].to_numpy().reshape(phi.shape[1:])
-            member[row] = frame["member"].to_numpy()[:: len(queries)]
-        else:
-            phi[row, where, which] = frame["phi"].to_numpy()[asked]
-            member[row, where] = frame["member"].to_numpy()[asked]
-    return PhiMatrix(phi, member, sample_id, tuple(queries))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ...store.errors import NotEnoughData
+from ..attacks.in_and_out import sides_in_numpy
 from ..scores import Scores, count_unscored
 from ..source import Source, with_membership
 from ..statistics.metric import Metric
@@ -40,7 +41,7 @@ def memorization(
     Source: Feldman & Zhang 2020, "What Neural Networks Memorize and Why", equation 1.
     """
     shadows = source.need_shadows()
-    frame = source.query("memorization", {"target": source.target_name, "of": of})
+    frame = memorized(source, of)
     if frame["score"].null_count() == len(frame):
         reason = (
             "they store whether the label was predicted (try --of probability)"
@@ -55,6 +56,13 @@ def memorization(
     above = _above(frame.filter(pl.col("score").is_not_null()), of)
     notes = count_unscored(frame, "no shadow run trained on them, or none did without them")
     return Scores(with_membership(source, frame), notes, (_mean(known), *above))
+
+
+def memorized(source: Source, of: str) -> pl.DataFrame:
+    """The estimates and their intervals, a row a sample; see sql/memorization.sql."""
+    column, outcome = ("correct", None) if of == "correct" else ("loss", lambda loss: np.exp(-loss))
+    sides = sides_in_numpy(source, source.need_shadows(), column, outcome)
+    return source.query("memorization", {"target": source.target_name, "of": of}, sides)
 
 
 def _above(frame: pl.DataFrame, of: str) -> list[Metric]:

@@ -6,15 +6,25 @@ The latter also says how many shadow models a record calls for.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from ...store.errors import NotEnoughData
+from ...store.format.records import Run
+from ...store.format.schema import ORIGINAL
+from ..attacks.in_and_out import Sums, as_table, sides_in_numpy
+from ..attacks.run_answers import answers_of
 from ..scores import Scores, count_unscored
 from ..source import Source, with_membership
 from ..statistics.intervals import CHANCE
 from ..statistics.metric import Metric
+from .memorization import memorized
+
+_PRIME, _FACTOR, _RUN_FACTOR = 2_147_483_647, 48_271, 69_621
+"""As in sql/hellinger.sql."""
 
 
 def privacy_score(source: Source) -> Scores:
@@ -27,7 +37,9 @@ def privacy_score(source: Source) -> Scores:
     Source: Carlini et al. 2022, "Membership Inference Attacks From First Principles", section VII-B.
     """
     shadows = source.need_shadows()
-    frame = source.query("privacy_score", {"target": source.target_name})
+    frame = source.query(
+        "privacy_score", {"target": source.target_name}, sides_in_numpy(source, shadows, "phi")
+    )
     if frame["score"].null_count() == len(frame):
         raise NotEnoughData(
             f"the privacy score needs two shadow runs with and two without a sample; experiment {source.experiment!r} has "
@@ -60,20 +72,22 @@ def hellinger(source: Source) -> Scores:
     (theorems 1 and 2, lemma 2, corollary 1).
     """
     shadows = source.need_shadows()
-    distances = source.query("hellinger", {"target": source.target_name})
+    sides = sides_in_numpy(source, shadows, "phi")
+    drawn_sides = _drawn_in_numpy(source, shadows, sides)
+    distances = source.query("hellinger", {"target": source.target_name}, {**sides, **drawn_sides})
     if distances["score"].null_count() == len(distances):
         raise NotEnoughData(
             f"the Hellinger distance needs two shadow runs with and two without a sample; experiment "
             f"{source.experiment!r} has {len(shadows)} shadow runs"
         )
-    memorized = source.query("memorization", {"target": source.target_name, "of": "correct"})
+    memories = memorized(source, "correct")
     # The 95% quantile of H^2 / by_chance: for two fits to one Gaussian about that of half a chi-square of 2 degrees; where
     # tails are heavier, fits to two groups drawn at random say.
     drawn = distances["relabelled"].drop_nulls()
     quantile = max(-math.log(CHANCE), float(np.quantile(drawn.to_numpy(), 1 - CHANCE)) if len(drawn) else 0.0)
     beyond_chance = pl.col("squared") > quantile * pl.col("by_chance")
     frame = distances.join(
-        memorized.select("sample_id", pl.col("score").alias("mem"), "ci_low", "ci_high"),
+        memories.select("sample_id", pl.col("score").alias("mem"), "ci_low", "ci_high"),
         on="sample_id",
         how="left",
         maintain_order="left",
@@ -105,3 +119,21 @@ def hellinger(source: Source) -> Scores:
             Metric("median_shadows_needed", middle, n=len(resolved), parameters={"among": "resolved"})
         )
     return Scores(with_membership(source, frame), notes, tuple(metrics))
+
+
+def _drawn_in_numpy(
+    source: Source, runs: Sequence[Run], sides: Mapping[str, pa.Table]
+) -> dict[str, pa.Table]:
+    """The table ``drawn_sides`` of sql/hellinger.sql: the same runs in two groups drawn by numbers that know nothing of membership."""
+    if not sides:
+        return {}
+    of_members = sides["sides"]
+    sample_id = of_members["sample_id"].to_numpy().astype(np.int64)
+    n_in, n_out = of_members["n_in"].to_numpy(), of_members["n_out"].to_numpy()
+    start = (sample_id + 1) * _FACTOR % _PRIME
+    numbers = {run: number for number, run in enumerate(sorted(run.run for run in runs), start=1)}
+    sums = Sums.of((len(sample_id), 1))
+    for run, answers in zip(runs, answers_of(source, runs, ["phi"], sample_id, [ORIGINAL]), strict=True):
+        place = start * (numbers[run.run] * _RUN_FACTOR % _PRIME) % _PRIME
+        sums.add(answers.columns[0], place * (n_in + n_out) < n_in * _PRIME)
+    return {"drawn_sides": as_table(sample_id, sums.fits())}
