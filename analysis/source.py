@@ -80,6 +80,8 @@ class Source:
     """
 
     engine: ClassVar[str] = "duckdb"
+    adds_up_in_sql: ClassVar[bool] = False
+    """Whether queries add up what many runs say, as rows may lie on many machines; else NumPy does, run after run."""
 
     lake: Lake
     experiment: str

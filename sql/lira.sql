@@ -119,8 +119,8 @@ select sample_id,
        max(phi) filter (where query = 0) as phi,
        max(centre_in) filter (where query = 0) as centre_in,
        max(centre_out) filter (where query = 0) as centre_out,
-       max(sqrt(var_in)) filter (where query = 0) as sd_in,
-       max(sqrt(var_out)) filter (where query = 0) as sd_out
+       max(case when n_in > 0 then sqrt(var_in) end) filter (where query = 0) as sd_in,
+       max(case when n_out > 0 then sqrt(var_out) end) filter (where query = 0) as sd_out
 from answers
 group by sample_id
 order by sample_id

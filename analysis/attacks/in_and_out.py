@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 
 from ...store.format.records import Run
@@ -136,7 +137,7 @@ def sides_in_numpy(
 
     What SQL would group is summed run after run: the same bits each time, and in a third of the time.
     """
-    if source.engine == "spark":
+    if source.adds_up_in_sql:
         return {}
     sample_id = np.flatnonzero(source.audited())
     return {"sides": as_table(sample_id, fits_of(source, runs, column, sample_id, [ORIGINAL], of=of))}
@@ -147,16 +148,22 @@ def as_table(sample_id: npt.NDArray[np.integer], fits: Fits) -> pa.Table:
 
     Columns sample_id, then of each side n, mean, var (divided by n), sd, and right, which is their whole-numbered sum.
     """
-    columns: dict[str, pa.Array] = {"sample_id": pa.array(sample_id.astype(np.int32))}
+    columns: dict[str, npt.NDArray[np.generic]] = {"sample_id": sample_id.astype(np.int32)}
     for side, fit in zip(("in", "out"), fits, strict=True):
-        n, none = fit.n[:, 0].astype(np.int64), fit.n[:, 0] == 0
-        mean, variance = fit.mean[:, 0], fit.variance()[:, 0]
-        right = np.rint(mean * n)
+        n, variance = fit.n[:, 0].astype(np.int64), fit.variance()[:, 0]
         columns |= {
-            f"n_{side}": pa.array(n),
-            f"mean_{side}": pa.array(mean, mask=none),
-            f"var_{side}": pa.array(variance, mask=none),
-            f"sd_{side}": pa.array(np.sqrt(variance), mask=none),
-            f"right_{side}": pa.array(right.astype(np.int64), mask=none),
+            f"n_{side}": n,
+            f"mean_{side}": fit.mean[:, 0],
+            f"var_{side}": variance,
+            f"sd_{side}": np.sqrt(variance),
+            f"right_{side}": np.rint(fit.mean[:, 0] * n).astype(np.int64),
         }
-    return pa.table(columns)
+    measured = {
+        side: [pl.col(f"{what}_{side}") for what in ("mean", "var", "sd", "right")] for side in ("in", "out")
+    }
+    frame = pl.DataFrame(columns)
+    return frame.with_columns(
+        pl.when(pl.col(f"n_{side}") > 0).then(of_side)
+        for side, all_of in measured.items()
+        for of_side in all_of
+    ).to_arrow()

@@ -58,7 +58,7 @@ def lira(
     chosen = "bayes" if variance == "auto" else variance
     if queries == "gaussian":
         frame = gaussian_queries(source, mode, chosen, center)
-    elif source.engine == "spark":
+    elif source.adds_up_in_sql:
         source.provide(
             "phi_medians",
             phi_medians(source, shadows, queries_of(source)) if center == "median" else NO_MEDIANS,

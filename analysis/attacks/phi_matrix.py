@@ -84,7 +84,7 @@ def phi_medians(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> 
 
     An engine that has the rows spread over many machines counts them there.
     """
-    if source.engine == "spark":
+    if source.adds_up_in_sql:
         return source.sql(_MEDIANS, {"target": source.target_name, "plain": PLAIN_QUERIES}).to_arrow()
     sample_id = np.flatnonzero(source.audited())
     inside, outside = _medians(source, runs, sample_id, queries)

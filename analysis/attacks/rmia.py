@@ -239,7 +239,7 @@ def _read_views(
     held = source.rows(target, "signals", ["query"])["query"].unique().sort()
     for first, last in blocks:
         queries = held.filter(held.is_between(first, last)).to_list()
-        if source.engine == "spark":
+        if source.adds_up_in_sql:
             views = _views_in_sql(source, references, stand_in, (first, last))
         else:
             views = _views(source, others, chosen, queries)

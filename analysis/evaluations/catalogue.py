@@ -31,7 +31,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
     Evaluation(
         "likeness",
         "evaluations.likeness:likeness",
-        ("out_of_sample_loss", "phi_of_some"),
+        ("some_answers",),
         "charts.models:likeness_of_models",
         default_scores=("lira",),
     ),

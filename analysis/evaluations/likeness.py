@@ -6,13 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ...store.errors import NotEnoughData
 from ...store.format.records import Run
 from ..scores import Finding
 from ..source import Source
 from ..statistics.metric import Metric
 from .shifted_members import Shift, caution_on_shift, shifted_members, stands_against_shift
-from .unlike_shadows import Floats, caution_on_recipes, cautions_on_likeness, z_of_models
+from .some_answers import some_answers
+from .unlike_shadows import Floats, caution_on_recipes, cautions_on_likeness, z_of_non_members
 
 SHIFTED = "Members and non-members differ"
 UNLIKE = "Shadow models unlike the target"
@@ -72,7 +75,9 @@ class _Looked:
 
 def _look(source: Source) -> _Looked:
     target, shadows = source.need_target_table("signals"), source.need_shadows()
-    return _Looked(target, shadows, shifted_members(source), *z_of_models(source, target, shadows))
+    answers = some_answers(source, target, shadows)
+    of_models = z_of_non_members(answers.phi.astype(np.float64), answers.member)
+    return _Looked(target, shadows, shifted_members(answers), *of_models)
 
 
 def _told(looked: _Looked) -> tuple[tuple[str, str], ...]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..source import Source
+import numpy as np
+
 from ..statistics.metric import Metric
 from ..statistics.roc import auc, split
+from .some_answers import SomeAnswers
 
 ERRORS = 2.576
 """Standard errors from .5 beyond which an AUC is told: 1 in 100 experiments without a difference."""
@@ -17,9 +19,6 @@ VOID = ("loss", "attack-p", "kde", "entropy", "shadow-nn")
 
 LEANING = ("rmia", "attack-r", "attack-s", "calibrated", "lira[mode=offline]")
 """Attacks that compare a record with itself in other models, on one side or by a share: part of the difference stays in them."""
-
-LOOKED_AT = 10_000
-"""Samples from which a shift is known to half a hundredth of AUC; of more, as many are drawn by their ids, always the same."""
 
 STANDING = ("lira",)
 """Attacks that weigh a record's answers with it against those without it: what is hard is hard in both."""
@@ -38,29 +37,23 @@ class Shift:
         return abs(self.errors) > ERRORS
 
 
-def shifted_members(source: Source) -> Shift | None:
+def shifted_members(answers: SomeAnswers) -> Shift | None:
     """How far records that are easy without training are the target's members; None without members, non-members or shadows.
 
     A target whose members were drawn without regard to the records has an AUC of .5. The error is Mann & Whitney's, which holds
     for any distribution of the loss.
     """
-    source.need_target_table("signals")
-    source.need_shadows()
-    found = source.query(
-        "out_of_sample_loss", {"target": source.target_name, "share": share_looked_at(source)}
-    )
-    members, others = split(-found["loss"].to_numpy(), found["member"].to_numpy().astype(bool))
+    out = ~answers.member[1:] & np.isfinite(answers.loss[1:])
+    known = ~np.isnan(answers.loss[0]) & out.any(axis=0)
+    total = np.where(out, answers.loss[1:], 0.0).sum(axis=0, dtype=np.float64)
+    mean = (total / np.maximum(out.sum(axis=0), 1))[known]
+    members, others = split(-mean, answers.member[0, known])
     if min(len(members), len(others)) == 0:
         return None
     area = auc(members, others)
     assert area.value is not None
     error = math.sqrt((len(members) + len(others) + 1) / (12 * len(members) * len(others)))
     return Shift(area, (area.value - 0.5) / error)
-
-
-def share_looked_at(source: Source) -> float:
-    """The share of the audit pool that `LOOKED_AT` samples are, at most 1."""
-    return min(1.0, LOOKED_AT / max(int(source.audited().sum()), 1))
 
 
 def caution_on_shift(shift: Shift | None) -> str | None:

@@ -8,13 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from scipy.special import stdtrit
 
 from ...store.format.records import Run
-from ...store.format.tables import table_of_rows
-from ..source import Source
-from .shifted_members import share_looked_at
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,8 +23,6 @@ FEWEST = 3
 APART = 0.05
 """A difference in test accuracy that is told where fewer shadow models than that have one."""
 
-
-_COMPARED = pa.schema({"run": pa.string(), "row": pa.int32()})
 
 _CALIBRATED = (
     "; what compares with shadow models (lira, rmia, attack-r, attack-s, calibrated, kde, shadow-nn) is calibrated on other models "
@@ -95,7 +89,7 @@ def cautions_on_likeness(
 ) -> tuple[str, ...]:
     """Warnings for readers where the shadow models are unlike the target; what is compared with them is then off.
 
-    ``means`` and ``spreads`` are the `z_of_models`.
+    ``means`` and ``spreads`` are those of `z_of_non_members`.
     """
     told = [*_accuracy(target, shadows), *_scale(means, spreads)]
     return tuple(f"{one}{_CALIBRATED}" for one in told)
@@ -146,23 +140,3 @@ def _scale(means: Floats, spreads: Floats) -> list[str]:
         f"The target's z-scores on its non-members have mean {means[0]:+.2f} and standard deviation {spreads[0]:.2f}, where those of "
         f"its shadow models have {means[1:].mean():+.2f} and {spreads[1:].mean():.2f} (0 and 1 of a model like the others)"
     ]
-
-
-def z_of_models(source: Source, target: Run, shadows: Sequence[Run]) -> tuple[Floats, Floats]:
-    """`z_of_non_members` of the target and its shadow models, over some of the records (`share_looked_at`).
-
-    Single cells that are passed over stay in: they are no property of a model.
-    """
-    return z_of_non_members(*_phi_of_some(source, (target, *shadows)))
-
-
-def _phi_of_some(source: Source, runs: Sequence[Run]) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """phi and membership (runs, samples) of some samples (`share_looked_at`), NaN where a run has no value."""
-    named = [{"run": run.run, "row": row} for row, run in enumerate(runs)]
-    source.provide("compared", table_of_rows(named, _COMPARED))
-    rows = source.query("phi_of_some", {"share": share_looked_at(source)})
-    ids, column = np.unique(rows["sample_id"].to_numpy(), return_inverse=True)
-    phi, member = np.full((len(runs), len(ids)), np.nan), np.zeros((len(runs), len(ids)), dtype=bool)
-    row = rows["row"].to_numpy()
-    phi[row, column], member[row, column] = rows["phi"].to_numpy(), rows["member"].to_numpy()
-    return phi, member

@@ -17,7 +17,7 @@ import polars as pl
 
 from ...store.errors import InvalidOption, LosslakeError, NotEnoughData
 from ..evaluations.dp_audit import dp_audit
-from ..measures.memorization import share_above
+from ..measures.memorization import shares_above
 from ..scores import Scores
 from ..scoring.stored import keep_scores
 from ..source import Source
@@ -142,13 +142,13 @@ def _filled(score: Floats, high: Flags) -> Floats:
 
 
 def _share_memorized(scores: Scores, rule: Rule, of: str) -> tuple[Metric, tuple[str, ...]]:
-    """`share_above` as memorization has it; records without a score count as above at the upper end, as not at the lower."""
+    """`shares_above` as memorization has it; records without a score count as above at the upper end, as not at the lower."""
     assert rule.above is not None
     known = scores.frame.filter(pl.col("score").is_not_null())
     n, unknown = len(scores.frame), len(scores.frame) - len(known)
     if not len(known):
         raise NotEnoughData(f"no record has a score of {rule.score}")
-    found = share_above(known, of, rule.above)
+    (found,) = shares_above(known, of, [rule.above])
     if not unknown:
         return found, scores.notes
     low, value, high = (

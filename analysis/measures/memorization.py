@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -53,7 +54,7 @@ def memorization(
             f"experiment {source.experiment!r} has {len(shadows)} shadow runs"
         )
     known = frame["score"].drop_nulls().to_numpy()
-    above = _above(frame.filter(pl.col("score").is_not_null()), of)
+    above = shares_above(frame.filter(pl.col("score").is_not_null()), of, LEVELS)
     notes = count_unscored(frame, "no shadow run trained on them, or none did without them")
     return Scores(with_membership(source, frame), notes, (_mean(known), *above))
 
@@ -65,19 +66,26 @@ def memorized(source: Source, of: str) -> pl.DataFrame:
     return source.query("memorization", {"target": source.target_name, "of": of}, sides)
 
 
-def _above(frame: pl.DataFrame, of: str) -> list[Metric]:
-    return [share_above(frame, of, level) for level in LEVELS]
-
-
-def share_above(frame: pl.DataFrame, of: str, level: float) -> Metric:
-    """The share of records memorized above a level, from scores that are all there; see `memorization`."""
+def shares_above(frame: pl.DataFrame, of: str, levels: Sequence[float]) -> list[Metric]:
+    """The share of records memorized above each level, from scores that are all there; see `memorization`."""
     n = len(frame)
     if of != "correct":
-        share = float((frame["score"].to_numpy() > level).mean())
-        return Metric("share_above", share, n=n, parameters={"threshold": level})
-    (found,) = shares_beyond(Outcomes.of(frame), (level,))
-    about = {"threshold": level, "estimates": found.estimates, "by_chance": found.by_chance}
-    return Metric("share_above", found.share, found.low, found.high, n, about)
+        score = frame["score"].to_numpy()
+        return [
+            Metric("share_above", float((score > level).mean()), n=n, parameters={"threshold": level})
+            for level in levels
+        ]
+    return [
+        Metric(
+            "share_above",
+            found.share,
+            found.low,
+            found.high,
+            n,
+            {"threshold": level, "estimates": found.estimates, "by_chance": found.by_chance},
+        )
+        for level, found in zip(levels, shares_beyond(Outcomes.of(frame), levels), strict=True)
+    ]
 
 
 def _mean(known: npt.NDArray[np.float64]) -> Metric:

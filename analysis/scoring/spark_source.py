@@ -26,6 +26,7 @@ class SparkSource(Source):
     """An experiment opened for analysis, whose queries Spark answers. What is read beside them is the target's own."""
 
     engine: ClassVar[str] = "spark"
+    adds_up_in_sql: ClassVar[bool] = True
     _spark: SparkConnection = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -74,11 +74,16 @@ def distribution(outcomes: Outcomes, *, alike: bool = False) -> Floats:
     spread = np.unique(np.linspace(0, len(times) - 1, min(len(times), _FIT_ON)).astype(np.intp))
     inside, outside = _likelihoods(Outcomes(*distinct[:, spread]))
     share = times[spread] / times[spread].sum()
-    prior = np.eye(len(GRID)) if alike else np.ones((len(GRID), len(GRID)))
-    prior = prior / prior.sum()
+    if alike:
+        both = inside * outside
+        same = np.full(len(GRID), 1 / len(GRID))
+        for _ in range(_ROUNDS):
+            same = same * np.einsum("an,n->a", both, share / np.einsum("an,a->n", both, same))
+        return np.diag(same / same.sum())
+    prior = np.full((len(GRID), len(GRID)), 1 / len(GRID) ** 2)
     for _ in range(_ROUNDS):
-        weight = outside * (share / _both(inside, prior, outside))[:, None]
-        prior = prior * np.einsum("na,nb->ab", inside, weight)
+        weight = outside * (share / _both(inside, prior, outside))
+        prior = prior * np.einsum("an,bn->ab", inside, weight)
     return prior / prior.sum()
 
 
@@ -112,12 +117,11 @@ def shares_beyond(outcomes: Outcomes, levels: Sequence[float]) -> list[Beyond]:
         outcomes.n_in * outcomes.n_out
     )
 
+    tails = [_Tail.of(*pair) for pair in pairs.T.tolist()]
+
     def beyond(level: float) -> tuple[int, Floats]:
-        tails = sum(
-            count * _tail(inside, outside, level)
-            for (inside, outside), count in zip(pairs.T.tolist(), times.tolist(), strict=True)
-        )
-        return int((estimate > level + 1e-12).sum()), np.asarray(tails) / n
+        tail = sum(count * each.above(level) for each, count in zip(tails, times.tolist(), strict=True))
+        return int((estimate > level + 1e-12).sum()), np.asarray(tail) / n
 
     seen, rows = zip(*(beyond(edge) for edge in _EDGES), strict=True)
     law = np.array([row.ravel() for row in rows])
@@ -166,41 +170,49 @@ def chance_above(
     pairs, which = np.unique(np.stack([later_in, later_out]), axis=1, return_inverse=True)
     order = np.argsort(which.ravel(), kind="stable")
     ends = np.cumsum(np.bincount(which.ravel(), minlength=pairs.shape[1]))
-    for (n_in, n_out), rows in zip(pairs.T.tolist(), np.split(order, ends[:-1]), strict=True):
+    for pair, rows in zip(pairs.T.tolist(), np.split(order, ends[:-1]), strict=True):
+        tail = _Tail.of(*pair)
         for column, threshold in enumerate(thresholds):
-            above = prior * _tail(n_in, n_out, threshold)
-            found[rows, column] = _both(inside[rows], above, outside[rows])
+            above = prior * tail.above(threshold)
+            found[rows, column] = _both(inside[:, rows], above, outside[:, rows])
     return found / _both(inside, prior, outside)[:, None]
 
 
 def _both(inside: Floats, weight: Floats, outside: Floats) -> Floats:
     """Sum over the grid of the likelihoods of both sides times a weight: (records,)."""
-    # Not by matrix products of a library with threads of its own: on a busy machine these wait for each other.
-    return (np.einsum("na,ab->nb", inside, weight) * outside).sum(axis=1)
+    # Not by matrix products of a library with threads of its own: on a busy machine these wait for each other, and
+    # their number may decide the last bits.
+    return np.asarray((np.einsum("an,ab->bn", inside, weight) * outside).sum(axis=0))
 
 
 def _likelihoods(outcomes: Outcomes) -> tuple[Floats, Floats]:
-    """Likelihood of each share with the record, and of each without it, up to a factor a record: (records, grid) each."""
+    """Likelihood of each share with the record, and of each without it, up to a factor a record: (grid, records) each."""
     sides = ((outcomes.right_in, outcomes.n_in), (outcomes.right_out, outcomes.n_out))
-    inside, outside = (
-        xlogy(right[:, None], GRID) + xlog1py((n - right)[:, None], -GRID) for right, n in sides
-    )
-    return (
-        np.exp(inside - inside.max(axis=1, keepdims=True)),
-        np.exp(outside - outside.max(axis=1, keepdims=True)),
-    )
+    inside, outside = (xlogy(right, GRID[:, None]) + xlog1py(n - right, -GRID[:, None]) for right, n in sides)
+    return np.exp(inside - inside.max(axis=0)), np.exp(outside - outside.max(axis=0))
 
 
-def _tail(n_in: int, n_out: int, threshold: float) -> Floats:
-    """Pr[K_in / n_in - K_out / n_out > threshold] for every pair of shares: (grid, grid)."""
-    right = np.arange(n_out + 1)
-    # K_in must be above n_in (threshold + K_out / n_out); a tie, which rounding must not part, is not above.
-    least = np.floor(n_in * (threshold + right / n_out) + 1e-9)
-    above = np.where(
-        least < 0,
-        1.0,
-        np.where(least >= n_in, 0.0, bdtrc(np.clip(least, 0, n_in), n_in, GRID[:, None])),
-    )
-    choices = gammaln(n_out + 1) - gammaln(right + 1) - gammaln(n_out - right + 1)
-    log = choices + xlogy(right, GRID[:, None]) + xlog1py(n_out - right, -GRID[:, None])
-    return above @ np.exp(log).T
+@dataclass(frozen=True, eq=False)
+class _Tail:
+    """Of so many runs with and without a record, for each share in `GRID`: Pr[K_in > k] (n_in + 2, grid), k from -1 on, and
+    Pr[K_out = k] (n_out + 1, grid)."""
+
+    more: Floats
+    exactly: Floats
+
+    @classmethod
+    def of(cls, n_in: int, n_out: int) -> _Tail:
+        k = np.arange(n_in)[:, None]
+        ends = np.ones((1, len(GRID))), np.zeros((1, len(GRID)))
+        right = np.arange(n_out + 1)[:, None]
+        choices = gammaln(n_out + 1) - gammaln(right + 1) - gammaln(n_out - right + 1)
+        log = choices + xlogy(right, GRID) + xlog1py(n_out - right, -GRID)
+        return cls(np.concatenate([ends[0], bdtrc(k, n_in, GRID), ends[1]]), np.exp(log))
+
+    def above(self, threshold: float) -> Floats:
+        """Pr[K_in / n_in - K_out / n_out > threshold] for every pair of shares: (grid, grid)."""
+        n_in, n_out = len(self.more) - 2, len(self.exactly) - 1
+        # K_in must be above n_in (threshold + K_out / n_out); a tie, which rounding must not part, is not above.
+        least = np.floor(n_in * (threshold + np.arange(n_out + 1) / n_out) + 1e-9)
+        more = self.more[np.clip(least, -1, n_in).astype(np.intp) + 1]
+        return np.einsum("ka,kb->ab", more, self.exactly)

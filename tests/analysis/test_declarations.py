@@ -17,12 +17,13 @@ from typing import Any
 import click
 import losslake.sql
 import polars as pl
+import pyarrow as pa
 import pytest
 from losslake.analysis import attacks, charts, evaluations, measures
 from losslake.analysis.commands import analyze_group
 from losslake.analysis.declare import Analysis, Evaluation, parse_options, variant_of
 from losslake.analysis.evaluations.catalogue import EVALUATIONS, run_evaluation
-from losslake.analysis.scoring.catalogue import ANALYSES, find, open_source
+from losslake.analysis.scoring.catalogue import ANALYSES, find
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
 from losslake.sql import read_sql
@@ -34,6 +35,13 @@ ENTRIES: tuple[Analysis | Evaluation, ...] = (*ANALYSES, *EVALUATIONS)
 NO_QUERY = {"views", "views_spark", "macros_duckdb", "macros_spark"}
 OF_EVERY_ANALYSIS = {"training_sets", "training_counts"}
 """What every analysis that compares with other runs asks Spark first; see `Source.need_shadows`."""
+
+
+class InSql(Source):
+    """A source for which queries add up what many runs say, as on Spark."""
+
+    adds_up_in_sql = True
+
 
 each = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 each_analysis = pytest.mark.parametrize("entry", ANALYSES, ids=lambda entry: entry.name)
@@ -47,7 +55,7 @@ def lake(everything: Lake) -> Lake:
 
 @pytest.fixture
 def source(lake: Lake) -> Iterator[Source]:
-    with open_source(lake, "tests") as opened:
+    with InSql.open(lake, "tests", find=find) as opened:
         yield opened
 
 
@@ -57,9 +65,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, set[str]]]:
     seen = []
     query = Source.query
 
-    def recording(self: Source, name: str, parameters: Mapping[str, Any]) -> pl.DataFrame:
+    def recording(
+        self: Source,
+        name: str,
+        parameters: Mapping[str, Any],
+        given: Mapping[str, pa.Table] | None = None,
+    ) -> pl.DataFrame:
         seen.append((name, set(parameters)))
-        return query(self, name, parameters)
+        return query(self, name, parameters, given)
 
     monkeypatch.setattr(Source, "query", recording)
     return seen

@@ -15,7 +15,7 @@ import pytest
 from losslake.analysis.gate.check import Verdict, check_rules
 from losslake.analysis.gate.command import gate_json, gate_junit, gate_lines, passed
 from losslake.analysis.gate.rules import Rule, load_rules
-from losslake.analysis.measures.memorization import share_above
+from losslake.analysis.measures.memorization import shares_above
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.cli import _run
@@ -173,7 +173,7 @@ def test_the_share_of_memorized_records(null: Lake) -> None:
     found = verdict(null, rule)
     known = frame.filter(pl.col("score").is_not_null())
     unknown = len(frame) - len(known)
-    expected = share_above(known, "correct", 0.25)
+    (expected,) = shares_above(known, "correct", [0.25])
     assert found.metric is not None
     assert expected.value is not None
     assert expected.ci_high is not None

@@ -9,7 +9,7 @@ import pytest
 from losslake.analysis.statistics.reestimation import (
     GRID,
     Outcomes,
-    _tail,
+    _Tail,
     chance_above,
     distribution,
 )
@@ -20,7 +20,7 @@ from scipy.stats import binom
     ("n_in", "n_out", "threshold"), [(1, 1, 0.0), (4, 5, 0.4), (5, 5, 0.6), (3, 7, -0.3), (4, 4, 0.99)]
 )
 def test_tails_by_enumeration(n_in: int, n_out: int, threshold: float) -> None:
-    tail = _tail(n_in, n_out, threshold)
+    tail = _Tail.of(n_in, n_out).above(threshold)
     for (i, p), (j, q) in product(list(enumerate(GRID))[::5], list(enumerate(GRID))[::4]):
         expected = sum(
             binom.pmf(k, n_in, p) * binom.pmf(m, n_out, q)
@@ -32,7 +32,7 @@ def test_tails_by_enumeration(n_in: int, n_out: int, threshold: float) -> None:
 
 
 def test_many_runs_stay_finite() -> None:
-    tail = _tail(1500, 1500, 0.5)
+    tail = _Tail.of(1500, 1500).above(0.5)
     assert np.isfinite(tail).all()
     assert tail[-1, 0] == pytest.approx(1)
     assert tail[0, -1] == 0
@@ -46,7 +46,7 @@ def test_one_record_by_bayes() -> None:
     found = chance_above(prior, record, np.array([2]), np.array([3]), (0.2, 0.5))
     weight = np.array([[binom.pmf(3, 4, p) * binom.pmf(1, 5, q) for q in GRID] for p in GRID]) * prior
     for column, threshold in enumerate((0.2, 0.5)):
-        expected = (weight * _tail(2, 3, threshold)).sum() / weight.sum()
+        expected = (weight * _Tail.of(2, 3).above(threshold)).sum() / weight.sum()
         assert found[0, column] == pytest.approx(expected)
 
 

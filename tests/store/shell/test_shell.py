@@ -156,7 +156,7 @@ def test_completion(
 
 VALUES = {"target": "target", "first": "lira", "second": "lira", "first_query": 0, "last_query": 0, "most": 3}
 VALUES |= {"share": 0.5, "prime": 101, "spread": 7, "drawn": 3}
-PROVIDED = {"rmia": "compared_runs", "attack_same_sample": "reference_runs", "phi_of_some": "compared"}
+PROVIDED = {"rmia": "compared_runs", "attack_same_sample": "reference_runs", "some_answers": "compared"}
 
 
 def test_every_query_runs_by_name_or_says_what_it_needs(connection: duckdb.DuckDBPyConnection) -> None:
