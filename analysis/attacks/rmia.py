@@ -100,15 +100,21 @@ def _mean_over_views(views: list[pl.DataFrame]) -> pl.DataFrame:
     """One row a sample; no score where a view has none."""
     if len(views) == 1:
         return views[0].with_columns(pl.col("score", "log_ratio").fill_nan(None))
-    return (
-        pl.concat(views)
-        .group_by("sample_id")
-        .agg(
-            pl.col("member").any(),
-            pl.col("score", "log_ratio").mean().fill_nan(None),  # NaN in one view is NaN in the mean
-            pl.col("n_in", "n_out").min(),
-        )
-        .sort("sample_id")
+    ids = np.unique(np.concatenate([view["sample_id"].to_numpy() for view in views]))
+    member, runs = np.zeros(len(ids), dtype=bool), np.zeros(len(ids), dtype=np.int64)
+    total = {"score": np.zeros(len(ids)), "log_ratio": np.zeros(len(ids))}
+    fewest = {name: np.full(len(ids), np.iinfo(np.int64).max) for name in ("n_in", "n_out")}
+    for view in views:
+        at = np.searchsorted(ids, view["sample_id"].to_numpy())
+        member[at] |= view["member"].to_numpy()
+        runs[at] += 1
+        for name, sums in total.items():
+            sums[at] += view[name].to_numpy()  # NaN in one view is NaN in the mean
+        for name, least in fewest.items():
+            least[at] = np.minimum(least[at], view[name].to_numpy())
+    means = {name: sums / runs for name, sums in total.items()}
+    return pl.DataFrame({"sample_id": ids, "member": member, **means, **fewest}).with_columns(
+        pl.col("score", "log_ratio").fill_nan(None)
     )
 
 

@@ -60,6 +60,8 @@ def shadow_nn(
     Source: Shokri et al. 2017, "Membership Inference Attacks Against Machine Learning Models"; the network is that of
     "Why Train More? Effective and Efficient Membership Inference via Memorization", appendix C.
     """
+    from threadpoolctl import threadpool_limits
+
     if rows < 2 * LEAST:
         raise InvalidOption(f"rows of shadow-nn must be {2 * LEAST} or more, not {rows}")
     if not 0 <= seed < 2**32:
@@ -70,7 +72,9 @@ def shadow_nn(
     network = train(inputs(drawn), drawn.member, seed)
     known = target.usable()
     score = np.full(len(target), np.nan)
-    score[known] = np.concatenate([network.log_odds(inputs(part)) for part in target.pieces()])[known]
+    with threadpool_limits(1):
+        odds = [network.log_odds(inputs(part)) for part in target.pieces()]
+    score[known] = np.concatenate(odds)[known]
     scored = frame.select("sample_id", "member", pl.Series("score", score).fill_nan(None))
     metrics = rates(score[known] > 0, frame["member"].to_numpy()[known], "at_log_odds_0", {})
     return Scores(

@@ -50,6 +50,8 @@ def subpopulation(
     Source: "Why Train More? Effective and Efficient Membership Inference via Memorization", section 6 (b), after
     Jagielski et al. 2021, "Subpopulation Data Poisoning Attacks".
     """
+    from threadpoolctl import threadpool_limits
+
     if clusters < 2:
         raise InvalidOption(f"clusters of subpopulation is 2 or more, not {clusters}")
     if components < 1:
@@ -57,13 +59,15 @@ def subpopulation(
     target = source.need_target_table("signals")
     need_lists(source, target, "features")
     wanted = _wanted(source, among)
-    points, there, explained = _projected(source, target, wanted, components)
+    with threadpool_limits(1):  # several would add up in an order of their own
+        points, there, explained = _projected(source, target, wanted, components)
     if there.sum() < clusters:
         raise NotEnoughData(
             f"{clusters} clusters need as many samples with features; run {target.run!r} of experiment "
             f"{source.experiment!r} has {int(there.sum())}{'' if among is None else f' in group {among!r}'}"
         )
-    cluster, distance = cluster_points(points[there], clusters)
+    with threadpool_limits(1):
+        cluster, distance = cluster_points(points[there], clusters)
     size = np.bincount(cluster)
     frame = pl.DataFrame({"sample_id": np.flatnonzero(wanted).astype(np.int32)}).join(
         pl.DataFrame(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -196,30 +197,22 @@ def _mean_over_duals(source: Source, compute: Callable[..., Scores], options: Ma
     for run in duals:
         with source.beside(run.run) as aimed:
             found[run.run] = _told(aimed, compute, options)
-    score = pl.col("score").cast(pl.Float64)
-    together = (
-        pl.concat(scores.frame.select("sample_id", "member", score) for scores in found.values())
-        .group_by("sample_id")
-        .agg(
-            pl.col("member").n_unique().alias("kinds"),
-            pl.len().alias("runs"),
-            pl.col("score").null_count().alias("missing"),
-            pl.col("score").mean(),
-            pl.col("score").std().alias("sd"),
+    frame = found[target.run].frame.select("sample_id", "member")
+    rows = []
+    for scores in found.values():
+        own = scores.frame.select(
+            "sample_id", pl.col("member").alias("own"), pl.col("score").cast(pl.Float64)
         )
-    )
-    if (together["kinds"] > 1).any():
+        rows.append(frame.join(own, on="sample_id", how="left", maintain_order="left"))
+    if any((one["own"] != one["member"]).any() for one in rows):
         raise NotEnoughData(
             f"the duals of run {target.run!r} of experiment {source.experiment!r} have different members, so a mean over "
             "them says nothing; attack each alone with --target"
         )
-    complete = (pl.col("missing") == 0) & (pl.col("runs") == len(duals))
-    frame = (
-        found[target.run]
-        .frame.select("sample_id", "member")
-        .join(together, on="sample_id", how="left", maintain_order="left")
-        .with_columns(pl.when(complete).then(pl.col("score", "sd")))
-        .select("sample_id", "member", "score", "sd")
+    score = np.stack([one["score"].fill_null(np.nan).to_numpy() for one in rows])
+    frame = frame.with_columns(
+        pl.Series("score", score.mean(axis=0)).fill_nan(None),
+        pl.Series("sd", score.std(axis=0, ddof=1)).fill_nan(None),
     )
     notes = dict.fromkeys(note for scores in found.values() for note in scores.notes)
     unscored = count_unscored(frame, "one of the runs has none for them")

@@ -52,13 +52,14 @@ def with_error(one: Floats, other: Floats) -> tuple[float, float]:
     """
     n = len(one)
     u, v = one - (n + 1) / 2, other - (n + 1) / 2
-    uu, vv, uv = float(u @ u) / n, float(v @ v) / n, float(u @ v) / n
+    # Sums, no products of vectors by a library whose threads decide the last bits.
+    uu, vv, uv = (float((one * other).sum()) / n for one, other in ((u, u), (v, v), (u, v)))
     scale = float(np.sqrt(uu * vv))
     rho = min(1.0, max(-1.0, uv / scale))
     both = u * v + _above(u, v) + _above(v, u) - 3 * uv
     own = (u * u + 2 * _above(u, u) - 3 * uu) / uu + (v * v + 2 * _above(v, v) - 3 * vv) / vv
     influence = both / scale - rho / 2 * own
-    return rho, float(np.sqrt(influence @ influence)) / n
+    return rho, float(np.sqrt((influence * influence).sum())) / n
 
 
 def _above(rank: Floats, value: Floats) -> Floats:

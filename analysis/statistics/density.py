@@ -96,8 +96,9 @@ class Cells:
     def moments(self) -> Moments:
         """Those of the values."""
         n = float(self.count.sum())
-        mean = float(self.count @ self.centre) / n
-        return Moments(n, mean, float(self.count @ (self.within + (self.centre - mean) ** 2)) / n)
+        mean = float((self.count * self.centre).sum()) / n
+        squares = float((self.count * (self.within + (self.centre - mean) ** 2)).sum())
+        return Moments(n, mean, squares / n)
 
 
 def density(values: Floats, bandwidth: float) -> Density:

@@ -60,7 +60,7 @@ def _mixed(weight: Floats, law: Callable[[float], Floats], level: float) -> floa
     """The share at which the mean of these distribution functions reaches ``level``; 0 and 1 may have a mass of their own."""
 
     def excess(share: float) -> float:
-        return float(weight @ law(share)) - level
+        return float((weight * law(share)).sum()) - level
 
     if excess(0.0) >= 0:
         return 0.0
