@@ -120,7 +120,9 @@ def assert_alike(summed: pl.DataFrame, in_sql: pl.DataFrame, what: str) -> None:
     assert set(summed.columns) == set(in_sql.columns), what
     for name in in_sql.columns:
         one, other = summed[name], in_sql[name]
-        assert np.flatnonzero(one.is_null()).tolist() == np.flatnonzero(other.is_null()).tolist(), f"{what}: {name}"
+        assert np.flatnonzero(one.is_null()).tolist() == np.flatnonzero(other.is_null()).tolist(), (
+            f"{what}: {name}"
+        )
         if one.dtype.is_numeric():
             found, expected = (column.cast(pl.Float64).drop_nulls().to_numpy() for column in (one, other))
             np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10, err_msg=f"{what}: {name}")
