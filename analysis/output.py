@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..store.format.out_file import out_file
@@ -77,22 +77,36 @@ def aligned(rows: Iterable[Sequence[object]], head: Sequence[str] = ()) -> list[
     On a terminal that has room for it, the last cells are broken over several lines; else they are one line a row.
     """
     from rich.cells import cell_len
-    from rich.table import Table
-    from rich.text import Text
 
     cells = [
         [_number(cell) if isinstance(cell, float) else printable(str(cell)) for cell in row] for row in rows
     ]
     *columns, _ = zip(*([head] if head else []), *cells, strict=True)
-    before = sum(2 + max(map(cell_len, column)) for column in columns)
+    widths = [2 + max(map(cell_len, column)) for column in columns]
+    if not sys.stdout.isatty():
+        # Nothing is broken and nothing styled: no reason to load all of rich, a tenth of a command's start.
+        return [_padded(row, widths, cell_len) for row in ([head] if head else []) + cells]
     screen = shutil.get_terminal_size().columns - 2  # what prints the lines may indent them
-    fits = sys.stdout.isatty() and screen - before >= _ROOM
+    return _on_screen(cells, head, screen if screen - sum(widths) >= _ROOM else 1 << 16)
+
+
+def _padded(row: Sequence[str], widths: Sequence[int], length: Callable[[str], int]) -> str:
+    """A line of cells, each but the last padded to its width on the screen."""
+    padded = (cell + " " * (width - length(cell)) for cell, width in zip(row, widths, strict=False))
+    return ("".join(padded) + row[-1]).rstrip()
+
+
+def _on_screen(cells: Sequence[Sequence[str]], head: Sequence[str], width: int) -> list[str]:
+    """The lines within a width, the last cell broken where it must be."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(head), header_style="bold")
-    for name in head or [""] * (len(columns) + 1):
-        table.add_column(name, no_wrap=len(table.columns) < len(columns), overflow="fold")
+    for name in head or [""] * len(cells[0]):
+        table.add_column(name, no_wrap=len(table.columns) + 1 < len(cells[0]), overflow="fold")
     for row in cells:
         table.add_row(*map(Text, row))
-    return [line.rstrip() for line in drawn(table, screen if fits else 1 << 16).split("\n")]
+    return [line.rstrip() for line in drawn(table, width).split("\n")]
 
 
 def _number(value: float) -> str:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ...store.errors import NotEnoughData
 from ...store.format.records import Run
 from ..scores import Finding
@@ -76,7 +74,7 @@ class _Looked:
 def _look(source: Source) -> _Looked:
     target, shadows = source.need_target_table("signals"), source.need_shadows()
     answers = some_answers(source, target, shadows)
-    of_models = z_of_non_members(answers.phi.astype(np.float64), answers.member)
+    of_models = z_of_non_members(answers.phi, answers.member)
     return _Looked(target, shadows, shifted_members(answers), *of_models)
 
 

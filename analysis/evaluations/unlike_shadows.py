@@ -59,28 +59,43 @@ def beyond(errors: float, models: int, looks: int) -> bool:
     return abs(errors) > float(stdtrit(models - 1, 1 - LEVEL / (2 * looks)))
 
 
-def z_of_non_members(phi: Floats, member: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def z_of_non_members(phi: npt.NDArray[np.floating], member: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each run's z among records that neither it nor the first run was trained on; (runs,) each.
 
     ``phi`` and ``member`` are (runs, samples). z is phi less its mean over the other runs without the record, in units of the pooled
     standard deviation of those runs. Each run is treated as each other, on records of one kind, so that runs of one kind are exchangeable.
     """
-    out = ~member & np.isfinite(phi)
-    values = np.where(out, phi, 0.0)
-    count, total = out.sum(axis=0), values.sum(axis=0)
-    means, spreads = np.full(len(phi), np.nan), np.full(len(phi), np.nan)
-    squares = (values**2).sum(axis=0)
-    for run in range(len(phi)):
-        n = count - out[run]
-        some = out[0] & out[run] & (n > 1)
-        if some.sum() < 2:
+    runs, samples = phi.shape
+    count, total, squares = np.zeros(samples), np.zeros(samples), np.zeros(samples)
+
+    def answers(run: int) -> tuple[npt.NDArray[np.bool_], Floats]:
+        out = ~member[run] & np.isfinite(phi[run])
+        return out, np.where(out, phi[run], 0.0).astype(np.float64)
+
+    for run in range(runs):
+        out, values = answers(run)
+        count += out
+        total += values
+        squares += values * values
+    means, spreads = np.full(runs, np.nan), np.full(runs, np.nan)
+    of_first, _ = answers(0)
+    for run in range(runs):
+        out, values = answers(run)
+        n = count - out
+        some = of_first & out & (n > 1)
+        looked_at = int(some.sum())
+        if looked_at < 2:
             continue
-        n, rest = n[some], (total - values[run])[some]
-        within = (squares - values[run] ** 2)[some] - rest**2 / n
-        scale = np.sqrt(max(float(within.sum()) / float((n - 1).sum()), 0.0))
+        n = np.where(some, n, 2.0)
+        rest = total - values
+        others = rest / n
+        within = np.where(some, squares - values * values - rest * others, 0.0)
+        scale = np.sqrt(max(float(within.sum()) / float((np.where(some, n, 1.0) - 1).sum()), 0.0))
         if scale > 0:
-            z = (values[run, some] - rest / n) / (scale * np.sqrt(1 + 1 / n))
-            means[run], spreads[run] = z.mean(), z.std()
+            z = np.where(some, (values - others) / (scale * np.sqrt(1 + 1 / n)), 0.0)
+            means[run] = z.sum() / looked_at
+            away = np.where(some, z - means[run], 0.0)
+            spreads[run] = np.sqrt((away * away).sum() / looked_at)
     return means, spreads
 
 
