@@ -23,19 +23,17 @@ from ..store.query.scan import rows_of_each
 from ..store.read.catalogue import check_remembered, listed_files
 from ..store.read.changes import read_again
 from .declare import Analysis, parse_score
-from .statistics.dependence import (
-    ALIKE,
-    SURE,
-    TrainingSets,
-    alike,
-    members_apart,
-    opposite,
+from .not_compared import (
+    MembershipBits,
+    Memberships,
+    NotCompared,
+    find_not_compared,
+    read_training_sets,
+    with_signals,
 )
+from .statistics.dependence import TrainingSets
 
 T = TypeVar("T")
-
-_ROWS = 1 << 24
-"""Rows whose memberships are read at a time, 7 bytes each; a bit a run and sample is kept of them."""
 
 _PASSED_OVER = """
 create or replace temp view signals as
@@ -44,18 +42,6 @@ where not exists (
   select 1 from passed_over where passed_over.sample_id = kept.sample_id and passed_over.run = kept.run
 )
 """
-
-
-@dataclass(frozen=True, eq=False)
-class Fits:
-    """What is left out of the runs that the target is compared with, so that who they are does not tell its members.
-
-    ``runs`` are names; ``passed_over`` (sample_id, run) are single records of runs; ``notes`` say so.
-    """
-
-    runs: tuple[str, ...] = ()
-    passed_over: pa.Table | None = None
-    notes: tuple[str, ...] = ()
 
 
 def of_own_loop(experiment: Experiment) -> bool:
@@ -91,7 +77,7 @@ class Source:
     connection: duckdb.DuckDBPyConnection = field(repr=False)
     find: Callable[[str], Analysis] = field(repr=False)
     left_out: tuple[str, ...] = ()
-    _fits: Fits | None = field(default=None, repr=False)
+    _not_compared: NotCompared | None = field(default=None, repr=False)
     _asked: bool = field(default=False, repr=False)
     _sets: dict[tuple[Any, ...], TrainingSets] = field(default_factory=dict, repr=False)
     _provided: dict[str, pa.Table] = field(default_factory=dict, repr=False)
@@ -161,7 +147,7 @@ class Source:
             raise NotEnoughData(
                 f"experiment {self.experiment!r} has no shadow runs"
                 f"{f' beside {self.target_name!r}' if self.target else ''}; "
-                f"{collect_shadows(self.lake, self.experiment)}{''.join(f' ({note})' for note in self.fits().notes)}"
+                f"{collect_shadows(self.lake, self.experiment)}{''.join(f' ({note})' for note in self.not_compared().notes)}"
             )
         return found
 
@@ -171,22 +157,12 @@ class Source:
 
     def _others(self, *roles: Role) -> tuple[Run, ...]:
         self._asked = True
-        return self._with_signals(*roles, but=self.fits().runs)
-
-    def _with_signals(self, *roles: Role, but: Sequence[str]) -> tuple[Run, ...]:
-        return tuple(
-            run
-            for run in self.runs
-            if run.info.role in roles
-            and run.run != self.target_name
-            and "signals" in run.tables()
-            and run.run not in but
-        )
+        return with_signals(self.runs, self.target_name, roles, but=self.not_compared().runs)
 
     def told(self) -> tuple[str, ...]:
         """What was left out of the runs to compare with, if these were asked for since this was called last."""
         asked, self._asked = self._asked, False
-        return self.fits().notes if asked else ()
+        return self.not_compared().notes if asked else ()
 
     def without(self, runs: Sequence[str]) -> Self:
         """The same experiment and target, compared with no run of these names.
@@ -203,89 +179,18 @@ class Source:
                 raise NotFound(f"experiment {self.experiment!r} has no run {run!r} to leave out")
         return self._beside(self.target_name or None, left_out=tuple(dict.fromkeys((*self.left_out, *runs))))
 
-    def fits(self) -> Fits:
+    def not_compared(self) -> NotCompared:
         """What is left out of the runs to compare with; found once."""
-        if self._fits is None:
-            fits = self._find_fits()
-            if fits.runs or fits.passed_over is not None:
-                self._fits = fits
+        if self._not_compared is None:
+            found = find_not_compared(self.target, self.runs, self.left_out, self._memberships)
+            self._not_compared = found
+            if found.runs or found.passed_over is not None:
                 self._reconnect()
-            self._fits = fits
-        return self._fits
+        return self._not_compared
 
-    def _find_fits(self) -> Fits:
-        asked = [
-            run.run for run in self._with_signals("shadow", "reference", but=()) if run.run in self.left_out
-        ]
-        notes = [f"left out as asked: {', '.join(asked)}"] if asked else []
-        if self.target is None or "signals" not in self.target.tables():
-            return Fits(tuple(asked), None, tuple(notes))
-        same, complements = self._alike()
-        kin = (*same, *complements)
-        compared = {run.run for run in self._with_signals("shadow", "reference", but=asked)}
-        same, complements = ([run for run in names if run in compared] for names in (same, complements))
-        if same:
-            notes.append(
-                f"left out, for they trained on the members of {self.target_name!r}: {', '.join(same)}; they know of "
-                "them what the target does"
-            )
-        if complements:
-            notes.append(
-                f"left out, for they trained on what {self.target_name!r} did not: {', '.join(complements)}; with them in, "
-                "the number of runs with a record would tell whether the target is one of them"
-            )
-        runs = (*asked, *same, *complements)
-        fitted = [run.run for run in self._with_signals("shadow", but=runs) if run.members]
-        # Runs that nothing is fitted to may be of the fleet too: other targets, and what was asked to be left out.
-        others = [
-            run.run
-            for run in self._with_signals("shadow", "target", but=kin)
-            if run.members and run.info.parent is None
-        ]
-        fleets = [fleet for fleet in (fitted, others) if fleet and fitted]
-        found = [(*self._apart(fleet), fleet) for fleet in fleets[: 1 if fitted == others else 2]]
-        apart, errors, fleet = max(found, key=lambda one: abs(one[1]), default=(0.0, 0.0, fitted))
-        if abs(errors) <= SURE:
-            return Fits(runs, None, tuple(notes))
-        if apart > 0 or apart < -1.5:
-            notes.append(
-                f"members of {self.target_name!r} are in the training sets of {apart:+.2g} other runs more than non-members "
-                "are: that alone may tell them apart, so the scores are no clean evidence of what the target learnt"
-            )
-        if errors >= -SURE:
-            return Fits(runs, None, tuple(notes))
-        cells = self._opposite(fleet, fitted)
-        notes.append(
-            f"{self.target_name!r} is one of a fleet in balance: its members are in {-apart:.2g} other runs fewer than "
-            "non-members are. Where that calls for it one of a record's runs on the other side than the target, drawn at random, "
-            "is passed over, so that their number tells nothing"
-        )
-        return Fits(runs, cells if len(cells) else None, tuple(notes))
-
-    def _alike(self) -> tuple[list[str], list[str]]:
-        """The runs with the target's training set, and those with its complement."""
-        sets = self._training_sets()
-        found = alike(sets, sets.row(self.target_name))
-        others = [
-            (run, value) for run, value in zip(sets.runs, found, strict=True) if run != self.target_name
-        ]
-        return [run for run, value in others if value >= ALIKE], [
-            run for run, value in others if value <= -ALIKE
-        ]
-
-    def _apart(self, fleet: list[str]) -> tuple[float, float]:
-        """How many more runs of a fleet trained on a member than on a non-member, and that in standard errors."""
-        sets = self._training_sets()
-        return members_apart(sets, sets.row(self.target_name), sets.rows(fleet))
-
-    def _opposite(self, fleet: list[str], fitted: list[str]) -> pa.Table:
-        """What is passed over, sample_id and run: of the samples drawn a run of the fleet, if it is among ``fitted``."""
-        sets = self._training_sets()
-        chosen = opposite(sets, sets.row(self.target_name), sets.rows(fleet))
-        chosen[~np.isin(chosen, sets.rows(fitted))] = -1
-        cells = np.flatnonzero(chosen >= 0)
-        names = pa.DictionaryArray.from_arrays(pa.array(chosen[cells].astype(np.int32)), pa.array(sets.runs))
-        return pa.table({"sample_id": sets.sample_id[cells].astype(np.int32), "run": names.cast(pa.string())})
+    def _memberships(self) -> Memberships:
+        """What the runs trained on, as it is compared with what the target did."""
+        return MembershipBits(self._training_sets(), self.target_name)
 
     def _training_sets(self) -> TrainingSets:
         """Who trained on what, of all runs that may be compared; read once for a source and those beside it."""
@@ -302,35 +207,8 @@ class Source:
         )
         if key not in self._sets:
             self._sets.clear()
-            self._sets[key] = self._read_training_sets(runs)
+            self._sets[key] = read_training_sets(runs, self.audited(), self.rows_of_each)
         return self._sets[key]
-
-    def _read_training_sets(self, runs: Sequence[Run]) -> TrainingSets:
-        audit = self.audited()
-        sample_id = np.flatnonzero(audit)
-        rows = [sum(file.rows for file in run.files if file.table == "signals") for run in runs]
-        at_once = max(1, _ROWS // max(1, max(rows, default=1)))
-        known, member = (np.zeros((len(runs), -(-len(sample_id) // 8)), np.uint8) for _ in range(2))
-        ids, bits, whole = np.zeros(0, np.int32), known[0], False
-        for start in range(0, len(runs), at_once):
-            frames = self.rows_of_each(
-                runs[start : start + at_once], "signals", ["sample_id", "query", "member"]
-            )
-            for row, frame in enumerate(frames, start):
-                plain = frame.filter(pl.col("query") == 0) if frame["query"].max() != 0 else frame
-                # Runs nearly always hold the same samples in the same order.
-                if not np.array_equal(ids, here := plain["sample_id"].to_numpy()):
-                    ids, flags = here, np.zeros(len(audit), dtype=np.bool_)
-                    flags[ids] = True
-                    bits = np.packbits(flags[sample_id])
-                    whole = np.array_equal(ids, sample_id)
-                inside = plain["member"].to_numpy()
-                if not whole:
-                    flags = np.zeros(len(audit), dtype=np.bool_)
-                    flags[ids] = inside
-                    inside = flags[sample_id]
-                known[row], member[row] = bits, np.packbits(inside)
-        return TrainingSets(tuple(run.run for run in runs), sample_id, known, member)
 
     def audited(self) -> np.ndarray:
         """Which samples are of the audit pool, (samples,) bool."""
@@ -338,7 +216,7 @@ class Source:
 
     def passed_over(self, runs: Sequence[Run], sample_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of what is passed over in a matrix of ``runs`` and ``sample_id`` (samples,), ascending."""
-        cells = self.fits().passed_over
+        cells = self.not_compared().passed_over
         if cells is None or not len(sample_id):
             return np.zeros(0, np.intp), np.zeros(0, np.intp)
         row_of = {run.run: row for row, run in enumerate(runs)}
@@ -420,7 +298,7 @@ class Source:
         connection = connect(self.lake, self.experiment, runs=self._shown())
         self.connection.close()
         self.connection = connection
-        cells = self._fits.passed_over if self._fits else None
+        cells = self._not_compared.passed_over if self._not_compared else None
         if cells is not None:
             self._provided["passed_over"] = cells
         for name, table in self._provided.items():
@@ -431,7 +309,7 @@ class Source:
 
     def _shown(self) -> tuple[Run, ...]:
         """The runs that queries see."""
-        hidden = self._fits.runs if self._fits else ()
+        hidden = self._not_compared.runs if self._not_compared else ()
         return tuple(run for run in self.runs if run.run not in hidden)
 
     def reopened(self) -> Self:

@@ -1,13 +1,15 @@
 -- Memorization (Feldman & Zhang 2020): mem = Pr[correct | trained on it] - Pr[correct | not trained on it],
 -- over shadow runs, on the sample as it is (query 0).
 -- Parameters: $target  [run, ''; default '']  a run to leave out, '' for none
---             $of      ['correct', 'probability'; default 'correct']  is the label predicted, or p_y in place of that
+--             $of      ['correct', 'probability'; default 'correct']  is the label predicted, or p_y in place of that; losses
+--                      that are NaN are left out
 -- Grain: one row a sample of the audit pool; score is mem, NULL where a side has no run. The standard error
 -- divides by n. The interval for 'correct' holds both Agresti & Caffo's (2000) and Newcombe's (1998, method 10), each of
 -- which covers less than it says at some shares near 0 and 1; for 'probability' it is the normal one with unbiased
 -- variances (-1 to 1 where a side has too few runs to say anything).
 with outcomes as (
-  select sample_id, member, case when $of = 'correct' then correct::double else exp(-loss::double) end as outcome
+  select sample_id, member, case when $of = 'correct' then correct::double
+              when not isnan(loss) then exp(-loss::double) end as outcome
   from signals
   where query = 0 and run <> $target and run in (select run from runs where role = 'shadow')
 ),

@@ -23,8 +23,8 @@ from .run_answers import answers_of, stacked
 _BLOCK = 8_192
 """Columns sorted at a time: few enough that a block of them, runs long, stays in a processor's cache."""
 
-_BLOCK_VALUES = 1 << 26
-"""Values of phi that are laid side by side for medians: with what is made of them half a gigabyte."""
+_BLOCK_VALUES = 1 << 25
+"""Values of phi that are laid side by side for medians: with what is made of them a quarter of a gigabyte."""
 
 _MEDIANS = """
 select sample_id, query,

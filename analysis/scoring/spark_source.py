@@ -14,6 +14,7 @@ from ...sql import read_sql
 from ...store.errors import InvalidOption
 from ...store.format.records import Run
 from ...store.spark.connection import SparkConnection, connect_spark
+from ..not_compared import Memberships
 from ..source import Source
 from ..statistics.dependence import ALIKE, SURE, correlation, difference
 
@@ -50,34 +51,8 @@ class SparkSource(Source):
             )
         return super().rows_of_each(runs, table, columns)
 
-    def _alike(self) -> tuple[list[str], list[str]]:
-        every = max(1, self.lake.experiment(self.experiment).samples // _LOOKED_AT)
-        same, complements = self._alike_among(every)
-        return self._alike_among(1) if every > 1 and (same or complements) else (same, complements)
-
-    def _alike_among(self, every: int) -> tuple[list[str], list[str]]:
-        found = self.sql(read_sql("training_sets"), {"target": self.target_name, "every": every})
-        alike = correlation(*(found[name].to_numpy() for name in ("n", "ours", "theirs", "shared")))
-        names = found["run"].to_numpy()
-        return names[alike >= ALIKE].tolist(), names[alike <= -ALIKE].tolist()
-
-    def _apart(self, fleet: list[str]) -> tuple[float, float]:
-        self.provide("fleet_runs", pa.table({"run": pa.array(fleet, pa.string())}))
-        every = max(1, self.lake.experiment(self.experiment).samples // _LOOKED_AT)
-        apart, errors = self._apart_among(every)
-        return self._apart_among(1) if every > 1 and abs(errors) > SURE / 2 else (apart, errors)
-
-    def _apart_among(self, every: int) -> tuple[float, float]:
-        found = self.sql(read_sql("training_counts"), {"target": self.target_name, "every": every})
-        sides = {row["own"]: (row["n"], row["mean"], row["variance"]) for row in found.iter_rows(named=True)}
-        none = (0.0, 0.0, 0.0)
-        return difference(sides.get(True, none), sides.get(False, none))
-
-    def _opposite(self, fleet: list[str], fitted: list[str]) -> pa.Table:
-        raise InvalidOption(
-            f"run {self.target_name!r} is one of a fleet in balance, so that single records of other runs must be passed "
-            "over, which is not done on Spark; leave --engine spark out, or take a target of its own"
-        )
+    def _memberships(self) -> Memberships:
+        return MembershipCounts(self)
 
     def _reconnect(self) -> None:
         super()._reconnect()
@@ -91,3 +66,46 @@ class SparkSource(Source):
     ) -> None:
         self._spark.close()
         super().__exit__(kind, error, trace)
+
+
+@dataclass(frozen=True)
+class MembershipCounts:
+    """`Memberships` counted by Spark."""
+
+    source: SparkSource
+
+    def alike(self) -> tuple[list[str], list[str]]:
+        """The runs with the target's training set, and those with its complement."""
+        every = max(1, self.source.lake.experiment(self.source.experiment).samples // _LOOKED_AT)
+        same, complements = self._alike_among(every)
+        return self._alike_among(1) if every > 1 and (same or complements) else (same, complements)
+
+    def _alike_among(self, every: int) -> tuple[list[str], list[str]]:
+        found = self.source.sql(
+            read_sql("training_sets"), {"target": self.source.target_name, "every": every}
+        )
+        alike = correlation(*(found[name].to_numpy() for name in ("n", "ours", "theirs", "shared")))
+        names = found["run"].to_numpy()
+        return names[alike >= ALIKE].tolist(), names[alike <= -ALIKE].tolist()
+
+    def apart(self, fleet: list[str]) -> tuple[float, float]:
+        """How many more runs of a fleet trained on a member than on a non-member, and that in standard errors."""
+        self.source.provide("fleet_runs", pa.table({"run": pa.array(fleet, pa.string())}))
+        every = max(1, self.source.lake.experiment(self.source.experiment).samples // _LOOKED_AT)
+        apart, errors = self._apart_among(every)
+        return self._apart_among(1) if every > 1 and abs(errors) > SURE / 2 else (apart, errors)
+
+    def _apart_among(self, every: int) -> tuple[float, float]:
+        found = self.source.sql(
+            read_sql("training_counts"), {"target": self.source.target_name, "every": every}
+        )
+        sides = {row["own"]: (row["n"], row["mean"], row["variance"]) for row in found.iter_rows(named=True)}
+        none = (0.0, 0.0, 0.0)
+        return difference(sides.get(True, none), sides.get(False, none))
+
+    def opposite(self, fleet: list[str], fitted: list[str]) -> pa.Table:
+        """Raises InvalidOption: single records of runs are not passed over on Spark."""
+        raise InvalidOption(
+            f"run {self.source.target_name!r} is one of a fleet in balance, so that single records of other runs must be passed "
+            "over, which is not done on Spark; leave --engine spark out, or take a target of its own"
+        )
