@@ -2,6 +2,7 @@
 
 import losslake
 
+print(losslake.audit(model, (X, y), (X_out, y_out), shadows=16))       # judge a finished model
 lake = losslake.open("my-lake")
 with lake.start_run("mine", samples=labels, members=ids) as run: ...   # record a training loop
 lake.analyze("lt-iqr", experiment="mine").scores.frame                 # score every record
@@ -10,26 +11,30 @@ lake.sql("from runs")                                                  # ask any
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
 
     from .api import Lake
+    from .auditing import Audit
     from .collect.callbacks.huggingface import HuggingFaceCallback
     from .collect.callbacks.huggingface_answers import Task
     from .collect.callbacks.lightning import LightningCallback
     from .collect.grad_norms.eval_pass import GradNorms, Losses
     from .collect.hook.recorded_run import RecordedRun
+    from .collect.progress import Progress
 
 __all__ = [
     "Lake",
     "LosslakeError",
     "__version__",
+    "audit",
     "huggingface_callback",
     "lightning_callback",
     "open",
@@ -45,6 +50,77 @@ def open(path: str | Path, *, create: bool = True) -> Lake:
     from .api import Lake
 
     return Lake.open(path, create=create)
+
+
+def audit(
+    model: Any,
+    members: Any,
+    nonmembers: Any,
+    *,
+    population: Any = None,
+    shadows: int = 0,
+    train: Callable[[Any, int], Any] | None = None,
+    references: Sequence[Any] = (),
+    lake: str | Path | Lake | None = None,
+    experiment: str = "audit",
+    run: str = "target",
+    label: str = "label",
+    key: str | None = None,
+    group: str | None = None,
+    features: str | Sequence[str] | None = None,
+    classes: Sequence[Any] | None = None,
+    output: Literal["logits", "probabilities"] | None = None,
+    least_probability: float | None = None,
+    overlap: Literal["refuse", "leave out"] = "refuse",
+    batch_size: int = 512,
+    forward: Callable[..., Any] | None = None,
+    collate: Callable[..., Any] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Audit:
+    """Audit a finished classifier: which of ``members``, the records it was trained on, does it expose?
+
+        print(losslake.audit(model, (X, y), (X_out, y_out), shadows=16))
+
+    model       what is audited: a torch module; anything with predict_proba (scikit-learn, a Pipeline, XGBoost, LightGBM, ...); or a
+                function from a batch of X to logits or probabilities (batch, classes), or of class 1 of two
+    members, nonmembers   the records that it was trained on, and others drawn like them: (X, y); a frame (pandas, Polars, Arrow); a
+                torch data set or loader, of which the records in the part that is drawn from count; a Hugging Face Dataset
+    population  more records that no model is trained on, the outsiders of attack-p
+    shadows     how many shadow models to fit on random halves of members and non-members, which strong attacks need: clones
+                of a scikit-learn estimator, each with random states of its own; other models by ``train``. Those that the lake
+                holds already are not fitted again
+    train       train(members, seed) -> a model trained on these as the model was; members are such as were given: (X, y), a frame
+                or a data set
+    references  further models, trained on none of these records
+    lake        where to keep it all; by default a temporary lake, which is there as long as the Audit
+    experiment, run   what it is called in the lake
+    label, key, group   columns of frames: the label, each record's name, its group
+    features    columns that the model takes, or the one column that it takes as it is, such as a text; by default those that it was fitted
+                on, where it says so, or all others
+    classes     the labels in the order of the model's outputs, where they are no class numbers and the model does not say
+    output      whether the model gives logits or probabilities; by default as its outputs show
+    least_probability  what a probability of exactly 0 is read as; by default 2^-25, or the least other one where that is smaller. A forest of
+                T trees says nothing below 1/T: 1/(2T) makes LiRA stronger there
+    overlap     records on two sides are refused; "leave out" leaves them out of the later side
+    batch_size  records in a call of a function
+    forward, collate   how a module is called, where it is not model(x) of records (x, y); as in `Lake.start_run`
+    seed        of the halves and of the shadow models
+    progress    is told how far it is
+
+    Each record's answer is kept as the logits that a lake holds, of probabilities their logarithms. Copies of a record are in or out
+    of a shadow model together. Returns an Audit: printed, it is the verdict with its limits. Raises InvalidInput for
+    what cannot be told of: records on two sides, NaN, probabilities that do not add up to 1, labels that the model does not know,
+    unequal columns; AlreadyExists where the lake holds other answers under these names.
+    """
+    from .auditing import audit as audit_model
+
+    return audit_model(
+        model, members, nonmembers, population=population, shadows=shadows, train=train, references=references, lake=lake,
+        experiment=experiment, run=run, label=label, key=key, group=group, features=features, classes=classes, output=output,
+        least_probability=least_probability, overlap=overlap, batch_size=batch_size, forward=forward, collate=collate,
+        seed=seed, progress=progress,
+    )  # fmt: skip
 
 
 def lightning_callback(

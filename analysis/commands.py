@@ -16,7 +16,7 @@ from ..store.shell.output import format_of, write_frame
 from .declare import Analysis, Declaration, Evaluation, Option
 from .evaluations.catalogue import EVALUATIONS, run_all, run_evaluation
 from .output import aligned, leading_figures, metric_lines, write_text
-from .scores import Scores, by_exposure
+from .scores import Scores
 from .scoring.catalogue import ANALYSES, find, open_source
 from .scoring.on_spark import check_evaluation_on_spark, check_on_spark
 from .scoring.run import FPRS, Outcome, run_analysis
@@ -170,7 +170,7 @@ def _analysis_command(analysis: Analysis) -> click.Command:
             check_on_spark(analysis.name)
         with _opened(lake, experiment, target, engine, spark_master) as source:
             outcome = run_analysis(source, analysis, options, fprs=fpr)
-            exposed = _most_exposed(source, outcome.scores, SHOWN)
+            exposed = _exposed(source, outcome.scores)
             shadows = sum(run.info.role == "shadow" and run.run != source.target_name for run in source.runs)
             told = _cautions(source) if analysis.attack and engine != "spark" else ()
             judged = _judged(analysis, outcome, [name for name, _ in told])
@@ -195,6 +195,12 @@ def _analysis_command(analysis: Analysis) -> click.Command:
     command.params += [_click_option(option) for option in analysis.options]
     example = f"losslake analyze {analysis.name} --lake my-lake --experiment digits --out {analysis.name}.csv"
     return _described(command, analysis.description, example)
+
+
+def _exposed(source: Source, scores: Scores) -> pl.DataFrame:
+    from .report.records import exposed_table
+
+    return exposed_table(source, scores, SHOWN)
 
 
 def _cautions(source: Source) -> tuple[tuple[str, str], ...]:
@@ -397,18 +403,3 @@ def _check(lake: Lake, path: Path) -> int:
         return 1
     click.echo(f"all {found.numbers:,} numbers of {path} come out of this lake")
     return 0
-
-
-def _most_exposed(source: Source, scores: Scores, count: int) -> pl.DataFrame:
-    """The first ``count`` of `by_exposure`: sample_id, key, label, group (where there are any), score. Labels by name, if known."""
-    from .report.records import class_name
-
-    top = by_exposure(scores).head(count).select("sample_id", "score")
-    told = ["sample_id", "key", "label", "group"]
-    samples = pl.DataFrame(source.lake.samples(source.experiment).select(told))
-    known = top.join(samples, on="sample_id", how="left", maintain_order="left")
-    names = source.lake.experiment(source.experiment).dataset.get("classes")
-    called = [None if label is None else class_name(names, label) or str(label) for label in known["label"]]
-    known = known.with_columns(pl.Series("label", called, pl.String))
-    columns = [name for name in ("key", "label", "group") if known[name].null_count() < len(known)]
-    return known.select("sample_id", *columns, "score")

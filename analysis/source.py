@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ..sql import read_sql
 from ..store.errors import CorruptLake, InvalidOption, NotEnoughData, NotFound
-from ..store.format.records import Experiment, Role, Run
+from ..store.format.records import AUDIT, Experiment, Role, Run
 from ..store.lake import Lake
 from ..store.query.connection import connect
 from ..store.query.engine_errors import engine_errors
@@ -49,8 +49,15 @@ def of_own_loop(experiment: Experiment) -> bool:
     return experiment.dataset.get("recorded_by") == "start_run"
 
 
+def of_audit(experiment: Experiment) -> bool:
+    """Whether its models come from `losslake.audit`, which fits their shadow models, too."""
+    return experiment.dataset.get("recorded_by") == AUDIT
+
+
 def collect_shadows(lake: Lake, experiment: str, some: str = "some") -> str:
-    """What to do for shadow models: 'losslake collect' cannot train those of an experiment from a loop of one's own."""
+    """What to do for shadow models: 'losslake collect' trains neither those of a loop of one's own nor those of an audit."""
+    if of_audit(lake.experiment(experiment)):
+        return f"have {some} fitted by losslake.audit(..., shadows=32)"
     if not of_own_loop(lake.experiment(experiment)):
         return f"collect {some} with 'losslake collect shadows'"
     return f"train {some} with your own loop: for run in lake.shadow_runs({experiment!r}, count=32)"

@@ -19,6 +19,7 @@ from losslake.analysis.scores import Finding, Scores
 from losslake.analysis.scoring.catalogue import ANALYSES
 from losslake.analysis.scoring.run import Outcome
 from losslake.analysis.statistics.metric import Metric
+from losslake.auditing import Audit, Gated
 from losslake.cli import cli
 from losslake.collect.hook.recorded_run import RecordedRun
 
@@ -197,9 +198,16 @@ PYTHON: tuple[tuple[str, tuple[tuple[str, object], ...]], ...] = (
         "losslake",
         tuple(
             (f"losslake.{name}", getattr(losslake, name))
-            for name in ("open", "lightning_callback", "huggingface_callback", "per_sample_grad_norms")
+            for name in (
+                "open",
+                "audit",
+                "lightning_callback",
+                "huggingface_callback",
+                "per_sample_grad_norms",
+            )
         ),
     ),
+    ("Audit", (*_methods(Audit, "Audit"), ("Gated", Gated))),
     ("Lake", _methods(losslake.Lake, "Lake")),
     ("RecordedRun", _methods(RecordedRun, "RecordedRun")),
     (

@@ -54,7 +54,7 @@ def test_help_answers_without_the_heavy_modules() -> None:
     done = subprocess.run([sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True)
     *shown, last = done.stdout.splitlines()
     assert json.loads(last) == [0, []]
-    for name in ("demo", "collect", "analyze", "sql", "report", "lake"):
+    for name in ("demo", "audit", "collect", "analyze", "sql", "report", "lake"):
         assert any(line.split()[:1] == [name] for line in shown)
 
 
@@ -131,7 +131,7 @@ def test_imports_of_runs_do_without_pytorch_and_rich() -> None:
 
 def test_every_command_has_help_with_an_example() -> None:
     every = list(_commands(cli, ()))
-    assert {words[0] for words, _ in every} == {"demo", "collect", "analyze", "sql", "report", "lake"}
+    assert {words[0] for words, _ in every} == {"demo", "audit", "collect", "analyze", "sql", "report", "lake"}
     lacking = [" ".join(words) for words, command in every if "Example" not in (command.help or "")]
     assert lacking == []
     for words, command in every:

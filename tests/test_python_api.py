@@ -17,6 +17,7 @@ from losslake.analysis.scoring.catalogue import ANALYSES
 from losslake.analysis.scoring.options import AnalysisOptions
 from losslake.analysis.statistics.metric import Metric
 from losslake.api import Lake
+from losslake.auditing import audit
 from losslake.collect.callbacks.huggingface import huggingface_callback
 from losslake.collect.callbacks.lightning import lightning_callback
 from losslake.collect.fleet.own_loop import shadow_runs
@@ -30,6 +31,7 @@ MakeLake = Callable[..., Lake]
 @pytest.mark.parametrize(
     ("public", "behind"),
     [
+        (losslake.audit, audit),
         (Lake.start_run, start_run),
         (Lake.shadow_runs, shadow_runs),
         (losslake.lightning_callback, lightning_callback),

@@ -19,7 +19,7 @@ from ..evaluations.dp_audit import Inclusion
 from ..output import aligned, write_text
 from ..scoring.catalogue import open_source
 from .check import Verdict, check_rules
-from .rules import DELTA, Compare, Rule, load_rules
+from .rules import DELTA, Compare, load_rules, rules_of
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 has no way to write, not even escaped."""
@@ -101,34 +101,18 @@ def gate(
       losslake analyze gate --lake my-lake --max-tpr 0.01 --at-fpr 0.001 --max-auc 0.6 --score lira --score rmia
       losslake analyze gate --lake my-lake --rules privacy.toml --junit gate.xml --json gate.json
     """
-    given = {"tpr": max_tpr, "auc": max_auc, "epsilon": max_epsilon}
-    wanted = [
-        Rule(
-            metric=metric,  # type: ignore[arg-type]
-            score=score,
-            max=most,
-            fpr=at_fpr if metric == "tpr" else None,
-            delta=delta if metric == "epsilon" else None,
-            inclusion=inclusion if metric == "epsilon" else None,
-            probability=probability if metric == "epsilon" else None,
-            compare=compare,
-        )
-        for score in scores or ("lira",)
-        for metric, most in given.items()
-        if most is not None
-    ]
-    if max_share_memorized is not None:
-        wanted.append(Rule("share", "memorization", max_share_memorized, above=above, compare=compare))
-    _check_pairs(
-        wanted,
-        {
-            "at-fpr": at_fpr,
-            "delta": delta,
-            "inclusion": inclusion,
-            "probability": probability,
-            "above": above,
-            "score": scores or None,
-        },
+    wanted = rules_of(
+        scores,
+        max_tpr=max_tpr,
+        at_fpr=at_fpr,
+        max_auc=max_auc,
+        max_epsilon=max_epsilon,
+        delta=delta,
+        inclusion=inclusion,
+        probability=probability,
+        max_share_memorized=max_share_memorized,
+        above=above,
+        compare=compare,
     )
     if rules is not None:
         wanted += load_rules(rules, compare)
@@ -149,23 +133,6 @@ def gate(
         click.echo(f"note: {note}", err=True)
     if not passed(verdicts):
         raise SystemExit(1)
-
-
-def _check_pairs(rules: list[Rule], given: dict[str, object]) -> None:
-    """A companion of a limit that was not given is a mistake: the limit it was meant for would not be held."""
-    limits = {"tpr": "max-tpr", "epsilon": "max-epsilon", "share": "max-share-memorized", "auc": "max-auc"}
-    goes_with = {
-        "at-fpr": ["tpr"],
-        "delta": ["epsilon"],
-        "inclusion": ["epsilon"],
-        "probability": ["epsilon"],
-        "above": ["share"],
-        "score": ["auc", "epsilon", "tpr"],
-    }
-    for name, metrics in goes_with.items():
-        if given[name] is not None and not any(rule.metric in metrics for rule in rules):
-            listed = " or ".join(f"--{limits[metric]}" for metric in metrics)
-            raise InvalidOption(f"--{name} goes with {listed}, which was not given")
 
 
 def passed(verdicts: Sequence[Verdict]) -> bool:

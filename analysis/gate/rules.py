@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -103,6 +103,54 @@ class Rule:
         return f"{self.metric} of {self.score}{told} <= {self.max:g}"
 
 
+def rules_of(
+    scores: Sequence[str] = (),
+    *,
+    max_tpr: float | None = None,
+    at_fpr: float | None = None,
+    max_auc: float | None = None,
+    max_epsilon: float | None = None,
+    delta: float | None = None,
+    inclusion: Inclusion | None = None,
+    probability: float | None = None,
+    max_share_memorized: float | None = None,
+    above: float | None = None,
+    compare: Compare = "upper",
+) -> list[Rule]:
+    """The rules that the options of ``losslake analyze gate`` say, in the order of the scores; none without a limit.
+
+    Raises InvalidOption for what `Rule` refuses, and for a companion of a limit that was not given.
+    """
+    given = {"tpr": max_tpr, "auc": max_auc, "epsilon": max_epsilon}
+    wanted = [
+        Rule(
+            metric=metric,  # type: ignore[arg-type]
+            score=score,
+            max=most,
+            fpr=at_fpr if metric == "tpr" else None,
+            delta=delta if metric == "epsilon" else None,
+            inclusion=inclusion if metric == "epsilon" else None,
+            probability=probability if metric == "epsilon" else None,
+            compare=compare,
+        )
+        for score in scores or ("lira",)
+        for metric, most in given.items()
+        if most is not None
+    ]
+    if max_share_memorized is not None:
+        wanted.append(Rule("share", "memorization", max_share_memorized, above=above, compare=compare))
+    companions = {
+        "at-fpr": at_fpr,
+        "delta": delta,
+        "inclusion": inclusion,
+        "probability": probability,
+        "above": above,
+        "score": scores or None,
+    }
+    _check_pairs(wanted, companions)
+    return wanted
+
+
 def load_rules(path: Path, compare: Compare) -> tuple[Rule, ...]:
     """The rules in the tables ``[[rule]]`` of a TOML file; ``compare`` is for those that do not say.
 
@@ -135,3 +183,20 @@ def _rule(table: Any, where: str, compare: Compare) -> Rule:
         return Rule(**{"compare": compare, **table})
     except InvalidOption as error:
         raise InvalidOption(f"{where}: {error}") from error
+
+
+def _check_pairs(rules: list[Rule], given: dict[str, object]) -> None:
+    """A companion of a limit that was not given is a mistake: the limit it was meant for would not be held."""
+    limits = {"tpr": "max-tpr", "epsilon": "max-epsilon", "share": "max-share-memorized", "auc": "max-auc"}
+    goes_with = {
+        "at-fpr": ["tpr"],
+        "delta": ["epsilon"],
+        "inclusion": ["epsilon"],
+        "probability": ["epsilon"],
+        "above": ["share"],
+        "score": ["auc", "epsilon", "tpr"],
+    }
+    for name, metrics in goes_with.items():
+        if given[name] is not None and not any(rule.metric in metrics for rule in rules):
+            listed = " or ".join(f"--{limits[metric]}" for metric in metrics)
+            raise InvalidOption(f"--{name} goes with {listed}, which was not given")

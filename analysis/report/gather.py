@@ -113,7 +113,7 @@ def gather(
         headline = headline_of(judged, fprs[0]) if leads else None
         lt_iqr = desk.score("lt-iqr")
         memorization, privacy = desk.score("memorization"), desk.score("privacy-score")
-        if headline is None and lt_iqr is None and memorization is None and privacy is None:
+        if not attacks and lt_iqr is None and memorization is None and privacy is None:
             raise NotEnoughData(
                 f"experiment {experiment!r} has nothing to report on: "
                 + "; ".join(dict.fromkeys(why for _, why in desk.absent))

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 
 from ...store.format.records import Experiment
-from ..source import of_own_loop
+from ..source import of_audit, of_own_loop
 from ..statistics.roc import RESOLVED_FROM
 from .data import Report
 from .verdict import FEWEST_MEMBERS, Judgement, rests_on_likeness
@@ -50,8 +50,11 @@ def next_steps(
         return (Step("Collect a target, to say something about one model.", f"losslake collect target {of}"),)
     more = max(MANY_SHADOWS, 2 * shadows)
     stronger = f"to {more} in all: the attack grows stronger, and so does what it shows"
+    audited = of_audit(experiment)
     collect = (
-        Step(
+        Step(f"Have shadow models fitted, {stronger}: losslake.audit(..., shadows={more}).")
+        if audited
+        else Step(
             f"Train shadow models with your own loop, {stronger}: for run in lake.shadow_runs({experiment.name!r}, count={more})."
         )
         if own_loop
@@ -72,6 +75,11 @@ def next_steps(
     beside = f"losslake report {on} --with {shlex.quote(experiment.name + '-private')} --out defended.html"
     defend = (
         Step(
+            "Train the same records with a defence, and audit that model likewise in the same lake: losslake.audit(..., lake=..., "
+            f"experiment={experiment.name + '-private'!r})."
+        )
+        if audited
+        else Step(
             "Train the same records with a defence (DP-SGD by Opacus, say) as another experiment, and shadow models likewise: "
             f"lake.start_run({experiment.name + '-private'!r}, ...)."
         )

@@ -14,6 +14,7 @@ from ..charts.axes import number, percent
 from ..charts.traces import band_of
 from ..measures.suspects import KINDS
 from ..scores import by_exposure
+from ..scores import Scores
 from ..source import Source
 from .data import Headline, Record, Scored, Traces
 
@@ -182,6 +183,19 @@ def _suspicions(suspects: Scored | None, wanted: list[int], names: Any) -> dict[
         kind = str(row["kind"])
         told[int(row["sample_id"])] = f"{kind[:1].upper()}{kind[1:]}{': ' if why else ''}{'; '.join(why)}"
     return told
+
+
+def exposed_table(source: Source, scores: Scores, count: int) -> pl.DataFrame:
+    """The first ``count`` of `by_exposure`: sample_id, key, label, group (where there are any), score. Labels by name, if known."""
+    top = by_exposure(scores).head(count).select("sample_id", "score")
+    told = ["sample_id", "key", "label", "group"]
+    samples = pl.DataFrame(source.lake.samples(source.experiment).select(told))
+    known = top.join(samples, on="sample_id", how="left", maintain_order="left")
+    names = source.lake.experiment(source.experiment).dataset.get("classes")
+    called = [None if label is None else class_name(names, label) or str(label) for label in known["label"]]
+    known = known.with_columns(pl.Series("label", called, pl.String))
+    columns = [name for name in ("key", "label", "group") if known[name].null_count() < len(known)]
+    return known.select("sample_id", *columns, "score")
 
 
 def describe(source: Source) -> tuple[str, ...]:

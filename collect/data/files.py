@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from ...store.errors import InvalidInput, InvalidOption
+from ...store.errors import InvalidInput, InvalidOption, NotFound
 from ..callables import unknown_choice
 from .npy import brief
 from .pictures import read_pictures
@@ -85,6 +85,18 @@ def load_files(
         group=None if group is None else _group_values(table.column(group)),
         columns=rest.replace_schema_metadata(None) if rest.num_columns else None,
     )
+
+
+def read_table(path: Path, *, key: str | None = None) -> pa.Table:
+    """The table in a Parquet or CSV file as it stands there; ``key`` names a column whose text is not guessed to be numbers.
+
+    Raises NotFound where there is no file, InvalidInput for one that is neither or cannot be read.
+    """
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}")
+    if not path.name.endswith(_SUFFIXES):
+        raise InvalidInput(f"{path}: not a table; expected .parquet, .csv or .csv.gz")
+    return _read_parquet(path, None) if path.suffix == ".parquet" else _read_csv(path, key)
 
 
 def _find_files(path: Path) -> list[tuple[str, Path]]:

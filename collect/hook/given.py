@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from ...store.errors import InvalidInput
 from ...store.format.schema import SAMPLES
-from .positions import members_named
 
 KeyLookup = Callable[[Sequence[str] | np.ndarray], np.ndarray]
 """The sample ids int64 of keys, text or numbers. Raises InvalidInput for a key that no sample has, or several have.
@@ -30,7 +29,7 @@ def read_samples(samples: Any) -> tuple[pa.Table, list[str] | None]:
 
     Raises InvalidInput for what is neither labels nor a table, and for labels that are no classes. Warns where labels count from 1.
     """
-    table, names = _table_of(samples)
+    table, names = table_of(samples)
     if "label" in table.column_names:
         labels, found = _class_numbers(table["label"])
         names = found if names is None else names
@@ -93,6 +92,8 @@ def _of_subset(members: Any, samples: int) -> Any:
     data = sys.modules.get("torch.utils.data")
     if data is None or not isinstance(members, data.Subset):
         return members
+    from .positions import members_named  # with torch, which who has no Subset does without
+
     found = members_named(members, samples)
     if found is None:
         raise InvalidInput(
@@ -150,7 +151,8 @@ def is_text(kind: pa.DataType) -> bool:
 # --- tables -------------------------------------------------------------------------------------------------
 
 
-def _table_of(samples: Any) -> tuple[pa.Table, list[str] | None]:
+def table_of(samples: Any) -> tuple[pa.Table, list[str] | None]:
+    """Whatever frame, mapping of columns, list of rows or labels as a table, and the names of the classes where it tells them."""
     if isinstance(samples, pa.Table):
         return samples, None
     datasets, pandas = sys.modules.get("datasets"), sys.modules.get("pandas")

@@ -35,11 +35,13 @@ class Universe:
     labels       integers (N,); None where nobody knows them
     population   bool (N,): never trained on by any run
     columns      further columns of the samples
+    facts        what more the experiment says of its data
     """
 
     labels: np.ndarray | None
     population: np.ndarray
     columns: Mapping[str, pa.Array] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def table(self) -> pa.Table:
         size = len(self.population)
@@ -57,6 +59,7 @@ class GivenRun:
     values    any of logits (n, Q, C) or (n, C), C = 1 being the one logit of a model of two classes, loss and phi (n[, Q]) of the samples ``ids``; traces, grad_norms and
               margins (N, E) of all samples, epoch 0 = before training. May be memory-mapped.
     ids       sample ids (n,) of the signals; None: all samples
+    model, recipe, extra   what the run's facts say of the model, where it is known
     """
 
     name: str
@@ -66,6 +69,9 @@ class GivenRun:
     ids: np.ndarray | None = None
     role: Role = "shadow"
     parent: str | None = None
+    model: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def import_runs(
@@ -92,7 +98,7 @@ def import_runs(
         raise unknown_choice("run to be the target", target, names)
     progress = progress or Silent()
     table = universe.table()
-    dataset = {"imported": layout, "file": source}
+    dataset = {"imported": layout, **({"file": source} if source else {}), **universe.facts}
     if experiment in lake.experiments():
         lake.create_experiment(experiment, table, dataset=dataset)  # raises where it holds other samples
     progress.start(len(names), "runs")
@@ -120,7 +126,7 @@ def import_runs(
             if lake.has_run(experiment, run.name):
                 written.append(lake.run(experiment, run.name))
             else:
-                extra = {"imported": layout, "digest": digests[run.name], "from": run.origin}
+                extra = {**run.extra, "imported": layout, "digest": digests[run.name], "from": run.origin}
                 written.append(_write(lake, experiment, universe, run, extra))
             progress.advance(1, run.name)
         return written
@@ -230,6 +236,8 @@ def _write(lake: Lake, experiment: str, universe: Universe, run: GivenRun, extra
         return writer.commit(
             RunInfo(
                 role=run.role,
+                model=run.model,
+                recipe=dict(run.recipe),
                 epochs=next(iter(traces.values())).shape[1] - 1 if traces else None,
                 train_accuracy=accuracies[0],
                 test_accuracy=accuracies[1],

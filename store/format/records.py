@@ -24,6 +24,9 @@ ROLES: tuple[str, ...] = get_args(Role)
 FORGOTTEN = "forgotten"
 """The pool of forgotten samples."""
 
+AUDIT = "audit"
+"""What the facts of an experiment that `losslake.audit` made say of it under recorded_by."""
+
 
 @dataclass(frozen=True)
 class Experiment:

@@ -1,0 +1,379 @@
+"""`losslake.audit`: a finished model, its records and others in one call; and what it says, in the report's words."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+import polars as pl
+
+from .store.errors import InvalidOption
+from .store.format.outgoing import printable, spelled
+
+if TYPE_CHECKING:
+    from .analysis.gate.check import Verdict as RuleVerdict
+    from .analysis.gate.rules import Compare
+    from .analysis.report.data import Report
+    from .analysis.report.words import Verdict
+    from .api import Lake
+    from .collect.progress import Progress
+
+
+@dataclass(frozen=True)
+class Gated:
+    """What became of the limits of a gate, in order; true where every one is kept. Printed it is a line a limit."""
+
+    verdicts: tuple[RuleVerdict, ...]
+
+    def __bool__(self) -> bool:
+        from .analysis.gate.command import passed
+
+        return passed(self.verdicts)
+
+    def __str__(self) -> str:
+        from .analysis.gate.command import gate_lines
+
+        return "\n".join(map(printable, gate_lines(self.verdicts)))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Audit:
+    """What an audit found. Printed it is the verdict with its limits; a notebook shows the same with its figures.
+
+    ``lake`` holds everything, as ``experiment`` with the run ``target``: SQL and every analysis go on from there. ``notes`` are
+    sentences a reader must know. Unless the lake is ``kept`` it goes with the last who holds it.
+    """
+
+    lake: Lake
+    experiment: str
+    target: str
+    notes: tuple[str, ...] = ()
+    kept: bool = True
+
+    @property
+    def level(self) -> Literal["clear leak", "signs", "none found", "cannot tell"]:
+        """The level of the verdict; docs/words.md tells the rules."""
+        return self._report.judgement.level
+
+    def scores(self, score: str | None = None) -> pl.DataFrame:
+        """The score of every record: sample_id, key, label, member, score (higher = more exposed), and the analysis's own columns.
+
+        ``score`` is a NAME or NAME[option=value,...] of ``losslake analyze list``; by default the attack that the verdict rests on.
+        The key names a record: as it was given, or by its side and place, such as members/17.
+        """
+        found = self.lake.scores(score or self._attack, experiment=self.experiment, target=self.target)
+        about = pl.DataFrame(self.lake.samples(self.experiment).select(["sample_id", "key", "label"]))
+        both = about.join(found, on="sample_id", how="right", maintain_order="right")
+        return both.select(
+            "sample_id", "key", "label", *(name for name in found.columns if name != "sample_id")
+        )
+
+    def metrics(self) -> pl.DataFrame:
+        """AUC and TPR at low FPR of each attack with their 95% intervals: attack, metric, fpr, value, ci_low, ci_high, n."""
+        rows = [
+            {
+                "attack": attack.scored.name,
+                "metric": metric.metric,
+                "fpr": metric.parameters.get("fpr"),
+                "value": metric.value,
+                "ci_low": metric.ci_low,
+                "ci_high": metric.ci_high,
+                "n": metric.n,
+            }
+            for attack in self._report.attacks
+            for metric in (attack.auc, *attack.tprs)
+        ]
+        kinds = {"attack": pl.String, "metric": pl.String, "n": pl.Int64}
+        numbers = dict.fromkeys(("fpr", "value", "ci_low", "ci_high"), pl.Float64)
+        order = ("attack", "metric", "fpr", "value", "ci_low", "ci_high", "n")
+        return pl.DataFrame(rows, schema={name: {**kinds, **numbers}[name] for name in order})
+
+    def exposed(self, k: int = 10) -> pl.DataFrame:
+        """The ``k`` members with the highest scores of the attack that the verdict rests on: sample_id, key, label, score.
+
+        Where the verdict is that nobody is given away, chance explains the highest scores as well.
+        """
+        from .analysis.report.records import exposed_table
+        from .analysis.scoring.catalogue import open_source
+        from .analysis.scoring.stored import keep_scores
+
+        if k < 1:
+            raise InvalidOption(f"k is {k}; it must be 1 or more")
+        with open_source(self.lake, self.experiment, self.target) as source:
+            return exposed_table(source, keep_scores(source, (self._attack,))[self._attack].scores, k)
+
+    def report(self, out: str | Path = "report.html") -> Path:
+        """Write the report to a file, .html, .pdf, .png, .svg or .json as its name ends; the file."""
+        from .analysis.report.write import write_report
+
+        write_report(self.lake, self.experiment, Path(out), target=self.target)
+        return Path(out)
+
+    def gate(
+        self,
+        *scores: str,
+        max_tpr: float | None = None,
+        at_fpr: float | None = None,
+        max_auc: float | None = None,
+        max_epsilon: float | None = None,
+        delta: float | None = None,
+        max_share_memorized: float | None = None,
+        above: float | None = None,
+        compare: Compare = "upper",
+    ) -> Gated:
+        """Hold limits against the model, by ``scores`` (default: lira), as ``losslake analyze gate`` does; true where all are kept.
+
+        By default the upper end of the 95% interval is what must keep a limit; what the data cannot tell is not kept.
+        """
+        from .analysis.gate.check import check_rules
+        from .analysis.gate.rules import rules_of
+        from .analysis.scoring.catalogue import open_source
+
+        rules = rules_of(
+            scores,
+            max_tpr=max_tpr,
+            at_fpr=at_fpr,
+            max_auc=max_auc,
+            max_epsilon=max_epsilon,
+            delta=delta,
+            max_share_memorized=max_share_memorized,
+            above=above,
+            compare=compare,
+        )
+        if not rules:
+            raise InvalidOption("there is no limit to hold; give one such as max_auc=0.6")
+        with open_source(self.lake, self.experiment, self.target) as source:
+            return Gated(check_rules(source, rules))
+
+    def __str__(self) -> str:
+        said = self._verdict
+        lines = [said.title, said.text]
+        lines += [f"how far to trust it: {' '.join(f'{one.name}: {one.text}' for one in self._limits)}"]
+        lines += [f"what to do: {step.what}" for step in said.next_steps[:1]]
+        lines += [f"note: {note}" for note in self.notes]
+        where = "kept in" if self.kept else "in a temporary lake,"
+        lines += [f"{where} {self.lake.path}, experiment {self.experiment}, run {self.target}"]
+        return "\n".join(map(printable, lines))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        said = self._verdict
+        figures = "".join(
+            f"<tr><td>{_html(one.name)}</td><td><strong>{_html(one.value)}</strong></td><td>{_html(one.interval)}</td>"
+            f"<td>{_html(one.reading)}</td></tr>"
+            for one in said.figures
+        )
+        limits = "".join(f"<li>{_html(one.name)}: {_html(one.text)}</li>" for one in said.trust)
+        steps = "".join(f"<li>{_html(step.what)}</li>" for step in said.next_steps)
+        notes = "".join(f"<p>note: {_html(note)}</p>" for note in self.notes)
+        return (
+            f"<div><p><strong>{_html(said.title)}</strong></p><p>{_html(said.text)}</p><table><tbody>{figures}</tbody></table>"
+            f"<p>How far to trust it</p><ul>{limits}</ul><p>What to do</p><ul>{steps}</ul>{notes}</div>"
+        )
+
+    @property
+    def _limits(self) -> list[Any]:
+        """What weakens the numbers; what they do not cover where nothing does."""
+        trust = self._verdict.trust
+        return [one for one in trust if one.caution] or list(trust[:1])
+
+    @property
+    def _attack(self) -> str:
+        judged = self._report.judgement
+        if judged.attack is None:
+            raise InvalidOption("no attack was made; name a score")
+        return judged.attack.scored.name
+
+    @cached_property
+    def _report(self) -> Report:
+        from .analysis.report.gather import gather
+
+        return gather(self.lake, self.experiment, target=self.target)
+
+    @cached_property
+    def _verdict(self) -> Verdict:
+        from .analysis.report.words import verdict
+
+        return verdict(self._report)
+
+
+def _html(text: str) -> str:
+    return escape(spelled(text))
+
+
+def audit(
+    model: Any,
+    members: Any,
+    nonmembers: Any,
+    *,
+    population: Any = None,
+    shadows: int = 0,
+    train: Callable[[Any, int], Any] | None = None,
+    references: Sequence[Any] = (),
+    lake: Any = None,
+    experiment: str = "audit",
+    run: str = "target",
+    label: str = "label",
+    key: str | None = None,
+    group: str | None = None,
+    features: str | Sequence[str] | None = None,
+    classes: Sequence[Any] | None = None,
+    output: Literal["logits", "probabilities"] | None = None,
+    least_probability: float | None = None,
+    overlap: Literal["refuse", "leave out"] = "refuse",
+    batch_size: int = 512,
+    forward: Callable[..., Any] | None = None,
+    collate: Callable[..., Any] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Audit:
+    """Ask a finished model about its records and others, keep the answers in a lake, and judge them; see `losslake.audit`."""
+    from .api import Lake
+    from .collect.audit.collect import collect_audit
+
+    if lake is None:
+        folder = tempfile.mkdtemp(prefix="losslake-audit-")
+        opened = Lake.open(Path(folder) / "lake", create=True)
+        # As long as somebody holds the lake, and no longer.
+        weakref.finalize(opened, shutil.rmtree, folder, ignore_errors=True)
+    else:
+        opened = lake if isinstance(lake, Lake) else Lake.open(getattr(lake, "path", lake), create=True)
+    notes = collect_audit(
+        opened, experiment, model, members, nonmembers, population=population, shadows=shadows, train=train,
+        references=references, run=run, label=label, key=key, group=group, features=features, classes=classes,
+        output=output, least_probability=least_probability, overlap=overlap, batch_size=batch_size, forward=forward,
+        collate=collate, seed=seed, progress=progress,
+    )  # fmt: skip
+    found = Audit(opened, experiment, run, notes, kept=lake is not None)
+    found.level  # noqa: B018  computed now, so that what cannot be judged is said by the call
+    return found
+
+
+@click.command(name="audit")
+@click.option(
+    "--model",
+    required=True,
+    metavar="FUNCTION",
+    help="package.module:function; what it returns is the model. Nothing is unpickled.",
+)
+@click.option(
+    "--members",
+    required=True,
+    metavar="FILE",
+    help="The records that it was trained on: .csv, .parquet, .npz (x, y), or package.module:function.",
+)
+@click.option("--nonmembers", required=True, metavar="FILE", help="Others drawn like them.")
+@click.option("--population", metavar="FILE", help="More records that no model is trained on.")
+@click.option(
+    "--shadows", type=int, default=0, show_default=True, metavar="N", help="How many shadow models to fit."
+)
+@click.option(
+    "--train",
+    metavar="FUNCTION",
+    help="package.module:function (members, seed) -> a shadow model; an estimator needs none.",
+)
+@click.option(
+    "--references",
+    multiple=True,
+    metavar="FUNCTION",
+    help="package.module:function of a model trained on none of these records.",
+)
+@click.option(
+    "--lake",
+    envvar="LOSSLAKE_LAKE",
+    metavar="PLACE",
+    help="Keep it all in this lake (or set LOSSLAKE_LAKE); default: nowhere.",
+)
+@click.option(
+    "--experiment", default="audit", show_default=True, metavar="NAME", help="What to call it in the lake."
+)
+@click.option(
+    "--run", default="target", show_default=True, metavar="NAME", help="What to call the model there."
+)
+@click.option("--label", default="label", show_default=True, metavar="COLUMN", help="The column of labels.")
+@click.option("--key", metavar="COLUMN", help="A column that names each record.")
+@click.option("--group", metavar="COLUMN", help="A column that names each record's group.")
+@click.option(
+    "--features",
+    multiple=True,
+    metavar="COLUMN",
+    help="A column that the model takes; default: those that it was fitted on, or all others.",
+)
+@click.option(
+    "--output", type=click.Choice(["logits", "probabilities"]), help="What a function or module gives."
+)
+@click.option(
+    "--least-probability", type=float, metavar="P", help="What a probability of exactly 0 is read as."
+)
+@click.option(
+    "--overlap",
+    type=click.Choice(["refuse", "leave out"]),
+    default="refuse",
+    show_default=True,
+    help="What becomes of records on two sides.",
+)
+@click.option(
+    "--batch-size", type=int, default=512, show_default=True, help="Records in a call of a function."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the halves and of the shadow models."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the report: .html, .pdf, .png, .svg or .json.",
+)
+def command(
+    model: str,
+    members: str,
+    nonmembers: str,
+    population: str | None,
+    train: str | None,
+    references: tuple[str, ...],
+    label: str,
+    key: str | None,
+    features: tuple[str, ...],
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Audit a finished classifier: which of the records it was trained on does it expose?
+
+    Asks the model about its members and about others, fits shadow models on random halves of both, and prints the
+    verdict with its limits. The options are told in full under `losslake.audit` in docs/python.md.
+
+    \b
+    Example:
+      losslake audit --model mine:forest --members train.csv --nonmembers held-out.csv --label y --shadows 16 --out audit.html
+    """
+    from .collect.audit.named import called, named_records
+    from .collect.callables import load_callable
+    from .collect.progress import GETTING_READY, ProgressLines
+
+    progress = ProgressLines("audit")
+    progress.note(GETTING_READY)
+    found = audit(
+        called(model),
+        named_records(members, label=label, key=key),
+        named_records(nonmembers, label=label, key=key),
+        population=None if population is None else named_records(population, label=label, key=key),
+        train=None if train is None else load_callable(train),
+        references=[called(spec) for spec in references],
+        label=label,
+        key=key,
+        features=list(features) or None,
+        progress=progress,
+        **options,
+    )
+    click.echo(str(found))
+    if out is not None:
+        click.echo(str(found.report(out)))

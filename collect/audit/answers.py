@@ -1,0 +1,314 @@
+"""What a finished model says of records: an estimator's probabilities, a module's or a function's outputs; as logits, or refused."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from ...store.errors import InvalidInput, InvalidOption, LosslakeError
+from ..callables import unknown_choice
+from ..signals.from_logits import LEAST_LOSS
+from .records import Records, rows_of, size_of
+
+Output = Literal["logits", "probabilities"]
+
+_ROUNDING = 5e-3
+"""How far from 1 the probabilities of a record may add up, as half precision has it; the importers allow as much."""
+
+_ROWS_AT_ONCE = 65_536
+"""Records in a call of an estimator."""
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """How a model is asked.
+
+    ask      records -> (outputs (n,) or (n, C), labels (n,) where the records alone tell them)
+    output   what it gives, None: its outputs show it
+    classes  the labels it knows, in the order of its outputs; None: class numbers
+    columns  of a frame that it was fitted on; None where it does not say
+    """
+
+    name: str
+    ask: Callable[[Records], tuple[Any, np.ndarray | None]]
+    output: Output | None
+    classes: list[Any] | None = None
+    columns: list[str] | None = None
+
+
+def is_module(model: Any) -> bool:
+    """Whether it is a module of torch, which is asked by whole records."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def way_of(
+    model: Any,
+    *,
+    output: Output | None = None,
+    classes: Sequence[Any] | None = None,
+    batch_size: int = 512,
+    forward: Callable[..., Any] | None = None,
+    collate: Callable[..., Any] | None = None,
+) -> Way:
+    """How to ask this model. Raises InvalidInput for one from which no loss of a record follows, with the reason."""
+    if output is not None and output not in get_args(Output):
+        raise unknown_choice("output", output, get_args(Output))
+    name = getattr(model, "__name__", type(model).__name__)
+    if isinstance(model, type):
+        raise InvalidInput(f"the model is the class {name}; give a trained model, {name}(...).fit(X, y)")
+    known = None if classes is None else list(classes)
+    if is_module(model):
+        ask = _module(model, forward, collate)
+        return Way(name, ask, output, known)
+    if forward is not None or collate is not None:
+        raise InvalidOption(
+            "forward and collate say how a torch module is called; leave them out for other models"
+        )
+    own = _classes(model, name)
+    if own is not None and known is not None and known != own:
+        raise InvalidOption(f"classes are {known[:5]}, but {name} knows {own[:5]}; leave classes= out")
+    columns = _columns(model)
+    if hasattr(model, "predict_proba") and output != "logits":
+        return Way(name, _estimator(model.predict_proba, name), "probabilities", own or known, columns)
+    if hasattr(model, "decision_function"):
+        if output != "logits":
+            raise InvalidInput(
+                f"{name} has a decision_function and no predict_proba: a distance from a boundary is no log-odds, so no loss of a record "
+                "follows from it. Calibrate it (CalibratedClassifierCV), or, to take the distances for logits all the same, say "
+                "output='logits'"
+            )
+        return Way(name, _estimator(model.decision_function, name), "logits", own or known, columns)
+    if callable(model):
+        return Way(name, _function(model, name, batch_size), output, own or known, columns)
+    if hasattr(model, "predict"):
+        raise InvalidInput(
+            f"{name} has predict alone: of labels without probabilities no loss follows, and losslake has no attack on labels alone. Give "
+            "a function from a batch to its logits or probabilities"
+        )
+    raise InvalidInput(
+        f"the model is a {name}; give a torch module, anything with predict_proba, or a function from a batch to logits or probabilities"
+    )
+
+
+def _classes(model: Any, name: str) -> list[Any] | None:
+    found = _attribute(model, "classes_")
+    if found is None:
+        return None
+    if isinstance(found, list) and found and hasattr(found[0], "__len__") and not isinstance(found[0], str):
+        raise InvalidInput(
+            f"{name} predicts {len(found)} outputs a record; audit one of them by a function of its probabilities"
+        )
+    return list(found.tolist() if hasattr(found, "tolist") else found)
+
+
+def _columns(model: Any) -> list[str] | None:
+    found = _attribute(model, "feature_names_in_")
+    return None if found is None else list(found)
+
+
+def _attribute(model: Any, name: str) -> Any:
+    """An attribute of what was fitted; None where it has none, or says so by an error of its own."""
+    try:
+        return getattr(model, name, None)
+    except Exception:  # properties of XGBoost's and others' raise what they like
+        return None
+
+
+def _estimator(predict: Callable[[Any], Any], name: str) -> Callable[[Records], tuple[Any, None]]:
+    def ask(records: Records) -> tuple[Any, None]:
+        x = records.inputs
+        x = x.detach().cpu().numpy() if hasattr(x, "detach") else x
+        parts = [
+            _called(
+                predict, rows_of(x, np.arange(start, min(start + _ROWS_AT_ONCE, size_of(x)))), name, records
+            )
+            for start in range(0, size_of(x), _ROWS_AT_ONCE)
+        ]
+        return np.concatenate(parts), None
+
+    return ask
+
+
+def _function(
+    model: Callable[[Any], Any], name: str, batch_size: int
+) -> Callable[[Records], tuple[Any, None]]:
+    if batch_size < 1:
+        raise InvalidOption(f"batch_size is {batch_size}; it must be 1 or more")
+
+    def ask(records: Records) -> tuple[Any, None]:
+        x = records.inputs
+        parts = [
+            _called(model, rows_of(x, np.arange(start, min(start + batch_size, size_of(x)))), name, records)
+            for start in range(0, size_of(x), batch_size)
+        ]
+        return np.concatenate(parts), None
+
+    return ask
+
+
+def _called(function: Callable[[Any], Any], x: Any, name: str, records: Records) -> np.ndarray:
+    """The outputs for a batch, a row a record. Raises InvalidInput where the model fails, or answers in another shape."""
+    try:
+        answer = function(x)
+    except LosslakeError:
+        raise
+    except Exception as error:  # whatever a model of somebody's raises
+        raise InvalidInput(
+            f"{name} cannot be asked about the {records.what}: {type(error).__name__}: {error}"
+        ) from error
+    if hasattr(answer, "detach"):
+        answer = answer.detach().float().cpu().numpy()
+    try:
+        outputs = np.asarray(answer, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{name} gives a {type(answer).__name__} that is no array of numbers (batch, classes)"
+        ) from error
+    if outputs.ndim not in (1, 2) or len(outputs) != size_of(x):
+        raise InvalidInput(
+            f"{name} gives outputs of shape {outputs.shape} for a batch of {size_of(x)} records; they must be (batch, classes), or one "
+            "number a record of two classes"
+        )
+    return outputs
+
+
+def _module(
+    model: Any, forward: Callable[..., Any] | None, collate: Callable[..., Any] | None
+) -> Callable[[Records], tuple[Any, np.ndarray | None]]:
+    import torch
+    from torch.utils.data import default_collate
+
+    from ..signals.calls import Call, ordered_answers
+    from ..signals.queries import AS_IT_IS
+
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+    def ask(records: Records) -> tuple[Any, np.ndarray | None]:
+        data = records.inputs
+        if records.labels is not None:
+            data = (_tensor(data, kind, records.what), torch.zeros(len(records), dtype=torch.int64))
+        call = Call(forward, collate or records.collate or default_collate)
+        outputs, labels = [], []
+        for output, target, _ in ordered_answers(
+            model, data, np.arange(len(records)), len(records), AS_IT_IS, call
+        ):
+            if (
+                not isinstance(output, torch.Tensor)
+                or output.ndim not in (1, 2)
+                or len(output) != len(target)
+            ):
+                shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+                raise InvalidInput(
+                    f"{type(model).__name__} gives {shape} for a batch of {len(target)} records; logits must be (batch, classes): say "
+                    "with forward= how to get at them"
+                )
+            outputs.append(output.detach().float().cpu().numpy())
+            labels.append(target.detach().cpu().numpy())
+        return np.concatenate(outputs), np.concatenate(labels) if records.labels is None else None
+
+    return ask
+
+
+def _tensor(x: Any, kind: Any, what: str) -> Any:
+    """Rows of features as a tensor; floating-point numbers in the precision of the model."""
+    import torch
+
+    if hasattr(x, "toarray"):
+        x = x.toarray()
+    if not isinstance(x, torch.Tensor):
+        array = x.to_numpy() if hasattr(x, "to_numpy") else np.asarray(x)
+        if array.dtype.kind not in "biuf":
+            raise InvalidInput(
+                f"{what} hold {array.dtype} values, which no tensor can; encode them as the model was trained on"
+            )
+        if hasattr(x, "columns"):  # of a frame whole numbers are features as well
+            array = array.astype(np.float64)
+        x = torch.from_numpy(np.ascontiguousarray(array))
+    return x.to(kind) if x.is_floating_point() else x
+
+
+# --- as logits ----------------------------------------------------------------------------------------------
+
+
+def kind_of(outputs: np.ndarray, name: str) -> Output:
+    """Logits or probabilities, as all outputs of a model show. Raises InvalidInput where they may be either."""
+    inside = bool(((outputs >= 0) & (outputs <= 1)).all())
+    if not inside:
+        return "logits"
+    if outputs.ndim == 2 and outputs.shape[1] > 1:
+        if bool((np.abs(outputs.sum(axis=1) - 1) <= _ROUNDING).all()):
+            return "probabilities"
+        raise InvalidInput(
+            f"the outputs of {name} all lie from 0 to 1 and do not add up to 1 for each record: neither probabilities of classes nor plainly "
+            "logits; say output='logits' where they are logits"
+        )
+    raise InvalidInput(
+        f"{name} gives one number from 0 to 1 a record, which may be a probability of class 1 or its logit; say output='probabilities' "
+        "or output='logits'"
+    )
+
+
+def least_of(outputs: np.ndarray) -> float:
+    """What a probability of exactly 0 is read as, unless somebody says it: 2^-25, or the least positive one where that is smaller.
+
+    As the importers read a loss of exactly 0; see `signals.from_logits.phi_from_loss`.
+    """
+    return min(LEAST_LOSS, float(outputs[outputs > 0].min(initial=np.inf)))
+
+
+def as_logits(outputs: np.ndarray, output: Output, least: float, where: Callable[[int], str]) -> np.ndarray:
+    """Logits (n, C) float32 of outputs (n, C), (n, 1) or (n,); of probabilities their logarithms, no probability below ``least``.
+
+    ``where(row)`` names a record in errors. Raises InvalidInput for NaN, for what is infinite, and for probabilities that are none.
+    """
+    lone = outputs.ndim == 1 or outputs.shape[1] == 1
+    z = outputs.reshape(len(outputs), -1)
+    broken = ~np.isfinite(z).all(axis=1)
+    if broken.any():
+        row = int(np.argmax(broken))
+        raise InvalidInput(
+            f"the model gives {z[row][~np.isfinite(z[row])][0]} for {where(row)} ({int(broken.sum())} such records): nothing can be told of "
+            "it; look for what is missing in the data, or a training that diverged"
+        )
+    if output == "logits":
+        return (np.hstack([np.zeros_like(z), z]) if lone else z).astype(np.float32)
+    wrong = ((z < -_ROUNDING) | (z > 1 + _ROUNDING)).any(axis=1)
+    if not lone:
+        wrong |= np.abs(z.sum(axis=1) - 1) > _ROUNDING
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        told = (
+            f"is {z[row, 0]:.4g}"
+            if lone
+            else f"are {', '.join(f'{p:.4g}' for p in z[row][:5])} and add up to {z[row].sum():.4g}"
+        )
+        raise InvalidInput(
+            f"the probabilities of a record must lie from 0 to 1 and add up to 1: what the model says of {where(row)} {told} "
+            f"({int(wrong.sum())} such records); where these are logits, say output='logits'"
+        )
+    p = np.hstack([1 - z, z]) if lone else z
+    return np.log(np.maximum(p, least)).astype(np.float32)
+
+
+def in_order(outputs: np.ndarray, way: Way, wanted: Sequence[Any] | None) -> np.ndarray:
+    """Outputs of a model in the order of the classes ``wanted``: a probability of 0 for a class that it has not seen.
+
+    Raises InvalidInput for logits of other classes, of which nothing is known.
+    """
+    if way.classes is None or wanted is None or list(way.classes) == list(wanted):
+        return outputs
+    if way.output != "probabilities" or outputs.ndim != 2 or outputs.shape[1] != len(way.classes):
+        raise InvalidInput(
+            f"{way.name} knows the classes {way.classes[:5]}, and the audited model {list(wanted)[:5]}: their outputs do not compare"
+        )
+    found = np.zeros((len(outputs), len(wanted)))
+    for column, label in enumerate(way.classes):
+        if label not in wanted:
+            raise InvalidInput(f"{way.name} knows the class {label!r}, which the audited model does not")
+        found[:, list(wanted).index(label)] = outputs[:, column]
+    return found

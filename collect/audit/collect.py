@@ -1,0 +1,386 @@
+"""An audit's experiment in a lake: the records, the target's answers, shadow and reference models; as an import would have written them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from ...store.errors import InvalidInput, InvalidOption
+from ...store.format.records import AUDIT, Role
+from ...store.lake import Lake
+from ...store.upkeep.remove import unused_removed
+from ..callables import unknown_choice
+from ..experiment.membership import design_members
+from ..fleet.design import Block, derived, lay_down, numbered
+from ..importers.runs import GivenRun, Universe, import_runs
+from ..progress import Progress, Silent
+from .answers import Output, Way, as_logits, in_order, is_module, kind_of, least_of, way_of
+from .records import Columns, Records, check_alike, digests, read_labels, read_records, rows_of
+from .shadows import Train, check_numbers, members_of_all, trained, trainer_of
+
+Overlap = Literal["refuse", "leave out"]
+"""What becomes of records that are given on two sides."""
+
+_FLEET, _SEEDS = "shadow", 17
+_FEWER = 0.75
+"""How far apart the numbers of records that target and shadow models are trained on may be before a note says it."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Audited:
+    """What all models of an audit are asked about, members first, then non-members, then the population."""
+
+    parts: tuple[Records, ...]
+    labels: np.ndarray
+    classes: list[Any] | None
+    output: Output
+    least: float
+
+    def logits(self, way: Way, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Logits (N, C) of what a model says of the parts. Raises InvalidInput where these are none."""
+        flat = [in_order(part, way, self.classes) for part in outputs]
+        widths = {part.shape[1:] for part in flat}
+        if len(widths) > 1:
+            raise InvalidInput(f"{way.name} gives outputs of several shapes: {sorted(widths)}")
+        return as_logits(np.concatenate(flat), way.output or self.output, self.least, self.where)
+
+    def where(self, row: int) -> str:
+        """A record as errors call it."""
+        for part in self.parts:
+            if row < len(part):
+                return f"record {row} of {part.what}"
+            row -= len(part)
+        raise IndexError(row)
+
+    def check_classes(self, way: Way, outputs: int) -> None:
+        """Raises InvalidInput where the target has not an output for each class, or a label is none of its classes."""
+        if self.classes is not None and len(self.classes) != outputs:
+            raise InvalidInput(
+                f"{way.name} gives {outputs} outputs a record, and there are {len(self.classes)} classes"
+            )
+        unknown = self.labels >= outputs
+        if unknown.any():
+            row = int(np.argmax(unknown))
+            raise InvalidInput(
+                f"label {self.labels[row]} of {self.where(row)} is one that the model does not know: it gives {outputs} outputs, of the "
+                f"classes 0 to {outputs - 1}"
+            )
+
+
+def collect_audit(
+    lake: Lake,
+    experiment: str,
+    model: Any,
+    members: Any,
+    nonmembers: Any,
+    *,
+    population: Any = None,
+    shadows: int = 0,
+    train: Train | None = None,
+    references: Sequence[Any] = (),
+    run: str = "target",
+    label: str = "label",
+    key: str | None = None,
+    group: str | None = None,
+    features: str | Sequence[str] | None = None,
+    classes: Sequence[Any] | None = None,
+    output: Output | None = None,
+    least_probability: float | None = None,
+    overlap: Overlap = "refuse",
+    batch_size: int = 512,
+    forward: Callable[..., Any] | None = None,
+    collate: Callable[..., Any] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[str, ...]:
+    """Ask the model about all records, fit shadow models, and write it all as runs of an experiment; sentences a reader must know.
+
+    The arguments are told in `losslake.audit`. Shadow models that the lake holds already are not fitted again; the target is
+    asked again, and AlreadyExists says where it gives other answers than the lake has. Raises InvalidInput, InvalidOption.
+    """
+    check_numbers(shadows, seed)
+    if overlap not in get_args(Overlap):
+        raise unknown_choice("overlap", overlap, get_args(Overlap))
+    how = {"output": output, "batch_size": batch_size, "forward": forward, "collate": collate}
+    way = way_of(model, classes=classes, **how)
+    if way.classes is not None and len(way.classes) < 2:
+        raise InvalidInput(
+            f"{way.name} knows one class only, {', '.join(map(repr, way.classes))}: whatever it is asked it says the same, and nothing can be told"
+        )
+    fit = trainer_of(model, train) if shadows else None
+    if train is not None and not shadows:
+        raise InvalidOption("train fits shadow models; say with shadows= how many")
+    columns = Columns(label, key, group, features)
+    sides = (("members", members), ("nonmembers", nonmembers), ("population", population))
+    parts = check_alike(
+        [
+            read_records(given, what, columns, whole=is_module(model), expected=way.columns)
+            for what, given in sides
+            if given is not None or what != "population"
+        ]
+    )
+    parts, same, notes = _apart(parts, overlap)
+    progress = progress or Silent()
+    progress.note(f"asking {way.name} about {sum(map(len, parts)):,} records")
+    outputs, labels = _asked(way, parts)
+    audited = _audited(way, parts, outputs, labels, least_probability)
+    logits = audited.logits(way, outputs)
+    audited.check_classes(way, logits.shape[1])
+    notes += _saturated(audited, outputs)
+    members_here, audit = len(parts[0]), len(parts[0]) + len(parts[1])
+    everybody = np.arange(len(logits))
+    universe = _universe(audited)
+
+    def write(
+        name: str, its: Way, values: np.ndarray, who: np.ndarray, role: Role, made: Any, **extra: Any
+    ) -> None:
+        given = GivenRun(
+            name,
+            its.name,
+            who,
+            {"logits": values},
+            role=role,
+            model=its.name,
+            recipe=_recipe(made),
+            extra=extra,
+        )
+        target = name if role == "target" else None
+        import_runs(
+            lake,
+            experiment,
+            universe,
+            lambda: [given],
+            [name],
+            layout="audit",
+            source="",
+            target=target,
+            progress=None,
+        )
+
+    with unused_removed(lake, experiment):
+        write(run, way, logits, everybody < members_here, "target", model, outputs=audited.output)
+        progress.start(shadows, "shadow models")
+        sizes = []
+        try:
+            for name, number, block in _shadow_runs(lake, experiment, shadows, seed):
+                if lake.has_run(experiment, name):
+                    progress.advance(1, name)
+                    continue
+                assert fit is not None
+                # Copies of a record are in or out together: a model without one that knows the other is none without it.
+                drawn = design_members(
+                    int(same[:audit].max()) + 1, block["count"], design="balanced", seed=block["seed"]
+                )
+                chosen = drawn[number - block["first"]][same[:audit]]
+                given = members_of_all(parts[0], parts[1], chosen, pair=train is None)
+                made = trained(fit, given, derived(block["seed"], _SEEDS, number), f"shadow model {name}")
+                its = way_of(made, **how)
+                values = audited.logits(its, _asked(its, parts)[0])
+                within = np.append(chosen, np.zeros(len(logits) - audit, dtype=bool))
+                write(name, its, values, within, "shadow", made, design=dict(block))
+                sizes.append(int(chosen.sum()))
+                progress.advance(1, name)
+        finally:
+            progress.finish()
+        for number, other in enumerate(references):
+            its = way_of(other, **how)
+            values = audited.logits(its, _asked(its, parts)[0])
+            write(f"reference-{number:04d}", its, values, everybody < 0, "reference", other)
+    if sizes and not _FEWER * members_here <= np.mean(sizes) <= members_here / _FEWER:
+        notes.append(
+            f"the shadow models are trained on {round(np.mean(sizes)):,} records each, half of all, and the target on {members_here:,}: with "
+            "as many non-members as members they would be trained on as many"
+        )
+    return tuple(notes)
+
+
+def _shadow_runs(lake: Lake, experiment: str, count: int, seed: int) -> Iterator[tuple[str, int, Block]]:
+    """Name, number and block of each shadow model, as they are laid down in the lake."""
+    if count:
+        blocks = lay_down(
+            lake, experiment, _FLEET, count, seed=seed, options={"design": "balanced", "probability": 0.5}
+        )
+        yield from numbered(_FLEET, blocks, count)
+
+
+def _asked(way: Way, parts: Sequence[Records]) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """What a model says of each part, and the labels where the records alone tell them."""
+    answers = [way.ask(part) for part in parts]
+    return [output for output, _ in answers], [labels for _, labels in answers]
+
+
+def _audited(
+    way: Way,
+    parts: tuple[Records, ...],
+    outputs: list[np.ndarray],
+    labels: list[np.ndarray | None],
+    least: float | None,
+) -> _Audited:
+    """The records with their labels as class numbers, and what the target's outputs are."""
+    if len({part.ndim for part in outputs}) > 1:
+        raise InvalidInput(
+            f"{way.name} gives outputs of several shapes: {', '.join(str(part.shape) for part in outputs)}"
+        )
+    together = np.concatenate(outputs)
+    finite = together[np.isfinite(together).reshape(len(together), -1).all(axis=1)]
+    output = way.output or kind_of(finite, way.name)
+    if least is not None and not 0 < least < 0.5:
+        raise InvalidOption(f"least_probability is {least}; it lies above 0 and below 0.5")
+    given = [
+        read_labels(own if part.labels is None else part.labels, part.what)
+        for part, own in zip(parts, labels, strict=True)
+    ]
+    numbers = [class_numbers(each, way.classes, part.what) for each, part in zip(given, parts, strict=True)]
+    return _Audited(
+        parts, np.concatenate(numbers), way.classes, output, least_of(finite) if least is None else least
+    )
+
+
+def class_numbers(labels: np.ndarray, classes: Sequence[Any] | None, what: str) -> np.ndarray:
+    """The place of each label among the classes of the model, int64 (n,); without these, labels are class numbers.
+
+    Raises InvalidInput for a label that the model does not know.
+    """
+    values = labels.tolist()
+    if classes is None:
+        wrong = [
+            i
+            for i, value in enumerate(values)
+            if not isinstance(value, (bool, int, float)) or value != int(value) or value < 0
+        ]
+        if wrong:
+            raise InvalidInput(
+                f"label {values[wrong[0]]!r} of record {wrong[0]} of {what} is no class number 0, 1, 2, ...; give classes=, the labels in the "
+                "order of the model's outputs"
+            )
+        return labels.astype(np.int64)
+    places = {value: number for number, value in enumerate(classes)}
+    unknown = [i for i, value in enumerate(values) if value not in places]
+    if unknown:
+        named = ", ".join(dict.fromkeys(repr(values[i]) for i in unknown[:100]))
+        raise InvalidInput(
+            f"{what} have labels that the model does not know: {named[:200]} (record {unknown[0]} first, {len(unknown)} in all); it knows "
+            f"{', '.join(map(repr, list(classes)[:10]))}"
+        )
+    return np.fromiter((places[value] for value in values), dtype=np.int64, count=len(values))
+
+
+def _apart(parts: tuple[Records, ...], overlap: Overlap) -> tuple[tuple[Records, ...], np.ndarray, list[str]]:
+    """The parts without what an earlier one has too; the number of each record's content, equal for copies; and notes.
+
+    Raises InvalidInput for records on two sides, unless they are to be left out of the later one, and for names on two sides.
+    """
+    seen: dict[bytes, int] = {}
+    kept, numbers, notes = [], [], []
+    for part in parts:
+        before = len(seen)
+        found = np.array([seen.setdefault(digest, len(seen)) for digest in digests(part)], dtype=np.int64)
+        twice = found < before
+        if twice.any():
+            told = f"{int(twice.sum()):,} of {len(part):,} {part.what} are also on another side, record {int(np.argmax(twice))} of {part.what} first"
+            if overlap == "refuse":
+                raise InvalidInput(
+                    f"{told}: nobody can be both. Give each record once; where these are other people's records with the same values, "
+                    "overlap='leave out' leaves them out of the later side"
+                )
+            if twice.all():
+                raise InvalidInput(f"{told}: none are left")
+            notes.append(f"{told}, and left out there")
+            part, found = _some_of(part, np.flatnonzero(~twice)), found[~twice]
+        copies = len(found) - len(np.unique(found))
+        if copies:
+            notes.append(
+                f"{copies:,} of {len(found):,} {part.what} are copies of others: they count as records of their own, so that intervals are "
+                "narrower than they should be, and are in the training of shadow models together"
+            )
+        kept.append(part)
+        numbers.append(found)
+    _check_names(kept)
+    _, same = np.unique(np.concatenate(numbers), return_inverse=True)
+    return tuple(kept), same, notes
+
+
+def _some_of(part: Records, ids: np.ndarray) -> Records:
+    def of(values: list[Any] | None) -> list[Any] | None:
+        return None if values is None else [values[i] for i in ids.tolist()]
+
+    return replace(
+        part,
+        given=rows_of(part.given, ids),
+        inputs=rows_of(part.inputs, ids),
+        labels=None if part.labels is None else part.labels[ids],
+        keys=of(part.keys),
+        group=of(part.group),
+        table=None if part.table is None else part.table.take(ids),
+        places=part.places[ids],
+    )
+
+
+def _check_names(parts: Sequence[Records]) -> None:
+    """Raises InvalidInput for a name that two records have, where somebody gave names."""
+    seen: dict[str, str] = {}
+    for part in parts:
+        for key in part.keys if part.keys is not None and part.named else ():
+            if key in seen:
+                raise InvalidInput(
+                    f"{seen[key]} and {part.what} both have the record {key!r}; give each record once, by a name of its own"
+                )
+            seen[key] = part.what
+
+
+def _universe(audited: _Audited) -> Universe:
+    """The samples, as all runs share them."""
+    parts = audited.parts
+    keys = [key for part in parts for key in part.keys or ()]
+    if len(set(keys)) < len(audited.labels):  # not all have one, or numbers of two frames that are the same
+        keys = [f"{part.what}/{place}" for part in parts for place in part.places.tolist()]
+    columns: dict[str, Any] = {"key": pa.array(keys, pa.string())}
+    if any(part.group is not None for part in parts):
+        groups = [value for part in parts for value in part.group or [None] * len(part)]
+        columns["group"] = pa.array(groups, pa.string())
+    tables = [part.table for part in parts]
+    if all(table is not None for table in tables):
+        with contextlib.suppress(
+            pa.ArrowException
+        ):  # of types that do not go together: the report does without
+            own = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+            columns |= {name: own[name] for name in own.column_names}
+    facts: dict[str, Any] = {"recorded_by": AUDIT}
+    if audited.classes is not None:
+        facts["classes"] = [str(each) for each in audited.classes]
+    population = np.concatenate([np.full(len(part), part.what == "population") for part in parts])
+    return Universe(audited.labels, population, columns, facts)
+
+
+def _saturated(audited: _Audited, outputs: Sequence[np.ndarray]) -> list[str]:
+    """A note where probabilities are exactly 0."""
+    if audited.output != "probabilities":
+        return []
+    values = np.concatenate(outputs)
+    zero = (values == 0) | (values == 1) if values.ndim == 1 or values.shape[1] == 1 else values == 0
+    many = int(zero.reshape(len(values), -1).any(axis=1).sum())
+    if not many:
+        return []
+    return [
+        f"the model gives {many:,} of {len(values):,} records a probability of exactly 0, which is read as {audited.least:.2g} "
+        "(least_probability)"
+    ]
+
+
+def _recipe(model: Any) -> dict[str, Any]:
+    """The parameters of an estimator, apart from its seeds; empty for what has none."""
+    if not hasattr(model, "get_params") or isinstance(model, type):
+        return {}
+    found = {}
+    for name, value in model.get_params(deep=True).items():
+        if name.rpartition("__")[2] == "random_state" or hasattr(value, "get_params"):
+            continue
+        plain = value is None or isinstance(value, (bool, int, float, str))
+        found[name] = value if plain and json.dumps(value) else type(value).__name__
+    return found

@@ -1,0 +1,47 @@
+"""The models and records of an audit as a shell names them: functions and files; nothing that would have to be unpickled."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ...store.errors import InvalidInput, InvalidOption, LosslakeError
+from ..callables import is_callable_spec, load_callable
+from ..data.files import read_table
+from ..data.npy import NpzArrays
+
+
+def called(spec: str) -> Any:
+    """What the function ``package.module:function`` returns, called without arguments. Raises InvalidInput where it fails."""
+    function = load_callable(spec)
+    try:
+        return function()
+    except LosslakeError:
+        raise
+    except Exception as error:  # whatever somebody's function raises
+        raise InvalidInput(f"{spec} failed: {type(error).__name__}: {error}") from error
+
+
+def named_records(spec: str, *, label: str, key: str | None) -> Any:
+    """Records by a function that returns them, or from a file: a table in .csv or .parquet, or x and y in .npz.
+
+    A table becomes a pandas frame where pandas is loaded, as by a model that was fitted on one, else a Polars frame. Raises
+    InvalidInput, InvalidOption, NotFound.
+    """
+    if is_callable_spec(spec):
+        return called(spec)
+    path = Path(spec)
+    if path.suffix == ".npz":
+        with NpzArrays(path) as arrays:
+            name = "y" if label == "label" and "label" not in arrays.shapes else label
+            missing = [each for each in ("x", name) if each not in arrays.shapes]
+            if missing:
+                raise InvalidOption(
+                    f"{path}: no array {missing[0]!r}; it holds: {', '.join(arrays.shapes) or 'nothing'}"
+                )
+            return arrays.whole("x"), arrays.whole(name)
+    table = read_table(path, key=key)
+    return table.to_pandas() if "pandas" in sys.modules else pl.DataFrame(table)

@@ -1,0 +1,449 @@
+"""The records of an audit as people hand them over: arrays, frames, data sets and loaders; which of them are the same record.
+
+torch, pandas, SciPy's matrices and datasets are looked for among the modules that are loaded: whoever has an object of theirs has
+loaded them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from ...store.errors import InvalidInput, InvalidOption
+from ...store.format.schema import SAMPLES
+from ..callables import unknown_choice
+from ..data.tables import encode_keys, is_category, is_number
+from ..hook.given import is_text, table_of
+
+MOST_COLUMNS = 100
+"""A frame's columns are kept beside the records, for the report, where they are no more than this."""
+
+_TAKEN = {name.casefold() for name in (*SAMPLES.names, "experiment", "run")}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a frame are what. ``features`` None: those that the model names, or else all that are nothing else."""
+
+    label: str = "label"
+    key: str | None = None
+    group: str | None = None
+    features: str | Sequence[str] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """The records of one side (members, nonmembers, population), in the order given.
+
+    given    what they were given as, with as many rows: (inputs, labels), a frame or a data set; parts of it go to train=
+    inputs   a row a record as the model takes them: an array, a frame, one column of a frame, a sparse matrix, a list; or a data set
+             of whole records, where the model is asked by the records themselves
+    labels   one a record as given; None for whole records
+    keys     names of the records, None where they have none; ``named``: somebody gave them as names
+    table    the frame's own columns, None without a frame
+    collate  how a loader makes batches, None where that is the usual way
+    places   of each record in what was handed over
+    """
+
+    what: str
+    given: Any
+    inputs: Any
+    labels: np.ndarray | None
+    keys: list[str] | None = None
+    named: bool = False
+    table: pa.Table | None = None
+    group: list[str | None] | None = None
+    collate: Any = None
+    places: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return size_of(self.inputs)
+
+
+def read_records(
+    given: Any, what: str, columns: Columns, *, whole: bool, expected: Sequence[str] | None = None
+) -> Records:
+    """The records that ``given`` holds: (X, y), a frame with a label column, a torch data set or loader, a Hugging Face Dataset.
+
+    ``whole``: the model is a module, which is asked by a data set's records as they are; for any other model they become arrays.
+    ``expected`` are the columns that the model was fitted on, where it says so. Raises InvalidInput for what is none of these, for no
+    records at all, and for records without a label.
+    """
+    data = sys.modules.get("torch.utils.data")
+    collate = None
+    if data is not None and isinstance(given, data.DataLoader):
+        given, collate = _of_loader(given, what)
+    datasets = sys.modules.get("datasets")
+    if datasets is not None and isinstance(given, getattr(datasets, "Dataset", ())) and not whole:
+        given = given.with_format(None).to_pandas()
+    if _is_pair(given):
+        found = _of_pair(given, what, columns, expected)
+    elif _is_frame(given):
+        found = _of_frame(given, what, columns, expected)
+    elif data is not None and isinstance(given, data.IterableDataset):
+        raise InvalidInput(f"{what} are an IterableDataset, which has no length; give a map-style data set")
+    elif hasattr(given, "__len__") and hasattr(given, "__getitem__") and not isinstance(given, (str, bytes)):
+        found = Records(what, given, given, None, collate=collate) if whole else _of_records(given, what)
+    else:
+        raise InvalidInput(
+            f"{what} are a {type(given).__name__}; give (X, y), a frame with a column {columns.label!r}, a torch data set or loader, or a "
+            "Hugging Face Dataset"
+        )
+    if not len(found):
+        raise InvalidInput(f"{what} are empty; an audit compares records on both sides")
+    return replace(found, places=np.arange(len(found)))
+
+
+# --- rows of whatever it is ---------------------------------------------------------------------------------
+
+
+def size_of(inputs: Any) -> int:
+    """How many records."""
+    return int(inputs.shape[0]) if hasattr(inputs, "shape") else len(inputs)
+
+
+def rows_of(inputs: Any, ids: np.ndarray) -> Any:
+    """The records at ``ids``, of the same kind."""
+    if hasattr(inputs, "iloc"):
+        return inputs.iloc[ids]
+    if isinstance(inputs, tuple):
+        return tuple(rows_of(each, ids) for each in inputs)
+    if isinstance(inputs, list):
+        return [inputs[i] for i in ids.tolist()]
+    data = sys.modules.get("torch.utils.data")
+    if data is not None and isinstance(inputs, data.Dataset):
+        return data.Subset(inputs, ids.tolist())
+    if hasattr(inputs, "select") and hasattr(inputs, "features"):  # a Hugging Face Dataset
+        return inputs.select(ids)
+    return inputs[ids.tolist()] if isinstance(inputs, (pl.DataFrame, pl.Series)) else inputs[ids]
+
+
+def joined(first: Any, second: Any) -> Any:
+    """Records of one kind, those of ``second`` behind those of ``first``."""
+    kind = type(first).__module__.partition(".")[0]
+    if isinstance(first, tuple):
+        return tuple(joined(one, other) for one, other in zip(first, second, strict=True))
+    if isinstance(first, list):
+        return [*first, *second]
+    if kind == "pandas":
+        return sys.modules["pandas"].concat([first, second], ignore_index=True)
+    if isinstance(first, (pl.DataFrame, pl.Series)):
+        both = [first, second.select(first.columns)] if isinstance(first, pl.DataFrame) else [first, second]
+        return pl.concat(both, how="vertical_relaxed" if isinstance(first, pl.DataFrame) else "vertical")
+    if kind == "scipy":
+        return sys.modules["scipy.sparse"].vstack([first, second]).tocsr()
+    data = sys.modules.get("torch.utils.data")
+    if data is not None and isinstance(first, data.Dataset):
+        return data.ConcatDataset([first, second])
+    if kind == "datasets":
+        return sys.modules["datasets"].concatenate_datasets([first, second])
+    if kind == "torch":
+        return sys.modules["torch"].cat([first, second])
+    return np.concatenate([first, second])
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def _is_pair(given: Any) -> bool:
+    return isinstance(given, (tuple, list)) and len(given) == 2 and not isinstance(given[0], Mapping)
+
+
+def _is_frame(given: Any) -> bool:
+    rows = isinstance(given, (list, tuple)) and len(given) and isinstance(given[0], Mapping)
+    named = hasattr(given, "columns") or isinstance(given, (Mapping, pa.Table, pa.RecordBatch))
+    return bool(rows or named or hasattr(given, "collect_schema"))
+
+
+def _of_pair(given: Any, what: str, columns: Columns, expected: Sequence[str] | None) -> Records:
+    x, y = given
+    if _is_frame(x):
+        _check_same_rows(x, y, what)
+        if not hasattr(x, "iloc"):
+            x = pl.DataFrame(table_of(x)[0])
+        table = table_of(_renumbered(x))[0]
+        features = _features(x, what, columns, expected, besides=(columns.key, columns.group))
+        keys, named = _keys(x, table, what, columns)
+        found = Records(
+            what, (x, y), features, None, keys, named, _kept(table, columns), _group(table, what, columns)
+        )
+    else:
+        x = _rows(x, what)
+        found = Records(what, (x, y), x, None)
+    labels = read_labels(y, what)
+    if len(labels) != len(found):
+        raise InvalidInput(
+            f"{what} have {len(found)} records in X and {len(labels)} labels in y; give one a record"
+        )
+    return replace(found, given=(x, labels if isinstance(y, list) else y), labels=labels)
+
+
+def _of_frame(given: Any, what: str, columns: Columns, expected: Sequence[str] | None) -> Records:
+    frame = given if hasattr(given, "iloc") else pl.DataFrame(table_of(given)[0])
+    names = list(map(str, frame.columns))
+    if columns.label not in names:
+        raise InvalidOption(
+            f"{what} have no column {columns.label!r}; name that of the labels with label=, one of: {', '.join(names[:20])}"
+        )
+    labels = read_labels(frame[columns.label], what)
+    table = table_of(_renumbered(frame))[0]
+    besides = (columns.label, columns.key, columns.group)
+    features = _features(frame, what, columns, expected, besides=besides)
+    keys, named = _keys(frame, table, what, columns)
+    return Records(
+        what, frame, features, labels, keys, named, _kept(table, columns), _group(table, what, columns)
+    )
+
+
+def _features(
+    frame: Any,
+    what: str,
+    columns: Columns,
+    expected: Sequence[str] | None,
+    *,
+    besides: tuple[str | None, ...],
+) -> Any:
+    """The columns that the model takes, or the one column, as it is, where ``features`` is its name."""
+    names = list(frame.columns)
+    wanted = columns.features if columns.features is not None else expected
+    if wanted is None:
+        wanted = [name for name in names if str(name) not in besides]
+    missing = [name for name in ([wanted] if isinstance(wanted, str) else wanted) if name not in names]
+    if missing:
+        said = "features= names" if columns.features is not None else "the model was fitted on"
+        raise InvalidInput(
+            f"{what} have no column {', '.join(map(repr, missing[:5]))}, which {said}; they have: {', '.join(map(str, names[:20]))}"
+        )
+    if not len(wanted):
+        raise InvalidInput(f"{what} have no feature columns beside the label")
+    return frame[wanted] if isinstance(wanted, str) else frame[list(wanted)]
+
+
+def _renumbered(frame: Any) -> Any:
+    """A pandas frame whose rows are numbered by their place, so that an index of numbers is no obstacle; an index of text stays."""
+    if not hasattr(frame, "iloc") or frame.index.dtype.kind not in "iu":
+        return frame
+    return frame.reset_index(drop=True)
+
+
+def _keys(frame: Any, table: pa.Table, what: str, columns: Columns) -> tuple[list[str] | None, bool]:
+    """Names of the records, and whether somebody gave them as names, rather than as the numbers of a pandas index."""
+    if columns.key is not None:
+        if columns.key not in table.column_names:
+            raise unknown_choice(f"key column of {what}", columns.key, table.column_names)
+        return encode_keys(table[columns.key], where=what, name=columns.key).tolist(), True
+    if "key" in table.column_names and "key" not in list(map(str, frame.columns)):
+        return list(map(str, table["key"].to_pylist())), True  # an index of text
+    index = getattr(frame, "index", None)
+    if index is None or getattr(index, "nlevels", 1) > 1 or index.dtype.kind not in "iu":
+        return None, False
+    if np.array_equal(index, np.arange(len(index))) or not index.is_unique:
+        return None, False
+    return list(map(str, index)), False
+
+
+def _group(table: pa.Table, what: str, columns: Columns) -> list[str | None] | None:
+    if columns.group is None:
+        return None
+    if columns.group not in table.column_names:
+        raise unknown_choice(f"group column of {what}", columns.group, table.column_names)
+    return [None if value is None else str(value) for value in table[columns.group].to_pylist()]
+
+
+def _kept(table: pa.Table, columns: Columns) -> pa.Table | None:
+    """The columns that the lake keeps of a frame: numbers, text and truth values that are nothing else already."""
+    names = [
+        field.name
+        for field in table.schema
+        if (
+            is_number(field.type)
+            or is_category(field.type)
+            or is_text(field.type)
+            or pa.types.is_temporal(field.type)
+        )
+        and field.name.casefold() not in _TAKEN
+        and field.name not in (columns.label, columns.key, columns.group)
+    ]
+    folded = {name.casefold() for name in names}
+    if not names or len(names) > MOST_COLUMNS or len(folded) < len(names):
+        return None
+    return table.select(names).replace_schema_metadata(None)
+
+
+def _check_same_rows(x: Any, y: Any, what: str) -> None:
+    pandas = sys.modules.get("pandas")
+    if (
+        pandas is None
+        or not isinstance(x, pandas.DataFrame)
+        or not isinstance(y, (pandas.Series, pandas.DataFrame))
+    ):
+        return
+    if len(x) == len(y) and not x.index.equals(y.index):
+        raise InvalidInput(
+            f"X and y of {what} are pandas rows of another index each, so their rows are not the same records"
+        )
+
+
+def _rows(x: Any, what: str) -> Any:
+    if hasattr(x, "tocsr"):
+        return x.tocsr()
+    if hasattr(x, "shape") or (isinstance(x, list) and x and isinstance(x[0], str)):
+        if hasattr(x, "shape") and not len(x.shape):
+            raise InvalidInput(f"X of {what} is one value; give a row a record")
+        return x
+    try:
+        return np.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"X of {what} is a {type(x).__name__} that makes no array: {error}") from error
+
+
+def read_labels(y: Any, what: str) -> np.ndarray:
+    """Labels (n,) as they are given. Raises InvalidInput for a missing one, and for what is not one a record."""
+    values = y.detach().cpu().numpy() if hasattr(y, "detach") else y
+    try:
+        labels = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"the labels of {what} make no array: {error}") from error
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise InvalidInput(
+            f"the labels of {what} have shape {labels.shape}; give one a record (of class probabilities the class: argmax(1))"
+        )
+    missing = [i for i, value in enumerate(labels.tolist()) if value is None or value != value]
+    if missing:
+        raise InvalidInput(
+            f"record {missing[0]} of {what} has no label ({len(missing)} have none); leave it out"
+        )
+    return labels
+
+
+def _of_loader(loader: Any, what: str) -> tuple[Any, Any]:
+    """The data set of a loader, or the part of it that its sampler draws from; and how it makes batches, where that is its own."""
+    import torch
+    from torch.utils.data import BatchSampler, Subset, default_collate
+
+    from ..hook.loader import check_followable
+    from ..random_streams import undisturbed_randomness
+
+    check_followable(loader)
+    with undisturbed_randomness(torch.device("cpu")):
+        if type(loader.batch_sampler) in (BatchSampler, type(None)):
+            drawn = [int(i) for i in loader.sampler]
+        else:
+            drawn = [int(i) for batch in loader.batch_sampler for i in batch]
+    ids = sorted(set(drawn))
+    data = loader.dataset if len(ids) == len(loader.dataset) else Subset(loader.dataset, ids)
+    own = loader.batch_sampler is not None and loader.collate_fn is not default_collate
+    return data, loader.collate_fn if own else None
+
+
+def _of_records(data: Any, what: str) -> Records:
+    """A data set of (x, y) as arrays, for a model that takes arrays."""
+    inputs, labels = [], []
+    for i in range(len(data)):
+        record = data[i]
+        if not isinstance(record, (tuple, list)) or len(record) < 2:
+            raise InvalidInput(f"record {i} of {what} is a {type(record).__name__}, no (x, y)")
+        inputs.append(_plain(record[0]))
+        labels.append(_plain(record[1]))
+    try:
+        x, y = np.stack(inputs) if inputs else np.empty((0, 1)), np.asarray(labels)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"the records of {what} make no array: {error}") from error
+    return Records(what, (x, y), x, read_labels(y, what))
+
+
+def _plain(value: Any) -> Any:
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+
+
+# --- which are the same -------------------------------------------------------------------------------------
+
+
+def check_alike(parts: Sequence[Records]) -> tuple[Records, ...]:
+    """The parts, frames with their columns in one order. Raises InvalidInput where they are of several kinds, shapes or columns."""
+    first, found = parts[0], [parts[0]]
+    for part in parts[1:]:
+        inputs = part.inputs
+        if hasattr(first.inputs, "columns") and hasattr(inputs, "columns"):
+            there, here = list(first.inputs.columns), list(inputs.columns)
+            if set(there) != set(here):
+                differing = sorted(map(str, set(there) ^ set(here)))
+                raise InvalidInput(
+                    f"{first.what} and {part.what} have unequal columns: {', '.join(differing[:10])} on one side only"
+                )
+            if there != here:
+                part = replace(part, inputs=inputs[there])
+        elif type(first.inputs) is not type(inputs) and not (first.labels is None and part.labels is None):
+            raise InvalidInput(
+                f"{first.what} are a {type(first.inputs).__name__}, {part.what} a {type(inputs).__name__}; give both alike"
+            )
+        elif hasattr(inputs, "shape") and tuple(first.inputs.shape[1:]) != tuple(inputs.shape[1:]):
+            raise InvalidInput(
+                f"{first.what} have unequal columns: rows of shape {tuple(first.inputs.shape[1:])}, those of {part.what} "
+                f"{tuple(inputs.shape[1:])}"
+            )
+        found.append(part)
+    return tuple(found)
+
+
+def digests(part: Records) -> list[bytes]:
+    """A digest of each record, its features and its label: equal for records that are the same, whatever the type of their numbers."""
+    inputs, labels = part.inputs, part.labels
+    if part.labels is None:
+        first = size_of(inputs) and _digest(inputs[0])
+        if first and first != _digest(inputs[0]):
+            raise InvalidInput(
+                f"record 0 of {part.what}, read twice, is another one: the data draws at random, as augmentation does; give it without"
+            )
+        return [_digest(inputs[i]) for i in range(len(part))]
+    if hasattr(inputs, "tocsr"):
+        rows: Any = (inputs[i] for i in range(len(part)))
+        return [
+            _digest((row.indices, row.data, label)) for row, label in zip(rows, labels.tolist(), strict=True)
+        ]
+    if hasattr(inputs, "columns"):
+        columns = [inputs[name].to_list() for name in inputs.columns]
+        return [_digest(row) for row in zip(*columns, labels.tolist(), strict=True)]
+    values = inputs.detach().cpu().numpy() if hasattr(inputs, "detach") else inputs
+    if hasattr(values, "to_list"):  # one column of a frame
+        values = values.to_list()
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+        values = values.astype(np.float64).reshape(len(values), -1) + 0.0  # of one type, and -0.0 is 0.0
+    return [_digest((row, label)) for row, label in zip(values, labels.tolist(), strict=True)]
+
+
+def _digest(value: Any) -> bytes:
+    sink = hashlib.blake2b(digest_size=16)
+    _feed(sink, value)
+    return sink.digest()
+
+
+def _feed(sink: Any, value: Any) -> None:
+    if isinstance(value, Mapping):
+        value = [part for name in sorted(map(str, value)) for part in (name, value[name])]
+    if isinstance(value, (list, tuple)):
+        sink.update(f"[{len(value)}".encode())
+        for each in value:
+            _feed(sink, each)
+        return
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        sink.update(f"({value.shape}".encode())
+        sink.update((np.ascontiguousarray(value, dtype=np.float64) + 0.0).tobytes())
+        return
+    if isinstance(value, (bool, int, float, np.number)):
+        with contextlib.suppress(OverflowError, ValueError):
+            value = float(value) + 0.0  # -0.0 is 0.0
+    text = value.tobytes() if hasattr(value, "tobytes") else repr(value).encode("utf-8", "surrogatepass")
+    sink.update(f"<{len(text)}".encode() + text)

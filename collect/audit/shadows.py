@@ -1,0 +1,91 @@
+"""Shadow models of an audit: which records each is fitted on, and the fitting, by a clone of the estimator or by a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...store.errors import InvalidInput, InvalidOption, LosslakeError
+from .records import Records, joined, rows_of
+
+Train = Callable[[Any, int], Any]
+"""train(members, seed) -> a trained model; the members as they were given to the audit: (X, y), a frame or a data set."""
+
+_LARGEST_SEED = 2**31 - 1
+
+
+def trainer_of(model: Any, train: Train | None) -> Train:
+    """What fits a shadow model: ``train``, or a clone of the estimator, each with a seed of its own.
+
+    Raises InvalidOption for a model that cannot be cloned, and for one whose clone is fitted already.
+    """
+    if train is not None:
+        if not callable(train):
+            raise InvalidOption(
+                f"train is a {type(train).__name__}; give a function (members, seed) -> model"
+            )
+        return train
+    name = type(model).__name__
+    if not (hasattr(model, "fit") and hasattr(model, "get_params")):
+        raise InvalidOption(
+            f"shadow models of a {name} take train=, a function (members, seed) -> a model trained on these members as this one was"
+        )
+    from sklearn.base import clone
+
+    parts = [value for value in model.get_params(deep=True).values() if hasattr(value, "fit")]
+    for part in (model, *parts):
+        if not isinstance(part, type) and clone(part, safe=False) is part:
+            raise InvalidOption(
+                f"{type(part).__name__} stays fitted when it is cloned, so that shadow models would know the members; give train="
+            )
+    return lambda members, seed: _fitted(clone(model), members, seed)
+
+
+def _fitted(estimator: Any, members: Any, seed: int) -> Any:
+    """The estimator fitted, with the random states of it and of its parts drawn from the seed."""
+    stream = np.random.default_rng(seed)
+    states = {
+        name: int(stream.integers(_LARGEST_SEED))
+        for name, value in sorted(estimator.get_params(deep=True).items())
+        if name.rpartition("__")[2] == "random_state"
+        and (value is None or isinstance(value, (int, np.integer)))
+    }
+    estimator.set_params(**states)
+    x, y = members
+    return estimator.fit(x, y)
+
+
+def members_of_all(members: Records, nonmembers: Records, chosen: np.ndarray, *, pair: bool) -> Any:
+    """The records ``chosen``, bool over members and then non-members, as they were given; ``pair``: as (inputs, labels)."""
+    first, second = (np.flatnonzero(part) for part in np.split(chosen, [len(members)]))
+    if pair:
+        one, other = (
+            (rows_of(part.inputs, ids), rows_of(part.labels, ids))
+            for part, ids in ((members, first), (nonmembers, second))
+        )
+    else:
+        one, other = rows_of(members.given, first), rows_of(nonmembers.given, second)
+    return joined(one, other)
+
+
+def trained(train: Train, given: Any, seed: int, name: str) -> Any:
+    """The shadow model. Raises InvalidInput where the training fails, or returns nothing."""
+    try:
+        model = train(given, seed)
+    except LosslakeError:
+        raise
+    except Exception as error:  # whatever a training of somebody's raises
+        raise InvalidInput(f"{name} could not be trained: {type(error).__name__}: {error}") from error
+    if model is None:
+        raise InvalidInput(f"train returned nothing for {name}; it must return the trained model")
+    return model
+
+
+def check_numbers(shadows: int, seed: int) -> None:
+    """Raises InvalidOption for a number of shadow models, or a seed, that is none."""
+    if not isinstance(shadows, (int, np.integer)) or isinstance(shadows, bool) or shadows < 0:
+        raise InvalidOption(f"shadows is {shadows!r}; it is how many shadow models to fit, 0 or more")
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
+        raise InvalidOption(f"seed is {seed!r}; it must be a whole number, 0 or more")

@@ -1,0 +1,212 @@
+"""Models of every kind are asked, and what they say becomes logits, or is refused with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import losslake
+import numpy as np
+import pytest
+import torch
+from losslake.collect.audit.answers import Output, as_logits, kind_of, least_of, way_of
+from losslake.store.errors import InvalidInput, InvalidOption, LosslakeError
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
+from sklearn.multioutput import MultiOutputClassifier
+from torch import nn
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(80, 4))
+Y = (X[:, 0] + RNG.normal(size=80) > 0).astype(np.int64)
+MEMBERS, OTHERS = (X[:40], Y[:40]), (X[40:], Y[40:])
+MODEL = LogisticRegression().fit(*MEMBERS)
+P = MODEL.predict_proba(X)
+LOSS = -np.log(P[np.arange(80), Y])
+
+
+def losses(model: Any, **more: Any) -> np.ndarray:
+    return -losslake.audit(model, MEMBERS, OTHERS, **more).scores("loss")["score"].to_numpy()
+
+
+def logits_of(x: Any) -> np.ndarray:
+    z = MODEL.decision_function(x)
+    return np.stack([np.zeros_like(z), z], axis=1)
+
+
+class Module(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.register_buffer("w", torch.from_numpy(MODEL.coef_[0]))
+        self.register_buffer("b", torch.from_numpy(MODEL.intercept_))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = x.double() @ self.w + self.b
+        if self.kind == "lone":
+            return z
+        both = torch.stack([torch.zeros_like(z), z], dim=1)
+        return both.softmax(1) if self.kind == "softmax" else both
+
+
+WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "an estimator": (MODEL, {}),
+    "its probabilities": (MODEL.predict_proba, {}),
+    "of class 1": (lambda x: MODEL.predict_proba(x)[:, 1], {"output": "probabilities"}),
+    "of class 1 in a column": (lambda x: MODEL.predict_proba(x)[:, 1:], {"output": "probabilities"}),
+    "log-probabilities": (MODEL.predict_log_proba, {}),
+    "logits": (logits_of, {}),
+    "one logit": (MODEL.decision_function, {}),
+    "an estimator's distances": (MODEL, {"output": "logits"}),
+    "a list": (lambda x: MODEL.predict_proba(x).tolist(), {}),
+    "tensors": (lambda x: torch.from_numpy(logits_of(x)), {"batch_size": 3}),
+    "a module of logits": (Module("logits"), {}),
+    "a module of one logit": (Module("lone"), {}),
+    "a module of probabilities": (Module("softmax"), {}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_leads_to_the_same_losses(way: str) -> None:
+    model, options = WAYS[way]
+    assert np.allclose(losses(model, **options), LOSS, atol=1e-5)
+
+
+def test_a_function_is_asked_batch_by_batch() -> None:
+    sizes = []
+
+    def model(x: Any) -> Any:
+        sizes.append(len(x))
+        return MODEL.predict_proba(x)
+
+    losses(model, batch_size=16)
+    assert sizes == [16, 16, 8, 16, 16, 8]
+
+
+class Labels:
+    def predict(self, x: Any) -> Any:
+        return MODEL.predict(x)
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "labels alone": (Labels(), "has predict alone: .* no attack on labels alone"),
+    "a regression": (LinearRegression().fit(*MEMBERS), "has predict alone"),
+    "distances": (RidgeClassifier().fit(*MEMBERS), "no log-odds.* output='logits'"),
+    "a class": (RandomForestClassifier, "give a trained model"),
+    "not fitted": (RandomForestClassifier(), "NotFittedError"),
+    "nothing": (None, "give a torch module"),
+    "one class": (DummyClassifier().fit(X, np.zeros(80, dtype=int)), "one class only"),
+    "several outputs": (MultiOutputClassifier(LogisticRegression()).fit(X, np.c_[Y, 1 - Y]), "2 outputs a record"),
+    "NaN": (lambda x: np.where(x[:, :1] > 1, np.nan, MODEL.predict_proba(x)), "gives nan for record"),
+    "infinite": (lambda x: np.where(x[:, :1] > 1, -np.inf, logits_of(x)), "gives -inf for record"),
+    "no shares": (lambda x: MODEL.predict_proba(x) * 0.9, "do not add up to 1"),
+    "a lone share": (lambda x: MODEL.predict_proba(x)[:, 1], "may be a probability of class 1 or its logit"),
+    "too few rows": (lambda x: MODEL.predict_proba(x)[:-1], "for a batch of 40 records"),
+    "classes behind each other": (lambda x: MODEL.predict_proba(x).T, "for a batch of 40 records"),
+    "no numbers": (lambda x: [{"label": "a"} for _ in x], "no array of numbers"),
+    "an error of its own": (lambda x: x.no_such_thing, "AttributeError"),
+    "a module of three axes": (nn.Unflatten(1, (2, 2)), "with forward="),
+    "a module of NaN": (nn.Sequential(nn.Linear(4, 2), nn.Threshold(9e9, float("nan"))), "gives nan for record 0 of members"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_models_that_cannot_be_audited(why: str) -> None:
+    model, said = REFUSED[why]
+    with pytest.raises(LosslakeError, match=said):
+        losslake.audit(model, MEMBERS, OTHERS)
+
+
+def test_probabilities_that_are_none_are_refused_where_they_are_said_to_be_such() -> None:
+    for model, said in (
+        (lambda x: MODEL.predict_proba(x) * 0.9, "add up to 0.9"),
+        (logits_of, "add up to 1: what"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            losslake.audit(model, MEMBERS, OTHERS, output="probabilities")
+
+
+def test_a_label_beyond_the_outputs() -> None:
+    with pytest.raises(
+        InvalidInput, match="label 2 of record 0 of nonmembers is one that the model does not know"
+    ):
+        losslake.audit(MODEL.predict_proba, MEMBERS, (X[40:], Y[40:] + 2))
+    with pytest.raises(InvalidInput, match="no class number"):
+        losslake.audit(MODEL.predict_proba, MEMBERS, (X[40:], Y[40:] + 0.5))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"output": "odds"}, "unknown output"),
+        ({"overlap": "ignore"}, "unknown overlap"),
+        ({"shadows": -1}, "shadows is -1"),
+        ({"shadows": 2.5}, "shadows is 2.5"),
+        ({"seed": -1}, "seed is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"least_probability": 0.0}, "least_probability is 0"),
+        ({"train": lambda members, seed: MODEL}, "shadows="),
+        ({"shadows": 2, "train": 3}, "train is a int"),
+        ({"forward": lambda model, batch: batch}, "torch module"),
+        ({"classes": [1, 2]}, "leave classes= out"),
+    ],
+)
+def test_options_that_do_not_fit(given: dict[str, Any], said: str) -> None:
+    model = MODEL.predict_proba if "batch_size" in given else MODEL
+    with pytest.raises(InvalidOption, match=said):
+        losslake.audit(model, MEMBERS, OTHERS, **given)
+
+
+# --- as logits ----------------------------------------------------------------------------------------------
+
+
+def test_probabilities_become_logits_whose_softmax_they_are() -> None:
+    rng = np.random.default_rng(1)
+    for classes in (2, 3, 100):
+        p = rng.dirichlet(np.full(classes, 0.3), 200)
+        z = as_logits(p, "probabilities", least_of(p), str).astype(np.float64)
+        shares = np.exp(z - z.max(axis=1, keepdims=True))
+        assert np.allclose(shares / shares.sum(axis=1, keepdims=True), p, atol=1e-6)
+
+
+def test_a_probability_of_zero_is_read_as_the_importers_read_a_loss_of_zero() -> None:
+    p = np.array([[1.0, 0.0], [0.25, 0.75]])
+    assert least_of(p) == 2.0**-25
+    assert least_of(np.array([[1.0, 1e-12], [0.0, 1.0]])) == 1e-12
+    z = as_logits(p, "probabilities", least_of(p), str)
+    assert np.isfinite(z).all()
+    assert z[0, 1] == np.float32(np.log(2.0**-25))
+    lone = as_logits(np.array([0.0, 1.0, 0.5]), "probabilities", 2.0**-25, str)
+    assert lone.shape == (3, 2)
+    assert lone[0, 0] - lone[0, 1] == lone[1, 1] - lone[1, 0] > 17
+
+
+def test_least_probability_is_what_a_forest_can_say() -> None:
+    x, y = RNG.normal(size=(200, 3)), RNG.integers(0, 2, 200)
+    forest = RandomForestClassifier(20, random_state=0).fit(x[:100], y[:100])
+    sides = (x[:100], y[:100]), (x[100:], y[100:])
+    audit = losslake.audit(forest, *sides, least_probability=1 / 40)
+    assert audit.lake.sql("select min(list_min(logits)) as z from signals")["z"][0] == np.float32(
+        np.log(1 / 40)
+    )
+    assert any("read as 0.025" in note for note in audit.notes)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kind"),
+    [
+        ([[0.2, 0.8], [0.5, 0.5]], "probabilities"),
+        ([[0.2, 0.9], [1.5, 0.5]], "logits"),
+        ([[-0.2, 1.2], [0.5, 0.5]], "logits"),
+        ([0.3, -1.0], "logits"),
+    ],
+)
+def test_outputs_show_what_they_are(outputs: Any, kind: Output) -> None:
+    assert kind_of(np.array(outputs), "model") == kind
+
+
+def test_a_way_knows_classes_and_columns() -> None:
+    way = way_of(MODEL)
+    assert way.classes == [0, 1]
+    assert way.columns is None
+    assert way.output == "probabilities"

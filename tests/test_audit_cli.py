@@ -1,0 +1,168 @@
+"""`losslake audit`: the same audit from the shell, of a model that a function returns and records in files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import losslake
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner
+from losslake.auditing import command
+from losslake.cli import main
+from sklearn.ensemble import RandomForestClassifier
+
+MODULE = """
+import numpy as np
+import polars as pl
+from sklearn.ensemble import RandomForestClassifier
+
+
+def table(name):
+    found = pl.read_csv(name)
+    return found[["a", "b", "c"]].to_numpy(), found["sick"].to_numpy()
+
+
+def forest():
+    return RandomForestClassifier(20, random_state=0).fit(*table("train.csv"))
+
+
+def train(members, seed):
+    frame = members
+    return RandomForestClassifier(20, random_state=seed).fit(frame[["a", "b", "c"]].to_numpy(), frame["sick"].to_numpy())
+
+
+def others():
+    return table("others.csv")
+
+
+def broken():
+    raise RuntimeError("no file model.bin")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 120), ("others", 120), ("population", 30)):
+        x = rng.normal(size=(count, 3)).round(6)
+        frame = pl.DataFrame(x, schema=["a", "b", "c"]).with_columns(
+            sick=pl.Series(rng.integers(0, 2, count)), who=pl.Series([f"{name}{i:03d}" for i in range(count)])
+        )
+        frame.write_csv(tmp_path / f"{name}.csv")
+        frame.write_parquet(tmp_path / f"{name}.parquet")
+        np.savez(tmp_path / f"{name}.npz", x=x, y=frame["sick"].to_numpy())
+    name = f"audited_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AUDITED", name)
+    return tmp_path
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(command, list(arguments))
+    return done.exit_code, done.stdout, str(done.exception or "")
+
+
+def names(folder: Path) -> str:
+    return next(path.stem for path in folder.glob("audited_*.py"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "npz"])
+def test_it_says_what_python_says(folder: Path, kind: str) -> None:
+    module = names(folder)
+    sides = (
+        "--members",
+        f"train.{kind}",
+        "--nonmembers",
+        f"others.{kind}",
+        "--population",
+        f"population.{kind}",
+    )
+    more = (
+        ()
+        if kind == "npz"
+        else ("--label", "sick", "--key", "who", "--features", "a", "--features", "b", "--features", "c")
+    )
+    code, out, error = run(
+        "--model",
+        f"{module}:forest",
+        *sides,
+        *more,
+        "--shadows",
+        "4",
+        "--lake",
+        "lake",
+        "--out",
+        "audit.json",
+    )
+    assert (code, error) == (0, "")
+    table = {name: pl.read_csv(f"{name}.csv") for name in ("train", "others", "population")}
+    train, others, population = (
+        (f[["a", "b", "c"]].to_numpy(), f["sick"].to_numpy()) for f in table.values()
+    )
+    model = RandomForestClassifier(20, random_state=0).fit(*train)
+    here = losslake.audit(model, train, others, population=population, shadows=4)
+    lines = out.splitlines()
+    assert lines[:2] == str(here).splitlines()[:2]
+    assert lines[-1] == "audit.json"
+    assert json.loads(Path("audit.json").read_text())["verdict"]["level"] == here.level
+    kept = losslake.open("lake").scores("lira")["score"].to_numpy()
+    assert np.allclose(kept, here.scores("lira")["score"].to_numpy())
+    keys = losslake.open("lake").samples("audit")["key"].to_pylist()
+    assert keys[0] == ("members/0" if kind == "npz" else "train000")
+
+
+def test_functions_name_records_and_train(folder: Path) -> None:
+    module = names(folder)
+    code, out, error = run(
+        "--model", f"{module}:forest", "--members", "train.npz", "--nonmembers", f"{module}:others", "--references", f"{module}:forest"
+    )  # fmt: skip
+    assert (code, error) == (0, "")
+    assert "temporary lake" in out
+    columns = ("--label", "sick", "--features", "a", "--features", "b", "--features", "c")
+    sides = (
+        "--members",
+        "train.csv",
+        "--nonmembers",
+        "others.csv",
+        "--train",
+        f"{module}:train",
+        "--shadows",
+        "2",
+    )
+    code, out, error = run("--model", f"{module}:forest", *sides, *columns, "--lake", "lake")
+    assert (code, error) == (0, "")
+    assert len(losslake.open("lake").runs("audit", "shadow")) == 2
+
+
+def test_what_is_wrong_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = names(folder)
+    sides = ["--members", "train.npz", "--nonmembers", "others.npz"]
+    for arguments, code, said in (
+        (["--model", f"{module}:broken", *sides], 1, "RuntimeError: no file model.bin"),
+        (["--model", "forest.pkl", *sides], 2, "package.module:function"),
+        (
+            ["--model", f"{module}:forest", "--members", "gone.csv", "--nonmembers", "others.csv"],
+            1,
+            "no file gone.csv",
+        ),
+        (
+            ["--model", f"{module}:forest", "--members", "train.csv", "--nonmembers", "others.csv"],
+            2,
+            "label=",
+        ),
+        (
+            ["--model", f"{module}:forest", "--members", "train.npz", "--nonmembers", "train.npz"],
+            1,
+            "nobody can be both",
+        ),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["audit", *arguments])
+        assert ended.value.code == code
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("losslake: ")]
+        assert len(lines) == 1
+        assert said in lines[0]
