@@ -131,7 +131,15 @@ def test_imports_of_runs_do_without_pytorch_and_rich() -> None:
 
 def test_every_command_has_help_with_an_example() -> None:
     every = list(_commands(cli, ()))
-    assert {words[0] for words, _ in every} == {"demo", "audit", "collect", "analyze", "sql", "report", "lake"}
+    assert {words[0] for words, _ in every} == {
+        "demo",
+        "audit",
+        "collect",
+        "analyze",
+        "sql",
+        "report",
+        "lake",
+    }
     lacking = [" ".join(words) for words, command in every if "Example" not in (command.help or "")]
     assert lacking == []
     for words, command in every:
