@@ -93,7 +93,8 @@ def audit(
     train       train(members, seed) -> a model trained on these as the model was; members are such as were given: (X, y), a frame
                 or a data set
     references  further models, trained on none of these records
-    lake        where to keep it all; by default a temporary lake, which is there as long as the Audit
+    lake        where to keep it all, a frame's columns too (up to 100, which the report shows); by default a temporary lake, which
+                is there as long as the Audit
     experiment, run   what it is called in the lake
     label, key, group   columns of frames: the label, each record's name, its group
     features    columns that the model takes, or the one column that it takes as it is, such as a text; by default those that it was fitted
@@ -108,8 +109,8 @@ def audit(
     seed        of the halves and of the shadow models
     progress    is told how far it is
 
-    Each record's answer is kept as the logits that a lake holds, of probabilities their logarithms. Copies of a record are in or out
-    of a shadow model together. Returns an Audit: printed, it is the verdict with its limits. Raises InvalidInput for
+    Each record's answer is kept as the logits that a lake holds, of probabilities their logarithms. Copies of a record count
+    as one, and are trained on together. Returns an Audit: printed, it is the verdict with its limits. Raises InvalidInput for
     what cannot be told of: records on two sides, NaN, probabilities that do not add up to 1, labels that the model does not know,
     unequal columns; AlreadyExists where the lake holds other answers under these names.
     """

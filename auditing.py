@@ -110,11 +110,14 @@ class Audit:
         with open_source(self.lake, self.experiment, self.target) as source:
             return exposed_table(source, keep_scores(source, (self._attack,))[self._attack].scores, k)
 
-    def report(self, out: str | Path = "report.html") -> Path:
-        """Write the report to a file, .html, .pdf, .png, .svg or .json as its name ends; the file."""
+    def report(self, out: str | Path = "report.html", *, pictures: bool = True) -> Path:
+        """Write the report to a file, .html, .pdf, .png, .svg or .json as its name ends; the file.
+
+        Without ``pictures`` it shows no record itself, neither a picture nor the columns of a frame.
+        """
         from .analysis.report.write import write_report
 
-        write_report(self.lake, self.experiment, Path(out), target=self.target)
+        write_report(self.lake, self.experiment, Path(out), target=self.target, pictures=pictures)
         return Path(out)
 
     def gate(

@@ -312,19 +312,40 @@ def test_shadow_models_of_a_pipeline(cancer: tuple[Any, Any]) -> None:
     assert min(filter(None, accuracy)) > 0.9
 
 
-def test_copies_of_a_record_are_in_or_out_of_a_shadow_model_together(cancer: tuple[Any, Any]) -> None:
+def test_copies_of_a_record_count_once_and_are_trained_on_together(cancer: tuple[Any, Any]) -> None:
     (x, y), others = cancer
-    x, y = np.concatenate([x, x[:40]]), np.concatenate([y, y[:40]])
-    model = RandomForestClassifier(10, random_state=0).fit(x, y)
-    audit = losslake.audit(model, (x, y), others, shadows=6)
-    for run in audit.lake.runs("audit", "shadow"):
-        rows = audit.lake.sql(
-            "select member from signals where run = $run order by sample_id", {"run": run.run}
+    x, y = np.concatenate([x[:100], x, x[:40]]), np.concatenate([y[:100], y, y[:40]])
+    fitted: list[list[bytes]] = []
+
+    def train(members: Any, seed: int) -> Any:
+        fitted.append([row.tobytes() for row in members[0]])
+        return RandomForestClassifier(10, random_state=seed).fit(*members)
+
+    audit = losslake.audit(train((x, y), 0), (x, y), others, shadows=6, train=train)
+    assert audit.lake.run("audit", "target").members == 285
+    assert any("140 of 425 members are copies" in note for note in audit.notes)
+    samples = pl.DataFrame(audit.lake.samples("audit"))
+    assert samples["copies"].to_list() == [3] * 40 + [2] * 60 + [1] * (569 - 100)
+    assert samples["key"][100] == "members/200"
+    given = {row.tobytes(): number for number, row in enumerate(x[:100])}
+    whole = [row.tobytes() for row in x] + [row.tobytes() for row in others[0]]
+    for run, rows in zip(audit.lake.runs("audit", "shadow"), fitted[1:], strict=True):
+        member = audit.lake.sql(
+            "select sample_id, member from signals where run = $run order by all", {"run": run.run}
         )
-        rows = rows["member"].to_numpy()
-        assert np.array_equal(rows[:40], rows[285:325])
-        assert 0 < rows[:40].sum() < 40
-    assert any("40 of 325 members are copies" in note for note in audit.notes)
+        inside = member["member"].to_numpy()
+        assert 0 < inside[:100].sum() < 100
+        for content, number in given.items():
+            assert rows.count(content) == whole.count(content) * inside[number]
+
+
+def test_copies_narrow_no_interval() -> None:
+    """Fifty copies of one record are one record, of which nothing can be told."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(101, 3)), rng.integers(0, 2, 101)
+    members, others = (np.tile(x[:1], (50, 1)), np.tile(y[:1], 50)), (x[1:], y[1:])
+    audit = losslake.audit(RandomForestClassifier(10, random_state=0).fit(x, y), members, others, shadows=4)
+    assert audit.level == "cannot tell"
 
 
 def test_classes_that_a_shadow_model_has_not_seen() -> None:

@@ -139,7 +139,7 @@ def rules_of(
     ]
     if max_share_memorized is not None:
         wanted.append(Rule("share", "memorization", max_share_memorized, above=above, compare=compare))
-    companions = {
+    companions: dict[str, object] = {
         "at-fpr": at_fpr,
         "delta": delta,
         "inclusion": inclusion,

@@ -232,6 +232,38 @@ def _tensor(x: Any, kind: Any, what: str) -> Any:
     return x.to(kind) if x.is_floating_point() else x
 
 
+# --- labels ------------------------------------------------------------------------------------------------
+
+
+def class_numbers(labels: np.ndarray, classes: Sequence[Any] | None, what: str) -> np.ndarray:
+    """The place of each label among the classes of the model, int64 (n,); without these, labels are class numbers.
+
+    Raises InvalidInput for a label that the model does not know.
+    """
+    values = labels.tolist()
+    if classes is None:
+        wrong = [
+            i
+            for i, value in enumerate(values)
+            if not isinstance(value, (bool, int, float)) or value != int(value) or value < 0
+        ]
+        if wrong:
+            raise InvalidInput(
+                f"label {values[wrong[0]]!r} of record {wrong[0]} of {what} is no class number 0, 1, 2, ...; give classes=, the labels in the "
+                "order of the model's outputs"
+            )
+        return labels.astype(np.int64)
+    places = {value: number for number, value in enumerate(classes)}
+    unknown = [i for i, value in enumerate(values) if value not in places]
+    if unknown:
+        named = ", ".join(dict.fromkeys(repr(values[i]) for i in unknown[:100]))
+        raise InvalidInput(
+            f"{what} have labels that the model does not know: {named[:200]} (record {unknown[0]} first, {len(unknown)} in all); it knows "
+            f"{', '.join(map(repr, list(classes)[:10]))}"
+        )
+    return np.fromiter((places[value] for value in values), dtype=np.int64, count=len(values))
+
+
 # --- as logits ----------------------------------------------------------------------------------------------
 
 

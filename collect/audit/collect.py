@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +20,10 @@ from ..experiment.membership import design_members
 from ..fleet.design import Block, derived, lay_down, numbered
 from ..importers.runs import GivenRun, Universe, import_runs
 from ..progress import Progress, Silent
-from .answers import Output, Way, as_logits, in_order, is_module, kind_of, least_of, way_of
-from .records import Columns, Records, check_alike, digests, read_labels, read_records, rows_of
+from .answers import Output, Way, as_logits, class_numbers, in_order, is_module, kind_of, least_of, way_of
+from .records import Columns, Records, check_alike, read_labels, read_records
+from .same import Overlap, distinct
 from .shadows import Train, check_numbers, members_of_all, trained, trainer_of
-
-Overlap = Literal["refuse", "leave out"]
-"""What becomes of records that are given on two sides."""
 
 _FLEET, _SEEDS = "shadow", 17
 _FEWER = 0.75
@@ -107,7 +105,7 @@ def collect_audit(
     check_numbers(shadows, seed)
     if overlap not in get_args(Overlap):
         raise unknown_choice("overlap", overlap, get_args(Overlap))
-    how = {"output": output, "batch_size": batch_size, "forward": forward, "collate": collate}
+    how: dict[str, Any] = {"output": output, "batch_size": batch_size, "forward": forward, "collate": collate}
     way = way_of(model, classes=classes, **how)
     if way.classes is not None and len(way.classes) < 2:
         raise InvalidInput(
@@ -125,7 +123,8 @@ def collect_audit(
             if given is not None or what != "population"
         ]
     )
-    parts, same, notes = _apart(parts, overlap)
+    once = distinct(parts, overlap)
+    parts, notes = once.parts, once.notes
     progress = progress or Silent()
     progress.note(f"asking {way.name} about {sum(map(len, parts)):,} records")
     outputs, labels = _asked(way, parts)
@@ -135,7 +134,7 @@ def collect_audit(
     notes += _saturated(audited, outputs)
     members_here, audit = len(parts[0]), len(parts[0]) + len(parts[1])
     everybody = np.arange(len(logits))
-    universe = _universe(audited)
+    universe = _universe(audited, np.bincount(once.samples))
 
     def write(
         name: str, its: Way, values: np.ndarray, who: np.ndarray, role: Role, made: Any, **extra: Any
@@ -166,25 +165,22 @@ def collect_audit(
     with unused_removed(lake, experiment):
         write(run, way, logits, everybody < members_here, "target", model, outputs=audited.output)
         progress.start(shadows, "shadow models")
-        sizes = []
         try:
             for name, number, block in _shadow_runs(lake, experiment, shadows, seed):
                 if lake.has_run(experiment, name):
                     progress.advance(1, name)
                     continue
                 assert fit is not None
+                drawn = design_members(audit, block["count"], design="balanced", seed=block["seed"])
+                chosen = drawn[number - block["first"]]
                 # Copies of a record are in or out together: a model without one that knows the other is none without it.
-                drawn = design_members(
-                    int(same[:audit].max()) + 1, block["count"], design="balanced", seed=block["seed"]
-                )
-                chosen = drawn[number - block["first"]][same[:audit]]
-                given = members_of_all(parts[0], parts[1], chosen, pair=train is None)
+                rows = chosen[once.samples[: len(once.whole[0]) + len(once.whole[1])]]
+                given = members_of_all(once.whole[0], once.whole[1], rows, pair=train is None)
                 made = trained(fit, given, derived(block["seed"], _SEEDS, number), f"shadow model {name}")
                 its = way_of(made, **how)
                 values = audited.logits(its, _asked(its, parts)[0])
                 within = np.append(chosen, np.zeros(len(logits) - audit, dtype=bool))
                 write(name, its, values, within, "shadow", made, design=dict(block))
-                sizes.append(int(chosen.sum()))
                 progress.advance(1, name)
         finally:
             progress.finish()
@@ -192,6 +188,7 @@ def collect_audit(
             its = way_of(other, **how)
             values = audited.logits(its, _asked(its, parts)[0])
             write(f"reference-{number:04d}", its, values, everybody < 0, "reference", other)
+    sizes = [one.members for one in lake.runs(experiment, _FLEET)] if shadows else []
     if sizes and not _FEWER * members_here <= np.mean(sizes) <= members_here / _FEWER:
         notes.append(
             f"the shadow models are trained on {round(np.mean(sizes)):,} records each, half of all, and the target on {members_here:,}: with "
@@ -242,100 +239,8 @@ def _audited(
     )
 
 
-def class_numbers(labels: np.ndarray, classes: Sequence[Any] | None, what: str) -> np.ndarray:
-    """The place of each label among the classes of the model, int64 (n,); without these, labels are class numbers.
-
-    Raises InvalidInput for a label that the model does not know.
-    """
-    values = labels.tolist()
-    if classes is None:
-        wrong = [
-            i
-            for i, value in enumerate(values)
-            if not isinstance(value, (bool, int, float)) or value != int(value) or value < 0
-        ]
-        if wrong:
-            raise InvalidInput(
-                f"label {values[wrong[0]]!r} of record {wrong[0]} of {what} is no class number 0, 1, 2, ...; give classes=, the labels in the "
-                "order of the model's outputs"
-            )
-        return labels.astype(np.int64)
-    places = {value: number for number, value in enumerate(classes)}
-    unknown = [i for i, value in enumerate(values) if value not in places]
-    if unknown:
-        named = ", ".join(dict.fromkeys(repr(values[i]) for i in unknown[:100]))
-        raise InvalidInput(
-            f"{what} have labels that the model does not know: {named[:200]} (record {unknown[0]} first, {len(unknown)} in all); it knows "
-            f"{', '.join(map(repr, list(classes)[:10]))}"
-        )
-    return np.fromiter((places[value] for value in values), dtype=np.int64, count=len(values))
-
-
-def _apart(parts: tuple[Records, ...], overlap: Overlap) -> tuple[tuple[Records, ...], np.ndarray, list[str]]:
-    """The parts without what an earlier one has too; the number of each record's content, equal for copies; and notes.
-
-    Raises InvalidInput for records on two sides, unless they are to be left out of the later one, and for names on two sides.
-    """
-    seen: dict[bytes, int] = {}
-    kept, numbers, notes = [], [], []
-    for part in parts:
-        before = len(seen)
-        found = np.array([seen.setdefault(digest, len(seen)) for digest in digests(part)], dtype=np.int64)
-        twice = found < before
-        if twice.any():
-            told = f"{int(twice.sum()):,} of {len(part):,} {part.what} are also on another side, record {int(np.argmax(twice))} of {part.what} first"
-            if overlap == "refuse":
-                raise InvalidInput(
-                    f"{told}: nobody can be both. Give each record once; where these are other people's records with the same values, "
-                    "overlap='leave out' leaves them out of the later side"
-                )
-            if twice.all():
-                raise InvalidInput(f"{told}: none are left")
-            notes.append(f"{told}, and left out there")
-            part, found = _some_of(part, np.flatnonzero(~twice)), found[~twice]
-        copies = len(found) - len(np.unique(found))
-        if copies:
-            notes.append(
-                f"{copies:,} of {len(found):,} {part.what} are copies of others: they count as records of their own, so that intervals are "
-                "narrower than they should be, and are in the training of shadow models together"
-            )
-        kept.append(part)
-        numbers.append(found)
-    _check_names(kept)
-    _, same = np.unique(np.concatenate(numbers), return_inverse=True)
-    return tuple(kept), same, notes
-
-
-def _some_of(part: Records, ids: np.ndarray) -> Records:
-    def of(values: list[Any] | None) -> list[Any] | None:
-        return None if values is None else [values[i] for i in ids.tolist()]
-
-    return replace(
-        part,
-        given=rows_of(part.given, ids),
-        inputs=rows_of(part.inputs, ids),
-        labels=None if part.labels is None else part.labels[ids],
-        keys=of(part.keys),
-        group=of(part.group),
-        table=None if part.table is None else part.table.take(ids),
-        places=part.places[ids],
-    )
-
-
-def _check_names(parts: Sequence[Records]) -> None:
-    """Raises InvalidInput for a name that two records have, where somebody gave names."""
-    seen: dict[str, str] = {}
-    for part in parts:
-        for key in part.keys if part.keys is not None and part.named else ():
-            if key in seen:
-                raise InvalidInput(
-                    f"{seen[key]} and {part.what} both have the record {key!r}; give each record once, by a name of its own"
-                )
-            seen[key] = part.what
-
-
-def _universe(audited: _Audited) -> Universe:
-    """The samples, as all runs share them."""
+def _universe(audited: _Audited, copies: np.ndarray) -> Universe:
+    """The samples, as all runs share them; ``copies`` says how often each was given, and is kept where one was more than once."""
     parts = audited.parts
     keys = [key for part in parts for key in part.keys or ()]
     if len(set(keys)) < len(audited.labels):  # not all have one, or numbers of two frames that are the same
@@ -351,6 +256,8 @@ def _universe(audited: _Audited) -> Universe:
         ):  # of types that do not go together: the report does without
             own = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
             columns |= {name: own[name] for name in own.column_names}
+    if copies.max() > 1 and "copies" not in map(str.casefold, columns):
+        columns["copies"] = pa.array(copies)
     facts: dict[str, Any] = {"recorded_by": AUDIT}
     if audited.classes is not None:
         facts["classes"] = [str(each) for each in audited.classes]

@@ -1,4 +1,4 @@
-"""The records of an audit as people hand them over: arrays, frames, data sets and loaders; which of them are the same record.
+"""The records of an audit as people hand them over: arrays, frames, data sets and loaders; and parts of them in the same kind.
 
 torch, pandas, SciPy's matrices and datasets are looked for among the modules that are loaded: whoever has an object of theirs has
 loaded them.
@@ -6,8 +6,6 @@ loaded them.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -82,7 +80,8 @@ def read_records(
     if data is not None and isinstance(given, data.DataLoader):
         given, collate = _of_loader(given, what)
     datasets = sys.modules.get("datasets")
-    if datasets is not None and isinstance(given, getattr(datasets, "Dataset", ())) and not whole:
+    hugging_face: Any = () if datasets is None else getattr(datasets, "Dataset", ())
+    if isinstance(given, hugging_face) and not whole:
         given = given.with_format(None).to_pandas()
     if _is_pair(given):
         found = _of_pair(given, what, columns, expected)
@@ -159,8 +158,12 @@ def _is_pair(given: Any) -> bool:
 
 def _is_frame(given: Any) -> bool:
     rows = isinstance(given, (list, tuple)) and len(given) and isinstance(given[0], Mapping)
-    named = hasattr(given, "columns") or isinstance(given, (Mapping, pa.Table, pa.RecordBatch))
-    return bool(rows or named or hasattr(given, "collect_schema"))
+    lazy = hasattr(
+        given, "collect_schema"
+    )  # asked first: Polars warns of a lazy frame that is asked for its columns
+    return bool(
+        rows or lazy or isinstance(given, (Mapping, pa.Table, pa.RecordBatch)) or hasattr(given, "columns")
+    )
 
 
 def _of_pair(given: Any, what: str, columns: Columns, expected: Sequence[str] | None) -> Records:
@@ -294,7 +297,10 @@ def _check_same_rows(x: Any, y: Any, what: str) -> None:
 
 def _rows(x: Any, what: str) -> Any:
     if hasattr(x, "tocsr"):
-        return x.tocsr()
+        rows = x.tocsr(copy=True)
+        rows.sum_duplicates()
+        rows.eliminate_zeros()
+        return rows
     if hasattr(x, "shape") or (isinstance(x, list) and x and isinstance(x[0], str)):
         if hasattr(x, "shape") and not len(x.shape):
             raise InvalidInput(f"X of {what} is one value; give a row a record")
@@ -366,7 +372,7 @@ def _plain(value: Any) -> Any:
     return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
 
 
-# --- which are the same -------------------------------------------------------------------------------------
+# --- of one kind ---------------------------------------------------------------------------------------------
 
 
 def check_alike(parts: Sequence[Records]) -> tuple[Records, ...]:
@@ -394,56 +400,3 @@ def check_alike(parts: Sequence[Records]) -> tuple[Records, ...]:
             )
         found.append(part)
     return tuple(found)
-
-
-def digests(part: Records) -> list[bytes]:
-    """A digest of each record, its features and its label: equal for records that are the same, whatever the type of their numbers."""
-    inputs, labels = part.inputs, part.labels
-    if part.labels is None:
-        first = size_of(inputs) and _digest(inputs[0])
-        if first and first != _digest(inputs[0]):
-            raise InvalidInput(
-                f"record 0 of {part.what}, read twice, is another one: the data draws at random, as augmentation does; give it without"
-            )
-        return [_digest(inputs[i]) for i in range(len(part))]
-    if hasattr(inputs, "tocsr"):
-        rows: Any = (inputs[i] for i in range(len(part)))
-        return [
-            _digest((row.indices, row.data, label)) for row, label in zip(rows, labels.tolist(), strict=True)
-        ]
-    if hasattr(inputs, "columns"):
-        columns = [inputs[name].to_list() for name in inputs.columns]
-        return [_digest(row) for row in zip(*columns, labels.tolist(), strict=True)]
-    values = inputs.detach().cpu().numpy() if hasattr(inputs, "detach") else inputs
-    if hasattr(values, "to_list"):  # one column of a frame
-        values = values.to_list()
-    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
-        values = values.astype(np.float64).reshape(len(values), -1) + 0.0  # of one type, and -0.0 is 0.0
-    return [_digest((row, label)) for row, label in zip(values, labels.tolist(), strict=True)]
-
-
-def _digest(value: Any) -> bytes:
-    sink = hashlib.blake2b(digest_size=16)
-    _feed(sink, value)
-    return sink.digest()
-
-
-def _feed(sink: Any, value: Any) -> None:
-    if isinstance(value, Mapping):
-        value = [part for name in sorted(map(str, value)) for part in (name, value[name])]
-    if isinstance(value, (list, tuple)):
-        sink.update(f"[{len(value)}".encode())
-        for each in value:
-            _feed(sink, each)
-        return
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        sink.update(f"({value.shape}".encode())
-        sink.update((np.ascontiguousarray(value, dtype=np.float64) + 0.0).tobytes())
-        return
-    if isinstance(value, (bool, int, float, np.number)):
-        with contextlib.suppress(OverflowError, ValueError):
-            value = float(value) + 0.0  # -0.0 is 0.0
-    text = value.tobytes() if hasattr(value, "tobytes") else repr(value).encode("utf-8", "surrogatepass")
-    sink.update(f"<{len(text)}".encode() + text)

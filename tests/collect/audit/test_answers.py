@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import losslake
@@ -9,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from losslake.collect.audit.answers import Output, as_logits, kind_of, least_of, way_of
+from losslake.collect.audit.collect import collect_audit
 from losslake.store.errors import InvalidInput, InvalidOption, LosslakeError
+from losslake.store.lake import Lake
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
@@ -26,7 +30,10 @@ LOSS = -np.log(P[np.arange(80), Y])
 
 
 def losses(model: Any, **more: Any) -> np.ndarray:
-    return -losslake.audit(model, MEMBERS, OTHERS, **more).scores("loss")["score"].to_numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake.open(Path(folder) / "lake", create=True)
+        collect_audit(lake, "e", model, MEMBERS, OTHERS, **more)
+        return lake.sql("select loss from signals order by sample_id")["loss"].to_numpy()
 
 
 def logits_of(x: Any) -> np.ndarray:

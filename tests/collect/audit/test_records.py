@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -13,8 +15,11 @@ import polars as pl
 import pytest
 import scipy.sparse
 import torch
-from losslake.collect.audit.records import Columns, Records, digests, joined, read_records, rows_of
+from losslake.collect.audit.collect import collect_audit
+from losslake.collect.audit.records import Columns, Records, joined, read_records, rows_of
+from losslake.collect.audit.same import digests
 from losslake.store.errors import InvalidInput, InvalidOption
+from losslake.store.lake import Lake
 from sklearn.compose import make_column_transformer
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -57,8 +62,11 @@ KINDS: dict[str, Callable[[slice], Any]] = {
 }
 
 
-def scores(model: Any, members: Any, others: Any, **more: Any) -> np.ndarray:
-    return losslake.audit(model, members, others, **more).scores("loss")["score"].to_numpy()
+def losses(model: Any, members: Any, others: Any, **more: Any) -> np.ndarray:
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake.open(Path(folder) / "lake", create=True)
+        collect_audit(lake, "e", model, members, others, **more)
+        return lake.sql("select loss from signals where run = 'target' order by sample_id")["loss"].to_numpy()
 
 
 EXPECTED = -np.log(MODEL.predict_proba(X)[np.arange(80), Y])
@@ -67,8 +75,8 @@ EXPECTED = -np.log(MODEL.predict_proba(X)[np.arange(80), Y])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_estimator_is_asked_the_same_whatever_records_are_given_as(kind: str) -> None:
     made = KINDS[kind]
-    found = scores(MODEL, made(slice(40)), made(slice(40, 80)), shadows=2)
-    assert np.allclose(-found, EXPECTED, atol=1e-5)
+    found = losses(MODEL, made(slice(40)), made(slice(40, 80)), shadows=2)
+    assert np.allclose(found, EXPECTED, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "hugging face"])
@@ -78,10 +86,10 @@ def test_a_module_is_asked_the_same_whatever_records_are_given_as(kind: str) -> 
     if kind in ("a data set", "a loader"):
         module = module.double()
     made = KINDS[kind]
-    found = scores(module, made(slice(40)), made(slice(40, 80)))
+    found = losses(module, made(slice(40)), made(slice(40, 80)))
     logits = module(torch.from_numpy(X).to(module.weight.dtype)).detach()
     assert np.allclose(
-        -found, nn.functional.cross_entropy(logits, torch.from_numpy(Y), reduction="none"), atol=1e-5
+        found, nn.functional.cross_entropy(logits, torch.from_numpy(Y), reduction="none"), atol=1e-5
     )
 
 
@@ -92,10 +100,10 @@ def test_records_of_a_model_that_is_called_in_a_way_of_its_own() -> None:
     def forward(model: nn.Module, batch: Any) -> Any:
         return model(batch["x"].double()), batch["y"]
 
-    found = scores(module, data.select(range(40)), data.select(range(40, 80)), forward=forward)
+    found = losses(module, data.select(range(40)), data.select(range(40, 80)), forward=forward)
     logits = module(torch.from_numpy(X)).detach()
     wanted = nn.functional.cross_entropy(logits, torch.from_numpy(Y), reduction="none")
-    assert np.allclose(-found, wanted, atol=1e-4)
+    assert np.allclose(found, wanted, atol=1e-4)
 
 
 def test_a_loader_gives_the_records_that_its_sampler_draws() -> None:
@@ -116,18 +124,20 @@ def test_a_loader_gives_the_records_that_its_sampler_draws() -> None:
 # --- names, groups, columns ---------------------------------------------------------------------------------
 
 
-def test_keys_groups_and_columns_are_kept() -> None:
+def test_keys_groups_and_columns_are_kept(tmp_path: Path) -> None:
     table = frame(slice(80)).assign(
-        who=[f"p{i}" for i in range(80)], ward=np.where(np.arange(80) % 3, "east", "west"), age=range(80)
+        who=[f"p{i}" for i in range(80)], ward=np.where(np.arange(80) % 3, "east", "west"), shoesize=range(80)
     )
     model = LogisticRegression().fit(table[NAMES], table["label"])
     audit = losslake.audit(model, table[:40], table[40:], key="who", group="ward", shadows=4)
     samples = pl.DataFrame(audit.lake.samples("audit"))
     assert samples["key"].to_list() == [f"p{i}" for i in range(80)]
     assert samples["group"].to_list()[:3] == ["west", "east", "east"]
-    assert samples["age"].to_list() == list(range(80))
+    assert samples["shoesize"].to_list() == list(range(80))
     assert audit.exposed(1)["key"][0].startswith("p")
     assert audit.exposed(1).columns == ["sample_id", "key", "label", "group", "score"]
+    assert "shoesize" in audit.report(tmp_path / "with.html").read_text()
+    assert "shoesize" not in audit.report(tmp_path / "without.html", pictures=False).read_text()
 
 
 def test_numbers_of_a_split_frame_name_its_records() -> None:
@@ -145,15 +155,15 @@ def test_a_column_called_like_one_of_the_lake_is_a_feature_like_another() -> Non
     names = ["split", "Group", "experiment", "key"]
     table = pd.DataFrame(X, columns=names).assign(label=Y)
     model = LogisticRegression().fit(table[names][:40], Y[:40])
-    assert np.allclose(-scores(model, table[:40], table[40:]), EXPECTED, atol=1e-5)
+    assert np.allclose(losses(model, table[:40], table[40:]), EXPECTED, atol=1e-5)
 
 
 def test_columns_are_found_by_their_names() -> None:
     model = LogisticRegression().fit(frame(slice(40))[NAMES], Y[:40])
     members, others = frame(slice(40)), frame(slice(40, 80))[["d", "label", "a", "c", "b"]]
-    assert np.allclose(-scores(model, members, others.assign(more=1)), EXPECTED, atol=1e-5)
+    assert np.allclose(losses(model, members, others.assign(more=1)), EXPECTED, atol=1e-5)
     assert np.allclose(
-        -scores(MODEL, members, others), EXPECTED, atol=1e-5
+        losses(MODEL, members, others), EXPECTED, atol=1e-5
     )  # fitted on an array, in the order of the members
 
 
@@ -167,13 +177,13 @@ def test_text_and_categories() -> None:
         }
     )
     text = make_pipeline(CountVectorizer(), LogisticRegression()).fit(table["text"][:40], Y[:40])
-    found = scores(text, table[:40], table[40:], label="y", features="text", shadows=2)
-    assert np.allclose(-found, -np.log(text.predict_proba(table["text"])[np.arange(80), Y]), atol=1e-5)
+    found = losses(text, table[:40], table[40:], label="y", features="text", shadows=2)
+    assert np.allclose(found, -np.log(text.predict_proba(table["text"])[np.arange(80), Y]), atol=1e-5)
     lists = (table["text"][:40].tolist(), Y[:40]), (table["text"][40:].tolist(), Y[40:])
-    assert np.allclose(scores(text, *lists, shadows=2), found, atol=1e-6)
+    assert np.allclose(losses(text, *lists, shadows=2), found, atol=1e-6)
     columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["colour"]))
     colour = make_pipeline(columns, LogisticRegression()).fit(table[["text", "colour"]][:40], Y[:40])
-    assert len(scores(colour, table[:40], table[40:], label="y", shadows=2)) == 80
+    assert len(losses(colour, table[:40], table[40:], label="y", shadows=2)) == 80
 
 
 def test_labels_are_names_or_any_numbers() -> None:
@@ -184,7 +194,7 @@ def test_labels_are_names_or_any_numbers() -> None:
     assert set(audit.exposed()["label"]) <= {"benign", "malign"}
     odd = np.array([7, -3])[Y]
     model = LogisticRegression().fit(X[:40], odd[:40])
-    assert np.allclose(-scores(model, (X[:40], odd[:40]), (X[40:], odd[40:])), EXPECTED, atol=1e-5)
+    assert np.allclose(losses(model, (X[:40], odd[:40]), (X[40:], odd[40:])), EXPECTED, atol=1e-5)
     by_name = losslake.audit(
         MODEL.predict_proba, (X[:40], named[:40]), (X[40:], named[40:]), classes=["benign", "malign"]
     )
