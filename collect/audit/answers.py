@@ -194,21 +194,31 @@ def _module(
             data = (_tensor(data, kind, records.what), torch.zeros(len(records), dtype=torch.int64))
         call = Call(forward, collate or records.collate or default_collate)
         outputs, labels = [], []
-        for output, target, _ in ordered_answers(
-            model, data, np.arange(len(records)), len(records), AS_IT_IS, call
-        ):
-            if (
-                not isinstance(output, torch.Tensor)
-                or output.ndim not in (1, 2)
-                or len(output) != len(target)
+        try:
+            for output, target, _ in ordered_answers(
+                model, data, np.arange(len(records)), len(records), AS_IT_IS, call
             ):
-                shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-                raise InvalidInput(
-                    f"{type(model).__name__} gives {shape} for a batch of {len(target)} records; logits must be (batch, classes): say "
-                    "with forward= how to get at them"
-                )
-            outputs.append(output.detach().float().cpu().numpy())
-            labels.append(target.detach().cpu().numpy())
+                if (
+                    not isinstance(output, torch.Tensor)
+                    or output.ndim not in (1, 2)
+                    or len(output) != len(target)
+                ):
+                    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+                    raise InvalidInput(
+                        f"{type(model).__name__} gives {shape} for a batch of {len(target)} records; logits must be (batch, classes): "
+                        "say with forward= how to get at them"
+                    )
+                outputs.append(output.detach().float().cpu().numpy())
+                labels.append(target.detach().cpu().numpy())
+        except InvalidInput as error:
+            told = (
+                str(error).replace("of data", f"of {records.what}").replace("start_run forward=", "forward=")
+            )
+            raise InvalidInput(told) from error
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise InvalidInput(
+                f"{type(model).__name__} cannot be asked about the {records.what}: {type(error).__name__}: {error}"
+            ) from error
         return np.concatenate(outputs), np.concatenate(labels) if records.labels is None else None
 
     return ask

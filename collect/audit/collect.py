@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -11,7 +12,7 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 
-from ...store.errors import InvalidInput, InvalidOption
+from ...store.errors import AlreadyExists, InvalidInput, InvalidOption
 from ...store.format.records import AUDIT, Role
 from ...store.lake import Lake
 from ...store.upkeep.remove import unused_removed
@@ -103,6 +104,8 @@ def collect_audit(
     asked again, and AlreadyExists says where it gives other answers than the lake has. Raises InvalidInput, InvalidOption.
     """
     check_numbers(shadows, seed)
+    if re.fullmatch(r"(shadow|reference)-\d+", run):
+        raise InvalidOption(f"run is {run!r}, as shadow and reference models are called; choose another name")
     if overlap not in get_args(Overlap):
         raise unknown_choice("overlap", overlap, get_args(Overlap))
     how: dict[str, Any] = {"output": output, "batch_size": batch_size, "forward": forward, "collate": collate}
@@ -168,6 +171,10 @@ def collect_audit(
         try:
             for name, number, block in _shadow_runs(lake, experiment, shadows, seed):
                 if lake.has_run(experiment, name):
+                    if lake.run(experiment, name).info.role != "shadow":
+                        raise AlreadyExists(
+                            f"run {name!r} of experiment {experiment!r} is no shadow model; choose another experiment name"
+                        )
                     progress.advance(1, name)
                     continue
                 assert fit is not None

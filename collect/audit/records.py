@@ -89,11 +89,16 @@ def read_records(
         found = _of_frame(given, what, columns, expected)
     elif data is not None and isinstance(given, data.IterableDataset):
         raise InvalidInput(f"{what} are an IterableDataset, which has no length; give a map-style data set")
-    elif hasattr(given, "__len__") and hasattr(given, "__getitem__") and not isinstance(given, (str, bytes)):
+    elif (
+        hasattr(given, "__len__")
+        and hasattr(given, "__getitem__")
+        and not isinstance(given, (str, bytes, tuple))
+    ):
         found = Records(what, given, given, None, collate=collate) if whole else _of_records(given, what)
     else:
+        parts = f" of {len(given)}" if isinstance(given, tuple) else ""
         raise InvalidInput(
-            f"{what} are a {type(given).__name__}; give (X, y), a frame with a column {columns.label!r}, a torch data set or loader, or a "
+            f"{what} are a {type(given).__name__}{parts}; give (X, y), a frame with a column {columns.label!r}, a torch data set or loader, or a "
             "Hugging Face Dataset"
         )
     if not len(found):

@@ -148,6 +148,7 @@ def test_a_label_beyond_the_outputs() -> None:
         ({"output": "odds"}, "unknown output"),
         ({"overlap": "ignore"}, "unknown overlap"),
         ({"shadows": -1}, "shadows is -1"),
+        ({"run": "shadow-0000"}, "choose another name"),
         ({"shadows": 2.5}, "shadows is 2.5"),
         ({"seed": -1}, "seed is -1"),
         ({"batch_size": 0}, "batch_size is 0"),

@@ -225,6 +225,7 @@ MEMBERS, OTHERS = (X[:40], Y[:40]), (X[40:], Y[40:])
         (frame(slice(40)).drop(columns="label"), frame(slice(40, 80)), "label="),
         ("records.csv", OTHERS, "give \\(X, y\\)"),
         (None, OTHERS, "give \\(X, y\\)"),
+        ((X[:40], Y[:40], Y[:40]), OTHERS, "are a tuple of 3; give"),
         ((frame(slice(40))[NAMES], frame(slice(40))["label"][::-1]), OTHERS, "another index"),
     ],
 )  # fmt: skip
@@ -260,6 +261,14 @@ class Augmented(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, i: int) -> Any:
         return torch.randn(4), int(Y[i])
+
+
+def test_records_that_a_module_does_not_take_as_they_are() -> None:
+    data = datasets.Dataset.from_dict({"x": X.tolist(), "y": Y.tolist()}).with_format("torch")
+    with pytest.raises(InvalidInput, match=r"record 0 of members is a dict, no .*; give forward="):
+        losslake.audit(nn.Linear(4, 2), data.select(range(40)), data.select(range(40, 80)))
+    with pytest.raises(InvalidInput, match="Linear cannot be asked about the members: RuntimeError"):
+        losslake.audit(nn.Linear(5, 2), MEMBERS, OTHERS)
 
 
 def test_data_that_draws_at_random_is_refused() -> None:
