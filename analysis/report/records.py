@@ -13,8 +13,7 @@ import polars as pl
 from ..charts.axes import number, percent
 from ..charts.traces import band_of
 from ..measures.suspects import KINDS
-from ..scores import by_exposure
-from ..scores import Scores
+from ..scores import Scores, by_exposure
 from ..source import Source
 from .data import Headline, Record, Scored, Traces
 
