@@ -39,6 +39,9 @@ STALE = timedelta(hours=1)
 RENEWED = timedelta(minutes=5)
 """How often a process renews its lease, whatever it does meanwhile."""
 
+RETRIED = timedelta(seconds=30)
+"""How often a process tries again to remove a claim of its own that has ended."""
+
 SILENT = 6 * RENEWED
 """A writer on another machine whose lease was not renewed for so long may be gone; before that it is not."""
 
@@ -83,9 +86,7 @@ def hold(files: Files, *, any_format: bool = False) -> None:
     content = {
         "kind": "writer",
         "writer": process,
-        "host": host_identity(),
-        "pid": os.getpid(),
-        "started": start_time(os.getpid()),
+        **_whereabouts(),
         "created": manifest.now(),
     }
     data = manifest.dump(content)
@@ -101,12 +102,16 @@ def hold(files: Files, *, any_format: bool = False) -> None:
 
 def _renew(files: Files, path: str, data: bytes, ended: threading.Event, step: threading.Lock) -> None:
     """Renew a lease until its process ends: a training that writes nothing for days is at work all the same."""
-    while not ended.wait(RENEWED.total_seconds()):
+    last = time.monotonic()
+    while not ended.wait(min(RENEWED, RETRIED).total_seconds()):
+        remove_ended(files)
+        if time.monotonic() - last < RENEWED.total_seconds():
+            continue
+        last = time.monotonic()
         # One that was removed is written again by the next `hold` alone. A failure now may be none the next time.
         with step, contextlib.suppress(LosslakeError, OSError):
             if not ended.is_set() and files.exists(path):
                 files.put(path, data)
-        remove_ended(files)
 
 
 def _at_exit(files: Files, path: str, ended: threading.Event, step: threading.Lock) -> None:
@@ -160,11 +165,20 @@ def read_lease(files: Files, path: str) -> dict[str, Any]:
 def checked_lease(content: dict[str, Any], path: str) -> dict[str, Any]:
     """The content of the manifest ``path``. Raises CorruptLake where that is no lease."""
     manifest.check_names(content, path, kind="writer", writer=writer_of_lease(path))
+    _check_whereabouts(content, path)
+    return content
+
+
+def _whereabouts() -> dict[str, Any]:
+    """By what others find out whether this process runs."""
+    return {"host": host_identity(), "pid": os.getpid(), "started": start_time(os.getpid())}
+
+
+def _check_whereabouts(content: dict[str, Any], path: str) -> None:
     for name, kinds in (("host", (str,)), ("pid", (int,)), ("started", (int, type(None)))):
         value = content.get(name, "missing")
         if type(value) not in kinds or (isinstance(value, int) and not 0 <= value < _MOST[name]):
             raise CorruptLake(f"{path} is not a writer's lease: its {name} is {str(value)[:100]!r}")
-    return content
 
 
 @contextlib.contextmanager
@@ -178,7 +192,7 @@ def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Call
     hold(files, any_format=any_format)
     remove_ended(files)
     path = f"{paths.claims_folder(what)}/{tokens.new_token(files.root)}.json"
-    data = manifest.dump({"kind": "claim", "what": what, "created": manifest.now()})
+    data = manifest.dump({"kind": "claim", "what": what, **_whereabouts(), "created": manifest.now()})
     held = (files.root, path)
     _held.add(held)
     try:
@@ -227,7 +241,8 @@ def _others(files: Files, own: str) -> bool:
     others = [path for path in files.list(own.rpartition("/")[0], ".json") if path != own]
     at_work = [path for path in others if _may_be_at_work(files, path)]
     for path in set(others).difference(at_work):
-        files.delete(path)
+        with contextlib.suppress(LosslakeError):  # it counts no more, whether it is there or not
+            files.delete(path)
     return bool(at_work)
 
 
@@ -235,7 +250,7 @@ def _may_be_at_work(files: Files, path: str) -> bool:
     if tokens.writer_of(path) == tokens.process_part(files.root):
         return (files.root, path) in _held
     writer = tokens.writer_of(path)
-    state = states(files).get(writer or "")
+    state = _state_of_claim(files, path) or states(files).get(writer or "")
     if state in ("at work", "killed"):
         return state == "at work"
     try:
@@ -248,6 +263,21 @@ def _may_be_at_work(files: Files, path: str) -> bool:
     except CorruptLake:  # it has gone since
         return False
     return lake_time(files) - last < STALE.total_seconds()
+
+
+def _state_of_claim(files: Files, path: str) -> State | None:
+    """What a claim itself says of its process; None where it is of another machine, or says nothing.
+
+    A process that could not remove its claim when it ended has removed its lease all the same, or nobody knows by that.
+    """
+    try:
+        told = manifest.load(files, path)
+        if told.get("host") != host_identity():
+            return None
+        _check_whereabouts(told, path)
+    except LosslakeError:
+        return None
+    return "at work" if runs(told["pid"], told["started"]) else "killed"
 
 
 def lake_time(files: Files) -> float:

@@ -305,23 +305,7 @@ def test_a_claim_of_an_ended_process_keeps_nobody_out(lake: Lake) -> None:
         assert not path.exists()
 
 
-@pytest.mark.parametrize("cause", ["a new claim", "the lease", "the end"])
-def test_a_claim_that_could_not_be_removed_goes_later(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cause: str
-) -> None:
-    """Its process is at work still, on something else: to others it would have the claim until it ends."""
-    delete = LocalFiles.delete
-
-    def failing(files: LocalFiles, path: str) -> None:
-        if path.startswith("claims/experiment"):
-            raise LosslakeError("no answer")
-        delete(files, path)
-
-    if cause == "the lease":
-        monkeypatch.setattr(leases, "RENEWED", timedelta(seconds=0.05))
-        lake = Lake.open(tmp_path / "other", create=True)
-    if cause == "the end":
-        code = """
+CANNOT_REMOVE = """
 import sys
 from losslake.store.errors import LosslakeError
 from losslake.store.files.local import LocalFiles
@@ -336,6 +320,69 @@ def failing(files, path):
 LocalFiles.delete = failing
 with leases.claim(lake.files, "experiment=e"):
     pass
+"""
+
+
+def test_a_claim_that_its_process_never_removed_counts_no_more(lake: Lake) -> None:
+    """The process has ended, and its lease is gone: the claim says itself whose it is."""
+    assert run_code(lake, CANNOT_REMOVE).returncode == 0
+    assert len(lake.files.list("claims")) == 1
+    assert others(lake) == []
+    with leases.claim(lake.files, "experiment=e"):
+        assert len(lake.files.list("claims")) == 1
+    assert lake.files.list("claims") == []
+
+
+def test_a_claim_of_another_that_cannot_be_removed_counts_no_more_either(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_code(lake, CANNOT_REMOVE).returncode == 0
+    (theirs,) = lake.files.list("claims")
+    delete = LocalFiles.delete
+
+    def failing(files: LocalFiles, path: str) -> None:
+        if path == theirs:
+            raise LosslakeError("no answer")
+        delete(files, path)
+
+    monkeypatch.setattr(LocalFiles, "delete", failing)
+    with leases.claim(lake.files, "experiment=e"):
+        assert theirs in lake.files.list("claims")
+
+
+def test_a_claim_of_a_process_at_work_counts_without_its_lease(lake: Lake) -> None:
+    content = {"kind": "claim", "what": "experiment=e", "host": leases.host_identity()}
+    here = {"pid": os.getpid(), "started": leases.start_time(os.getpid())}
+    path = f"claims/experiment=e/{'c' * 16}00000001.json"
+    lake.files.put(path, manifest.dump(content | here))
+    os.utime(Path(lake.path) / path, (1, 1))
+    with pytest.raises(LosslakeError, match="another process"), leases.claim(lake.files, "experiment=e"):
+        pass
+    lake.files.put(path, manifest.dump(content | here | {"pid": "none"}))  # it says nothing: its age counts
+    with pytest.raises(LosslakeError, match="another process"), leases.claim(lake.files, "experiment=e"):
+        pass
+    os.utime(Path(lake.path) / path, (1, 1))
+    with leases.claim(lake.files, "experiment=e"):
+        pass
+
+
+@pytest.mark.parametrize("cause", ["a new claim", "the lease", "the end"])
+def test_a_claim_that_could_not_be_removed_goes_later(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cause: str
+) -> None:
+    """Its process is at work still, on something else: to others it would have the claim until it ends."""
+    delete = LocalFiles.delete
+
+    def failing(files: LocalFiles, path: str) -> None:
+        if path.startswith("claims/experiment"):
+            raise LosslakeError("no answer")
+        delete(files, path)
+
+    if cause == "the lease":
+        monkeypatch.setattr(leases, "RETRIED", timedelta(seconds=0.05))
+        lake = Lake.open(tmp_path / "other", create=True)
+    if cause == "the end":
+        code = CANNOT_REMOVE + """
 LocalFiles.delete = delete
 assert lake.files.list("claims")
 """
