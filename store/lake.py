@@ -12,9 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .errors import AlreadyExists, CorruptLake, InvalidInput, LosslakeError, NotFound, OlderFormat
+from .errors import AlreadyExists, InvalidInput, LosslakeError, NotFound, OlderFormat
 from .files.filesystem import files_at
 from .format import manifest, paths
+from .format.contents import DESIGN, check_said
 from .format.paths import check_distinct, check_name
 from .format.records import Experiment, Run
 from .read.catalogue import Catalogue
@@ -52,10 +53,7 @@ class Lake(Catalogue):
                 if not create:
                     raise NotFound(f"there is no lake at {files.root}; 'losslake collect' makes one")
                 files.put_if_absent(paths.LAKE, manifest.dump({"kind": "lake", "created": manifest.now()}))
-        if manifest.load(files, paths.LAKE).get("kind") != "lake":
-            raise CorruptLake(
-                f"{paths.LAKE} in {files.root} is not the manifest of a lake; restore it from a copy"
-            )
+        manifest.load(files, paths.LAKE)
         return cls(files)
 
     # --- writing ------------------------------------------------------------------------------------------
@@ -153,7 +151,14 @@ class Lake(Catalogue):
         return writer
 
     def add_design(self, experiment: str, fleet: str, number: int, design: Mapping[str, Any]) -> bool:
-        """Lay down design ``number`` of a fleet for good; False when another process did so first."""
+        """Lay down design ``number`` of a fleet for good; False when another process did so first.
+
+        Raises InvalidInput for a design that cannot be stored.
+        """
+        try:
+            check_said(DESIGN, design)
+        except ValueError as error:
+            raise InvalidInput(f"a design of {fleet!r} cannot be stored: {error}") from error
         path = paths.design_file(check_name("experiment", experiment), check_name("fleet", fleet), number)
         leases.hold(self.files)
         return self.files.put_if_absent(path, manifest.dump({"kind": "design", "design": dict(design)}))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...store.errors import InvalidOption
+from ...store.errors import CorruptLake, InvalidOption
 from ...store.lake import Lake
 
 _BLOCKS = 13
@@ -44,7 +44,7 @@ def lay_down(
         raise InvalidOption(f"count is {count}; it must be 1 or more")
     named = {} if target is None else {"target": target}
     while True:
-        blocks = sorted(lake.designs(experiment, fleet), key=lambda block: int(block["first"]))
+        blocks = sorted(_designs(lake, experiment, fleet), key=lambda block: int(block["first"]))
         own: list[Block] = [block for block in blocks if block.get("target") == target]
         for block in own:
             there = {name: block.get(name) for name in options}
@@ -68,6 +68,19 @@ def lay_down(
         check(made)
         # False when another process laid its block down first: look again at what there is.
         lake.add_design(experiment, fleet, len(blocks), made)
+
+
+def _designs(lake: Lake, experiment: str, fleet: str) -> list[Block]:
+    """The blocks that are laid down. Raises CorruptLake for a design that is not that of a fleet."""
+    found: list[Block] = [*lake.designs(experiment, fleet)]
+    for block in found:
+        for name in ("first", "count", "seed"):
+            if block.get(name) is None:
+                raise CorruptLake(
+                    f"a design of the {fleet} runs of experiment {experiment!r} does not say their {name}; choose another "
+                    "experiment name"
+                )
+    return found
 
 
 def numbered(fleet: str, blocks: list[Block], count: int) -> Iterator[tuple[str, int, Block]]:

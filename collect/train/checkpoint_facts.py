@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ...store.errors import CorruptLake
+from ...store.format.kinds import anything, listed, mapping, number, or_null, record, text, whole, wrong
 from ...store.write.checkpoints import Checkpoint
 from .loop import Training
 from .state import generators
@@ -21,20 +22,19 @@ def check_facts(checkpoint: Checkpoint, tensors: Mapping[str, torch.Tensor], tra
     """Raises CorruptLake for a checkpoint whose facts nobody wrote who trained, or that its tensors do not go with."""
     try:
         _check_all(checkpoint.facts, tensors, training, checkpoint.epoch)
-    except CorruptLake as error:
+    except (CorruptLake, ValueError) as error:
         raise CorruptLake(f"{checkpoint.path} is not of a training: {error}") from None
 
 
 def _check_all(facts: Facts, tensors: Mapping[str, torch.Tensor], training: Training, epoch: int) -> None:
-    _check(facts, _WHOLE)
+    _FACTS(facts, "")
     if facts["epoch"] != epoch:
         raise CorruptLake(f"its epoch is {_shown(facts['epoch'])}, not {epoch}")
     for full, tensor in tensors.items():
         if full.startswith("optimizer/"):
             _check_layout(facts["layout"], full.removeprefix("optimizer/"), tensor)
     if training.stopping is not None:
-        _check(facts, {"stopping": _is_mapping})
-        _check(facts["stopping"], _STOPPING)
+        record({"stopping": _STOPPING})(facts, "")
     for name, generator in generators(training).items():
         state = generator.get_state()
         _check_tensor(tensors, f"random/{name}", state.dtype, tuple(state.shape))
@@ -43,74 +43,60 @@ def _check_all(facts: Facts, tensors: Mapping[str, torch.Tensor], training: Trai
         raise CorruptLake(f"its stream of Python is of version {_shown(facts['python'][0])}, not {version}")
     _check_tensor(tensors, "random/python", torch.int64, (len(numbers),))
     if "numpy" in facts:
-        _check(facts, {"numpy": _is_numpy})
         _check_tensor(tensors, "random/numpy", torch.int64, (624,))
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+def _seconds(value: Any, name: str) -> None:
+    number(value, name)
+    if not 0 <= value < math.inf:
+        raise wrong(value, name)
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and not math.isnan(value)
+def _value(value: Any, name: str) -> None:
+    number(value, name)
+    if math.isnan(value):
+        raise wrong(value, name)
 
 
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
+def _of_python(value: Any, name: str) -> None:
+    if not isinstance(value, list) or len(value) != 2:
+        raise wrong(value, name)
+    or_null(_value)(value[1], name)
 
 
-def _is_counts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_count, value))
+def _of_numpy(value: Any, name: str) -> None:
+    if not isinstance(value, list) or len(value) != 3:
+        raise wrong(value, name)
+    listed(whole())(value[:2], name)
+    _value(value[2], name)
 
 
-def _is_texts(value: Any) -> bool:
-    return _is_mapping(value) and all(isinstance(text, str) for text in value.values())
+_FACTS = record(
+    {
+        "epoch": whole(),
+        "steps": whole(),
+        "optimizer": mapping(anything),
+        "layout": mapping(anything),
+        "scaler": mapping(anything),
+        "python": _of_python,
+        "what": mapping(anything),
+        "seconds": _seconds,
+        "resumed_after": listed(whole()),
+        "versions": mapping(text),
+    },
+    {"numpy": _of_numpy},
+)
 
+_STOPPING = record({"epoch": whole(), "best_epoch": whole(), "least": _value})
 
-def _is_seconds(value: Any) -> bool:
-    return _is_number(value) and 0 <= value < math.inf
-
-
-def _is_python(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and (value[1] is None or _is_number(value[1]))
-
-
-def _is_numpy(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and _is_counts(value[:2]) and _is_number(value[2])
-
-
-_WHOLE: Mapping[str, Callable[[Any], bool]] = {
-    "epoch": _is_count,
-    "steps": _is_count,
-    "optimizer": _is_mapping,
-    "layout": _is_mapping,
-    "scaler": _is_mapping,
-    "python": _is_python,
-    "what": _is_mapping,
-    "seconds": _is_seconds,
-    "resumed_after": _is_counts,
-    "versions": _is_texts,
-}
-
-_STOPPING: Mapping[str, Callable[[Any], bool]] = {
-    "epoch": _is_count,
-    "best_epoch": _is_count,
-    "least": _is_number,
-}
-
-
-def _check(facts: Facts, kinds: Mapping[str, Callable[[Any], bool]]) -> None:
-    for name, fits in kinds.items():
-        if name not in facts:
-            raise CorruptLake(f"it does not say its {name}")
-        if not fits(facts[name]):
-            raise CorruptLake(f"its {name} is {_shown(facts[name])}")
+_LAYOUT = listed(whole())
 
 
 def _check_layout(layout: Facts, full: str, tensor: torch.Tensor) -> None:
     told = layout.get(full)
-    if not (isinstance(told, list) and len(told) == 2 and isinstance(told[0], str) and _is_counts(told[1])):
+    if not (isinstance(told, list) and len(told) == 2 and isinstance(told[0], str)):
         raise CorruptLake(f"its layout of {_shown(full)} is {_shown(told)}")
+    _LAYOUT(told[1], f"layout of {full[:100]!r}")
     reach = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, told[1], strict=False))
     if len(told[1]) != tensor.dim() or (tensor.numel() and reach > tensor.numel()):
         raise CorruptLake(

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from ..errors import CorruptLake, NewerFormat, OlderFormat
 from ..files.filesystem import Files
-from . import paths
+from . import contents, paths
 from .schema import FORMAT
 
 STEPS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (lambda content: content,)
@@ -86,16 +86,15 @@ def dump(content: Mapping[str, Any]) -> bytes:
 
     What JSON does not know is kept as its nearest likeness: NumPy numbers as numbers, the rest as text.
     """
-    body = json.loads(json.dumps({"format": FORMAT, **content}, default=_likeness))
+    body = contents.as_json({"format": FORMAT, **content})
     return json.dumps({**body, "checksum": _checksum(body)}, indent=1, sort_keys=True).encode()
 
 
-def _likeness(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+_COMPACT = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_COMPACT.encode(body).encode()).hexdigest()
 
 
 def now() -> str:
@@ -104,11 +103,19 @@ def now() -> str:
 
 
 def load(files: Files, path: str) -> dict[str, Any]:
-    """Read and check a manifest; one of an older format says what it would say in today's.
+    """Read and check the JSON file of a lake at ``path``; one of an older format says what it would say in today's.
 
-    Raises NewerFormat for a newer layout and CorruptLake for anything that `dump` did not write.
+    Raises NewerFormat for a newer layout, and CorruptLake for anything that `dump` did not write or that does not say what
+    such a file says (`contents.check`).
     """
-    return upgraded(load_as_written(files, path))
+    return checked(load_as_written(files, path), path)
+
+
+def checked(content: dict[str, Any], path: str) -> dict[str, Any]:
+    """What a file says in today's format, of what `parsed` gives. Raises CorruptLake as `contents.check`."""
+    content = upgraded(content)
+    contents.check(content, path)
+    return content
 
 
 def load_as_written(files: Files, path: str) -> dict[str, Any]:
@@ -131,6 +138,7 @@ def parsed(data: bytes, path: str, root: str) -> dict[str, Any]:
         checksum = content.pop("checksum", None)
         if type(version) is not int or version < 1:
             raise ValueError(f"format {version!r} is no number")
+        told = _checksum(content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise CorruptLake(f"{path} in {root} is damaged: {reason}; run 'losslake lake verify'") from error
@@ -138,7 +146,7 @@ def parsed(data: bytes, path: str, root: str) -> dict[str, Any]:
         raise NewerFormat(
             f"{path} in {root} has format {version}, this losslake reads up to {FORMAT}: upgrade losslake"
         )
-    if checksum != _checksum(content):
+    if checksum != told:
         raise CorruptLake(f"{path} in {root} was changed after it was written (checksum differs)")
     return content
 
@@ -153,44 +161,13 @@ def check_current(files: Files) -> None:
         )
 
 
-def check_names(content: Mapping[str, Any], path: str, **expected: str) -> None:
-    """Raises CorruptLake where a manifest does not speak of what its place says: it was copied or renamed."""
-    for name, value in expected.items():
-        if content.get(name) != value:
-            raise CorruptLake(
-                f"{path} speaks of {name} {str(content.get(name))[:100]!r}: it was moved or renamed"
-            )
-
-
 def files_to_json(data: tuple[DataFile, ...]) -> list[dict[str, Any]]:
     return [{name: value for name, value in asdict(file).items() if value is not None} for file in data]
 
 
-def files_from_json(
-    listed: list[dict[str, Any]], *folders: str, shared: str | None = None
-) -> tuple[DataFile, ...]:
-    """The data files that a manifest lists, which lie below ``folders`` of the lake, the shared ones below ``shared``.
-
-    Raises KeyError, TypeError or ValueError for anything that `files_to_json` did not write.
-    """
-    return tuple(_file_from_json(entry, folders, shared) for entry in listed)
-
-
-def _file_from_json(entry: dict[str, Any], folders: tuple[str, ...], shared: str | None) -> DataFile:
-    place = Shared(**entry["shared"]) if "shared" in entry else None
-    file = DataFile(**{**entry, "shared": place})
-    _check_types(file, {"table": str, "path": str, "rows": int, "bytes": int, "sha256": str})
-    if place is not None:
-        _check_types(place, dict.fromkeys(asdict(place), int) | {"sha256": str})
-        folders = () if shared is None else (shared,)
-    inside = "\0" not in file.path and not {"", ".", ".."} & set(file.path.split("/"))
-    if not inside or not file.path.startswith(tuple(f"{folder}/" for folder in folders)):
-        raise ValueError(f"it lists a file elsewhere, {file.path[:200]!r}")
-    return file
-
-
-def _check_types(value: DataFile | Shared, types: Mapping[str, type]) -> None:
-    for name, kind in types.items():
-        given = getattr(value, name)
-        if type(given) is not kind or (isinstance(given, int) and given < 0):
-            raise TypeError(f"{name} of a listed file is {given!r}")
+def files_from_json(listed: list[dict[str, Any]]) -> tuple[DataFile, ...]:
+    """The data files that a checked manifest lists."""
+    return tuple(
+        DataFile(**{**entry, "shared": Shared(**entry["shared"]) if "shared" in entry else None})
+        for entry in listed
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 
@@ -51,7 +52,9 @@ def design_file(experiment: str, fleet: str, number: int) -> str:
 
 
 def result_manifest(experiment: str, analysis: str, target: str, variant: str) -> str:
-    return f"results/experiment={experiment}/analysis={analysis}/{target}~{variant}.json"
+    # A variant is free text; its digest is a name that fits any file system.
+    short = hashlib.sha256(variant.encode()).hexdigest()[:12] if variant else "default"
+    return f"results/experiment={experiment}/analysis={analysis}/{target}~{short}.json"
 
 
 def lease(process: str) -> str:
@@ -118,6 +121,10 @@ def checkpoints_folder(experiment: str, run: str) -> str:
 
 def checkpoint_folder(experiment: str, run: str, token: str) -> str:
     return f"{checkpoints_folder(experiment, run)}/{token}"
+
+
+def checkpoint_manifest(experiment: str, run: str, token: str, epoch: int) -> str:
+    return f"{checkpoint_folder(experiment, run, token)}/epoch-{epoch:06d}.json"
 
 
 def check_name(kind: str, name: str) -> str:

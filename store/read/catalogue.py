@@ -53,9 +53,7 @@ class Catalogue:
         if not self.files.exists(path):
             known = ", ".join(self.experiments()) or "none yet"
             raise NotFound(f"there is no experiment {name!r} in the lake {self.path} (experiments: {known})")
-        content = manifest.load(self.files, path)
-        manifest.check_names(content, path, experiment=name)
-        return experiment_from_json(content, path)
+        return experiment_from_json(manifest.load(self.files, path))
 
     def samples(self, experiment: str) -> pa.Table:
         """The samples of an experiment, one row each, in the order of sample ids, with the user's columns."""
@@ -86,7 +84,7 @@ class Catalogue:
         """The committed runs of an experiment, by name; of one role when given."""
         self.experiment(experiment)
         found = self.files.list(f"runs/experiment={experiment}", ".json")
-        loaded = self.files.each(lambda path: self._load_run(experiment, path), found)
+        loaded = self.files.each(self._load_run, found)
         return [run for run in loaded if role is None or run.info.role == role]
 
     def run(self, experiment: str, run: str) -> Run:
@@ -98,7 +96,7 @@ class Catalogue:
             names = self._names_in(f"runs/experiment={experiment}")
             known = ", ".join([*names[:8], "..."] if len(names) > 8 else names) or "none yet"
             raise NotFound(f"there is no run {run!r} in experiment {experiment!r} (runs: {known})")
-        return self._load_run(experiment, path)
+        return self._load_run(path)
 
     def has_run(self, experiment: str, run: str) -> bool:
         """Whether that run is committed."""
@@ -144,11 +142,7 @@ class Catalogue:
         pattern = re.compile(re.escape(check_name("fleet", fleet)) + "-([0-9]{4,})")
         matches = (pattern.fullmatch(name) for name in self._names_in(folder))
         found = sorted((int(match[1]), f"{folder}/{match[0]}.json") for match in matches if match)
-        loaded = {path: manifest.load(self.files, path) for _, path in found}
-        for path, content in loaded.items():
-            if "design" not in content:
-                raise CorruptLake(f"{path} has no design; run 'losslake lake verify'")
-        return [content["design"] for content in loaded.values()]
+        return [manifest.load(self.files, path)["design"] for _, path in found]
 
     # --- inside -------------------------------------------------------------------------------------------
 
@@ -164,12 +158,8 @@ class Catalogue:
     def _names_in(self, folder: str) -> list[str]:
         return [path[len(folder) + 1 : -len(".json")] for path in self.files.list(folder, ".json")]
 
-    def _load_run(self, experiment: str, path: str) -> Run:
-        content = manifest.load(self.files, path)
-        manifest.check_names(
-            content, path, experiment=experiment, run=path.rpartition("/")[2].removesuffix(".json")
-        )
-        return run_from_json(content, path)
+    def _load_run(self, path: str) -> Run:
+        return run_from_json(manifest.load(self.files, path))
 
 
 def results(lake: Catalogue, experiment: str) -> list[Result]:
@@ -262,9 +252,7 @@ def _stored(lake: Catalogue, experiment: str) -> list[tuple[str, Result | None]]
 
     def load(path: str) -> tuple[str, Result | None] | None:
         try:
-            content = manifest.load(lake.files, path)
-            manifest.check_names(content, path, experiment=experiment)
-            return path, result_from_json(content, path)
+            return path, result_from_json(manifest.load(lake.files, path))
         except CorruptLake:
             # It may have been removed since it was listed, with a sample that it tells of.
             return (path, None) if lake.files.exists(path) else None

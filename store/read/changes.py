@@ -20,7 +20,7 @@ from ..files.filesystem import Files
 from ..files.local import LocalFiles
 from ..format import paths
 from ..format.manifest import DataFile, sha256_of
-from ..format.records import Experiment, Result, Run, result_path
+from ..format.records import Experiment, Result, Run
 
 T = TypeVar("T")
 
@@ -101,5 +101,5 @@ def _listed_by(owners: Iterable[Experiment | Run | Result]) -> Iterator[tuple[st
         elif isinstance(each, Run):
             yield paths.run_manifest(each.experiment, each.run), each.files
         else:
-            place = result_path(each.experiment, each.analysis, each.target, each.variant)
+            place = paths.result_manifest(each.experiment, each.analysis, each.target, each.variant)
             yield place, () if each.file is None else (each.file,)

@@ -20,14 +20,16 @@ from ..errors import CorruptLake, LosslakeError
 from ..files import tokens
 from ..files.filesystem import Files
 from ..format import manifest, paths
-from ..format.manifest import DataFile, upgraded
-from ..format.records import Experiment, experiment_from_json, result_from_json, run_from_json
+from ..format.contents import place_of
+from ..format.manifest import DataFile, files_from_json
+from ..format.records import Experiment
 from ..read.catalogue import Catalogue, results_with
 from ..write import leases
 from ..write.checkpoints import load_checkpoint, resumable_files
 from ..write.table_file import Holdings
 
 MANIFESTS = ("experiments", "runs", "designs", "results")
+NOTES = (paths.LEASES, paths.CLAIMS, paths.REMOVALS, "staging", paths.CHECKPOINTS)
 _DATA = (
     "samples",
     "pictures",
@@ -46,13 +48,6 @@ Writer = Literal["at work", "killed", "ended", "elsewhere", "unknown"]
 _GONE: tuple[Writer, ...] = ("killed", "ended", "unknown")
 _REWRITTEN = ("samples/", "pictures/", "packed/")
 """Written by those alone who hold the claim to the experiment, or before it was there: loose files are never needed."""
-
-_PLACES = {
-    "experiment": re.compile(r"experiments/(?P<experiment>.+)\.json"),
-    "run": re.compile(r"runs/experiment=(?P<experiment>[^/]+)/(?P<run>.+)\.json"),
-    "result": re.compile(r"results/experiment=(?P<experiment>[^/]+)/analysis=(?P<analysis>[^/]+)/.+\.json"),
-}
-"""Where manifests lie, by kind."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ def take_inventory(lake: Catalogue, *, checkpoints: bool = False) -> Inventory:
                 continue  # removed since it was listed, with a sample that was forgotten
             damaged[path] = str(error)
             kept_back += [*_folders_of(path), *_mentioned(files, path)]
-    damaged |= _damaged_leases(files)
+    damaged |= _damaged_notes(files)
     needed = {file.path for own in listed.values() for file in own}
     if not checkpoints:
         needed |= resumable_files(files)
@@ -114,9 +109,7 @@ def what_became_of(path: str, writers: Mapping[str, leases.State]) -> Writer:
 
 def files_listed_by(files: Files, path: str) -> tuple[DataFile, ...]:
     """The files that a manifest lists. Raises CorruptLake for one that is not as it was written."""
-    content = _as_dumped(files, path)
-    manifest.check_names(content, path, **_expected_names(path))
-    return _parsed_files(content, path)
+    return files_from_json(_as_dumped(files, path).get("files", []))
 
 
 def _as_dumped(files: Files, path: str) -> dict[str, Any]:
@@ -128,63 +121,45 @@ def _as_dumped(files: Files, path: str) -> dict[str, Any]:
         raise CorruptLake(
             f"{path} in {files.root} was changed after it was written (not as losslake writes it)"
         )
-    return upgraded(content)
+    return manifest.checked(content, path)
 
 
-def _damaged_leases(files: Files) -> dict[str, str]:
+def _damaged_notes(files: Files) -> dict[str, str]:
+    """What is wrong with the small files that processes leave for each other, which list nothing that a reader sees."""
     damaged = {}
-    for path in files.list(paths.LEASES, ".json"):
+    for path in [path for folder in NOTES for path in files.list(folder, ".json")]:
         try:
-            leases.checked_lease(_as_dumped(files, path), path)
+            # What a writer says in staging/ is not kept on stable storage: after a failure of power it may be empty.
+            if not (path.startswith("staging/") and files.size(path) == 0):
+                _as_dumped(files, path)
         except LosslakeError as error:
             if files.exists(path):  # else its process has ended in this moment
                 damaged[path] = str(error)
     return damaged
 
 
-def _parsed_files(content: dict[str, Any], path: str) -> tuple[DataFile, ...]:
-    kind = path.partition("/")[0]
-    if kind == "experiments":
-        return experiment_from_json(content, path).files
-    if kind == "runs":
-        return run_from_json(content, path).files
-    if kind == "results":
-        file = result_from_json(content, path).file
-        return (file,) if file else ()
-    if kind == "designs" and "design" not in content:
-        raise CorruptLake(f"{path} has no design")
-    return ()
-
-
-def _expected_names(path: str) -> dict[str, str]:
-    """What a manifest must say of itself by where it lies."""
-    for kind, pattern in _PLACES.items():
-        if match := pattern.fullmatch(path):
-            return {"kind": kind, **match.groupdict()}
-    return {"kind": "lake" if path == paths.LAKE else "design"}
-
-
 def _folders_of(path: str) -> list[str]:
     """Where the data of a manifest lies, as far as its place tells."""
     folders: list[str] = []
-    match _expected_names(path):
-        case {"experiment": experiment, "run": run}:
-            folders = [
-                paths.signals_folder(experiment, run),
-                paths.traces_folder(experiment, run),
-                paths.packed_folder(experiment),
-            ]
-        case {"experiment": experiment, "analysis": analysis}:
-            folders = [f"scores/experiment={experiment}/analysis={analysis}"]
-        case {"experiment": experiment}:
-            folders = [paths.samples_folder(experiment), paths.pictures_folder(experiment)]
+    with contextlib.suppress(CorruptLake):
+        match place_of(path):
+            case "run", {"experiment": experiment, "run": run}:
+                folders = [
+                    paths.signals_folder(experiment, run),
+                    paths.traces_folder(experiment, run),
+                    paths.packed_folder(experiment),
+                ]
+            case "result", {"experiment": experiment, "analysis": analysis}:
+                folders = [f"scores/experiment={experiment}/analysis={analysis}"]
+            case "experiment", {"experiment": experiment}:
+                folders = [paths.samples_folder(experiment), paths.pictures_folder(experiment)]
     return [f"{folder}/" for folder in folders]
 
 
 def _mentioned(files: Files, path: str) -> list[str]:
     """The files that a manifest lists whose checksum is right and whose place is not: it was renamed."""
     try:
-        return [str(file["path"]) for file in manifest.load(files, path)["files"]]
+        return [str(file["path"]) for file in manifest.load_as_written(files, path)["files"]]
     except (LosslakeError, KeyError, TypeError):
         return []
 

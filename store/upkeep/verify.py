@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import LosslakeError
-from ..format import manifest, paths
+from ..format import manifest
 from ..format.manifest import DataFile
 from ..read.catalogue import Catalogue
-from .leftovers import Writer, files_listed_by, left_of_forgotten, take_inventory
+from .leftovers import NOTES, Writer, files_listed_by, left_of_forgotten, take_inventory
 from .remove import stopped_removals
 
 
@@ -56,7 +56,7 @@ def verify(lake: Catalogue) -> Verification:
             damage += wrong
     present = {promise.path: promise for promise in listed}
     return Verification(
-        manifests=len(found.listed) + sum(not path.startswith(f"{paths.LEASES}/") for path in found.damaged),
+        manifests=len(found.listed) + sum(not path.startswith(NOTES) for path in found.damaged),
         files=len(present),
         bytes=sum(promise.bytes for promise in present.values()),
         damage=tuple(damage),

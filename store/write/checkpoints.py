@@ -19,7 +19,13 @@ from ..errors import CorruptLake, ForgottenMeanwhile, LosslakeError
 from ..files import tokens
 from ..files.filesystem import Files
 from ..format import manifest
-from ..format.paths import CHECKPOINTS, checkpoint_folder, checkpoints_folder, run_manifest
+from ..format.paths import (
+    CHECKPOINTS,
+    checkpoint_folder,
+    checkpoint_manifest,
+    checkpoints_folder,
+    run_manifest,
+)
 from ..format.records import forgotten_samples
 from . import leases
 
@@ -59,7 +65,7 @@ class Checkpoint:
     @property
     def path(self) -> str:
         """Where its manifest is."""
-        return _manifest_of(checkpoint_folder(self.experiment, self.run, self.token), self.epoch)
+        return checkpoint_manifest(self.experiment, self.run, self.token, self.epoch)
 
 
 class CheckpointWriter:
@@ -149,24 +155,13 @@ def find_checkpoints(files: Files, experiment: str, run: str) -> tuple[list[Chec
 def load_checkpoint(files: Files, path: str) -> Checkpoint:
     """A checkpoint from its manifest. Raises CorruptLake for anything that is not one."""
     content = manifest.load(files, path)
-    try:
-        if content["kind"] != "checkpoint" or type(content["epoch"]) is not int:
-            raise ValueError("it is none")
-        if not isinstance(content["facts"], dict):
-            raise ValueError("its facts are no object")
-        folder = path.rpartition("/")[0]
-        names = {field: content[field] for field in ("experiment", "run", "token")}
-        if folder != checkpoint_folder(**names) or path != _manifest_of(folder, content["epoch"]):
-            raise ValueError("it was moved or renamed")
-        return Checkpoint(
-            **names,
-            **{field: content[field] for field in ("epoch", "key", "created", "facts")},
-            state=_listed(content["state"], folder),
-            pieces=tuple(_listed(each, folder) for each in content["pieces"]),
-            forgotten=_numbers(content.get("forgotten", [])),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptLake(f"{path} is not the manifest of a checkpoint: {error}") from error
+    names = ("experiment", "run", "token", "epoch", "key", "created", "facts")
+    return Checkpoint(
+        **{field: content[field] for field in names},
+        state=StoredFile(**content["state"]),
+        pieces=tuple(StoredFile(**each) for each in content["pieces"]),
+        forgotten=tuple(content.get("forgotten", ())),
+    )
 
 
 def read_checked(files: Files, file: StoredFile) -> bytes:
@@ -226,23 +221,6 @@ def resumable_files(files: Files) -> set[str]:
 
 def _furthest_first(found: list[Checkpoint]) -> list[Checkpoint]:
     return sorted(found, key=lambda each: (each.epoch, each.created), reverse=True)
-
-
-def _manifest_of(folder: str, epoch: int) -> str:
-    return f"{folder}/epoch-{epoch:06d}.json"
-
-
-def _listed(entry: Mapping[str, Any], folder: str) -> StoredFile:
-    file = StoredFile(**entry)
-    if type(file.bytes) is not int or not re.fullmatch(r"[^/]+", file.path.removeprefix(f"{folder}/")):
-        raise ValueError(f"it lists a file elsewhere, {str(file.path)[:200]!r}")
-    return file
-
-
-def _numbers(listed: Any) -> tuple[int, ...]:
-    if not isinstance(listed, list) or any(type(number) is not int for number in listed):
-        raise ValueError("its forgotten samples are no numbers")
-    return tuple(listed)
 
 
 def _remove(files: Files, paths: list[str]) -> None:

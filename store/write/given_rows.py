@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ..errors import InvalidInput, InvalidOption
-from ..format import manifest
+from ..format.contents import INFO, check_said
 from ..format.records import ROLES, RunInfo
 from ..format.schema import SIGNALS
 
@@ -188,16 +188,10 @@ def check_info(info: RunInfo, run: str) -> None:
     """Raises InvalidOption for an unknown role, InvalidInput for what cannot be stored."""
     if info.role not in ROLES:
         raise InvalidOption(f"run {run!r}: there is no role {info.role!r} (roles: {', '.join(ROLES)})")
-    for name, most in (("seed", 2**63), ("epochs", 2**31)):
-        value = getattr(info, name)
-        if value is not None and not -most <= value < most:
-            raise InvalidInput(
-                f"{name} {value} of run {run!r} is too large to be stored; it fits below {most}"
-            )
     try:
-        manifest.dump(asdict(info))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"what is said of run {run!r} cannot be written as JSON: {error}") from error
+        check_said(INFO, asdict(info))
+    except ValueError as error:
+        raise InvalidInput(f"what is said of run {run!r} cannot be stored: {error}") from error
 
 
 def _floats(values: Values, what: str) -> npt.NDArray[np.float32]:

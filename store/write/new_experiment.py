@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from ..errors import InvalidInput
 from ..files.filesystem import Files
 from ..format import manifest, paths
+from ..format.contents import DATASET, check_said
 from ..format.manifest import DataFile
 from ..format.records import FORGOTTEN
 from ..format.schema import PICTURES, SAMPLES
@@ -39,8 +40,12 @@ def write_experiment(
     """Write the tables of an experiment and the manifest that makes it one, unless another process made it meanwhile.
 
     ``table`` are its samples as `complete_samples` gives them, ``pictures`` PNG bytes a sample. Raises InvalidInput for
-    pictures that are none, CorruptLake where a file that was written is lost: the experiment is not in the lake then.
+    pictures that are none, or a ``dataset`` that cannot be stored, CorruptLake where a file that was written is lost: the experiment is not in the lake then.
     """
+    try:
+        check_said(DATASET, dataset)
+    except ValueError as error:
+        raise InvalidInput(f"what is said of the data set of {name!r} cannot be stored: {error}") from error
     token = leases.token(files)
     tables = {"samples": (paths.samples_folder(name), table)}
     if pictures is not None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from ..errors import ForgottenMeanwhile, InvalidInput
 from ..format import manifest, paths
 from ..format.paths import NO_TARGET, check_name
-from ..format.records import check_metrics, result_path
+from ..format.records import check_metrics
 from ..format.schema import SAMPLES, SCORES
 from ..format.tables import constant_column
 from ..read.catalogue import Catalogue, check_remembered, fingerprint
@@ -71,7 +71,7 @@ def save_result(
         "forgotten": list(forgotten),
     }
     # The file of a replaced result stays: a reader may be in the middle of it. 'lake verify' lists it as a leftover.
-    path = result_path(experiment, analysis, where, variant)
+    path = paths.result_manifest(experiment, analysis, where, variant)
     written = (file,) if file else ()
     unkept = f"the result of {analysis} in experiment {experiment!r} is not kept"
     check_there(lake.files, written, unkept)

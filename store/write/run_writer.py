@@ -341,7 +341,7 @@ class RunWriter:
         path = run_manifest(self.experiment, self.run)
         with claim(self._files, f"experiment={self.experiment}") as renew:
             content = manifest.load(self._files, path)
-            known = run_from_json(content, path)
+            known = run_from_json(content)
             check_no_signals(known)
             if not self._written:
                 raise InvalidInput(f"run {self.run!r} was given no signals")

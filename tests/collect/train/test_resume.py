@@ -455,7 +455,7 @@ def test_a_checkpoint_of_another_name_counts_for_nothing(lake: Lake) -> None:
     notes: list[str] = []
     train(lake, "other", notes=notes)
     assert len(notes) == 2
-    assert all("is not the manifest of a checkpoint: it was moved or renamed" in note for note in notes)
+    assert all("speaks of run 'target': it was moved or renamed" in note for note in notes)
 
 
 def test_a_full_disk_does_not_stop_the_training(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

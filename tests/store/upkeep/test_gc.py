@@ -100,7 +100,7 @@ def kill_writer(lake: Lake, **changed: object) -> None:
     """From now on this process counts as another one, and what it wrote so far as written by one that was killed."""
     path = paths.lease(tokens.process_part(lake.path))
     started = processes.start_time(os.getpid())
-    content = leases.read_lease(lake.files, path) | {"started": (started or 1) - 1, **changed}
+    content = manifest.load(lake.files, path) | {"started": (started or 1) - 1, **changed}
     lake.files.put(path, manifest.dump(content))
     tokens.forget_process(lake.path)
 

@@ -42,7 +42,7 @@ def own_lease(lake: Lake) -> str:
 
 def lay_down(lake: Lake, writer: str, **changed: object) -> None:
     """A lease as this process writes it, with some of it changed."""
-    content = leases.read_lease(lake.files, own_lease(lake)) | {"writer": writer} | changed
+    content = manifest.load(lake.files, own_lease(lake)) | {"writer": writer} | changed
     lake.files.put(paths.lease(writer), manifest.dump(content))
 
 
@@ -351,7 +351,12 @@ def test_a_claim_of_another_that_cannot_be_removed_counts_no_more_either(
 
 
 def test_a_claim_of_a_process_at_work_counts_without_its_lease(lake: Lake) -> None:
-    content = {"kind": "claim", "what": "experiment=e", "host": leases.host_identity()}
+    content = {
+        "kind": "claim",
+        "what": "experiment=e",
+        "created": manifest.now(),
+        "host": leases.host_identity(),
+    }
     here = {"pid": os.getpid(), "started": leases.start_time(os.getpid())}
     path = f"claims/experiment=e/{'c' * 16}00000001.json"
     lake.files.put(path, manifest.dump(content | here))
@@ -382,10 +387,13 @@ def test_a_claim_that_could_not_be_removed_goes_later(
         monkeypatch.setattr(leases, "RETRIED", timedelta(seconds=0.05))
         lake = Lake.open(tmp_path / "other", create=True)
     if cause == "the end":
-        code = CANNOT_REMOVE + """
+        code = (
+            CANNOT_REMOVE
+            + """
 LocalFiles.delete = delete
 assert lake.files.list("claims")
 """
+        )
         assert run_code(lake, code).returncode == 0
     else:
         with monkeypatch.context() as patch:
