@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import reduce
@@ -13,6 +14,7 @@ import click
 from ..store.errors import InvalidOption
 from .callables import refuse_unnamed
 from .data.named import DATASET_NAMES
+from .data.room import VARIABLE, room_for
 from .recipe import Recipe, changed, load_recipe
 
 Command = Callable[..., Any]
@@ -25,6 +27,22 @@ def option_set(*options: Command) -> Callable[[Command], Command]:
 
 EXPERIMENT = click.option(
     "--experiment", required=True, metavar="NAME", help="The experiment; made when it is new."
+)
+
+
+def _allow(_: click.Context, __: click.Parameter, value: float | None) -> None:
+    if value is not None:
+        os.environ[VARIABLE] = str(value)  # for worker processes too
+        room_for()
+
+
+INPUT = click.option(
+    "--input-gb",
+    type=float,
+    metavar="GB",
+    expose_value=False,
+    callback=_allow,
+    help="Memory that an input file may take once unpacked; default: 100 times its size, at least 1 GB, at most 32 GB.",
 )
 
 DATA = option_set(
@@ -59,6 +77,7 @@ DATA = option_set(
     click.option(
         "--data-dir", type=click.Path(path_type=Path), help="Where downloads and decoded pictures are kept."
     ),
+    INPUT,
 )
 
 RECIPE = option_set(

@@ -10,7 +10,7 @@ import click
 from ..store.command_options import lake_option
 from ..store.errors import NotFound
 from ..store.lake import Lake
-from .command_options import DATA, EXPERIMENT, RECIPE, RUNNING, data_of, recipe_of
+from .command_options import DATA, EXPERIMENT, INPUT, RECIPE, RUNNING, data_of, recipe_of
 from .fleet.commands import FLEETS
 from .progress import GETTING_READY, ProgressLines
 from .recipe import Recipe
@@ -114,6 +114,7 @@ for _fleet in FLEETS:
 @click.option(
     "--signals", metavar="NAME", help="privacy-meter: which *_signals.npy, where there are several."
 )
+@INPUT
 def import_(layout: str, path: Path, lake: str, experiment: str, **given: Any) -> None:
     """Import models that were trained elsewhere. Everything is checked before anything is written.
 

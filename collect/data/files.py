@@ -13,10 +13,20 @@ import pyarrow.parquet as pq
 
 from ...store.errors import InvalidInput, InvalidOption, NotFound
 from ..callables import unknown_choice
+from .bounds import read_csv, read_parquet
 from .npy import brief
 from .pictures import read_pictures
 from .record import Dataset, encode_labels, label_values, row_keys
-from .tables import encode_features, encode_keys, is_category, is_number, refuse_identifiers
+from .room import check_room
+from .tables import (
+    encode_features,
+    encode_keys,
+    encoded_bytes,
+    is_category,
+    is_number,
+    refuse_identifiers,
+    text_bytes,
+)
 
 # ArrowException and MemoryError both: a file may hold more than memory does.
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
@@ -66,11 +76,13 @@ def load_files(
     )
     told = [name for name in (label, group, key) if name is not None]
     rest = table.drop_columns(told)
+    check_room(sum(text_bytes(table.column(name)) for name in told), *files)
     if picture is not None:
         x = read_pictures(files, picture, data_dir=data_dir)
         rest = rest.select([field.name for field in rest.schema if _is_scalar(field.type)])
     else:
         refuse_identifiers([read.drop_columns(told) for read in tables], where=str(path))
+        check_room(encoded_bytes(rest), *files)
         x = encode_features(rest, where=str(path))
     lengths = [read.num_rows for read in tables]
     return Dataset(
@@ -144,8 +156,7 @@ def _read_parquet(path: Path, picture: str | None) -> pa.Table:
         raise InvalidInput(f"{path}: its picture column is {own}, in the other files {picture}")
     _refuse_duplicates(schema.names, path)
     try:
-        with pq.ParquetFile(path) as parquet:  # not read_table: that would take folders for partitions
-            return parquet.read(columns=[name for name in schema.names if name != picture])
+        return read_parquet(path, [name for name in schema.names if name != picture])
     except _UNREADABLE as error:
         raise InvalidInput(f"{path}: cannot be read: {brief(error)}") from error
 
@@ -159,7 +170,7 @@ def _read_csv(path: Path, key: str | None) -> pa.Table:
         column_types={} if key is None else {key: pa.string()},
     )
     try:
-        table = pyarrow.csv.read_csv(path, convert_options=convert)
+        table = read_csv(path, convert)
     except _UNREADABLE as error:
         raise InvalidInput(f"{path}: not a readable CSV file: {brief(error)}") from error
     _refuse_duplicates(table.column_names, path)

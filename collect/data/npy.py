@@ -20,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from ...store.errors import InvalidInput
+from .room import check_room
 
 _HEADER_ERRORS = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
 """What NumPy raises on a header that is broken, or made to break its reader."""
@@ -175,6 +176,7 @@ class NpzArrays:
         """One array. Raises InvalidInput where the file is damaged, or memory has no room for the array."""
         with self._opened(name) as (stream, shape, fortran, kind):
             # All at once and before it is unpacked: a small file may hold more zeros than there is memory.
+            check_room(math.prod(shape) * kind.itemsize, self.path)
             try:
                 data = np.empty(math.prod(shape) * kind.itemsize, dtype=np.uint8)
             except MemoryError as error:
@@ -194,6 +196,7 @@ class NpzArrays:
                 yield from self.whole(name)
                 return
             size = math.prod(shape[1:]) * kind.itemsize
+            check_room(shape[0] * size, self.path)
             for _ in range(shape[0]):
                 yield np.frombuffer(self._read(stream, name, size), dtype=kind).reshape(shape[1:])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ...store.errors import InvalidInput
+from .bounds import column_batches
 from .cache import DECODED, cached_array, data_directory, source_digest
 from .npy import brief
+from .room import check_room
 
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 96
@@ -50,6 +53,7 @@ def read_pictures(files: Sequence[Path], column: str, *, data_dir: Path | None) 
     if rows == 0:
         raise InvalidInput(f"{files[0]}: no rows")
     shape = decode_picture(blob, where).shape
+    check_room(rows * math.prod(shape), *files)
     # Decoders differ between versions in the last bit of a JPEG.
     digest = source_digest(files, ["pictures", 1, column, PIL.__version__])
     return cached_array(
@@ -152,12 +156,9 @@ def _batches(files: Sequence[Path], column: str) -> Iterator[tuple[str, int, lis
     for file in files:
         row = 0
         try:
-            with pq.ParquetFile(file) as parquet:
-                for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=[column]):
-                    values = batch.column(0)
-                    if pa.types.is_struct(values.type):
-                        values = pc.struct_field(values, "bytes")
-                    yield file.name, row, values.to_pylist()
-                    row += len(values)
+            for values in column_batches(file, column, _BATCH_ROWS):
+                pictures = pc.struct_field(values, "bytes") if pa.types.is_struct(values.type) else values
+                yield file.name, row, pictures.to_pylist()
+                row += len(values)
         except (pa.ArrowException, OSError, MemoryError) as error:
             raise InvalidInput(f"{file}: cannot be read after row {row}: {brief(error)}") from error

@@ -38,6 +38,35 @@ def encode_features(table: pa.Table, *, where: str) -> np.ndarray:
     return np.concatenate(blocks, axis=1)
 
 
+def encoded_bytes(table: pa.Table) -> int:
+    """How many bytes `encode_features` takes for a table, at most."""
+    wide = [column for column in table.columns if is_category(column.type)]
+    values = sum(min(_different(column), MAX_CATEGORIES) for column in wide)
+    return 4 * table.num_rows * (values + 5 * (table.num_columns - len(wide)))
+
+
+def _different(column: pa.ChunkedArray) -> int:
+    """How many different values a column of categories has, at most."""
+    if pa.types.is_dictionary(column.type):
+        return sum(len(chunk.dictionary) for chunk in column.chunks)
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
+    return int(pc.count_distinct(column).as_py())
+
+
+def text_bytes(column: pa.ChunkedArray) -> int:
+    """How many bytes a column of text takes as an array of NumPy's, in which each value is as long as the longest."""
+    if pa.types.is_dictionary(column.type):
+        values = [chunk.dictionary for chunk in column.chunks]
+        kind = column.type.value_type
+    else:
+        values, kind = column.chunks, column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return 0
+    longest = max((pc.max(pc.utf8_length(chunk)).as_py() or 0 for chunk in values), default=0)
+    return 4 * int(longest) * len(column)
+
+
 def refuse_identifiers(tables: Sequence[pa.Table], *, where: str) -> None:
     """Raise InvalidInput where a column of whole numbers, named like an identifier, has another value in every row.
 

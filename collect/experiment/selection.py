@@ -12,9 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from ...store.errors import InvalidInput, InvalidOption, NotEnoughData, NotFound
+from ..data.bounds import read_parquet
 from ..data.record import Dataset
+from ..data.room import check_room
+
+_AS_TEXT = 40
+"""Bytes in memory for each of a list that is read as text: a line may be a number of one digit."""
 
 _SAMPLES_STREAM, _POPULATION_STREAM = 201, 202
 
@@ -144,13 +150,15 @@ def read_column(path: Path, column: str) -> pl.Series:
         raise NotFound(f"there is no file {path}")
     try:
         if path.suffix == ".parquet":
-            return pl.read_parquet(path, columns=[column])[column]
+            return pl.Series(column, read_parquet(path, [column]).column(0))
         if path.suffix == ".csv":
+            check_room(_AS_TEXT * path.stat().st_size, path)
             return pl.read_csv(path, columns=[column], schema_overrides={column: pl.String})[column]
         if path.suffix == ".txt":
+            check_room(_AS_TEXT * path.stat().st_size, path)
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
             return pl.Series(column, lines[1:] if lines[:1] == [column] else lines, dtype=pl.String)
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
+    except (pl.exceptions.PolarsError, pa.ArrowException, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidInput(f"{path}: there is no column {column} to be read: {reason}") from error
     raise InvalidOption(f"{path}: a list is read from .csv, .parquet and .txt files")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ...store.errors import InvalidInput
+from ..data.bounds import read_csv, read_parquet
 from ..data.npy import brief, npy_file, refuse_pickle
 from ..data.record import label_values
 
@@ -77,10 +77,9 @@ def _label_column(path: Path) -> pa.ChunkedArray:
         raise InvalidInput(f"{path}: is no file with labels")
     try:
         if path.name.endswith((".parquet", ".pq")):
-            with pq.ParquetFile(path) as parquet:
-                names = parquet.schema_arrow.names
-                return parquet.read(columns=[_label_name(names, path)]).column(0)
-        table = pyarrow.csv.read_csv(path)
+            names = pq.read_schema(path).names
+            return read_parquet(path, [_label_name(names, path)]).column(0)
+        table = read_csv(path)
         return table.column(_label_name(table.column_names, path))
     except FileNotFoundError as error:
         raise InvalidInput(f"{path}: no such file") from error

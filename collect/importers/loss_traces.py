@@ -16,7 +16,9 @@ from ...store.errors import InvalidInput
 from ...store.format.records import Run
 from ...store.lake import Lake
 from ..callables import unknown_choice
+from ..data.bounds import read_csv, read_parquet
 from ..data.npy import brief, refuse_pickle
+from ..data.room import check_room
 from ..progress import Progress
 from .files import INDEX, check_labels, folders_in, in_order, read_keep, read_labels
 from .runs import GivenRun, Universe, import_runs, run_names
@@ -50,16 +52,16 @@ class _EpochTable:
 
         Raises InvalidInput where the file is damaged, or its index does not number the samples.
         """
-        values = np.empty((self.rows, self.epochs), dtype=np.float32)
+        check_room(4 * self.rows * self.epochs, self.path)
         try:
-            with pq.ParquetFile(self.path) as file:
-                index = None
-                if self.index is not None:
-                    index = file.read(columns=[self.index]).column(0).to_numpy()
-                for epoch, name in enumerate(self.columns):
-                    column = file.read(columns=[name]).column(0)
-                    with np.errstate(over="ignore"):
-                        values[:, epoch] = column.to_numpy()
+            values = np.empty((self.rows, self.epochs), dtype=np.float32)
+            index = None
+            if self.index is not None:
+                index = read_parquet(self.path, [self.index]).column(0).to_numpy()
+            for epoch, name in enumerate(self.columns):
+                column = read_parquet(self.path, [name]).column(0)
+                with np.errstate(over="ignore"):
+                    values[:, epoch] = column.to_numpy()
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             raise InvalidInput(f"{self.path}: cannot be read: {brief(error)}") from error
         if index is None or np.array_equal(index, np.arange(self.rows)):
@@ -309,7 +311,7 @@ def _read_scores(path: Path, samples: int) -> tuple[np.ndarray, np.ndarray | Non
     # NaN and an empty cell are a score that the peer could not compute.
     convert = pyarrow.csv.ConvertOptions(column_types=_SCORES)
     try:
-        table = pyarrow.csv.read_csv(path, convert_options=convert)
+        table = read_csv(path, convert)
         names = table.column_names
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise InvalidInput(f"{path}: is not a readable CSV file of LiRA scores: {brief(error)}") from error
