@@ -36,6 +36,9 @@ class LocalFiles:
         self.root = str(root.resolve())
         self.storage_options: dict[str, str] = {}
         self._own = {self.root}  # folders that are known to lie in the lake
+        self._synced: dict[
+            str, tuple[int, int, int]
+        ] = {}  # and those whose entries were synced, as they were then
 
     def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
         pass  # DuckDB opens local files by itself
@@ -236,18 +239,28 @@ class LocalFiles:
     def _sync_way_to(self, folder: str) -> None:
         """Put a folder's entries on stable storage, and its own in each folder up to the one that holds the lake.
 
-        Each time, whoever made them: who made one may have been killed before it was synced. Where nothing is new that costs
-        little.
+        Whoever made them: who made one may have been killed before it was synced. A folder above that has not changed since
+        this process synced it is left alone.
         """
         _sync_folder(folder)
         while folder.startswith(self.root) and folder != "/":
             folder = os.path.dirname(folder)
             try:
-                _sync_folder(folder)
+                self._sync_changed(folder)
             except PermissionError:
                 # The lake's own folder may lie in one that its owner may not read, and so cannot have made it there.
                 if folder.startswith(self.root):
                     raise
+
+    def _sync_changed(self, folder: str) -> None:
+        described = os.stat(folder)
+        now = (described.st_ino, described.st_mtime_ns, described.st_ctime_ns)
+        if self._synced.get(folder) == now:
+            return
+        _sync_folder(folder)
+        # What is made in the same tick of the file system's clock does not show in the folder's time.
+        if abs(time.time_ns() - max(now[1:])) > _SETTLED:
+            self._synced[folder] = now
 
     def _make_folder(self, folder: str, durable: bool) -> None:
         missing = []

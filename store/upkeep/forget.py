@@ -87,18 +87,22 @@ def forget(
     known = lake.experiment(experiment)
     if dry_run:
         chosen = _chosen(lake, known, samples, keys)
-        return Forgot(experiment, chosen, _count(lake, known, chosen), (), False)
+        return Forgot(
+            experiment, chosen, _count(lake, known, chosen, Holdings(lake.files, chosen)), (), False
+        )
     with claim(lake.files, f"experiment={experiment}") as renew:
         known = lake.experiment(experiment)
         completed = any(each.finished is None for each in known.forgettings)
         chosen = _chosen(lake, known, samples, keys)
-        counted = _count(lake, known, chosen)
+        holdings = Holdings(lake.files, chosen)
+        counted = _count(lake, known, chosen, holdings)
         if set(chosen) - set(known.forgotten) or counted:
             begun = Forgetting(manifest.now(), chosen, counted, None)
             known = _replace_experiment(lake, replace(known, forgettings=(*known.forgettings, begun)))
         _forget_class_names(lake, known)
         ids = known.forgotten
-        holdings = Holdings(lake.files, ids)
+        if ids != chosen:  # some were forgotten before; else what was looked into for the count stands
+            holdings = Holdings(lake.files, ids)
         again = True
         while again:  # for what was committed meanwhile by a writer that did not know yet
             again = False
@@ -170,11 +174,10 @@ def _chosen(
     return tuple(sorted(chosen))
 
 
-def _count(lake: Catalogue, known: Experiment, ids: Sequence[int]) -> dict[str, int]:
+def _count(lake: Catalogue, known: Experiment, ids: Sequence[int], holdings: Holdings) -> dict[str, int]:
     """What a lake holds of samples, by table."""
     counted: Counter[str] = Counter(samples=len(set(ids) - set(known.forgotten)))
     if ids:
-        holdings = Holdings(lake.files, ids)
         owners: list[Experiment | Run] = [known, *lake.runs(known.name)]
         for file in (file for owner in owners for file in owner.files if file.table != "samples"):
             counted[file.table] += holdings.of(file).rows

@@ -99,6 +99,28 @@ def take_inventory(lake: Catalogue, *, checkpoints: bool = False) -> Inventory:
     return Inventory(listed, damaged, dict(sorted(leftovers.items())), tuple(withheld))
 
 
+NOTHING = Inventory({}, {}, {}, ())
+
+
+def by_experiment(found: Inventory) -> dict[str, Inventory]:
+    """The parts of an inventory that are of one experiment each, by its name."""
+    listed: dict[str, dict[str, tuple[DataFile, ...]]] = {}
+    leftovers: dict[str, dict[str, Writer]] = {}
+    for path, own in found.listed.items():
+        listed.setdefault(_experiment_of(path), {})[path] = own
+    for path, state in found.leftovers.items():
+        leftovers.setdefault(_experiment_of(path), {})[path] = state
+    return {
+        name: Inventory(listed.get(name, {}), {}, leftovers.get(name, {}), ())
+        for name in {*listed, *leftovers} - {""}
+    }
+
+
+def _experiment_of(path: str) -> str:
+    match = re.match(r"experiments/([^/]+)\.json$|[^/]+/experiment=([^/]+)/", path)
+    return (match[1] or match[2]) if match else ""
+
+
 def what_became_of(path: str, writers: Mapping[str, leases.State]) -> Writer:
     """What became of the writer of a file, by `leases.states` as of after the file was seen."""
     writer = tokens.writer_of(path)
@@ -173,9 +195,9 @@ def remove_leftovers(lake: Catalogue, known: Experiment, ids: Sequence[int]) -> 
     Checkpoints go with the folder of their writer, at work or not, where they hold rows or the run was begun before the
     samples were forgotten: what they go on with has seen these. The caller has the claim to the experiment.
     """
-    found = take_inventory(lake, checkpoints=True)
+    found = by_experiment(take_inventory(lake, checkpoints=True)).get(known.name, NOTHING)
     removed, pending = [], []
-    for path, state in _suspects(lake.files, found, known, ids):
+    for path, state in _suspects(lake.files, found, ids):
         if state in _GONE or _never_needed(path, found):
             lake.files.delete(path)
             removed.append(path)
@@ -184,17 +206,19 @@ def remove_leftovers(lake: Catalogue, known: Experiment, ids: Sequence[int]) -> 
     return removed, pending
 
 
-def left_of_forgotten(lake: Catalogue, known: Experiment) -> Iterator[str]:
-    """Sentences about samples that were forgotten and of which something is there all the same."""
+def left_of_forgotten(lake: Catalogue, known: Experiment, found: Inventory) -> Iterator[str]:
+    """Sentences about samples that were forgotten and of which something is there all the same.
+
+    ``found`` is the experiment's part of an inventory with checkpoints (`by_experiment`).
+    """
     again = f"run 'losslake lake forget --experiment {known.name}'"
     for each in known.forgettings:
         if each.finished is None:
             named = ", ".join(map(str, each.samples[:8])) + (", ..." if len(each.samples) > 8 else "")
             yield f"experiment {known.name}: forgetting samples {named}, begun {each.when}, did not finish; {again}"
     ids = known.forgotten
-    found = take_inventory(lake, checkpoints=True)
     holdings = Holdings(lake.files, ids)
-    listed = (file for path, files in found.listed.items() for file in files if _is_of(path, known.name))
+    listed = (file for files in found.listed.values() for file in files)
     for file in listed:
         try:
             rows = holdings.of(file).rows if file.table != "samples" else 0
@@ -208,25 +232,19 @@ def left_of_forgotten(lake: Catalogue, known: Experiment) -> Iterator[str]:
                 yield f"{path} was computed with forgotten samples; {again}"
     if without_class_names(lake, known) != known.dataset:
         yield f"experiment {known.name} names classes that only forgotten samples were of; {again}"
-    for path, state in _suspects(lake.files, found, known, ids):
+    for path, state in _suspects(lake.files, found, ids):
         if state in _GONE:
             yield f"{path}, which a writer left that is gone, may hold rows of forgotten samples; {again}"
 
 
-def _is_of(path: str, experiment: str) -> bool:
-    return f"/experiment={experiment}/" in path or path == paths.experiment_manifest(experiment)
-
-
-def _suspects(
-    files: Files, found: Inventory, known: Experiment, ids: Sequence[int]
-) -> Iterator[tuple[str, Writer]]:
-    """Loose files of an experiment that hold rows of ``ids`` or cannot be looked into, with their writers."""
+def _suspects(files: Files, found: Inventory, ids: Sequence[int]) -> Iterator[tuple[str, Writer]]:
+    """Loose files of an experiment, whose part of an inventory is ``found``, that hold rows of ``ids`` or cannot be looked into, with their writers."""
     if not ids:
         return
     checkpoints: dict[str, list[str]] = {}
     for path, state in found.leftovers.items():
         top = path.partition("/")[0]
-        if not _is_of(path, known.name) or "/.tmp-" in path:
+        if "/.tmp-" in path:
             continue
         if top == paths.CHECKPOINTS:
             checkpoints.setdefault(path.rpartition("/")[0], []).append(path)

@@ -16,7 +16,16 @@ from ..errors import LosslakeError
 from ..format import manifest
 from ..format.manifest import DataFile
 from ..read.catalogue import Catalogue
-from .leftovers import NOTES, Writer, files_listed_by, left_of_forgotten, take_inventory
+from .leftovers import (
+    NOTES,
+    NOTHING,
+    Inventory,
+    Writer,
+    by_experiment,
+    files_listed_by,
+    left_of_forgotten,
+    take_inventory,
+)
 from .remove import stopped_removals
 
 
@@ -67,11 +76,13 @@ def verify(lake: Catalogue) -> Verification:
 
 
 def _remembered(lake: Catalogue) -> Iterator[str]:
+    found: Mapping[str, Inventory] | None = None
     for name in lake.experiments():
         with contextlib.suppress(LosslakeError):  # its manifest is damaged, which is told already
             known = lake.experiment(name)
             if known.forgettings:
-                yield from left_of_forgotten(lake, known)
+                found = found or by_experiment(take_inventory(lake, checkpoints=True))
+                yield from left_of_forgotten(lake, known, found.get(name, NOTHING))
 
 
 def _still_listed(lake: Catalogue, path: str, file: DataFile) -> bool:

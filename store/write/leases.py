@@ -50,6 +50,9 @@ SHOWN = timedelta(minutes=2)
 
 _TRIES = 4
 
+_OFTEN = 30.0
+"""Seconds after which a claim is renewed, where it is asked for: each time is a file on stable storage."""
+
 _renewed: set[tuple[str, str]] = set()
 """The leases that this process renews, by lake and path."""
 
@@ -186,15 +189,25 @@ def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Call
                 f"another process compacts, migrates or forgets samples of {what}, or removes from it, in the lake {files.root}; try again when it has ended"
             )
 
+        last = _seconds()
+
         def renew() -> None:
+            nonlocal last
             if not files.exists(path):
                 raise LosslakeError(f"the claim to {what} in the lake {files.root} was lost; start again")
-            files.put(path, data)
+            if not 0 <= _seconds() - last < _OFTEN:
+                files.put(path, data)
+                last = _seconds()
 
         yield renew
     finally:
         _held.discard(held)
         _remove_claim(files, path)
+
+
+def _seconds() -> float:
+    """A clock that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.time()
 
 
 def _remove_claim(files: Files, path: str) -> None:

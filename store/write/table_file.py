@@ -23,6 +23,9 @@ from ..format.schema import parquet_writer, row_group_size
 from ..read.data_rows import open_rows
 
 
+_ROWS_WORTH_THREADS = 100_000
+
+
 class TableFile:
     """A Parquet file being written, on stable storage when closed.
 
@@ -131,7 +134,7 @@ def check_there(files: Files, written: Iterable[DataFile], what: str) -> None:
 def copy_without(files: Files, file: DataFile, samples: Collection[int], path: str) -> DataFile:
     """Write the rows of a file of one run's, or of an experiment's, to ``path`` without those of ``samples``."""
     with open_rows(files, file) as (parquet, groups):
-        kept = (rows_without(parquet.read_row_group(group), samples) for group in groups)
+        kept = (rows_without(_read_group(parquet, group), samples) for group in groups)
         return write_parts(files, file.table, path, parquet.schema_arrow, kept)
 
 
@@ -186,12 +189,18 @@ class Holdings:
             names = [name for name in ("sample_id", "member") if name in parquet.schema_arrow.names]
             for group in range(parquet.num_row_groups):
                 if _may_hold(parquet, group, self._wanted):
-                    part = parquet.read_row_group(group, columns=names)
+                    part = _read_group(parquet, group, names)
                     part = part.filter(pc.is_in(part["sample_id"], self._wanted))
                     members = part.filter(part["member"])["sample_id"].to_pylist() if len(names) > 1 else []
                     if len(part):
                         found[group] = Held(len(part), frozenset(members))
         return found
+
+
+def _read_group(parquet: pq.ParquetFile, group: int, columns: list[str] | None = None) -> pa.Table:
+    # Threads take longer to begin than few rows take to be read.
+    threads = parquet.metadata.row_group(group).num_rows > _ROWS_WORTH_THREADS
+    return parquet.read_row_group(group, columns=columns, use_threads=threads)
 
 
 def _may_hold(parquet: pq.ParquetFile, group: int, wanted: pa.Array) -> bool:

@@ -1,0 +1,116 @@
+"""What commands do for many experiments and many runs grows no faster than these: counted, not timed."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from losslake.store.files.local import LocalFiles
+from losslake.store.format.records import RunInfo
+from losslake.store.lake import Lake
+from losslake.store.upkeep.forget import forget
+from losslake.store.upkeep.gc import collect_garbage
+from losslake.store.upkeep.verify import verify
+
+N = 8
+
+
+class Work:
+    """How often the files of lakes are listed, read and synced."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.done: Counter[str] = Counter()
+        for name in ("list", "read", "open_input"):
+            patch.setattr(LocalFiles, name, self._counted(name, getattr(LocalFiles, name)))
+        patch.setattr(os, "fsync", self._counted("fsync", os.fsync))
+
+    def _counted(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            self.done[name] += 1
+            return real(*given, **named)
+
+        return call
+
+    def of(self, act: Callable[[], object]) -> Counter[str]:
+        self.done.clear()
+        act()
+        return Counter(self.done)
+
+
+def add_experiment(lake: Lake, name: str, runs: int = 1) -> None:
+    lake.create_experiment(name, pa.table({"label": [0] * N}))
+    for r in range(runs):
+        with lake.write_run(name, f"r{r}", members=np.arange(N) < 4) as writer:
+            ids = np.arange(N)
+            writer.append_signals(ids, ids * 0, None, loss=np.ones(N), phi=np.ones(N))
+            writer.commit(RunInfo(role="shadow"))
+
+
+@pytest.mark.parametrize("act", [verify, lambda lake: collect_garbage(lake, dry_run=True)])
+def test_twice_the_experiments_are_at_most_twice_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Lake], object]
+) -> None:
+    """With a forgotten sample in each."""
+    lake = Lake.open(tmp_path / "lake", create=True)
+    work = Work(monkeypatch)
+    found = []
+    for size in (6, 12, 24):
+        for number in range(len(lake.experiments()), size):
+            add_experiment(lake, f"e{number}")
+            forget(lake, f"e{number}", [1])
+        found.append(work.of(lambda: act(lake)))
+    for name in found[0]:
+        less, more = found[1][name] - found[0][name], found[2][name] - found[1][name]
+        assert more <= 2 * less + 2, (name, found)
+
+
+def test_forgetting_takes_the_same_for_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work(monkeypatch)
+    found = []
+    for runs in (8, 16, 32):
+        lake = Lake.open(tmp_path / f"lake{runs}", create=True)
+        add_experiment(lake, "e", runs)
+        found.append(work.of(lambda: forget(lake, "e", [1])))  # noqa: B023
+    for name in found[0]:
+        less, more = found[1][name] - found[0][name], found[2][name] - found[1][name]
+        assert more <= 2 * less + 4, (name, found)
+    each = (found[2]["fsync"] - found[1]["fsync"]) / 16
+    assert each <= 9  # a copy, its folder, a manifest, its folder; and folders that changed in this moment
+
+
+def test_a_commit_syncs_no_folder_that_has_not_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake.open(tmp_path / "lake", create=True)
+    add_experiment(lake, "e")
+    synced: list[str] = []
+    real_open, real_sync = os.open, os.fsync
+    opened: dict[int, str] = {}
+
+    def open_(path: Any, *given: Any, **named: Any) -> int:
+        handle = real_open(path, *given, **named)
+        opened[handle] = str(path)
+        return handle
+
+    def sync(handle: int) -> None:
+        synced.append(opened.get(handle, ""))
+        real_sync(handle)
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr("losslake.store.files.local._SETTLED", -1)  # every change shows in the folder's time
+    for name in ("d", "e"):
+        synced.clear()
+        lake.files.put(f"experiments/{name}.json", b"{}")
+    assert lake.path not in synced
+    assert f"{lake.path}/experiments" in synced
+    (Path(lake.path) / "new").mkdir()
+    synced.clear()
+    lake.files.put("experiments/f.json", b"{}")
+    assert lake.path in synced
