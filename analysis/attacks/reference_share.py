@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
 from ...store.errors import InvalidOption
 from ..scores import Scores, count_unscored
@@ -130,10 +131,14 @@ def thresholds_at(
 
 def with_thresholds(frame: pl.DataFrame, thresholds: Floats, levels: Levels) -> pl.DataFrame:
     """Add the column thresholds: a list of {alpha, loss} a row, NULL where there is no reference loss."""
-    columns = pl.DataFrame({str(at): thresholds[:, at] for at in range(len(levels))})
-    pairs = [
-        pl.struct(pl.lit(level, pl.Float64).alias("alpha"), pl.col(str(at)).alias("loss"))
-        for at, level in enumerate(levels)
-    ]
-    listed = columns.select(pl.when(pl.col("0").is_not_nan()).then(pl.concat_list(pairs)))
-    return frame.with_columns(listed.to_series().alias("thresholds"))
+    # As one array and not a column a level put together, which takes four times the memory.
+    rows, width = thresholds.shape
+    known = ~np.isnan(thresholds[:, 0])
+    pairs = pa.StructArray.from_arrays(
+        [np.tile(np.array(levels, dtype=np.float64), int(known.sum())), thresholds[known].ravel()],
+        names=["alpha", "loss"],
+    )
+    starts = np.concatenate([[0], np.cumsum(known * width)]).astype(np.int64)
+    listed = pa.LargeListArray.from_arrays(starts, pairs, mask=pa.array(~known))
+    assert rows == len(listed) == len(frame)
+    return frame.with_columns(pl.Series("thresholds", listed))

@@ -6,6 +6,7 @@ What takes long is not computed on the way; it is named among what can be asked.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.ranges import ranges_of
@@ -22,6 +23,9 @@ from .data import Ask, Said, Scored, label_of, score_name
 
 PER_MODEL = 4
 """Shadow runs from which on attacking each of them in turn says something."""
+
+_LOOKED_AT = ("sample_id", "member", "score", "p_value")
+"""Columns that a report looks at of the scores that it computes; charts of those that were asked for look at others too."""
 
 QUESTIONS: tuple[Ask, ...] = (
     Ask("kde", "the attacker who knows some members: densities of the loss, confusion matrix", ("signals",)),
@@ -79,7 +83,9 @@ class Desk:
             self.absent.append((name, str(error)))
             return None
         self.notes += [(name, note) for note in scores.notes]
-        return Scored(name, label_of(name), scores)
+        # A report holds these of all samples at once, and looks at no other columns of theirs.
+        columns = [column for column in _LOOKED_AT if column in scores.frame]
+        return Scored(name, label_of(name), replace(scores, frame=scores.frame.select(columns)))
 
     def kept(self, *, attack: bool) -> list[tuple[str, Result]]:
         """Names and results of the scores that the lake keeps and are fresh, in the order of the catalogue.

@@ -237,9 +237,8 @@ def class_name(names: Any, label: int | None) -> str | None:
 
 def _ranks(scored: Scored, among: pl.Series, wanted: list[int]) -> dict[int, tuple[float, int]]:
     """Score and rank of the wanted samples; rank 1 is the highest score of those ``among``, and equal scores share the better rank."""
-    frame = scored.scores.frame.filter(
-        pl.col("score").is_not_null() & pl.col("sample_id").is_in(among.implode())
-    )
+    frame = scored.scores.frame.filter(pl.col("score").is_not_null())
+    frame = frame.filter(pl.col("sample_id").is_in(among.cast(frame["sample_id"].dtype).implode()))
     values = np.sort(frame["score"].cast(pl.Float64).to_numpy())
     asked = frame.filter(pl.col("sample_id").is_in(wanted))
     found = asked["score"].cast(pl.Float64).to_numpy()
