@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-import inspect
-import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,7 +12,7 @@ from torch.nn import functional
 
 from ...store.errors import InvalidInput
 from ...store.format.schema import CROSS_ENTROPY
-from ..random_streams import undisturbed_randomness
+from .calling import called_again, inner_of, name_of, option, row_of, shape_of, tells_samples_apart, unreduced
 from .cross_entropy import IGNORED, as_logits, loss_and_margin, position_loss_and_margin
 from .scale import ENOUGH_ROWS, are_probabilities, logits_of
 
@@ -37,11 +33,6 @@ _KINDS: tuple[tuple[Kind, tuple[type[nn.Module], ...], tuple[Callable[..., Any],
 
 POSITIONS = "mean cross-entropy of a record's positions"
 LABELS = "mean binary cross-entropy of a record's labels"
-
-_WAY_OUT = (
-    "give it an argument or attribute reduction that it obeys, or compute the samples' losses yourself: "
-    "run.batch(ids), then run.record(losses)"
-)
 
 _SHARES_OFF = 1e-2
 """How far from 1 class probabilities in a target may add up."""
@@ -171,9 +162,9 @@ class LossOf:
         if self.kind != "classes":
             return logits_of(output)
         if self._scale_known:
-            takes = "log-probabilities" if "nll" in _name(self.criterion).lower() else "logits"
+            takes = "log-probabilities" if "nll" in name_of(self.criterion).lower() else "logits"
             raise InvalidInput(
-                f"{_name(self.criterion)} takes {takes}, but was called with probabilities: each row lies from 0 to 1 and adds up to 1; leave "
+                f"{name_of(self.criterion)} takes {takes}, but was called with probabilities: each row lies from 0 to 1 and adds up to 1; leave "
                 "the softmax out, or give it their logarithm"
             )
         return output
@@ -210,17 +201,17 @@ class LossOf:
                 if torch.isclose(value.cpu(), whole.cpu(), rtol=1e-3):
                     return shares
         raise InvalidInput(
-            f"{_name(self.criterion)} was called with a number from 0 to 1 a record, and its value is neither the cross-entropy of these as "
+            f"{name_of(self.criterion)} was called with a number from 0 to 1 a record, and its value is neither the cross-entropy of these as "
             "probabilities nor as logits, so that it is not known which they are; use BCELoss or BCEWithLogitsLoss of torch, or compute the "
             "samples' losses yourself: run.batch(ids), then run.record(losses)"
         )
 
     def _own(self, output: Any, target: Any, more: Sequence[Any], options: Mapping[str, Any]) -> SampleLosses:
         """The criterion's own value of each sample, the mean over its outputs."""
-        if self.kind == "regression" and _shape(output) != _shape(target):
+        if self.kind == "regression" and shape_of(output) != shape_of(target):
             raise InvalidInput(
-                f"{_name(self.criterion)} was called with an output of shape {_shape(output)} and a target of shape "
-                f"{_shape(target)}; torch broadcasts them, so that each record's loss holds the targets of others: bring both "
+                f"{name_of(self.criterion)} was called with an output of shape {shape_of(output)} and a target of shape "
+                f"{shape_of(target)}; torch broadcasts them, so that each record's loss holds the targets of others: bring both "
                 "to one shape, as with output.squeeze(1)"
             )
         losses = unreduced(self.criterion, output, target, more, options).detach().float()
@@ -230,7 +221,7 @@ class LossOf:
             # Once in a run the host waits for the device, to see that a record's loss is not that of others too.
             self._check_alone(each, output, target, more, options)
             self._alone = True
-        name = _name(self.criterion) + (", mean of a record's outputs" if self.outputs > 1 else "")
+        name = name_of(self.criterion) + (", mean of a record's outputs" if self.outputs > 1 else "")
         return SampleLosses(each, name=name)
 
     def _check_alone(
@@ -252,7 +243,7 @@ class LossOf:
             if torch.allclose(alone.detach().float().mean(), each[0], rtol=1e-2, atol=1e-5, equal_nan=True):
                 return
         raise InvalidInput(
-            f"{_name(self.criterion)}, called with an output of shape {_shape(output)} and a target of shape {_shape(target)}, gives a "
+            f"{name_of(self.criterion)}, called with an output of shape {shape_of(output)} and a target of shape {shape_of(target)}, gives a "
             "record another loss than it has alone: the shapes broadcast, or the losses depend on the other records of the batch; "
             f"bring both to one shape, or compute the samples' losses yourself: run.batch(ids), then run.record(losses)"
         )
@@ -358,93 +349,13 @@ def _looks_like_probabilities(output: Any, target: Any, highest: int | None) -> 
     return sums and bool(((t >= 0) & (t <= 1)).all())
 
 
-def option(criterion: Callable[..., Any], options: Mapping[str, Any], name: str, default: Any) -> Any:
-    """An option of a criterion: from the call's ``options``, those of a functools.partial, its attribute, or a function's default."""
-    kept = criterion.keywords if isinstance(criterion, functools.partial) else {}
-    given = {**kept, **options}
-    if name in given or hasattr(criterion, name):
-        return given.get(name, getattr(criterion, name, default))
-    function = _inner(criterion)
-    if isinstance(function, types.FunctionType):
-        parameter = inspect.signature(function).parameters.get(name)
-        if parameter is not None and parameter.default is not inspect.Parameter.empty:
-            return parameter.default
-    return default
-
-
 def _kind_of(criterion: Callable[..., Any]) -> Kind:
     """The kind of a module, a function, or a functools.partial of one."""
-    function = _inner(criterion)
+    function = inner_of(criterion)
     for kind, modules, functions in _KINDS:
         if isinstance(criterion, modules) or function in functions:
             return kind
     return "other"
-
-
-def _inner(criterion: Callable[..., Any]) -> Callable[..., Any]:
-    """What a functools.partial calls; anything else as it is."""
-    return criterion.func if isinstance(criterion, functools.partial) else criterion
-
-
-def tells_samples_apart(criterion: Callable[..., Any]) -> bool:
-    """Whether it has a reduction that can be none: an attribute of that name, or a parameter."""
-    if isinstance(getattr(criterion, "reduction", None), str):
-        return True
-    try:
-        return "reduction" in inspect.signature(_inner(criterion)).parameters
-    except (TypeError, ValueError):
-        return False
-
-
-def unreduced(
-    criterion: Callable[..., Any],
-    output: torch.Tensor,
-    target: Any,
-    more: Sequence[Any],
-    options: Mapping[str, Any],
-    *,
-    rows: int | None = None,
-) -> torch.Tensor:
-    """Each sample's losses (B, ...): the criterion with reduction="none".
-
-    It is called a second time, so its state and the random streams are left as they were. Raises InvalidInput where it
-    has no reduction, or does not obey it.
-    """
-    if not tells_samples_apart(criterion):
-        raise InvalidInput(f"the losses of single samples cannot be had from {_name(criterion)}; {_WAY_OUT}")
-    call, given = criterion, dict(options)
-    if isinstance(getattr(criterion, "reduction", None), str):
-        call = copy.copy(criterion)
-        call.reduction = "none"  # type: ignore[attr-defined]
-        given.pop("reduction", None)
-    else:
-        given["reduction"] = "none"
-    losses = called_again(call, (output, target, *more), given, output.device)
-    rows = len(output) if rows is None else rows
-    if not isinstance(losses, torch.Tensor) or losses.ndim == 0 or len(losses) != rows:
-        what = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
-        raise InvalidInput(
-            f"{_name(criterion)} with reduction='none' gave {what} for {len(output)} samples; {_WAY_OUT}"
-        )
-    return losses
-
-
-def called_again(
-    criterion: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], device: torch.device
-) -> Any:
-    """What the criterion returns, its state and the random streams left as they were."""
-    with undisturbed_randomness(device):
-        if isinstance(criterion, nn.Module):
-            # A copy shares the buffers, which a criterion may change.
-            buffers = {name: value.clone() for name, value in criterion.named_buffers()}
-            return torch.func.functional_call(criterion, buffers, tuple(args), dict(options))
-        return criterion(*args, **options)
-
-
-def row_of(value: Any, row: int, rows: int) -> Any:
-    """Of a tensor with a row a sample that of one of them, as a batch of one; anything else as it is."""
-    whole = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
-    return value[row : row + 1] if whole else value
 
 
 def _rows_agree(output: Any, target: Any) -> bool:
@@ -455,11 +366,3 @@ def _rows_agree(output: Any, target: Any) -> bool:
 def _but_for_ones(shape: Sequence[int], other: Sequence[int]) -> bool:
     """Whether two shapes differ in dimensions of 1 alone, and in some of these."""
     return shape != other and [n for n in shape if n != 1] == [n for n in other if n != 1]
-
-
-def _shape(value: Any) -> Any:
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-
-
-def _name(criterion: Callable[..., Any]) -> str:
-    return getattr(_inner(criterion), "__name__", type(criterion).__name__)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ...store.errors import InvalidInput
-from .criterion import LossOf, called_again, option, row_of, tells_samples_apart, unreduced
+from .calling import called_again, option, row_of, tells_samples_apart, unreduced
+from .criterion import LossOf
 from .cross_entropy import IGNORED
 
 
