@@ -117,6 +117,7 @@ class GradNormWatcher:
         step.close(ids)
         if not value.requires_grad:
             return
+        step.find_spread(value)
         if alone is not None:
             due = self._batches % _RARELY == 0 or self._batches.bit_count() == 1
             self._batches += 1

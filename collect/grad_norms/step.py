@@ -13,7 +13,8 @@ from torch.autograd.graph import register_multi_grad_hook
 
 from ...store.errors import InvalidInput
 from .any_layer import any_layer, batch_first, output_tensors
-from .embedding import Rows, joined_rows, norms_of_tied
+from .broadcast import Users, listen_at
+from .embedding import Rows, embedding, joined_rows, norms_of_tied
 from .layers import Layer
 from .linear import Outer, Product, joined
 from .use import Use, norms_of_sum, plain, wide
@@ -73,6 +74,8 @@ class Step:
         self.check = check
         self.calls: dict[int, int] = {}
         """How often each parameter was used in the forward pass, by its number."""
+        self.for_all: list[tuple[_Call, Any]] = []
+        """Calls whose output may stand for all records, and their nodes in the autograd graph."""
         self.closed = False
         self.ids: torch.Tensor | None = None
         self.rows = 0
@@ -110,6 +113,17 @@ class Step:
     def close(self, ids: torch.Tensor) -> None:
         """The loss of the batch is known, and so are its samples."""
         self.ids, self.rows, self.closed = ids, len(ids), True
+
+    def find_spread(self, loss: torch.Tensor) -> None:
+        """Look in the graph of the loss where outputs that stand for all records are spread over them."""
+        calls, self.for_all = self.for_all, []
+        if not calls or loss.grad_fn is None:
+            return
+        users = Users(loss.grad_fn)
+        for call, node in calls:
+            places = users.places(node, self.rows)
+            if places is not None:
+                listen_at(places, call.spread, lambda: self.looks_alone)
 
     def add_factor(self, grad: torch.Tensor, divisor: torch.Tensor | float, call: int) -> None:
         """The gradient of what was differentiated with respect to one criterion's result, and what the result divided by.
@@ -256,22 +270,40 @@ def listen(
             kept = (args[0] if args else next(iter(kwargs.values()))).detach()
             if layer.keep is not None:
                 kept = layer.keep(kept, output)
-        output.register_hook(_Call(layer, step, numbers, kept).follow_rule)
+        call = _Call(layer, step, numbers, kept)
+        output.register_hook(call.follow_rule)
+        if layer.rule is embedding and kept is not None and (kept.ndim < 2 or len(kept) == 1):
+            call.for_all = True
+            step.for_all.append((call, output.grad_fn))
 
 
 class _Call:
     """One call of one layer, from its forward pass until the gradients of its output are there."""
 
     fired = False
+    for_all = False
+    """Whether its output may stand for all records."""
+    of_each: torch.Tensor | None = None
 
     def __init__(self, layer: Layer, step: Step, numbers: Mapping[str, int], given: Any) -> None:
         self.layer, self.step, self.numbers, self.given = layer, step, numbers, given
+
+    def spread(self, grad: torch.Tensor) -> None:
+        """A part of the gradient of each record, (B, ...), of an output that stands for all of them."""
+        self.of_each = grad if self.of_each is None else self.of_each + grad
 
     def follow_rule(self, grad: torch.Tensor) -> None:
         if self.step.looks_alone:
             return
         # The graph, and with it this, lives for as long as the loop holds its loss: free the inputs now.
         given, self.given = self.given, None
+        rows = self.step.rows
+        if self.for_all and self.of_each is None and rows == 1:
+            self.of_each = grad  # whatever it is added to, it is of the one record
+        if self.of_each is not None:
+            each, self.of_each = self.of_each, None
+            given = given.reshape(1, -1).expand(rows, -1)
+            grad = each.reshape(rows, given.shape[1], -1).to(grad.dtype)
         if not self.accept(grad):
             return
         layer, step = self.layer, self.step
