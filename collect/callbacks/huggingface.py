@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ...store.errors import InvalidInput, InvalidOption, MissingExtra
+from ...store.format.schema import CROSS_ENTROPY
 from ..hook.loader import read_batch_ids
 from ..hook.recorded_run import RecordedRun
 from ..random_streams import undisturbed_randomness
@@ -134,7 +135,7 @@ class HuggingFaceCallback(TrainerCallback):
             check_classes(labels)
             self._run.record_logits(logits, labels)
         else:
-            self._run.record(*batch_loss_and_margin(self._task, logits, labels))
+            self._run.record(*batch_loss_and_margin(self._task, logits, labels), name=CROSS_ENTROPY)
 
     def _trace(self, model: nn.Module) -> None:
         asking = self._asking

@@ -15,7 +15,7 @@ from torch import nn
 from ...store.errors import InvalidInput, InvalidOption
 from ...store.format.schema import CROSS_ENTROPY
 from ..grad_norms.eval_pass import ordered_norms
-from ..losses.criterion import LossOf, SampleLosses
+from ..losses.criterion import MANY_ROWS, LossOf, SampleLosses
 from ..losses.cross_entropy import loss_and_margin
 from ..losses.scale import are_probabilities, logits_of
 from ..random_streams import undisturbed_randomness
@@ -33,8 +33,8 @@ _PIECE_BYTES = 32 << 20
 """Logits that are looked at together, in float32; what is made of them takes some times as much."""
 
 
-_MANY_ROWS = 32
-"""Lone outputs from 0 to 1 that are no logits any more."""
+_FIRST = 8
+"""Records that show what a criterion takes their outputs for."""
 
 
 @dataclass(eq=False)
@@ -42,10 +42,14 @@ class _Scale:
     """The scale of a model's outputs, as the first batch shows it: logits, or probabilities, which are taken by their logarithms.
 
     losses  of the criterion trained with, where it is one of the user's own; it says what a lone output is
+    classes  how many the samples table has, where nothing has said that outputs are logits of classes
+    by_hand  whether the loop computes losses of its own: a model with other outputs than a logit a class is then no classifier
     """
 
     model: str
     losses: LossOf | None
+    classes: int | None = None
+    by_hand: bool = False
     of_probabilities: bool | None = None
     lone: int = 0
     lone_shares: int = 0
@@ -60,6 +64,7 @@ class _Scale:
             self.lone += len(output)
             self.lone_shares += int(((output >= 0) & (output <= 1)).sum())
             return output
+        self._check_columns(output)
         if self.of_probabilities is None:
             self.of_probabilities = are_probabilities(output, classes=1)
             if self.of_probabilities:
@@ -69,6 +74,24 @@ class _Scale:
                     stacklevel=8,
                 )
         return logits_of(output) if self.of_probabilities else output
+
+    def _check_columns(self, output: torch.Tensor) -> None:
+        """Once: warns of outputs that are more than the classes and may be an embedding; raises InvalidInput where losses are by hand."""
+        classes, self.classes = self.classes, None
+        if classes is None or output.ndim != 2 or output.shape[1] == classes:
+            return
+        what = f"{self.model} gives {output.shape[1]} numbers a record, and labels go from 0 to {classes - 1}"
+        if self.by_hand:
+            raise InvalidInput(
+                f"{what}: nothing says that these are logits of classes, as the losses of this run are given to run.record; if they are, "
+                "give criterion=nn.CrossEntropyLoss(), and if they are an embedding, there is no cross-entropy to record"
+            )
+        if output.shape[1] > classes:
+            warnings.warn(
+                f"{what}: they are taken for logits of {output.shape[1]} classes, as no criterion was watched or given; say so by "
+                "criterion=nn.CrossEntropyLoss(), or, where they are an embedding, by the criterion trained with",
+                stacklevel=9,
+            )
 
     def check_logits(self, output: torch.Tensor) -> torch.Tensor:
         """The output (B, C), whose gradient norms were taken. Raises InvalidInput for probabilities."""
@@ -83,7 +106,7 @@ class _Scale:
 
     def check_lone(self) -> None:
         """After all samples: raises InvalidInput where each has one number from 0 to 1, as sigmoid gives it."""
-        if self.lone >= _MANY_ROWS and self.lone == self.lone_shares:
+        if self.lone >= MANY_ROWS and self.lone == self.lone_shares:
             raise InvalidInput(
                 f"{self.model} gives one number from 0 to 1 for each of {self.lone} records: these are probabilities of class 1, not logits; "
                 "leave the sigmoid out, or give criterion=nn.BCELoss()"
@@ -192,8 +215,9 @@ def asked_model(
     norms: bool,
     decide: Callable[[str], None],
     call: Call,
+    by_hand: bool = False,
 ) -> AskedModel:
-    """What to ask by the ``losses`` of a criterion, where there is one.
+    """What to ask by the ``losses`` of a criterion, where there is one; ``by_hand``: the loop gives losses of its own.
 
     Raises InvalidOption for norms that it has not, and InvalidInput for data of parts that stand in another order than the whole,
     where no labels would tell whether that is the samples'.
@@ -215,7 +239,10 @@ def asked_model(
             "gradient norms in eval mode are asked by model(x), without forward=; leave grad_norm out, or watch_model in train mode"
         )
     own = losses if losses is not None and losses.kind == "other" else None
-    scale = _Scale(type(inner_model(model)).__name__, own)
+    highest = highest_label(labels) if losses is None else None
+    scale = _Scale(
+        type(inner_model(model)).__name__, own, None if highest is None else highest + 1, by_hand=by_hand
+    )
     return AskedModel(model, data, labels, norms, losses if by_target else None, decide, call, scale)
 
 
@@ -248,11 +275,12 @@ def _needs_targets(losses: LossOf, model: nn.Module, data: Any, labels: np.ndarr
         return False
     if y.is_floating_point():
         return True
-    if not losses.loss_only:
-        return False
-    # A whole number that a lone output is to hit is a count, as it is in a step; see `LossOf`.
-    ((output, _, _),) = ordered_answers(model, data, first, len(labels), AS_IT_IS, call)
-    return isinstance(output, torch.Tensor) and output.numel() == len(output)
+    some = np.arange(min(_FIRST, len(labels)))
+    ((output, y, _),) = ordered_answers(model, data, some, len(labels), AS_IT_IS, call)
+    if isinstance(output, torch.Tensor) and output.numel() == len(output):
+        # A whole number that a lone output is to hit is a count, as it is in a step; see `LossOf`.
+        return losses.loss_only
+    return not losses.takes_scores(output, y)
 
 
 def _pieces(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

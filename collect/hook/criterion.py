@@ -99,7 +99,7 @@ class WatchedCriterion(nn.Module):
         options = {name: value for name, value in kwargs.items() if name not in ("input", "target")}
 
         def losses(known: torch.Tensor, highest: int | None) -> SampleLosses:
-            return self.losses(output, target, known, highest, args[2:], options)
+            return self.losses(output, target, known, highest, args[2:], options, result)
 
         how = reduction_of(self.criterion, options, self._reduction)
         share = Share(

@@ -23,7 +23,7 @@ from ...store.write.run_writer import RunWriter
 from .. import ranks
 from ..callables import unknown_choice
 from ..grad_norms.eval_pass import check_layers_in_eval_mode
-from ..losses.criterion import LossOf
+from ..losses.criterion import BY_HAND, LossOf
 from ..run_facts import device_name, versions
 from ..signals.calls import Call, Forward
 from ..signals.from_logits import Answers
@@ -69,7 +69,7 @@ class RecordedRun:
         """Of all samples, int64 (samples,), -1 where the samples table has none."""
         self._population, self._order, self._by_key = population, order, by_key
         self._not_shown: list[Positions] = []
-        self._order_checked = False
+        self._order_checked = self._scale_checked = False
         self._steps = RecordedSteps(writer.run, self._recorder, labels)
         self._losses: LossOf | None = None
         self._info, self._queries = info, queries
@@ -190,12 +190,16 @@ class RecordedRun:
                 )
         self._steps.batch(ids)
 
-    def record(self, loss: torch.Tensor, margin: torch.Tensor | None = None) -> None:
+    def record(
+        self, loss: torch.Tensor, margin: torch.Tensor | None = None, *, name: str | None = None
+    ) -> None:
         """Record loss and margin (B,) of the samples in the batch, where no criterion gives them, as for texts.
 
-        The batch is the watched loader's, or that which `batch` named; no margin where the loss has none.
+        The batch is the watched loader's, or that which `batch` named; no margin where the loss has none. ``name`` says which loss
+        it is, in the run's facts (extra, loss): "cross-entropy" where it is that of each record's class, which its probability is
+        made of. Without it what is made of a cross-entropy alone is not made of these losses.
         """
-        self._steps.record(loss, margin)
+        self._steps.record(loss, margin, name)
 
     def record_logits(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Record what a model that has its criterion inside says of the samples in the batch: the clean cross-entropy.
@@ -222,6 +226,7 @@ class RecordedRun:
         self._steps.end(whole=whole)
         if self._recorder.recording:
             self._check_order()
+            self._check_scale()
             self._recorder.end_epoch()
             self._trained = time.perf_counter() - self._started
 
@@ -278,6 +283,7 @@ class RecordedRun:
                     norms=wanted,
                     decide=self._steps.decide,
                     call=self._call(),
+                    by_hand=self._steps.by_hand,
                 )
             return asked.trace_point(ids, unwatched=self._steps.paused())
 
@@ -328,7 +334,14 @@ class RecordedRun:
         losses = self._losses if criterion is None else LossOf(criterion)
         with self._evaluating():
             asked = asked_model(
-                model, data, self.labels, losses, norms=False, decide=self._steps.decide, call=self._call()
+                model,
+                data,
+                self.labels,
+                losses,
+                norms=False,
+                decide=self._steps.decide,
+                call=self._call(),
+                by_hand=self._steps.by_hand,
             )
             where = f"logits of run {self.name!r}"
             self._evaluate(lambda ids, query: asked.answers(ids, query, where=where))
@@ -418,7 +431,8 @@ class RecordedRun:
             self._info,
             extra={
                 **self._info.extra,
-                **({} if self._steps.loss is None else {"loss": self._steps.loss}),
+                **({"loss": BY_HAND} if self._steps.by_hand else {}),
+                **({} if self._steps.loss is None or self._steps.by_hand else {"loss": self._steps.loss}),
                 **({"outputs": "probabilities"} if self._losses and self._losses.of_probabilities else {}),
             },
             epochs=self._recorder.epochs or max(self._eval_points - 1, 0) or None,
@@ -450,8 +464,10 @@ class RecordedRun:
         """Be a run that is committed, whose signals are still to come, of the loss that it records."""
         self._unfinished.detach()
         self.committed = run
-        if "loss" in run.info.extra:
-            self._steps.decide(str(run.info.extra["loss"]))
+        loss = run.info.extra.get("loss")
+        self._steps.by_hand = loss == BY_HAND
+        if loss is not None and loss != BY_HAND:
+            self._steps.decide(str(loss))
 
     def discard(self) -> None:
         """Leave nothing behind."""
@@ -525,6 +541,18 @@ class RecordedRun:
                     stacklevel=4,
                 )
                 return
+
+    def _check_scale(self) -> None:
+        """After the first epoch: warns of outputs that all look like sigmoids', under a loss of logits."""
+        if self._scale_checked or self._losses is None:
+            return
+        self._scale_checked = True
+        odd = self._losses.shares_for_logits()
+        if odd and ranks.writes():
+            warnings.warn(
+                f"{odd}. Run {self.name!r} records the loss that the loop computes, of sigmoids of sigmoids",
+                stacklevel=4,
+            )
 
     def _note_accuracy(self, ids: np.ndarray, right: np.ndarray) -> None:
         within = right[self.members[ids]]

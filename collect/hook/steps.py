@@ -37,6 +37,8 @@ class RecordedSteps:
         self._watcher: GradNormWatcher | None = None
         self._named = self._named_ever = 0  # batches with records, in training
         self._told: set[str] = set()
+        self.by_hand = False
+        """Whether losses were given that only the loop knows."""
         self.loss: str | None = None
         """The name of the loss that the run records, once it is decided; see `decide`."""
 
@@ -97,8 +99,8 @@ class RecordedSteps:
         if self._watcher is not None:
             self._watcher.check_next()
 
-    def record(self, loss: torch.Tensor, margin: torch.Tensor | None) -> None:
-        """Record values (B,) that are there already."""
+    def record(self, loss: torch.Tensor, margin: torch.Tensor | None, name: str | None) -> None:
+        """Record values (B,) that are there already, of the loss called so, if any name is known."""
         ids = self._named_without_norms()
         if ids is None:
             return
@@ -107,6 +109,10 @@ class RecordedSteps:
                 raise InvalidInput(
                     f"run {self._run!r} was given losses or margins {tuple(value.shape)} of a batch of {len(ids)} samples"
                 )
+        if name is None:
+            self.by_hand = True
+        else:
+            self.decide(name)
         margin = None if margin is None else margin.detach().float()
         self._recorder.record(_to_device(ids, loss.device), loss.detach().float(), margin)
 
@@ -171,7 +177,7 @@ class RecordedSteps:
                 f"the criterion of run {self._run!r} saw {len(output)} rows, but the batch holds {len(ids)} samples; "
                 + (
                     "tokens are told apart by sample where it is called with logits (batch, classes, positions) and targets "
-                    "(batch, positions)"
+                    "(batch, positions); losses of several views of a record are computed in the loop: run.record(losses)"
                     if tokens
                     else "for batches that are split up, call run.batch(ids) before each call"
                 )

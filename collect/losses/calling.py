@@ -6,9 +6,12 @@ import copy
 import functools
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -87,12 +90,40 @@ def called_again(
     criterion: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], device: torch.device
 ) -> Any:
     """What the criterion returns, its state and the random streams left as they were."""
-    with undisturbed_randomness(device):
+    with undisturbed_randomness(device), state_kept(criterion):
         if isinstance(criterion, nn.Module):
             # A copy shares the buffers, which a criterion may change.
             buffers = {name: value.clone() for name, value in criterion.named_buffers()}
             return torch.func.functional_call(criterion, buffers, tuple(args), dict(options))
         return criterion(*args, **options)
+
+
+@contextmanager
+def state_kept(criterion: Callable[..., Any]) -> Iterator[None]:
+    """In the block the attributes of the criterion, or of what it is a method of, are copies: counters, running means, lists.
+
+    Parameters and buffers are not.
+    """
+    inner = inner_of(criterion)
+    owner = getattr(inner, "__self__", inner)
+    owners = list(owner.modules()) if isinstance(owner, nn.Module) else [owner]
+    states = [vars(each) for each in owners if type(getattr(each, "__dict__", None)) is dict]
+    originals = [dict(state) for state in states]
+    for state in states:
+        state.update({name: _copied(value) for name, value in state.items()})
+    try:
+        yield
+    finally:
+        # The same objects again, untouched, as the graph of this step may hold them.
+        for state, original in zip(states, originals, strict=True):
+            state.clear()
+            state.update(original)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value if isinstance(value, nn.Parameter) else value.detach().clone()
+    return copy.copy(value) if isinstance(value, (list, dict, set, deque, np.ndarray)) else value
 
 
 def row_of(value: Any, row: int, rows: int) -> Any:

@@ -12,9 +12,20 @@ from torch.nn import functional
 
 from ...store.errors import InvalidInput
 from ...store.format.schema import CROSS_ENTROPY
-from .calling import called_again, inner_of, name_of, option, row_of, shape_of, tells_samples_apart, unreduced
+from .calling import (
+    WAY_OUT,
+    called_again,
+    inner_of,
+    name_of,
+    option,
+    row_of,
+    shape_of,
+    tells_samples_apart,
+    unreduced,
+)
 from .cross_entropy import IGNORED, as_logits, loss_and_margin, position_loss_and_margin
 from .scale import ENOUGH_ROWS, are_probabilities, logits_of
+from .scores import is_cross_entropy, no_scores, takes_logits, why_no_logit, why_no_scores
 
 Kind = Literal["classes", "binary", "probabilities", "regression", "other"]
 """classes: cross-entropy of logits, or NLL of log-probabilities, which are logits too. binary: of lone logits;
@@ -31,11 +42,27 @@ _KINDS: tuple[tuple[Kind, tuple[type[nn.Module], ...], tuple[Callable[..., Any],
     ),
 )
 
+_NO_SCORES = (
+    nn.TripletMarginLoss, nn.TripletMarginWithDistanceLoss, nn.CosineEmbeddingLoss, nn.MarginRankingLoss, nn.HingeEmbeddingLoss, nn.GaussianNLLLoss,
+    nn.PoissonNLLLoss, functional.triplet_margin_loss, functional.triplet_margin_with_distance_loss, functional.cosine_embedding_loss,
+    functional.margin_ranking_loss, functional.hinge_embedding_loss, functional.gaussian_nll_loss, functional.poisson_nll_loss,
+)  # fmt: skip
+"""Losses of torch's whose second argument is never a class, nor shares of classes."""
+
+BY_HAND = "the loop's own, given to run.record"
+"""The name of losses that came without one."""
+
 POSITIONS = "mean cross-entropy of a record's positions"
 LABELS = "mean binary cross-entropy of a record's labels"
 
 _SHARES_OFF = 1e-2
 """How far from 1 class probabilities in a target may add up."""
+
+MANY_ROWS = 32
+"""Lone outputs from 0 to 1 that are no logits any more."""
+
+_LOOKED_AT = 8
+"""Records that show what a criterion takes its outputs for."""
 
 _LEAST_LOGIT = -100.0
 """BCELoss takes no logarithm of a probability to be lower."""
@@ -77,12 +104,23 @@ class LossOf:
     _alone: bool = field(default=False, init=False)
     of_probabilities: bool = field(default=False, init=False)
     """Whether the outputs are probabilities, as the first of them showed."""
+    _of_logits: bool = field(default=False, init=False)
     _rows_of_shares: int = field(default=0, init=False)
     _scale_known: bool = field(default=False, init=False)
+    _why_no_scores: str | None = field(default=None, init=False)
+    """Why outputs are no scores of classes; "" where they are, None where that was not looked at."""
+    _inside: torch.Tensor | None = field(default=None, init=False)
+    _rows_inside: int = field(default=0, init=False)
+    _logit_known: bool = field(default=False, init=False)
+    _columns_known: bool = field(default=False, init=False)
+    _looked_at: int = field(default=0, init=False)
     _called_with: tuple[torch.Size, torch.Size] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.kind = _kind_of(self.criterion)
+        function = inner_of(self.criterion)
+        if function in _NO_SCORES or type(function) in _NO_SCORES:
+            self._why_no_scores, self._holds_probabilities = "it compares its arguments", False
 
     @property
     def loss_only(self) -> bool:
@@ -97,8 +135,10 @@ class LossOf:
         highest: int | None,
         more: Sequence[Any] = (),
         options: Mapping[str, Any] | None = None,
+        result: Any = None,
     ) -> SampleLosses:
-        """The values of one batch; ``output`` and ``target`` are the criterion's first arguments, then come ``more``.
+        """The values of one batch; ``output`` and ``target`` are the criterion's first arguments, then come ``more``; ``result``
+        is what it returned, where that is known.
 
         ``known`` (B,) int64 are the samples table's labels on the output's device, -1 where there is none; ``highest``
         is the table's highest label, None where some are missing. The host does not wait for the device, but once
@@ -118,14 +158,28 @@ class LossOf:
             ignored = int(option(self.criterion, options, "ignore_index", IGNORED))
             if output.ndim > 2 and (target.ndim > 1 or self.kind == "classes"):
                 last = self.kind != "classes" and output.shape[:-1] == target.shape
-                return self._positions(self._as_logits(output, -1 if last else 1), target, ignored)
+                classes = output.ndim - 1 if last else 1
+                if self._no_scores(output, target, more, options, classes, ignored, result):
+                    return self._own(output, target, more, options)
+                z = self._as_logits(output, classes, target, more, options, ignored, result)
+                return self._positions(z, target, ignored)
             lone = output.numel() == len(output)
             # Whole numbers that a lone output is to hit may be counts, where the criterion can say so itself.
             if target.numel() == len(output) and not (lone and self.loss_only):
-                z = self.lone_logits(output, target, more, options) if lone else self._as_logits(output, 1)
+                if self.kind == "classes" and highest is None and not self._columns_known:
+                    self._check_columns(output, target, known)
+                if not lone and self._no_scores(output, target, more, options, 1, ignored, result):
+                    return self._own(output, target, more, options)
+                z = (
+                    self.lone_logits(output, target, more, options)
+                    if lone
+                    else self._as_logits(output, 1, target, more, options, ignored, result)
+                )
                 return _classes(z, target, known, highest, ignored)
         if self.kind == "classes" or self._class_probabilities(output, target, highest):
             lone = isinstance(output, torch.Tensor) and output.numel() == len(output)
+            if not lone and self._no_scores(output, target, more, options, 1, IGNORED, result):
+                return self._own(output, target, more, options)
             z = self.lone_logits(output, target, more, options) if lone else self._as_logits(output, 1)
             return _at_known(z, target, known, highest)
         return self._own(output, target, more, options)
@@ -147,9 +201,91 @@ class LossOf:
             target = target.reshape(output.shape)
         return output, target
 
-    def _as_logits(self, output: Any, classes: int) -> Any:
+    def shares_for_logits(self) -> str:
+        """What is odd about all outputs so far: from 0 to 1, as sigmoid gives them, under a loss of logits; "" where nothing is.
+
+        The host waits for the device.
+        """
+        if self._inside is None or self._rows_inside < MANY_ROWS or not self._inside:
+            return ""
+        return (
+            f"{name_of(self.criterion)} takes logits, but each number of {self._rows_inside} records lies from 0 to 1, as sigmoid gives them: "
+            "leave the sigmoid out, or use BCELoss"
+        )
+
+    def takes_scores(self, output: Any, target: torch.Tensor) -> bool:
+        """Whether outputs (B, C) are scores of classes to the criterion, at class numbers (B,)."""
+        if (
+            self.kind != "other"
+            or not isinstance(output, torch.Tensor)
+            or output.ndim != 2
+            or output.shape[1] < 2
+        ):
+            return True
+        return not self._no_scores(output, target.reshape(-1), (), {}, 1, IGNORED, None)
+
+    def _no_scores(
+        self,
+        output: Any,
+        target: Any,
+        more: Sequence[Any],
+        options: Mapping[str, Any],
+        classes: int,
+        ignored: int,
+        result: Any,
+    ) -> bool:
+        """Whether a criterion of the user's own takes its outputs for something else than scores of classes, as its first batch shows.
+
+        Raises InvalidInput where it does and gives no losses of single samples.
+        """
+        if self._why_no_scores is None or (not self._why_no_scores and self._looked_at < _LOOKED_AT):
+            if self.kind != "other" or not isinstance(output, torch.Tensor) or output.shape[classes] < 2:
+                return False
+            hard = target.shape != output.shape
+            if not len(output) or (hard and bool((target == ignored).all())):
+                return False
+            self._looked_at += len(output)
+            asked = (self.criterion, output.detach(), target, more, options, classes, ignored)
+            plain = hard and is_cross_entropy(result, output.movedim(classes, 1), target, ignored)
+            if plain and takes_logits(*asked):
+                self._why_no_scores, self._looked_at = "", _LOOKED_AT
+            else:
+                self._why_no_scores = why_no_scores(*asked)
+        if self._why_no_scores and not tells_samples_apart(self.criterion):
+            raise InvalidInput(
+                f"{no_scores(self.criterion, self._why_no_scores)}; it has no reduction that would give each record's own: {WAY_OUT}"
+            )
+        return bool(self._why_no_scores)
+
+    def _check_columns(self, output: torch.Tensor, target: torch.Tensor, known: torch.Tensor) -> None:
+        """Once, of samples without labels: raises InvalidInput where the classes are the places in the batch."""
+        rows = len(output)
+        if rows < 2:
+            return
+        self._columns_known = True
+        places = torch.arange(rows, device=target.device)
+        if (
+            tuple(output.shape) == (rows, rows)
+            and bool((target.reshape(-1) == places).all())
+            and bool((known < 0).all())
+        ):
+            raise InvalidInput(
+                f"{name_of(self.criterion)} was called with a row of similarities a record, whose targets are the places in the batch: its "
+                f"losses depend on the other records; {WAY_OUT}"
+            )
+
+    def _as_logits(
+        self,
+        output: Any,
+        classes: int,
+        target: Any = None,
+        more: Sequence[Any] = (),
+        options: Mapping[str, Any] | None = None,
+        ignored: int = IGNORED,
+        result: Any = None,
+    ) -> Any:
         """The output, or the logarithms of what the first rows show to be probabilities. Raises InvalidInput where the criterion takes
-        logits and is given these."""
+        logits and is given these: one of torch's, or one of the user's own whose ``result`` is their cross-entropy at ``target``."""
         if not isinstance(output, torch.Tensor):
             return output
         if not self._scale_known:
@@ -157,9 +293,13 @@ class LossOf:
             self._rows_of_shares += output.numel() // output.shape[classes] if shares else 0
             self._scale_known = not shares or self._rows_of_shares >= ENOUGH_ROWS
             self.of_probabilities = shares
+            if shares and self.kind == "other" and isinstance(target, torch.Tensor):
+                self._of_logits = is_cross_entropy(
+                    result, output.movedim(classes, 1), target, ignored
+                ) and takes_logits(self.criterion, output, target, more, options or {}, classes, ignored)
         if not self.of_probabilities:
             return output
-        if self.kind != "classes":
+        if self.kind != "classes" and not self._of_logits:
             return logits_of(output)
         if self._scale_known:
             takes = "log-probabilities" if "nll" in name_of(self.criterion).lower() else "logits"
@@ -186,6 +326,14 @@ class LossOf:
             if not self._scale_known:
                 self._scale_known = True
                 self.of_probabilities = self._takes_probabilities(output, target, more, options or {})
+        if self.kind == "other" and not self.of_probabilities and not self._logit_known and z.numel():
+            self._logit_known = True
+            why = why_no_logit(self.criterion, output.detach(), target, more, options or {})
+            if why:
+                raise InvalidInput(
+                    f"{name_of(self.criterion)} does not take its first argument, a number a record, for a logit of class 1 ({why}), so that "
+                    f"their cross-entropy is not what is trained on; {WAY_OUT}"
+                )
         return torch.logit(z).clamp(_LEAST_LOGIT, -_LEAST_LOGIT) if self.of_probabilities else output
 
     def _takes_probabilities(
@@ -219,8 +367,7 @@ class LossOf:
         each = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
         if self.kind == "other" and not self._alone and len(each) > 1:
             # Once in a run the host waits for the device, to see that a record's loss is not that of others too.
-            self._check_alone(each, output, target, more, options)
-            self._alone = True
+            self._alone = self._check_alone(each, output, target, more, options)
         name = name_of(self.criterion) + (", mean of a record's outputs" if self.outputs > 1 else "")
         return SampleLosses(each, name=name)
 
@@ -231,17 +378,21 @@ class LossOf:
         target: Any,
         more: Sequence[Any],
         options: Mapping[str, Any],
-    ) -> None:
+    ) -> bool:
+        """Whether a record of this batch shows that it has the same loss alone; raises InvalidInput where it has another."""
         rows = len(each)
-        for more_of in ([row_of(value, 0, rows) for value in more], more):
+        # A record without loss may well have none alone either; a batch of these shows nothing.
+        row = int(each.abs().nan_to_num(0.0).argmax())
+        if not each[row] and not each.isnan().any():
+            return False
+        cut = [row_of(value, row, rows) for value in (output, target)]
+        for more_of in ([row_of(value, row, rows) for value in more], more):
             try:
-                alone = unreduced(
-                    self.criterion, output[:1], row_of(target, 0, rows), more_of, options, rows=1
-                )
+                alone = unreduced(self.criterion, cut[0], cut[1], more_of, options, rows=1)
             except (RuntimeError, ValueError, IndexError, InvalidInput):
                 continue
-            if torch.allclose(alone.detach().float().mean(), each[0], rtol=1e-2, atol=1e-5, equal_nan=True):
-                return
+            if torch.allclose(alone.detach().float().mean(), each[row], rtol=1e-2, atol=1e-5, equal_nan=True):
+                return True
         raise InvalidInput(
             f"{name_of(self.criterion)}, called with an output of shape {shape_of(output)} and a target of shape {shape_of(target)}, gives a "
             "record another loss than it has alone: the shapes broadcast, or the losses depend on the other records of the batch; "
@@ -274,6 +425,10 @@ class LossOf:
         t = target.detach().to(z.device, non_blocking=True).float()
         if t.shape != z.shape:
             raise InvalidInput(f"binary logits are {tuple(z.shape)}, their targets {tuple(t.shape)}")
+        if self.kind == "binary":
+            inside = ((z >= 0) & (z <= 1)).all()
+            self._inside = inside if self._inside is None else self._inside & inside
+            self._rows_inside += len(z)
         if z.numel() != len(z):
             self.outputs = z[:1].numel()
             return SampleLosses(_binary_loss(z, t).flatten(1).mean(1), name=LABELS)

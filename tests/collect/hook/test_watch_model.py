@@ -488,6 +488,10 @@ class Placed(nn.Module):
         return logits
 
 
+def each_class(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return -functional.one_hot(y, C) * z.log_softmax(1)
+
+
 def backward_twice(loss: torch.Tensor) -> torch.Tensor:
     loss.backward(retain_graph=True)
     return loss
@@ -504,8 +508,13 @@ def backward_twice(loss: torch.Tensor) -> torch.Tensor:
         ),
         (Placed, nn.CrossEntropyLoss(), lambda loss: loss, r"layer place \(Embedding\) gave.*\(1, 6\)"),
         (make_model, nn.CrossEntropyLoss(), backward_twice, r"layer 4 \(Linear\) was differentiated twice"),
-        (make_model, lambda z, y: {"loss": z.sum()}, lambda loss: loss["loss"], "returned a dict"),
-        (make_model, lambda z, y: z, lambda loss: loss.sum(), r"returned \(3, 3\) for 3 samples"),
+        (
+            make_model,
+            lambda z, y: {"loss": functional.cross_entropy(z, y)},
+            lambda loss: loss["loss"],
+            "returned a dict",
+        ),
+        (make_model, each_class, lambda loss: loss.sum(), r"returned \(3, 3\) for 3 samples"),
         (lambda: make_model(nn.Identity), nn.CrossEntropyLoss(), lambda loss: loss, None),
         (
             lambda: nn.Sequential(nn.Linear(F, F), nn.RReLU(), Noisy()),
