@@ -137,10 +137,12 @@ class Lake(StoredLake):
         *,
         experiment: str,
         target: str | None = None,
+        fprs: Sequence[float] = (0.001, 0.01, 0.1),
         **options: Unpack[AnalysisOptions],
     ) -> Outcome:
         """Score every record by an analysis of ``losslake analyze list``, with its options as keywords.
 
+        ``fprs`` are the false-positive rates that ``.metrics`` has the TPR at, as --fpr of the command line says them.
         Each analysis takes some of the options and has defaults of its own; 'losslake analyze NAME --help' and its page in
         docs/analyses say which, and what they mean. Returns an Outcome, which a notebook shows with its chart: ``.scores.frame`` (sample_id,
         member, score, ...), ``.metrics`` and ``.chart()``; scores and metrics are kept in the lake.
@@ -150,7 +152,7 @@ class Lake(StoredLake):
         from .analysis.scoring.run import run_analysis
 
         with open_source(self, experiment, target) as source:
-            return run_analysis(source, find(analysis), dict(options))
+            return run_analysis(source, find(analysis), dict(options), fprs=fprs)
 
     @overload
     def scores(

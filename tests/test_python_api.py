@@ -15,6 +15,7 @@ from losslake.analysis.evaluations.catalogue import find_evaluation
 from losslake.analysis.scores import Finding, as_html, as_text
 from losslake.analysis.scoring.catalogue import ANALYSES
 from losslake.analysis.scoring.options import AnalysisOptions
+from losslake.analysis.scoring.run import FPRS
 from losslake.analysis.statistics.metric import Metric
 from losslake.api import Lake
 from losslake.auditing import audit
@@ -84,6 +85,22 @@ def test_compare_has_the_options_of_its_evaluation() -> None:
         assert said[option.keyword].default == option.default
         if option.choices:
             assert all(f"'{choice}'" in str(said[option.keyword].annotation) for choice in option.choices)
+
+
+def test_the_rates_of_analyze_are_those_of_the_command_line(lake: Lake) -> None:
+    assert inspect.signature(Lake.analyze).parameters["fprs"].default == FPRS
+
+    def rates(**given: Any) -> list[float]:
+        metrics = lake.analyze("loss", experiment="tests", **given).metrics
+        return [metric.parameters["fpr"] for metric in metrics if metric.metric == "tpr_at_fpr"]
+
+    assert rates() == list(FPRS)
+    assert rates(fprs=[0.05, 0.2]) == [0.05, 0.2]
+    assert rates(fprs=np.array([0.25])) == [0.25]
+    assert rates(fprs=()) == []
+    for wrong in (0.05, ["few"], [None], [0.0], [1.5], [float("nan")]):
+        with pytest.raises(InvalidOption, match="false-positive rate"):
+            lake.analyze("loss", experiment="tests", fprs=wrong)  # type: ignore[arg-type]
 
 
 # --- answers -------------------------------------------------------------------------------------------------

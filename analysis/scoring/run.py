@@ -69,16 +69,14 @@ def run_analysis(
     analysis: Analysis,
     options: Mapping[str, Any] | None = None,
     *,
-    fprs: tuple[float, ...] = FPRS,
+    fprs: Sequence[float] = FPRS,
 ) -> Outcome:
     """Compute an analysis, evaluate its scores against the target's membership, and keep both in the lake.
 
     A lake of an older format keeps neither; a note says so.
     """
     chosen = parse_options(analysis.options, options or {}, analysis.name)
-    for fpr in fprs:
-        if not 0 < fpr < 1:
-            raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {fpr}")
+    fprs = _rates(fprs)
     mask = chosen.get(MASK.keyword)
     if source.engine == "spark":
         check_on_spark(analysis.name)
@@ -129,6 +127,19 @@ def keep(
     except OlderFormat as error:
         return (*notes, f"not kept: {error}")
     return tuple(notes)
+
+
+def _rates(fprs: Sequence[float]) -> tuple[float, ...]:
+    try:
+        rates = tuple(float(fpr) for fpr in fprs)
+    except (TypeError, ValueError) as error:
+        raise InvalidOption(
+            f"false-positive rates are numbers, such as (0.001, 0.01), not {fprs!r}"
+        ) from error
+    for rate in rates:
+        if not 0 < rate < 1:
+            raise InvalidOption(f"a false-positive rate lies between 0 and 1, not {rate}")
+    return rates
 
 
 def _unresolved(metrics: tuple[Metric, ...]) -> tuple[str, ...]:
