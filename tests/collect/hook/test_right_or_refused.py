@@ -104,7 +104,7 @@ MODELS: dict[str, tuple[Callable[[int], nn.Module], bool]] = {
     "scalar parameter": (Scaled, True),
     "causal attention as long as the batch": (Attention, True),
     "sequence first": (SequenceFirst, False),
-    "positions as many as the batch": (Positions, False),
+    "positions as many as the batch": (Positions, True),
     "prototypes as many as the batch": (Prototypes, False),
 }
 
