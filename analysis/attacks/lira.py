@@ -12,11 +12,17 @@ from ...store.errors import NotEnoughData
 from ...store.format.schema import ORIGINAL
 from ..scores import Scores, count_unscored
 from ..source import Source
-from .in_and_out import Fit, fits_of
-from .lira_each import scores_of, variances_of
+from .in_and_out import Fit
+from .in_and_out import fits_of
+from .lira_each import scores_of
+from .lira_each import variances_of
 from .lira_gaussian import gaussian_queries
-from .phi_matrix import NO_MEDIANS, median_fits, phi_medians, queries_of
+from .phi_matrix import NO_MEDIANS
+from .phi_matrix import median_fits
+from .phi_matrix import phi_medians
+from .phi_matrix import queries_of
 from .run_answers import answers_of
+from .phi_matrix import why_no_phi
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,7 +75,8 @@ def lira(
         frame = _query_by_query(source, mode, chosen, center)
     if frame["score"].null_count() == len(frame):
         raise NotEnoughData(
-            f"no sample of experiment {source.experiment!r} was {'both in and out of' if mode == 'online' else 'left out of'} "
+            why_no_phi(source)
+            or f"no sample of experiment {source.experiment!r} was {'both in and out of' if mode == 'online' else 'left out of'} "
             f"the training sets of its {len(shadows)} shadow runs; collect more"
         )
     notes = count_unscored(frame, "no shadow run trained on them, or none did without them")

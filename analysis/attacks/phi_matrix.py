@@ -64,6 +64,21 @@ def queries_of(source: Source) -> list[int]:
     return found["query"].to_list()
 
 
+def why_no_phi(source: Source) -> str | None:
+    """Why the target has no phi at all, and what goes without; None where it has some."""
+    known = source.sql(
+        "select count(*) filter (where phi is not null and not isnan(phi)) as n from signals where run = $target",
+        {"target": source.target_name},
+    )
+    if known["n"][0]:
+        return None
+    loss = source.need_target().info.extra.get("loss", "other than cross-entropies")
+    return (
+        f"the losses of run {source.target_name!r} are {loss}, of which there is no phi and no label that is predicted; rmia, calibrated, kde, "
+        "attack-r and attack-p take the loss alone"
+    )
+
+
 def read_phi(source: Source, runs: Sequence[Run], queries: Sequence[int]) -> PhiMatrix:
     """Read phi of ``runs`` for the audit pool and the given queries: runs x samples x queries float32 in memory."""
     sample_id = np.flatnonzero(source.audited())

@@ -11,6 +11,7 @@ import polars as pl
 
 from ...store.errors import NotEnoughData
 from ..attacks.in_and_out import sides_in_numpy
+from ..attacks.phi_matrix import why_no_phi
 from ..scores import Scores, count_unscored
 from ..source import Source, with_membership
 from ..statistics.metric import Metric
@@ -50,7 +51,8 @@ def memorization(
             else "enough runs"
         )
         raise NotEnoughData(
-            f"memorization needs shadow runs with and without each sample, and that {reason}; "
+            why_no_phi(source)
+            or f"memorization needs shadow runs with and without each sample, and that {reason}; "
             f"experiment {source.experiment!r} has {len(shadows)} shadow runs"
         )
     known = frame["score"].drop_nulls().to_numpy()

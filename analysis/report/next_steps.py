@@ -30,13 +30,14 @@ def steps(report: Report) -> tuple[Step, ...]:
         report.experiment,
         report.target.run if report.target else None,
         len(report.shadows),
+        with_classes=not report.exposed or any(record.label is not None for record in report.exposed),
     )
 
 
 def next_steps(
-    judged: Judgement, experiment: Experiment, target: str | None, shadows: int
+    judged: Judgement, experiment: Experiment, target: str | None, shadows: int, *, with_classes: bool = True
 ) -> tuple[Step, ...]:
-    """What to do now after this verdict on a target with so many shadow models."""
+    """What to do now after this verdict on a target with so many shadow models; ``with_classes``: records have labels."""
     of, own_loop = f"--experiment {shlex.quote(experiment.name)}", of_own_loop(experiment)
     private = f"--experiment {shlex.quote(experiment.name + '-private')}"
     on = of if target is None else f"{of} --target {shlex.quote(target)}"
@@ -67,9 +68,15 @@ def next_steps(
             "Look at the records with the highest scores: repeated, mislabelled or sensitive ones first.",
             f"losslake report {on} --out report.html",
         ),
-        Step(
-            "See which classes the attack names more often.",
-            f"losslake analyze by-group {name} {on} --by label",
+        *(
+            [
+                Step(
+                    "See which classes the attack names more often.",
+                    f"losslake analyze by-group {name} {on} --by label",
+                )
+            ]
+            if with_classes
+            else []
         ),
     )
     beside = f"losslake report {on} --with {shlex.quote(experiment.name + '-private')} --out defended.html"

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from losslake.analysis.scoring.catalogue import find, open_source
+from losslake.analysis.scoring.run import run_analysis
 from losslake.collect.hook.start import start_run
-from losslake.store.errors import InvalidInput
+from losslake.store.errors import InvalidInput, NotEnoughData
 from losslake.store.lake import Lake
 from torch import nn
 from torch.nn import functional
@@ -310,3 +312,21 @@ def test_empty_batches(lake: Lake, watch: bool) -> None:
     if watch:
         want = alone(model, functional.cross_entropy, x, CLASSES)[1]
         np.testing.assert_allclose(rows["g"][:3], want[:3], rtol=1e-4)
+
+
+def test_analyses_say_what_a_regression_lacks(lake: Lake) -> None:
+    x, y = torch.randn(N, F), NUMBERS[:, 0]
+    rng = np.random.default_rng(0)
+    for i, members in enumerate(rng.permuted(np.tile(np.arange(4)[:, None] < 2, N), axis=0)):
+        role = "target" if not i else "shadow"
+        with start_run(
+            lake, "e", samples={"key": [str(n) for n in range(N)]}, members=members, role=role
+        ) as run:
+            run.evaluate(nn.Sequential(nn.Linear(F, 1), nn.Flatten(0)), (x, y), criterion=nn.MSELoss())
+    with open_source(lake, "e", "target") as source:
+        for name in ("lira", "memorization"):
+            with pytest.raises(NotEnoughData, match=r"are MSELoss, of which there is no phi.*rmia"):
+                run_analysis(source, find(name))
+        with pytest.raises(NotEnoughData, match=r"has no logits; .* run\.evaluate keeps them"):
+            run_analysis(source, find("entropy"))
+        assert run_analysis(source, find("rmia")).scores.frame["score"].null_count() < N
