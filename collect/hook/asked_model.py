@@ -222,6 +222,11 @@ def asked_model(
     Raises InvalidOption for norms that it has not, and InvalidInput for data of parts that stand in another order than the whole,
     where no labels would tell whether that is the samples'.
     """
+    if not isinstance(inner_model(model), nn.Module):
+        raise InvalidInput(
+            f"the model is a {type(model).__name__}; give the torch module, and to start_run forward=, a function (model, batch) -> (outputs, "
+            "targets), where it is not called as model(x)"
+        )
     by_target = losses is not None and _needs_targets(losses, model, data, labels, call)
     if (by_target or not labels_tell(labels, np.arange(len(labels)))) and parts_in_another_order(
         data, len(labels)

@@ -49,6 +49,8 @@ def read_members(members: Any, keys: pa.ChunkedArray) -> tuple[np.ndarray, np.nd
     no sample has, one given twice, and for whole numbers that may be either ids or keys.
     """
     samples = len(keys)
+    if isinstance(members, Mapping):
+        raise InvalidInput("members are a mapping; give sample ids, keys as text, or a mask over the samples")
     members = _of_subset(members, samples)
     column = _column(sorted(members) if isinstance(members, (set, frozenset)) else members, "members")
     if column.null_count:
@@ -68,7 +70,9 @@ def read_members(members: Any, keys: pa.ChunkedArray) -> tuple[np.ndarray, np.nd
         _check_order_of_rows(members, "members")
         mask = array.astype(bool)
         return mask, np.flatnonzero(mask)
-    if not whole or len(array) == 0:
+    if len(array) == 0:
+        raise InvalidInput("members are none; give the samples that the run trains on")
+    if not whole:
         raise InvalidInput(
             f"members are {array.dtype} {array.shape}; give a boolean mask or integer sample ids, or keys as text"
         )

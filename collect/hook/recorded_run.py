@@ -69,7 +69,7 @@ class RecordedRun:
         """Of all samples, int64 (samples,), -1 where the samples table has none."""
         self._population, self._order, self._by_key = population, order, by_key
         self._not_shown: list[Positions] = []
-        self._order_checked = self._scale_checked = False
+        self._order_checked = self._scale_checked = self._told_it_has_ended = False
         self._steps = RecordedSteps(writer.run, self._recorder, labels)
         self._losses: LossOf | None = None
         self._info, self._queries = info, queries
@@ -177,8 +177,11 @@ class RecordedRun:
     def batch(self, ids: Any) -> None:
         """Say which samples the next call of the watched criterion sees: ids (B,), on any device, or their keys as text.
 
-        With `watch_model` say it before the forward pass.
+        With `watch_model` say it before the forward pass. A run that has ended takes none, and says so.
         """
+        if self.ended or self._writer.ended:
+            self._say_it_has_ended()
+            return
         ids = self._ids(ids)
         if self._forgets:
             given = read_batch_ids(ids, len(self.labels))
@@ -357,13 +360,16 @@ class RecordedRun:
     def _evaluate(self, ask: Callable[[np.ndarray, Query], Iterable[tuple[np.ndarray, Answers]]]) -> None:
         """`evaluate_by` with answers that come some samples at a time, each piece with its ids."""
         self._end_epoch()
-        self._evaluated = True
         if not ranks.writes():
+            self._evaluated = True
             return
         ids = np.flatnonzero(~self._writer.forgotten)
         for query in expand_queries(self._queries):
             right = []
             for part, said in ask(ids, query):
+                if not self._evaluated:
+                    self._writer.drop_signals()
+                    self._evaluated = True
                 self._writer.append_signals(
                     part,
                     np.full(len(part), query.number),
@@ -386,19 +392,23 @@ class RecordedRun:
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """New signals in the place of older ones, and none where the block raises, which `__exit__` is to know."""
-        self._evaluated = False
+        """New signals in the place of older ones; where the block raises, which `__exit__` is to know, older ones stay if it
+        raises before the first new ones."""
+        before, self._evaluated = self._evaluated, False
         late = self.committed
         if late is not None and self._reopen is not None and self._writer.ended:
             self._writer, self._info = self._reopen(late, self.members), late.info
-        if ranks.writes():
-            self._writer.drop_signals()
         try:
             yield
         except Exception as error:
-            self._evaluated, self._failed_evaluation = False, error
-            if ranks.writes():
-                self._writer.drop_signals()
+            self._failed_evaluation = error
+            if before and not self._evaluated:
+                self._evaluated = True
+                error.add_note("the signals of the evaluation before are kept")
+            else:
+                self._evaluated = False
+                if ranks.writes():
+                    self._writer.drop_signals()
             if late is not None:
                 self._writer.discard()
             raise
@@ -487,7 +497,8 @@ class RecordedRun:
             if self.committed is None and (kind is None or self._only_evaluation_failed(error)):
                 self.commit()
                 if error is not None:
-                    error.add_note(f"the traces of run {self.name!r} are in the lake; it has no signals")
+                    without = "" if self._evaluated else "; it has no signals"
+                    error.add_note(f"the traces of run {self.name!r} are in the lake{without}")
         finally:
             self.discard()
             if self.committed is None and ranks.writes():
@@ -496,7 +507,7 @@ class RecordedRun:
     def _only_evaluation_failed(self, error: BaseException | None) -> bool:
         """Whether the training before is whole: what leaves the block is what `evaluate` raised."""
         failed = error is not None and error is self._failed_evaluation
-        return failed and bool(self._recorder.epochs or self._eval_points)
+        return failed and bool(self._recorder.epochs or self._eval_points or self._evaluated)
 
     def _ids(self, given: Any) -> Any:
         """Sample ids, by their keys where these are given."""
@@ -510,6 +521,14 @@ class RecordedRun:
     def _on_field(self, field: Any) -> None:
         """A field of a batch: keys as text, or numbers, which may be keys as well as ids."""
         self._on_batch(field if keys_in(field) is not None else self._by_key(read_numbers(field)))
+
+    def _say_it_has_ended(self) -> None:
+        if torch.is_grad_enabled() and not self._told_it_has_ended and ranks.writes():
+            self._told_it_has_ended = True
+            warnings.warn(
+                f"run {self.name!r} has ended, and records nothing of the batches that come now; start another run for them",
+                stacklevel=4,
+            )
 
     def _say_who_was_in_no_batch(self) -> None:
         missing = self.members & ~self._writer.forgotten & ~self._recorder.trained_on

@@ -134,6 +134,10 @@ def records(data: Any, ids: np.ndarray | list[int]) -> tuple[Any, Any]:
 
 def pair_of(data: Any, ids: np.ndarray) -> tuple[torch.Tensor, Any]:
     """`records`, where they are pairs of tensors; InvalidInput says what they are otherwise."""
+    if isinstance(data, (torch.Tensor, np.ndarray)):
+        raise InvalidInput(
+            f"data is one {type(data).__name__} {tuple(data.shape)}, without targets; give (x, y), or a data set of these"
+        )
     first = None if is_pair(data) else data[int(ids[0])]
     if isinstance(first, (Mapping, str, bytes)) or (not hasattr(first, "__len__") and first is not None):
         raise InvalidInput(f"record {ids[0]} of data is a {type(first).__name__}, no (x, y); {NOT_A_PAIR}")

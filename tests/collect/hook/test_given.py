@@ -228,6 +228,8 @@ def test_what_cannot_be_told_apart_is_refused(lake: Lake) -> None:
         (frame(), pandas_frame(), "one column"),
         (frame(), [True, None] * 15, "no value at position 1"),
         (frame(), [KEYS[1], KEYS[1]], "member 1 is given twice"),
+        (frame(), [], "members are none"),
+        (frame(), {0: True}, "members are a mapping"),
         (rng.normal(size=N), MASK, "regression"),
         (np.eye(3)[NUMBERS], MASK, "argmax"),
         ("labels", MASK, "str"),

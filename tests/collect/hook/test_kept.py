@@ -366,3 +366,53 @@ def test_a_sample_forgotten_meanwhile_is_not_among_them(lake: Lake) -> None:
     assert 3 not in lake.sql("select sample_id from signals")["sample_id"].to_list()
     assert lake.run("e", "target").members == 9
     del run
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+def test_an_evaluation_that_fails_before_it_begins_leaves_the_one_before(
+    lake: Lake, leaves: bool, trained: bool
+) -> None:
+    def both() -> None:
+        with begin(lake) as run:
+            if trained:
+                train(run)
+            run.evaluate(NET, (X, Y))
+            with pytest.raises(InvalidInput) as failed:
+                run.evaluate(NET, (X[:3], Y[:3]))
+            assert failed.value.__notes__ == ["the signals of the evaluation before are kept"]
+            if leaves:
+                raise failed.value
+
+    if leaves:
+        with pytest.raises(InvalidInput, match="data holds 3 records"):
+            both()
+    else:
+        both()
+    assert lake.sql("select count(*) as n from signals")["n"][0] == len(Y)
+
+
+def test_a_run_that_has_ended_tells_of_batches_that_come_still(lake: Lake, told: list[Any]) -> None:
+    with begin(lake) as run:
+        train(run)
+    train(run)
+    with torch.no_grad():
+        run.batch([0])
+    (said,) = told_of(told)
+    assert "has ended, and records nothing" in said
+    assert lake.runs("e")[0].info.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (lambda x: NET(x), (X, Y), "the model is a function; give the torch module"),
+        ([NET], (X, Y), "the model is a list"),
+        (NET, X, r"data is one Tensor \(\d+, \d+\), without targets"),
+    ],
+)
+def test_what_cannot_be_asked_is_told(lake: Lake, model: Any, data: Any, message: str) -> None:
+    with begin(lake) as run:
+        train(run)
+        with pytest.raises(InvalidInput, match=message):
+            run.evaluate(model, data)
