@@ -61,6 +61,12 @@ def load_npz(spec: str, path: Path, *, label: str | None, group: str | None) -> 
     )
 
 
+_OWN_LOOP = (
+    "records of several inputs, texts and other targets than classes are recorded in a loop of your own, and shadow models by "
+    "lake.shadow_runs (docs/hooking.md)"
+)
+
+
 def load_function(spec: str) -> Dataset:
     """What `package.module:function`, called without arguments, returns: a Dataset, or a mapping of its fields.
 
@@ -72,7 +78,7 @@ def load_function(spec: str) -> Dataset:
         made = _from_mapping(spec, made)
     if not isinstance(made, Dataset):
         raise InvalidInput(
-            f"{spec} returned {type(made).__name__}; expected a Dataset or a mapping with x and y"
+            f"{spec} returned a {type(made).__name__}; expected a mapping with x and y, arrays of all records; {_OWN_LOOP}"
         )
     if len(set(made.key.tolist())) != len(made.key):
         raise InvalidInput(f"{spec}: keys are not unique; each record needs its own")
@@ -85,7 +91,11 @@ def _from_mapping(spec: str, fields: Mapping[str, object]) -> Dataset:
             raise unknown_choice(f"key of {spec}", name, _MAPPING_KEYS)
     if "x" not in fields or "y" not in fields:
         raise InvalidInput(f"{spec}: the mapping must have x and y; it has: {', '.join(fields) or 'nothing'}")
-    x = _normalise_x(np.asarray(fields["x"]), where=spec)
+    try:
+        given = np.asarray(fields["x"])
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{spec}: x is no one array ({error}); {_OWN_LOOP}") from error
+    x = _normalise_x(given, where=spec)
     declared = fields.get("classes")
     names = None if declared is None else [str(name) for name in np.asarray(declared).tolist()]
     y, classes = encode_labels(np.asarray(fields["y"]), where=spec, names=names)
@@ -140,7 +150,7 @@ def _normalise_x(x: np.ndarray, *, where: str) -> np.ndarray:
     if x.dtype != np.uint8 or x.ndim not in (3, 4):
         raise InvalidInput(
             f"{where}: x is {x.dtype} {x.shape}; give pictures as uint8 (N,H,W), (N,H,W,C) or (N,C,H,W), "
-            "and tabular features as numbers (N,F)"
+            f"and tabular features as numbers (N,F); {_OWN_LOOP}"
         )
     if x.ndim == 3:
         return np.ascontiguousarray(x[:, None])

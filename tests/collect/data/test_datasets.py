@@ -107,6 +107,10 @@ def misnamed():
     return dict(x=np.eye(3), y=[0, 1, 0], groups=["g", "h", "g"])
 def nothing():
     return None
+def several():
+    return dict(x=[np.eye(3), np.zeros((3, 2))], y=[0, 1, 0])
+def named():
+    return dict(x={"a": np.eye(3), "b": np.zeros((3, 2))}, y=[0, 1, 0])
 value = 3
 """
 
@@ -128,7 +132,9 @@ def test_user_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for spec, error, message in [
         ("my_own_data:repeated", InvalidInput, "keys are not unique"),
         ("my_own_data:misnamed", InvalidOption, "Did you mean 'group'"),
-        ("my_own_data:nothing", InvalidInput, "returned NoneType"),
+        ("my_own_data:nothing", InvalidInput, r"returned a NoneType; .*lake\.shadow_runs"),
+        ("my_own_data:several", InvalidInput, r"x is no one array .*lake\.shadow_runs"),
+        ("my_own_data:named", InvalidInput, r"x is object \(\); .*lake\.shadow_runs"),
         ("my_own_data:value", InvalidOption, "is a int, not a function"),
         ("my_own_data:plian", InvalidOption, "Did you mean 'plain'"),
         ("my_broken_data:f", InvalidInput, "ValueError: no luck"),
