@@ -12,17 +12,11 @@ from ...store.errors import NotEnoughData
 from ...store.format.schema import ORIGINAL
 from ..scores import Scores, count_unscored
 from ..source import Source
-from .in_and_out import Fit
-from .in_and_out import fits_of
-from .lira_each import scores_of
-from .lira_each import variances_of
+from .in_and_out import Fit, fits_of
+from .lira_each import scores_of, variances_of
 from .lira_gaussian import gaussian_queries
-from .phi_matrix import NO_MEDIANS
-from .phi_matrix import median_fits
-from .phi_matrix import phi_medians
-from .phi_matrix import queries_of
+from .phi_matrix import NO_MEDIANS, median_fits, phi_medians, queries_of, why_no_phi
 from .run_answers import answers_of
-from .phi_matrix import why_no_phi
 
 Floats = npt.NDArray[np.float64]
 

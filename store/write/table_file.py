@@ -22,7 +22,6 @@ from ..format.manifest import DataFile, HashingFile
 from ..format.schema import parquet_writer, row_group_size
 from ..read.data_rows import open_rows
 
-
 _ROWS_WORTH_THREADS = 100_000
 
 
