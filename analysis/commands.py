@@ -332,6 +332,12 @@ def _command_of(name: str) -> click.Command | None:
     help="Another experiment of the same records, trained with a defence, to set beside this one.",
 )
 @click.option(
+    "--compare",
+    metavar="MODEL",
+    multiple=True,
+    help="Another model, to follow risk from model to model: EXPERIMENT, EXPERIMENT/RUN, or another target RUN; can be given many times.",
+)
+@click.option(
     "--check",
     "checked",
     type=click.Path(path_type=Path),
@@ -348,6 +354,7 @@ def report(
     pictures: bool,
     paper: Paper,
     defended: str | None,
+    compare: tuple[str, ...],
     checked: Path | None,
 ) -> None:
     """One file that says which records the model exposes, and how far to trust it.
@@ -359,12 +366,13 @@ def report(
     Examples:
       losslake report --lake my-lake --experiment digits --out report.html
       losslake report --lake my-lake --experiment digits --with digits-dp --no-pictures --out report.pdf
+      losslake report --lake my-lake --experiment march --compare april --compare may --out risk.json
       losslake report --lake my-lake --check report.html
     """
     if checked is not None:
         given = [
             name
-            for name in ("experiment", "target", "out", "pictures", "paper", "defended")
+            for name in ("experiment", "target", "out", "pictures", "paper", "defended", "compare")
             if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         ]
         if given:
@@ -377,7 +385,9 @@ def report(
 
     opened = Lake.open(lake)
     chosen = choose_experiment(opened, experiment)
-    made = write_report(opened, chosen, out, target=target, pictures=pictures, defended=defended, paper=paper)
+    made = write_report(
+        opened, chosen, out, target=target, pictures=pictures, defended=defended, compare=compare, paper=paper
+    )
     told = verdict(made)
     click.echo(str(out))
     click.echo(f"verdict: {told.title}. {told.text}", err=True)

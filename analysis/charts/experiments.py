@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..scores import Finding
@@ -162,3 +163,45 @@ def _costs(finding: Finding, experiments: list[str]) -> list[str]:
         if told:
             lines.append(f"{experiment}: {', '.join(told)}.")
     return lines
+
+
+def risk_of_models(
+    models: Sequence[tuple[str, Metric | None]], fpr: float | None
+) -> alt.Chart | alt.LayerChart:
+    """TPR at an FPR, or without one AUC, of one model after another, with intervals; dashed grey: guessing."""
+    import altair as alt
+
+    what = f"TPR at FPR {percent(fpr)}" if fpr is not None else "AUC"
+    rows = [
+        {"model": name, "value": m.value, "low": m.ci_low, "high": m.ci_high}
+        for name, m in models
+        if m is not None and m.value is not None
+    ]
+    form = ".2%" if fpr is not None else ".3f"
+    names = [name for name, _ in models]
+    x = alt.X("model:N", sort=names, scale=alt.Scale(domain=names), axis=alt.Axis(title=None, labelAngle=-20))
+    axis = alt.Axis(title=f"{what}, 95% interval", format="~%" if fpr is not None else ".2f")
+    y = alt.Y("value:Q", scale=alt.Scale(zero=fpr is not None), axis=axis)
+    tooltip = [alt.Tooltip("model:N"), alt.Tooltip("value:Q", title=what, format=form), *interval(form)]
+    base = alt.Chart(inline(rows))
+    joined = base.mark_line(color=GREY, opacity=0.6).encode(x=x, y=y)
+    spread = base.mark_rule(color=BLUE, strokeWidth=2).encode(
+        x=x, y=alt.Y("low:Q", axis=axis), y2="high:Q", tooltip=tooltip
+    )
+    dots = base.mark_point(filled=True, size=80, opacity=1, color=BLUE).encode(x=x, y=y, tooltip=tooltip)
+    guess = (
+        alt.Chart(inline([{"at": fpr if fpr is not None else 0.5}]))
+        .mark_rule(color=GREY, strokeDash=[4, 3])
+        .encode(y="at:Q")
+    )
+    told = percent if fpr is not None else number
+    spoken = "; ".join(
+        f"{name}: {told(m.value)}" for name, m in models if m is not None and m.value is not None
+    )
+    return finish(
+        layered(guess, joined, spread, dots),
+        f"{what} of each model",
+        f"{what} of one model after another. {spoken or 'None could be measured'}.",
+        subtitle=["Dashed grey: guessing."],
+        height=260,
+    )

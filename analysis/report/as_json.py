@@ -11,12 +11,13 @@ from ...store.format.outgoing import whole_text
 from ..statistics.metric import Metric
 from ..statistics.roc import RESOLVED_FROM
 from .audit import audit_json
+from .compared import compared_json
 from .data import Record, Report
 from .verdict import judged_json
 from .words import Verdict
 
 SCHEMA = 1
-"""The version of what `as_json` writes: counted up where a name goes or means something else, not where one is added."""
+"""The version of what `as_json` writes, described in report.schema.json: counted up where a name goes or means something else, not where one is added."""
 
 
 def as_json(report: Report, verdict: Verdict) -> str:
@@ -75,6 +76,7 @@ def content(report: Report, verdict: Verdict, *, traces: bool = True) -> dict[st
         "other_scores": [
             {"score": one.name, "metrics": _metrics(one.scores.metrics)} for one in report.others
         ],
+        "over_time": compared_json(report.compared) if report.compared else None,
         "runs": [
             {
                 "run": run.run,
@@ -109,6 +111,7 @@ def _record(record: Record, traces: bool) -> dict[str, Any]:
         "class": record.class_name,
         "group": record.group,
         "named": record.found,
+        "suspicion": record.suspicion or None,
         "scores": {name: {"score": score, "rank": rank} for name, score, rank in record.scores},
     }
     if traces:

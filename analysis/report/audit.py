@@ -8,11 +8,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...store.format.records import Experiment, Run
 from ...version import __version__
 from ..source import Source
+
+if TYPE_CHECKING:
+    from .compared import Compared
 
 SHORT = 16
 """Digits of a digest that the first screen shows; all of them stand under what was trained, and in the JSON."""
@@ -30,7 +33,7 @@ COVERS = (
 class Audit:
     """One audit: ``data`` and ``recipe`` are SHA-256 in hexadecimal. ``beside`` is the defended experiment's name and its digest of the data.
 
-    ``fprs``, ``pictures`` and the names are all that a report was asked for.
+    ``compare`` names other models as they were asked for, ``compared`` are the digests of their data. ``fprs``, ``pictures`` and the names are all that a report was asked for.
     """
 
     lake: str
@@ -42,6 +45,8 @@ class Audit:
     fprs: tuple[float, ...]
     pictures: bool
     beside: tuple[str, str] | None = None
+    compare: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -49,6 +54,7 @@ class Audit:
         words = ["losslake", "report", "--experiment", self.experiment]
         words += ["--target", self.target] if self.target is not None else []
         words += ["--with", self.beside[0]] if self.beside is not None else []
+        words += [word for name in self.compare for word in ("--compare", name)]
         words += [] if self.pictures else ["--no-pictures"]
         return shlex.join(words)
 
@@ -65,10 +71,21 @@ class Audit:
         ]
         if self.beside is not None:
             told.append(f"beside {self.beside[0]}, data {self.beside[1][:SHORT]}")
+        told += [
+            f"compared with {name}, data {data[:SHORT]}"
+            for name, data in zip(self.compare, self.compared, strict=True)
+        ]
         return ", ".join(told)
 
 
-def audit_of(source: Source, fprs: tuple[float, ...], pictures: bool, defended: str | None) -> Audit:
+def audit_of(
+    source: Source,
+    fprs: tuple[float, ...],
+    pictures: bool,
+    defended: str | None,
+    compare: tuple[str, ...] = (),
+    compared: Compared | None = None,
+) -> Audit:
     """The audit that a report of this source is; ``defended`` is the experiment that it is set beside. Raises NotFound where there is none."""
     lake, experiment = source.lake, source.lake.experiment(source.experiment)
     beside = None
@@ -84,6 +101,8 @@ def audit_of(source: Source, fprs: tuple[float, ...], pictures: bool, defended: 
         fprs=fprs,
         pictures=pictures,
         beside=beside,
+        compare=compare,
+        compared=tuple(model.data for model in compared.models[1:]) if compared is not None else (),
     )
 
 
@@ -120,6 +139,10 @@ def audit_json(audit: Audit) -> dict[str, Any]:
         "beside": None
         if audit.beside is None
         else {"experiment": audit.beside[0], "data_sha256": audit.beside[1]},
+        "compared": [
+            {"model": name, "data_sha256": data}
+            for name, data in zip(audit.compare, audit.compared, strict=True)
+        ],
         "command": audit.command,
     }
 
@@ -127,8 +150,10 @@ def audit_json(audit: Audit) -> dict[str, Any]:
 def audit_from_json(told: Mapping[str, Any]) -> Audit:
     """What `audit_json` said. Raises KeyError, TypeError or ValueError for anything else."""
     beside = told["beside"]
+    compared = [(one["model"], one["data_sha256"]) for one in told["compared"]]
     names = ("lake", "experiment", "losslake", "data_sha256", "recipe_sha256")
     texts = [told[name] for name in names] + ([] if beside is None else [*_pair(beside)])
+    texts += [text for pair in compared for text in pair]
     texts += [] if told["target"] is None else [told["target"]]
     if any(type(text) is not str for text in texts) or type(told["pictures"]) is not bool:
         raise TypeError("a name in it is no text")
@@ -142,6 +167,8 @@ def audit_from_json(told: Mapping[str, Any]) -> Audit:
         fprs=tuple(float(fpr) for fpr in told["false_positive_rates"]),
         pictures=told["pictures"],
         beside=None if beside is None else _pair(beside),
+        compare=tuple(name for name, _ in compared),
+        compared=tuple(data for _, data in compared),
     )
 
 

@@ -61,6 +61,7 @@ def check_report(lake: Lake, path: Path) -> Check:
         pictures=audit.pictures,
         fprs=audit.fprs,
         defended=audit.beside[0] if audit.beside else None,
+        compare=audit.compare,
     )
     found: dict[Key, list[Values]] = {}
     for key, values in _numbers(content(now, verdict(now))):
@@ -116,6 +117,16 @@ def _numbers(told: Mapping[str, Any]) -> Iterator[tuple[Key, Values]]:
         yield from _metrics(str(said["evaluation"]), said["metrics"])
     for one in told["other_scores"]:
         yield from _metrics(str(one["score"]), one["metrics"])
+    for model in told["over_time"]["models"] if told["over_time"] else ():
+        of = f"{model['experiment']}/{model['target']}"
+        metrics = [model["auc"], *([model["tpr"]] if model["tpr"] else [])]
+        yield from _metrics(f"over time: {of}", metrics)
+        newly = model["newly_named"]
+        for name, value in (
+            ("named", model["named"]),
+            ("newly named", newly if newly is None else " ".join(newly)),
+        ):
+            yield ("over time:", of, name), (("value", value),)
     for record in told["most_exposed"]:
         for name, score in record["scores"].items():
             yield (
@@ -186,6 +197,11 @@ def _changed(then: Audit, now: Audit) -> tuple[str, ...]:
         told.append(
             f"the data of {now.beside[0]}: {then.beside[1][:SHORT]} in the report, {now.beside[1][:SHORT]} now"
         )
+    told += [
+        f"the data of {name}: {was[:SHORT]} in the report, {is_now[:SHORT]} now"
+        for name, was, is_now in zip(then.compare, then.compared, now.compared, strict=True)
+        if was != is_now
+    ]
     if then.recipe != now.recipe:
         told.append(f"the recipe: {then.recipe[:SHORT]} in the report, {now.recipe[:SHORT]} now")
     if then.losslake != now.losslake:

@@ -16,6 +16,7 @@ from ..statistics.metric import Metric
 
 if TYPE_CHECKING:
     from .audit import Audit
+    from .compared import Compared
     from .verdict import Judgement
 
 Floats = npt.NDArray[np.float64]
@@ -211,6 +212,7 @@ class Report:
     asks: tuple[Ask, ...]
     notes: tuple[tuple[str, str], ...]
     absent: tuple[tuple[str, str], ...]
+    compared: Compared | None = None
 
     @property
     def dataset(self) -> str:

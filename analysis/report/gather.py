@@ -24,6 +24,7 @@ from ..scoring.run import FPRS
 from ..source import Source
 from ..statistics.roc import evaluate
 from .audit import audit_of
+from .compared import compare_models
 from .data import LOSSES, Attack, Headline, Report, Said, Scored, label_of
 from .desk import Desk, asks, has_lists
 from .records import describe, most_exposed, read_traces, suspected
@@ -89,10 +90,12 @@ def gather(
     pictures: bool = True,
     fprs: tuple[float, ...] = FPRS,
     defended: str | None = None,
+    compare: tuple[str, ...] = (),
 ) -> Report:
     """Compute what the lake has data for, keep the scores there, and collect it all.
 
-    ``defended`` is another experiment of the same records, trained with a defence, to set beside this one.
+    ``defended`` is another experiment of the same records, trained with a defence, to set beside this one; ``compare``
+    names other models, as `models_named` takes them, to which the attack of the verdict is made as well.
 
     Raises NotFound for an unknown experiment or run, NotEnoughData when nothing can be said at all.
     """
@@ -137,12 +140,18 @@ def gather(
         said = _findings(desk, attacks, headline, lt_iqr, fprs, defended)
         others = _others(desk)
         suspects = _suspects(desk)
+        compared = None
+        if compare:
+            if judged.attack is None or source.target is None:
+                raise NotEnoughData("models are compared by an attack, and none could be made on this target")
+            own = (experiment, source.target.run)
+            compared = compare_models(lake, own, compare, judged.attack.scored.name, fprs)
         return Report(
             experiment=lake.experiment(experiment),
             lake=Path(lake.path).name,
             made=_made(),
             version=__version__,
-            audit=audit_of(source, fprs, pictures, defended),
+            audit=audit_of(source, fprs, pictures, defended, compare, compared),
             target=source.target,
             runs=source.runs,
             attacks=attacks,
@@ -170,6 +179,7 @@ def gather(
             asks=asks(source, [*shown, *others, *filter(None, [suspects])], said),
             notes=_gathered(desk.notes),
             absent=_gathered(desk.absent),
+            compared=compared,
         )
 
 

@@ -26,6 +26,7 @@ from .sections.attacks import agreement, attacks, bounds, defended, known_losses
 from .sections.groups import groups
 from .sections.look_at import look_at
 from .sections.more import further, notes, queries, questions
+from .sections.over_time import over_time
 from .sections.records import exposed, lt_iqr, memorization
 from .sections.training import evolution, fleets, traces, trained
 from .still import as_image, figures_of, inlined
@@ -45,6 +46,7 @@ SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     fleets,
     bounds,
     defended,
+    over_time,
     further,
     trained,
     notes,

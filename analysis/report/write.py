@@ -28,6 +28,7 @@ def write_report(
     pictures: bool = True,
     fprs: tuple[float, ...] = FPRS,
     defended: str | None = None,
+    compare: tuple[str, ...] = (),
     paper: Paper = "A4",
 ) -> Report:
     """Write the report of an experiment to ``out`` and return what it tells.
@@ -36,7 +37,8 @@ def write_report(
     page numbers, .png and .svg are a sheet of its charts, .json its numbers. Scores that are missing or stale are computed and kept in the lake.
     Without ``pictures`` the report shows no record itself: neither its picture nor the columns of its own. The
     leading figures are at the lowest of ``fprs`` that the target's non-members resolve. ``defended`` is another
-    experiment of the same records, trained with a defence, to set beside this one.
+    experiment of the same records, trained with a defence, to set beside this one; ``compare`` names
+    models, as `models_named` takes them, over which risk is followed.
 
     Raises InvalidOption for another suffix, NotFound for an unknown experiment or run, NotEnoughData when the
     experiment has nothing to report on. The file is written as by `out_file`.
@@ -48,7 +50,9 @@ def write_report(
         )
     if kind == ".pdf":
         need_weasyprint()
-    report = gather(lake, experiment, target=target, pictures=pictures, fprs=fprs, defended=defended)
+    report = gather(
+        lake, experiment, target=target, pictures=pictures, fprs=fprs, defended=defended, compare=compare
+    )
     said = verdict(report)
     if kind == ".json":
         content = as_json(report, said).encode()
