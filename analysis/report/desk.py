@@ -25,7 +25,7 @@ PER_MODEL = 4
 """Shadow runs from which on attacking each of them in turn says something."""
 
 _LOOKED_AT = ("sample_id", "member", "score", "p_value")
-"""Columns that a report looks at of the scores that it computes; charts of those that were asked for look at others too."""
+"""Columns that a report looks at of nearly all scores that it computes; charts of those that were asked for look at others too."""
 
 QUESTIONS: tuple[Ask, ...] = (
     Ask("kde", "the attacker who knows some members: densities of the loss, confusion matrix", ("signals",)),
@@ -75,8 +75,11 @@ class Desk:
         self.absent: list[tuple[str, str]] = []
         self._fresh = fresh_results(source)
 
-    def score(self, name: str) -> Scored | None:
-        """The score of that name, kept or computed; None where the lake lacks the data for it."""
+    def score(self, name: str, *, whole: bool = False) -> Scored | None:
+        """The score of that name, kept or computed, with all its columns where they are wanted ``whole``.
+
+        None where the lake lacks the data for it.
+        """
         try:
             scores = keep_scores(self.source, [name])[name].scores
         except NotEnoughData as error:
@@ -84,7 +87,7 @@ class Desk:
             return None
         self.notes += [(name, note) for note in scores.notes]
         # A report holds these of all samples at once, and looks at no other columns of theirs.
-        columns = [column for column in _LOOKED_AT if column in scores.frame]
+        columns = [column for column in scores.frame.columns if whole or column in _LOOKED_AT]
         return Scored(name, label_of(name), replace(scores, frame=scores.frame.select(columns)))
 
     def kept(self, *, attack: bool) -> list[tuple[str, Result]]:

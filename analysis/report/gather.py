@@ -229,7 +229,7 @@ def _suspects(desk: Desk) -> Scored | None:
     shadows = [run for run in source.runs if run.info.role == "shadow" and "signals" in run.tables()]
     rows = source.lake.experiment(source.experiment).samples * len(shadows)
     if shadows and rows <= MOST_ROWS and has_lists(source, shadows[0], "logits"):
-        return desk.score("suspects")
+        return desk.score("suspects", whole=True)
     kept = [(name, result) for name, result in desk.kept(attack=False) if result.analysis == "suspects"]
     return desk.read(*kept[0]) if kept else None
 
