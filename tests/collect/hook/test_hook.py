@@ -552,7 +552,7 @@ def test_loaders_that_cannot_be_watched(lake: Lake, make: Callable[[], Any], mes
         ([-1], "member -1"),
         ([3, 5, 3], "member 3 is given twice"),
         ([0.5], "float64"),
-        ([], "give a boolean mask or integer"),
+        ([], "members are none"),
     ],
 )
 def test_members_that_do_not_fit(lake: Lake, members: Any, message: str) -> None:
