@@ -112,7 +112,9 @@ def side_by_side(scores: dict[str, Scores]) -> tuple[pl.DataFrame, list[str]]:
         part = one.frame.filter(pl.col("score").is_not_null()).select(
             "sample_id", "member", pl.col("score").alias(name)
         )
-        table = part if table is None else table.join(part.drop("member"), on="sample_id")
+        table = (
+            part if table is None else table.join(part.drop("member"), on="sample_id", maintain_order="left")
+        )
         notes += [f"{name}: {note}" for note in one.notes]
     assert table is not None
     table = table.filter(pl.col("member").is_not_null())

@@ -152,7 +152,9 @@ def _keys(source: Source) -> pl.DataFrame:
 def _with_key(scores: Scores, keys: pl.DataFrame) -> pl.DataFrame:
     """The scored records with their keys; membership unknown counts as none."""
     known = scores.frame.filter(pl.col("score").is_not_null() & pl.col("score").is_not_nan())
-    return known.join(keys, on="sample_id").with_columns(pl.col("member").fill_null(False))
+    return known.join(keys, on="sample_id", maintain_order="left").with_columns(
+        pl.col("member").fill_null(False)
+    )
 
 
 def _levels(
@@ -176,7 +178,7 @@ def _compared(
     name: str, sides: list[pl.DataFrame], levels: list[_Level], attack: bool, noisy: bool
 ) -> Iterator[Metric]:
     first, second = (side.filter(pl.col("member")) if attack else side for side in sides)
-    both = first.join(second, on="key", suffix="_after")
+    both = first.join(second, on="key", suffix="_after", maintain_order="left")
     if both.is_empty():
         raise NotEnoughData(f"no record has {name} in both experiments")
     about: dict[str, Any] = {"score": name}

@@ -277,13 +277,15 @@ def _of_epochs(source: Source, label: Ints, audit: npt.NDArray[np.bool_]) -> pl.
         return None
     found = frames[0]
     for frame in frames[1:]:
-        found = found.join(frame, on="sample_id", how="left")
+        found = found.join(frame, on="sample_id", how="left", maintain_order="left")
     found = found.filter(pl.Series(audit[found["sample_id"].to_numpy()]))
     of_level = "confidence" if "confidence" in found.columns else "aum"
     known = found.filter(pl.col(of_level).is_not_null())
     level = known[of_level].to_numpy()
     slow = level < mean_of_class(level, label[known["sample_id"].to_numpy()])
-    found = found.join(known.select("sample_id", pl.Series("slow", slow)), on="sample_id", how="left")
+    found = found.join(
+        known.select("sample_id", pl.Series("slow", slow)), on="sample_id", how="left", maintain_order="left"
+    )
     made = []
     if "aum" in found.columns:
         made.append((-pl.col("aum")).alias("minus_aum"))

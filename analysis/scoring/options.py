@@ -61,6 +61,7 @@ class AnalysisOptions(TypedDict, total=False):
     clusters: int
     components: int
     among: str | None
+    neighbours: int
     attack: str
     at_fpr: float
     targets: int | None

@@ -168,7 +168,11 @@ def _pair(report: Report, first: Scored, second: Scored, *, members_only: bool) 
     head = report.headline
     found = head.found if head else frozenset()
     one = first.scores.frame.select("sample_id", "member", pl.col("score").alias("x"))
-    both = one.join(second.scores.frame.select("sample_id", pl.col("score").alias("y")), on="sample_id")
+    both = one.join(
+        second.scores.frame.select("sample_id", pl.col("score").alias("y")),
+        on="sample_id",
+        maintain_order="left",
+    )
     if members_only:
         both = both.filter(pl.col("member"))
     both = both.drop_nulls(["x", "y"]).sort("sample_id")

@@ -28,6 +28,20 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"{request.getfixturevalue(request.param)}/of mine/{tmp_path.name}"
 
 
+FINISHED = """
+import numpy as np
+from sklearn.tree import DecisionTreeClassifier
+
+x = np.random.default_rng(0).normal(size=(200, 4))
+y = (x[:, 0] > 0).astype(int)
+members, others = (lambda: (x[:100], y[:100])), (lambda: (x[100:], y[100:]))
+
+
+def model():
+    return DecisionTreeClassifier(random_state=0).fit(x[:100], y[:100])
+"""
+
+
 class Person:
     """Somebody at a command line."""
 
@@ -61,7 +75,9 @@ def commands(group: Any = cli, prefix: str = "") -> set[str]:
     return found
 
 
-def test_every_command(s3: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command(
+    s3: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = f"{s3}/of mine/{tmp_path.name}"
     do = Person(place, capsys)
     grad = "--grad-norms train --checkpoint-every 1"
@@ -107,6 +123,12 @@ def test_every_command(s3: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     do("lake gc --older-than 0")
     assert "0 damaged, 0 leftovers" in do("lake verify")
     assert "format 2 already" in do("lake migrate")
+    (tmp_path / "finished.py").write_text(FINISHED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    told = do(
+        "audit --model finished:model --members finished:members --nonmembers finished:others --shadows 2"
+    )
+    assert f"kept in {place}" in told
     missing = {name for name in commands() - do.used if not name.startswith("analyze ")}
     assert missing == {"demo"}  # it does what the others do, for a minute
 
