@@ -101,8 +101,8 @@ def audit(
                 on, where it says so, or all others
     classes     the labels in the order of the model's outputs, where they are no class numbers and the model does not say
     output      whether the model gives logits or probabilities; by default as its outputs show
-    least_probability  what a probability of exactly 0 is read as; by default 2^-25, or the least other one where that is smaller. A forest of
-                T trees says nothing below 1/T: 1/(2T) is nearer, and LiRA stronger with it where many are 0
+    least_probability  what a probability of exactly 0 is read as; by default half of the least other one (of votes of T trees 1/(2T)),
+                and 1/4 at most
     overlap     records on two sides are refused; "leave out" leaves them out of the later side
     batch_size  records in a call of a function
     forward, collate   how a module is called, where it is not model(x) of records (x, y); as in `Lake.start_run`

@@ -11,7 +11,6 @@ import numpy as np
 
 from ...store.errors import InvalidInput, InvalidOption, LosslakeError
 from ..callables import unknown_choice
-from ..signals.from_logits import LEAST_LOSS
 from .records import Records, rows_of, size_of
 
 Output = Literal["logits", "probabilities"]
@@ -296,15 +295,18 @@ def kind_of(outputs: np.ndarray, name: str) -> Output:
 
 
 def least_of(outputs: np.ndarray) -> float:
-    """What a probability of exactly 0 is read as, unless somebody says it: 2^-25, or the least positive one where that is smaller.
+    """What a probability of exactly 0 is read as, unless somebody says it: half of the least other one, and 1/4 at most.
 
-    As the importers read a loss of exactly 0; see `signals.from_logits.phi_from_loss`.
+    A forest of T trees counts votes: less than half of one, 1 / (2 T), is what none of them says. Far below that such records would lie
+    apart from all others, and the spread that LiRA fits be theirs alone.
     """
-    return min(LEAST_LOSS, float(outputs[outputs > 0].min(initial=np.inf)))
+    lone = outputs.ndim == 1 or outputs.shape[1] == 1
+    p = np.concatenate([1 - outputs, outputs]) if lone else outputs
+    return min(0.25, float(p[p > 0].min(initial=np.inf)) / 2)
 
 
 def as_logits(outputs: np.ndarray, output: Output, least: float, where: Callable[[int], str]) -> np.ndarray:
-    """Logits (n, C) float32 of outputs (n, C), (n, 1) or (n,); of probabilities their logarithms, no probability below ``least``.
+    """Logits (n, C) float32 of outputs (n, C), (n, 1) or (n,); of probabilities their logarithms, that of 0 being ``least``'s.
 
     ``where(row)`` names a record in errors. Raises InvalidInput for NaN, for what is infinite, and for probabilities that are none.
     """
@@ -334,7 +336,7 @@ def as_logits(outputs: np.ndarray, output: Output, least: float, where: Callable
             f"({int(wrong.sum())} such records); where these are logits, say output='logits'"
         )
     p = np.hstack([1 - z, z]) if lone else z
-    return np.log(np.maximum(p, least)).astype(np.float32)
+    return np.log(np.where(p > 0, p, least)).astype(np.float32)
 
 
 def in_order(outputs: np.ndarray, way: Way, wanted: Sequence[Any] | None) -> np.ndarray:

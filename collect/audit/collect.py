@@ -282,8 +282,8 @@ def _saturated(audited: _Audited, outputs: Sequence[np.ndarray]) -> list[str]:
     if not many:
         return []
     return [
-        f"the model gives {many:,} of {len(values):,} records a probability of exactly 0, which is read as {audited.least:.2g}; of votes, as a "
-        "forest of T trees counts them, least_probability=1/(2*T) is nearer, with which LiRA is stronger where many are 0"
+        f"the model gives {many:,} of {len(values):,} records a probability of exactly 0, which is read as {audited.least:.2g} "
+        "(least_probability)"
     ]
 
 

@@ -19,6 +19,7 @@ import losslake.sql
 import polars as pl
 import pyarrow as pa
 import pytest
+from in_sql import InSql
 from losslake.analysis import attacks, charts, evaluations, measures
 from losslake.analysis.commands import analyze_group
 from losslake.analysis.declare import Analysis, Evaluation, parse_options, variant_of
@@ -35,12 +36,6 @@ ENTRIES: tuple[Analysis | Evaluation, ...] = (*ANALYSES, *EVALUATIONS)
 NO_QUERY = {"views", "views_spark", "macros_duckdb", "macros_spark"}
 OF_EVERY_ANALYSIS = {"training_sets", "training_counts"}
 """What every analysis that compares with other runs asks Spark first; see `Source.need_shadows`."""
-
-
-class InSql(Source):
-    """A source for which queries add up what many runs say, as on Spark."""
-
-    adds_up_in_sql = True
 
 
 each = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)

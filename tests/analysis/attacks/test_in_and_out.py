@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from in_sql import InSql
 from losslake.analysis.attacks.in_and_out import Sums, as_table
 from losslake.analysis.attacks.run_answers import answers_of
 from losslake.analysis.evaluations.some_answers import is_drawn, some_answers
@@ -17,12 +18,6 @@ from losslake.store.lake import Lake
 from losslake.store.upkeep.compact import compact
 
 MakeLake = Callable[..., Lake]
-
-
-class InSql(Source):
-    """A source for which queries add up what many runs say, as on Spark."""
-
-    adds_up_in_sql = True
 
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [

@@ -177,13 +177,19 @@ def test_probabilities_become_logits_whose_softmax_they_are() -> None:
         assert np.allclose(shares / shares.sum(axis=1, keepdims=True), p, atol=1e-6)
 
 
-def test_a_probability_of_zero_is_read_as_the_importers_read_a_loss_of_zero() -> None:
+def test_a_probability_of_zero_is_read_as_half_of_the_least_other_one() -> None:
     p = np.array([[1.0, 0.0], [0.25, 0.75]])
-    assert least_of(p) == 2.0**-25
-    assert least_of(np.array([[1.0, 1e-12], [0.0, 1.0]])) == 1e-12
+    assert least_of(np.array([[1.0, 1e-12], [0.0, 1.0]])) == 5e-13
+    assert least_of(np.array([[0.95, 0.05], [0.0, 1.0]])) == 0.025
+    assert least_of(np.array([0.95, 1.0])) == pytest.approx(0.025)
+    assert least_of(np.array([[1.0, 0.0], [0.0, 1.0]])) == 0.25
     z = as_logits(p, "probabilities", least_of(p), str)
     assert np.isfinite(z).all()
-    assert z[0, 1] == np.float32(np.log(2.0**-25))
+    assert z[0, 1] == np.float32(np.log(0.125))
+    # Another model may say less of a class than the audited one ever does: that stays as it is.
+    assert as_logits(np.array([[1 - 1e-9, 1e-9]]), "probabilities", 0.125, str)[0, 1] == np.float32(
+        np.log(1e-9)
+    )
     lone = as_logits(np.array([0.0, 1.0, 0.5]), "probabilities", 2.0**-25, str)
     assert lone.shape == (3, 2)
     assert lone[0, 0] - lone[0, 1] == lone[1, 1] - lone[1, 0] > 17
