@@ -11,7 +11,7 @@ from ...store.format.records import Run
 from ..scores import Finding
 from ..source import Source
 from ..statistics.metric import Metric
-from .shifted_members import Shift, caution_on_shift, shifted_members, stands_against_shift
+from .shifted_members import Shift, caution_on_shift, compares_with_itself, shifted_members
 from .some_answers import some_answers
 from .unlike_shadows import Floats, caution_on_recipes, cautions_on_likeness, z_of_non_members
 
@@ -48,7 +48,7 @@ def likeness(source: Source, scores: tuple[str, ...]) -> Finding:
     notes = [f"{name}: {text}" for name, text in told]
     if SHIFTED in dict(told):
         notes += [
-            f"{score} {'stands against' if stands_against_shift(score) else 'takes for a leak'} such a difference between members and non-members"
+            f"{score} takes {'less of ' if compares_with_itself(score) else ''}such a difference between members and non-members for a leak"
             for score in dict.fromkeys(scores)
         ]
     return Finding(tuple(found), tuple(notes))

@@ -117,7 +117,7 @@ def next_steps(
         "are scored: that many resolve a false-positive rate of 10%, ten times as many 1%."
     )
     same = Step(
-        "Draw members and non-members from the same records by chance, or judge by LiRA with in- and out-models, which compares each record with itself.",
+        "Draw members and non-members from the same records by chance; judge by LiRA with in- and out-models, which leans least on how they differ.",
         collect.command,
     )
     alike = Step(

@@ -48,7 +48,7 @@ def trust(report: Report, headline: Headline | None) -> tuple[Trust, ...]:
     if headline is not None:
         found.append(
             Trust(
-                "A lower bound",
+                "One attack",
                 f"This is what {headline.attack.label} finds. Another attack may find more records, or others.",
             )
         )

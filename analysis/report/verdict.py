@@ -14,7 +14,7 @@ import polars as pl
 
 from ..charts.roc import curve
 from ..evaluations.likeness import SHIFTED, UNLIKE
-from ..evaluations.shifted_members import stands_against_shift
+from ..evaluations.shifted_members import compares_with_itself
 from ..scores import Scores
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
@@ -132,12 +132,14 @@ def judge(
 ) -> Judgement:
     """The verdict on a target by these attacks, of which ``leading``, or else the `chosen`, was chosen beforehand.
 
-    ``warned`` names the `cautions` of this target. Where members and non-members differ by themselves, only attacks that stand
-    against that count for anything.
+    ``warned`` names the `cautions` of this target. Where members and non-members differ by themselves, only attacks that compare a
+    record with itself count for anything, and for signs of a leak or of that difference at most: a target that was trained on one kind of
+    records knows that kind, and shadow models, which were trained on both, are no measure of it.
 
     The rules, in order; the first that holds decides:
 
-    1. clear leak: it compares with shadow models, and its TPR at the lowest resolved FPR is more than twice that FPR, its whole 95% interval.
+    1. clear leak: it compares with shadow models, and its TPR at the lowest resolved FPR is more than twice that FPR, its whole 95% interval; and members and
+       non-members are alike.
     2. signs: the whole interval of that TPR lies above the FPR, or that of its AUC above 0.5.
     3. signs: another rate or another attack does better than guessing, in intervals widened for their number (Bonferroni).
     4. cannot tell: members and non-members differ, and the attack takes such a difference for a leak.
@@ -151,9 +153,9 @@ def judge(
     if lead is None:
         return Judgement("cannot tell", "no attack")
     tpr = finest(lead)
-    counting = [one for one in attacks if SHIFTED not in warned or stands_against_shift(one.scored.name)]
+    counting = [one for one in attacks if SHIFTED not in warned or compares_with_itself(one.scored.name)]
     better, by_chance = _others(counting, lead, tpr)
-    level, rule = _level(lead, tpr, better, lead in counting, UNLIKE not in warned)
+    level, rule = _level(lead, tpr, better, lead in counting, frozenset(warned))
     named, accused = named_at(lead, float(tpr.parameters["fpr"])) if tpr is not None else (frozenset(), 0)
     score, member = lead.scored.scores.arrays()
     missing = np.isnan(score)
@@ -193,11 +195,12 @@ def chance_explains(metrics: Sequence[Metric]) -> bool:
 
 
 def _level(
-    lead: Attack, tpr: Metric | None, better: tuple[Better, ...], counts: bool, alike: bool
+    lead: Attack, tpr: Metric | None, better: tuple[Better, ...], counts: bool, warned: frozenset[str]
 ) -> tuple[Level, Rule]:
     low, high = lead.auc.ci_low or 0.0, 1.0 if lead.auc.ci_high is None else lead.auc.ci_high
     if (
         counts
+        and SHIFTED not in warned
         and tpr is not None
         and is_strong(lead)
         and (tpr.ci_low or 0) > CLEAR * float(tpr.parameters["fpr"])
@@ -215,13 +218,15 @@ def _level(
         return "cannot tell", "too few records"
     if not is_strong(lead):
         return "cannot tell", "no shadow models"
-    if not alike:
+    if UNLIKE in warned:
         return "cannot tell", "models unlike"
     return "none found", "no better than guessing"
 
 
 def rests_on_likeness(judged: Judgement) -> bool:
-    """Whether nothing that is better than guessing compares with shadow models: easier members would look the same."""
+    """Whether members that differ by themselves would look the same: they do, or nothing that is better compares with shadow models."""
+    if SHIFTED in judged.warned:
+        return True
     if judged.rule == "another attack":
         return not any(one.strong for one in judged.better)
     return judged.attack is not None and not is_strong(judged.attack)

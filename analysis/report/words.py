@@ -167,18 +167,19 @@ def _meaning(judged: Judgement, attack: Attack, by: str) -> str:
             f"That alone is no better than guessing, but {_told(first)}, which chance does not explain among all that was looked at."
         )
         if rests_on_likeness(judged):
-            said.append(_DIFFERENT)
+            said.append(_UNLIKE_KIND if SHIFTED in judged.warned else _DIFFERENT)
     elif judged.level == "signs":
         better = (
             "This rate is better than guessing"
             if tpr is not None and beats_guessing(tpr)
             else "The AUC is better than guessing"
         )
-        said.append(
-            f"{better}, too little for a count of records that stand out for sure."
-            if is_strong(attack)
-            else f"{better}. {_DIFFERENT}"
-        )
+        if SHIFTED in judged.warned:
+            said.append(f"{better}. {_UNLIKE_KIND}")
+        elif is_strong(attack):
+            said.append(f"{better}, too little for a count of records that stand out for sure.")
+        else:
+            said.append(f"{better}. {_DIFFERENT}")
     elif judged.level == "none found":
         said.append(
             f"That is no better than guessing. {by[:1].upper()}{by[1:]} names at most {percent(most)} of the members at this false-positive rate "
@@ -219,6 +220,12 @@ def _meaning(judged: Judgement, attack: Attack, by: str) -> str:
 _DIFFERENT = (
     "Nothing that is better compares with shadow models: were the members easier records than the others, or from another source, it "
     "would look the same."
+)
+
+
+_UNLIKE_KIND = (
+    "Models that were trained on neither find members and non-members unlike, too: a target that knows the kind of its members, and none of "
+    "them, would look the same."
 )
 
 

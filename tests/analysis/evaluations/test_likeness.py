@@ -99,10 +99,10 @@ def test_easy_members_are_told_with_the_attacks_that_this_voids(lake_of: MakeLak
     assert "Void are loss, attack-p" in told[SHIFTED]
     with open_source(lake_of(keep, phi), "tests") as source:
         said = likeness(source, ("lira", "loss", "lira[mode=offline]"))
-    ends = " such a difference between members and non-members"
-    assert f"lira stands against{ends}" in said.notes
-    assert f"loss takes for a leak{ends}" in said.notes
-    assert f"lira[mode=offline] takes for a leak{ends}" in said.notes
+    ends = "such a difference between members and non-members for a leak"
+    assert f"lira takes less of {ends}" in said.notes
+    assert f"loss takes {ends}" in said.notes
+    assert f"lira[mode=offline] takes {ends}" in said.notes
     # By hand: the mean loss over runs without a record, the target being none of them.
     loss = np.where(keep[1:], 0, np.logaddexp(0, -phi[1:])).sum(axis=0) / (~keep[1:]).sum(axis=0)
     below = (loss[easy][:, None] < loss[~easy][None]).mean()

@@ -18,7 +18,7 @@ from losslake.analysis.evaluations.likeness import SHIFTED, UNLIKE
 from losslake.analysis.report.data import Report
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.verdict import as_attack, judge
-from losslake.analysis.report.words import Verdict, verdict
+from losslake.analysis.report.words import Verdict, title_of, verdict
 from losslake.analysis.report.write import write_report
 from losslake.analysis.scores import Scores
 from losslake.analysis.statistics.roc import evaluate
@@ -312,7 +312,9 @@ def test_a_shift_between_members_and_others_is_no_sign() -> None:
         judged = judge([attack], warned=[SHIFTED])
         assert (judged.level, judged.rule, judged.better) == ("cannot tell", "members differ", ())
     online = scored("lira", rng.normal(4, 1, 500), rng.normal(0, 1, 500))
-    assert judge([online, strong], warned=[SHIFTED]).level == "clear leak"
+    judged = judge([online, strong], warned=[SHIFTED])
+    assert (judged.level, judged.rule) == ("signs", "more than guessing")
+    assert title_of(judged, 8) == "Signs of a leak, or of members that are unlike the others"
 
 
 def test_models_unlike_the_target_show_no_absence() -> None:
