@@ -77,10 +77,11 @@ def test_forgetting_takes_the_same_for_each_run(tmp_path: Path, monkeypatch: pyt
         lake = Lake.open(tmp_path / f"lake{runs}", create=True)
         add_experiment(lake, "e", runs)
         found.append(work.of(lambda: forget(lake, "e", [1])))  # noqa: B023
-    for name in found[0]:
+    for name in found[0].keys() - {"fsync"}:
         less, more = found[1][name] - found[0][name], found[2][name] - found[1][name]
         assert more <= 2 * less + 4, (name, found)
-    each = (found[2]["fsync"] - found[1]["fsync"]) / 16
+    # A folder that has changed a moment ago is synced once more, so that how many are depends on the clock.
+    each = max((found[at]["fsync"] - found[at - 1]["fsync"]) / runs for at, runs in ((1, 8), (2, 16)))
     assert each <= 9  # a copy, its folder, a manifest, its folder; and folders that changed in this moment
 
 
