@@ -412,7 +412,10 @@ def test_shadow_models_of_another_size_are_told() -> None:
 
 @pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
 def test_boosted_trees(library: str) -> None:
-    module = pytest.importorskip(library)
+    try:
+        module = pytest.importorskip(library)
+    except OSError as error:  # LightGBM's wheel takes OpenMP from the system
+        pytest.skip(f"{library} does not load here: {error}")
     sides = halves(*make_classification(1_200, 10, flip_y=0.3, random_state=2))
     options = {"n_estimators": 60, "n_jobs": 1, "random_state": 0}
     kind = module.XGBClassifier if library == "xgboost" else module.LGBMClassifier
