@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -15,60 +17,90 @@ from .metric import Metric
 Floats = npt.NDArray[np.float64]
 
 
-def ranks(values: Floats) -> Floats:
-    """Ranks from 1; tied values share their mean rank."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(count)
-    return (ends - (count - 1) / 2)[place.ravel()]
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """Ranks of values (n,) from 1, ties sharing their mean rank; and what the influence of each on a correlation takes of them.
+
+    ``order`` sorts the values; ``below`` of them are less than each one, and ``through`` at most it. ``away`` is each rank less the mean
+    of all, ``spread`` their variance (by n) and ``own`` each one's influence on that, relative.
+    """
+
+    rank: Floats
+    order: npt.NDArray[np.intp]
+    below: npt.NDArray[np.intp]
+    through: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, values: Floats) -> Ranked:
+        """Of values without NaN; they are sorted once."""
+        order = np.argsort(values, kind="stable")
+        ranked = values[order]
+        first = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1])[: len(ranked)])
+        count = np.diff(np.append(first, len(ranked)))
+        below, through = np.empty(len(ranked), np.intp), np.empty(len(ranked), np.intp)
+        below[order] = np.repeat(first, count)
+        through[order] = np.repeat(first + count, count)
+        return cls((below + through + 1) / 2, order, below, through)
+
+    @cached_property
+    def away(self) -> Floats:
+        return self.rank - (len(self.rank) + 1) / 2
+
+    @cached_property
+    def spread(self) -> float:
+        return _mean(self.away, self.away)
+
+    @cached_property
+    def own(self) -> Floats:
+        u = self.away
+        return (u * u + 2 * self.above(u) - 3 * self.spread) / self.spread
+
+    def above(self, value: Floats) -> Floats:
+        """Sum of ``value`` over the records of a higher rank, those of the same half."""
+        until = np.append(0.0, np.cumsum(value[self.order]))
+        return np.asarray(until[-1] - (until[self.below] + until[self.through]) / 2)
+
+
+def _mean(one: Floats, other: Floats) -> float:
+    # A sum, no product of vectors by a library whose threads decide the last bits.
+    return float((one * other).sum()) / len(one)
 
 
 def rank_correlation(one: Floats, other: Floats, parameters: Mapping[str, Any]) -> Metric:
     """Spearman's rho of two arrays without NaN; no value where one never varies."""
-    return _of_ranks(ranks(one), ranks(other), parameters)
+    return _of_ranks(Ranked.of(one), Ranked.of(other), parameters)
 
 
 def rank_correlations(columns: Mapping[str, Floats], parameters: Mapping[str, Any]) -> list[Metric]:
     """The same of every pair of named arrays; each is ranked once."""
-    ranked = {name: ranks(values) for name, values in columns.items()}
+    ranked = {name: Ranked.of(values) for name, values in columns.items()}
     return [
         _of_ranks(ranked[first], ranked[second], {"first": first, "second": second, **parameters})
         for first, second in combinations(columns, 2)
     ]
 
 
-def _of_ranks(one: Floats, other: Floats, parameters: Mapping[str, Any]) -> Metric:
-    n = len(one)
-    if n < 2 or one.min() == one.max() or other.min() == other.max():
+def _of_ranks(one: Ranked, other: Ranked, parameters: Mapping[str, Any]) -> Metric:
+    n = len(one.rank)
+    if n < 2 or one.spread == 0 or other.spread == 0:
         return correlation_metric(None, None, n, parameters)
     rho, error = with_error(one, other)
     return correlation_metric(rho, error, n, parameters)
 
 
-def with_error(one: Floats, other: Floats) -> tuple[float, float]:
+def with_error(one: Ranked, other: Ranked) -> tuple[float, float]:
     """Correlation of ranks and its standard error, from what each pair adds to it (its influence; Hampel 1974).
 
     A pair counts by its own place and as one that moves the ranks of all above it, so heavy tails, ties and any shape of
     dependence are covered; ``sql/spearman.sql`` says the same.
     """
-    n = len(one)
-    u, v = one - (n + 1) / 2, other - (n + 1) / 2
-    # Sums, no products of vectors by a library whose threads decide the last bits.
-    uu, vv, uv = (float((one * other).sum()) / n for one, other in ((u, u), (v, v), (u, v)))
-    scale = float(np.sqrt(uu * vv))
+    u, v = one.away, other.away
+    uv = _mean(u, v)
+    scale = float(np.sqrt(one.spread * other.spread))
     rho = min(1.0, max(-1.0, uv / scale))
-    both = u * v + _above(u, v) + _above(v, u) - 3 * uv
-    own = (u * u + 2 * _above(u, u) - 3 * uu) / uu + (v * v + 2 * _above(v, v) - 3 * vv) / vv
-    influence = both / scale - rho / 2 * own
-    return rho, float(np.sqrt((influence * influence).sum())) / n
-
-
-def _above(rank: Floats, value: Floats) -> Floats:
-    """Sum of ``value`` over the records of a higher rank, those of the same half."""
-    order = np.argsort(rank, kind="stable")
-    until = np.append(0.0, np.cumsum(value[order]))
-    ranked = rank[order]
-    places = np.searchsorted(ranked, rank, "left"), np.searchsorted(ranked, rank, "right")
-    return np.asarray(until[-1] - (until[places[0]] + until[places[1]]) / 2)
+    both = u * v + one.above(v) + other.above(u) - 3 * uv
+    influence = both / scale - rho / 2 * (one.own + other.own)
+    return rho, float(np.sqrt((influence * influence).sum())) / len(u)
 
 
 def correlation_metric(

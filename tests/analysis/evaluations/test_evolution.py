@@ -22,7 +22,7 @@ from losslake.analysis.measures.trace import lt_iqr, trace
 from losslake.analysis.scores import Finding
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.source import Source
-from losslake.analysis.statistics.correlation import rank_correlation, ranks
+from losslake.analysis.statistics.correlation import Ranked, rank_correlation
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.lake import Lake
 from scipy.stats import binom, rankdata, spearmanr
@@ -102,7 +102,7 @@ def test_traces_within_the_steps_lack_epoch_0(lake_of: MakeLake) -> None:
 def test_rank_correlation(seed: int) -> None:
     rng = np.random.default_rng(seed)
     one, other = rng.integers(0, 6, 50).astype(float), rng.normal(size=50)
-    np.testing.assert_allclose(ranks(one), rankdata(one))
+    np.testing.assert_allclose(Ranked.of(one).rank, rankdata(one))
     found = rank_correlation(one, other, {})
     expected = spearmanr(one, other)
     assert (found.value, found.parameters["p_value"]) == pytest.approx((expected.statistic, expected.pvalue))

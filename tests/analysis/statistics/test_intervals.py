@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from losslake.analysis.statistics.correlation import rank_correlation, ranks, with_error
+from losslake.analysis.statistics.correlation import Ranked, rank_correlation, with_error
 from losslake.analysis.statistics.intervals import (
     area_interval,
     clopper_pearson,
@@ -143,7 +143,7 @@ def test_the_error_of_spearman_is_what_each_pair_adds(tied: bool) -> None:
         x, y = np.round(x), np.maximum(y, 0)
     left = [rho(np.delete(x, n), np.delete(y, n)) for n in range(400)]
     error = np.std(left) * np.sqrt(399)
-    found, got = with_error(ranks(x), ranks(y))
+    found, got = with_error(Ranked.of(x), Ranked.of(y))
     assert found == pytest.approx(rho(x, y))
     assert got == pytest.approx(error, rel=0.02)
 
