@@ -48,16 +48,37 @@ def uncertain_share(
     """
     tail = (1 - confidence) / 2
     hits, misses = fewest
-    low = _mixed(weight, lambda share: np.where(hits > 0, betainc(_some(hits), misses + 1, share), 1.0), tail)
+    low = _mixed(
+        weight,
+        lambda share: np.where(hits > 0, betainc(_some(hits), misses + 1, share), 1.0),
+        tail,
+        _near(weight, hits, misses + 1, tail),
+    )
     hits, misses = most
     high = _mixed(
-        weight, lambda share: np.where(misses > 0, betainc(hits + 1, _some(misses), share), 0.0), 1 - tail
+        weight,
+        lambda share: np.where(misses > 0, betainc(hits + 1, _some(misses), share), 0.0),
+        1 - tail,
+        _near(weight, hits + 1, misses, 1 - tail),
     )
     return low, high
 
 
-def _mixed(weight: Floats, law: Callable[[float], Floats], level: float) -> float:
-    """The share at which the mean of these distribution functions reaches ``level``; 0 and 1 may have a mass of their own."""
+def _near(weight: Floats, a: Floats, b: Floats, level: float) -> tuple[float, float]:
+    """About where the mean of beta(a, b) distribution functions reaches ``level``: a standard deviation either side."""
+    mean = a / (a + b)
+    middle = float((weight * mean).sum())
+    variance = float((weight * (mean * (1 - mean) / (a + b + 1) + (mean - middle) ** 2)).sum())
+    spread = math.sqrt(max(variance, 0.0))
+    about = middle + float(ndtri(level)) * spread
+    return about - spread, about + spread
+
+
+def _mixed(weight: Floats, law: Callable[[float], Floats], level: float, near: tuple[float, float]) -> float:
+    """The share at which the mean of these distribution functions reaches ``level``, most likely ``near`` here.
+
+    0 and 1 may have a mass of their own.
+    """
 
     def excess(share: float) -> float:
         return float((weight * law(share)).sum()) - level
@@ -65,7 +86,12 @@ def _mixed(weight: Floats, law: Callable[[float], Floats], level: float) -> floa
     if excess(0.0) >= 0:
         return 0.0
     below = float(np.nextafter(1.0, 0.0))
-    return 1.0 if excess(below) <= 0 else root(excess, 0.0, below, xtol=1e-12, rtol=1e-8)
+    if excess(below) <= 0:
+        return 1.0
+    # A third of the evaluations that the whole range takes.
+    low, high = max(near[0], 0.0), min(near[1], below)
+    low, high = low if excess(low) < 0 else 0.0, high if excess(high) > 0 else below
+    return root(excess, low, high, xtol=1e-12, rtol=1e-8)
 
 
 def _some(count: Floats) -> Floats:
