@@ -362,6 +362,10 @@ def command(
     from .collect.callables import load_callable
     from .collect.progress import GETTING_READY, ProgressLines
 
+    if out is not None:
+        from .analysis.report.write import check_report_file
+
+        check_report_file(out)  # now, and not when hours of work are done
     progress = ProgressLines("audit")
     progress.note(GETTING_READY)
     found = audit(

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from losslake.auditing import command
 from losslake.cli import main
+from losslake.store.errors import MissingExtra
 from sklearn.ensemble import RandomForestClassifier
 
 MODULE = """
@@ -166,3 +167,31 @@ def test_what_is_wrong_is_one_line(folder: Path, capsys: pytest.CaptureFixture[s
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("losslake: ")]
         assert len(lines) == 1
         assert said in lines[0]
+
+
+def test_where_the_report_goes_is_looked_at_before_any_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = names(folder)
+    (folder / "taken").write_text("a file")
+    (folder / "folder.html").mkdir()
+    monkeypatch.setattr(
+        "losslake.collect.audit.named.called", lambda spec: pytest.fail("the model was loaded")
+    )
+
+    def no_weasyprint() -> None:
+        raise MissingExtra("a report as PDF needs the extra 'pdf'")
+
+    monkeypatch.setattr("losslake.analysis.report.write.need_weasyprint", no_weasyprint)
+    sides = ("--members", "train.npz", "--nonmembers", "others.npz", "--lake", "lake")
+    for out, said in (
+        ("x.exe", "end the name in one of"),
+        ("taken/x.html", "cannot write taken/x.html: Not a directory"),
+        ("taken/deeper/x.html", "Not a directory"),
+        ("folder.html", "cannot write folder.html: Is a directory"),
+        ("x.pdf", "needs the extra 'pdf'"),
+    ):
+        code, _, error = run("--model", f"{module}:forest", *sides, "--out", out)
+        assert code == 1, out
+        assert said in error
+    assert not (folder / "lake").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...store.errors import InvalidOption
-from ...store.format.out_file import out_file
+from ...store.format.out_file import check_out_file, out_file
 from ...store.lake import Lake
 from ..scoring.run import FPRS
 from .as_json import as_json
@@ -43,13 +43,8 @@ def write_report(
     Raises InvalidOption for another suffix, NotFound for an unknown experiment or run, NotEnoughData when the
     experiment has nothing to report on. The file is written as by `out_file`.
     """
+    check_report_file(out)
     kind = out.suffix.lower()
-    if kind not in FORMATS:
-        raise InvalidOption(
-            f"a report cannot be written as {out.name!r}; end the name in one of {', '.join(FORMATS)}"
-        )
-    if kind == ".pdf":
-        need_weasyprint()
     report = gather(
         lake, experiment, target=target, pictures=pictures, fprs=fprs, defended=defended, compare=compare
     )
@@ -65,3 +60,15 @@ def write_report(
     with out_file(out) as file:
         file.write(content)
     return report
+
+
+def check_report_file(out: Path) -> None:
+    """Raises InvalidOption where no report can be written to ``out``, as its name ends, MissingExtra or LosslakeError where none can be made or stored."""
+    kind = out.suffix.lower()
+    if kind not in FORMATS:
+        raise InvalidOption(
+            f"a report cannot be written as {out.name!r}; end the name in one of {', '.join(FORMATS)}"
+        )
+    if kind == ".pdf":
+        need_weasyprint()
+    check_out_file(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import secrets
@@ -42,6 +43,23 @@ def out_file(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
+
+
+def check_out_file(path: Path) -> None:
+    """Raises LosslakeError where `out_file` could not write ``path``, before any work is done for it; nothing is made or changed."""
+    with _explained(path):
+        if is_stream(path):
+            return
+        goal = Path(os.path.realpath(path))
+        if goal.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = goal.parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def goal_of(path: Path) -> Path | None:

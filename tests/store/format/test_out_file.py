@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from losslake.store.errors import LosslakeError
-from losslake.store.format.out_file import out_file
+from losslake.store.format.out_file import check_out_file, out_file
 
 
 def put(path: Path, data: bytes = b"new") -> None:
@@ -80,7 +80,7 @@ def test_standard_output_whatever_it_is_called(tmp_path: Path, name: str) -> Non
         name = str(tmp_path / "link")
         os.symlink("/dev/stdout", name)
     text = (
-        "import sys; from pathlib import Path; from losslake.store.format.out_file import out_file\n"
+        "import sys; from pathlib import Path; from losslake.store.format.out_file import check_out_file, out_file\n"
         "print('before')\n"
         "with out_file(Path(sys.argv[1])) as file: file.write(b'new\\n')\n"
         "print('after')\n"
@@ -99,4 +99,15 @@ def test_what_cannot_be_written_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LosslakeError, match="cannot write"):
         put(tmp_path / name)
+    with pytest.raises(LosslakeError, match="cannot write"):
+        check_out_file(tmp_path / name)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("name", ["new.csv", "a/b/new.csv", "file", "link"])
+def test_what_can_be_written_passes_beforehand_and_nothing_is_made(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    check_out_file(tmp_path / name)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "link"]
+    put(tmp_path / name)
