@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import polars as pl
 
-from .store.errors import InvalidOption
+from .store.errors import InvalidOption, LosslakeError
 from .store.format.outgoing import printable, spelled
 
 if TYPE_CHECKING:
@@ -115,10 +117,7 @@ class Audit:
 
         Without ``pictures`` it shows no record itself, neither a picture nor the columns of a frame.
         """
-        from .analysis.report.write import write_report
-
-        write_report(self.lake, self.experiment, Path(out), target=self.target, pictures=pictures)
-        return Path(out)
+        return self._written(Path(out), pictures=pictures, shell=False)
 
     def gate(
         self,
@@ -157,14 +156,7 @@ class Audit:
             return Gated(check_rules(source, rules))
 
     def __str__(self) -> str:
-        said = self._verdict
-        lines = [said.title, said.text]
-        lines += [f"how far to trust it: {' '.join(f'{one.name}: {one.text}' for one in self._limits)}"]
-        lines += [f"what to do: {step.what}" for step in said.next_steps[:1]]
-        lines += [f"note: {note}" for note in self.notes]
-        where = "kept in" if self.kept else "in a temporary lake,"
-        lines += [f"{where} {self.lake.path}, experiment {self.experiment}, run {self.target}"]
-        return "\n".join(map(printable, lines))
+        return self._told(shell=False)
 
     __repr__ = __str__
 
@@ -183,11 +175,44 @@ class Audit:
             f"<p>How far to trust it</p><ul>{limits}</ul><p>What to do</p><ul>{steps}</ul>{notes}</div>"
         )
 
-    @property
-    def _limits(self) -> list[Any]:
-        """What weakens the numbers; what they do not cover where nothing does."""
-        trust = self._verdict.trust
-        return [one for one in trust if one.caution] or list(trust[:1])
+    def _written(self, out: Path, *, pictures: bool, shell: bool) -> Path:
+        from .analysis.report.write import write_report
+
+        write_report(
+            self.lake,
+            self.experiment,
+            out,
+            target=self.target,
+            pictures=pictures,
+            kept=self.kept,
+            shell=shell,
+        )
+        return out
+
+    def _told(self, *, shell: bool) -> str:
+        """The verdict in lines; ``shell``: to somebody who knows options and not arguments."""
+        from .analysis.report.words import verdict
+
+        said = verdict(replace(self._report, shell=shell))
+        # What weakens the numbers; what they do not cover where nothing does.
+        limits = [one for one in said.trust if one.caution] or said.trust[:1]
+        notes = map(as_options, self.notes) if shell else self.notes
+        lines = [said.title, said.text]
+        lines += [f"how far to trust it: {' '.join(f'{one.name}: {one.text}' for one in limits)}"]
+        lines += [f"what to do: {step.what}" for step in said.next_steps[:1]]
+        lines += [f"note: {note}" for note in notes]
+        if self.kept:
+            lines += [f"kept in {self.lake.path}, experiment {self.experiment}, run {self.target}"]
+        elif shell:
+            lines += [
+                "not kept: with --lake NAME reports, analyses, SQL and more shadow models go on from there"
+            ]
+        else:
+            lines += [
+                f"in a temporary lake, {self.lake.path}, experiment {self.experiment}, run {self.target}; it goes with this Audit, and "
+                'lake="audits" keeps it'
+            ]
+        return "\n".join(map(printable, lines))
 
     @property
     def _attack(self) -> str:
@@ -200,13 +225,32 @@ class Audit:
     def _report(self) -> Report:
         from .analysis.report.gather import gather
 
-        return gather(self.lake, self.experiment, target=self.target)
+        return gather(self.lake, self.experiment, target=self.target, kept=self.kept)
 
     @cached_property
     def _verdict(self) -> Verdict:
         from .analysis.report.words import verdict
 
         return verdict(self._report)
+
+
+def as_options(text: str) -> str:
+    """A sentence about an audit's arguments, such as label= or output='logits', said of the options of a shell: --label, --output logits."""
+    options = {option.name or "": option.opts[0] for option in command.params}
+    names = "|".join(options)
+    text = re.sub(r"losslake\.audit\(\.\.\., (.*?)\)", r"losslake audit ... \1", text)
+    text = re.sub(
+        rf"(?<![\w.-])({names})=('[^']*'|\"[^\"]*\"|[\w.]+)?",
+        lambda found: " ".join(filter(None, [options[found[1]], _word(found[2])])),
+        text,
+    )
+    words = "|".join(name for name in options if "_" in name)
+    return re.sub(rf"(?<![\w.-])({words})\b", lambda found: options[found[1]], text)
+
+
+def _word(value: str | None) -> str:
+    """A value of Python's as a word of the shell."""
+    return "" if value is None else shlex.quote(value.strip("'\"")) if value[0] in "'\"" else value
 
 
 def _html(text: str) -> str:
@@ -368,19 +412,23 @@ def command(
         check_report_file(out)  # now, and not when hours of work are done
     progress = ProgressLines("audit")
     progress.note(GETTING_READY)
-    found = audit(
-        called(model),
-        named_records(members, label=label, key=key),
-        named_records(nonmembers, label=label, key=key),
-        population=None if population is None else named_records(population, label=label, key=key),
-        train=None if train is None else load_callable(train),
-        references=[called(spec) for spec in references],
-        label=label,
-        key=key,
-        features=list(features) or None,
-        progress=progress,
-        **options,
-    )
-    click.echo(str(found))
+    try:
+        found = audit(
+            called(model),
+            named_records(members, label=label, key=key),
+            named_records(nonmembers, label=label, key=key),
+            population=None if population is None else named_records(population, label=label, key=key),
+            train=None if train is None else load_callable(train),
+            references=[called(spec) for spec in references],
+            label=label,
+            key=key,
+            features=list(features) or None,
+            progress=progress,
+            **options,
+        )
+    except LosslakeError as error:
+        error.args = (as_options(str(error)),)
+        raise
+    click.echo(found._told(shell=True))
     if out is not None:
-        click.echo(str(found.report(out)))
+        click.echo(str(found._written(out, pictures=True, shell=True)))

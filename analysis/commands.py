@@ -386,7 +386,15 @@ def report(
     opened = Lake.open(lake)
     chosen = choose_experiment(opened, experiment)
     made = write_report(
-        opened, chosen, out, target=target, pictures=pictures, defended=defended, compare=compare, paper=paper
+        opened,
+        chosen,
+        out,
+        target=target,
+        pictures=pictures,
+        defended=defended,
+        compare=compare,
+        paper=paper,
+        shell=True,
     )
     told = verdict(made)
     click.echo(str(out))

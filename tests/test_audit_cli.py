@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
-from losslake.auditing import command
+from losslake.auditing import as_options, command
 from losslake.cli import main
 from losslake.store.errors import MissingExtra
 from sklearn.ensemble import RandomForestClassifier
@@ -122,7 +122,7 @@ def test_functions_name_records_and_train(folder: Path) -> None:
         "--model", f"{module}:forest", "--members", "train.npz", "--nonmembers", f"{module}:others", "--references", f"{module}:forest"
     )  # fmt: skip
     assert (code, error) == (0, "")
-    assert "temporary lake" in out
+    assert "not kept: with --lake NAME" in out
     columns = ("--label", "sick", "--features", "a", "--features", "b", "--features", "c")
     sides = (
         "--members",
@@ -153,7 +153,7 @@ def test_what_is_wrong_is_one_line(folder: Path, capsys: pytest.CaptureFixture[s
         (
             ["--model", f"{module}:forest", "--members", "train.csv", "--nonmembers", "others.csv"],
             2,
-            "label=",
+            "name that of the labels with --label, one of:",
         ),
         (
             ["--model", f"{module}:forest", "--members", "train.npz", "--nonmembers", "train.npz"],
@@ -195,3 +195,41 @@ def test_where_the_report_goes_is_looked_at_before_any_work(
         assert code == 1, out
         assert said in error
     assert not (folder / "lake").exists()
+
+
+def test_the_shell_is_told_of_options(folder: Path) -> None:
+    module = names(folder)
+    sides = ("--members", "train.npz", "--nonmembers", "others.npz", "--shadows", "2")
+    code, out, error = run("--model", f"{module}:forest", *sides, "--out", "audit.html")
+    assert (code, error) == (0, "")
+    page = Path("audit.html").read_text().partition('<script type="application/json"')[0]
+    assert "losslake audit ... --shadows 64" in page
+    assert "losslake audit ... --lake audits" in page
+    for told in (out, page):
+        assert "losslake.audit(" not in told
+        assert "shadows=" not in told
+        assert "losslake-audit-" not in told  # a folder that is gone
+    for gone in ("losslake report", "losslake analyze", "losslake sql", "--check", "lake “lake”"):
+        assert gone not in page, gone
+    code, out, error = run("--model", f"{module}:forest", *sides, "--lake", "kept", "--out", "kept.html")
+    page = Path("kept.html").read_text().partition('<script type="application/json"')[0]
+    assert "kept in" in out
+    assert "lake “kept”" in page
+    assert "Again: <code>losslake report --experiment audit --target target</code>" in page
+    assert "--out report.html" not in page  # which is what its reader reads
+
+
+@pytest.mark.parametrize(
+    ("python", "shell"),
+    [
+        ("name it with label=, one of: a, b", "name it with --label, one of: a, b"),
+        ("say output='logits'", "say --output logits"),
+        ('overlap="leave out" leaves it out', "--overlap 'leave out' leaves it out"),
+        ("read as 0.025 (least_probability)", "read as 0.025 (--least-probability)"),
+        ("have some by losslake.audit(..., shadows=32)", "have some by losslake audit ... --shadows 32"),
+        ("give classes=, the labels", "give classes=, the labels"),  # the shell has none
+        ("the model has max_features='sqrt' and key 3", "the model has max_features='sqrt' and key 3"),
+    ],
+)
+def test_arguments_become_options(python: str, shell: str) -> None:
+    assert as_options(python) == shell

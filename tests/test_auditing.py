@@ -150,7 +150,7 @@ def test_it_is_printed_as_the_verdict_with_its_limits(audited: Audit, tmp_path: 
     assert lines[2].startswith("how far to trust it: ")
     assert "16 shadow models" in lines[2]
     assert lines[3] == f"what to do: {told['verdict']['what_to_do'][0]['what']}"
-    assert "losslake.audit(" in lines[3]
+    assert any("losslake.audit(" in step["what"] for step in told["verdict"]["what_to_do"])
     assert len(lines) <= 7
     assert repr(audited) == str(audited)
     html = audited._repr_html_()
@@ -228,8 +228,15 @@ def test_ten_records_tell_nothing() -> None:
 # --- the lake -----------------------------------------------------------------------------------------------
 
 
-def test_a_temporary_lake_is_there_as_long_as_somebody_holds_it(cancer: tuple[Any, Any]) -> None:
+def test_a_temporary_lake_is_there_as_long_as_somebody_holds_it(
+    cancer: tuple[Any, Any], tmp_path: Path
+) -> None:
     audit = losslake.audit(LogisticRegression(max_iter=5_000).fit(*cancer[0]), *cancer)
+    assert str(audit).splitlines()[-1].endswith('it goes with this Audit, and lake="audits" keeps it')
+    told = json.loads(audit.report(tmp_path / "audit.json").read_text())
+    assert (told["audit"]["kept"], told["audit"]["command"]) == (False, "")
+    assert {step["command"] for step in told["verdict"]["what_to_do"]} == {None}
+    assert "losslake.audit(..., lake='audits')" in told["verdict"]["what_to_do"][-1]["what"]
     place, lake = Path(audit.lake.path), audit.lake
     del audit
     gc.collect()

@@ -34,6 +34,7 @@ class Audit:
     """One audit: ``data`` and ``recipe`` are SHA-256 in hexadecimal. ``beside`` is the defended experiment's name and its digest of the data.
 
     ``compare`` names other models as they were asked for, ``compared`` are the digests of their data. ``fprs``, ``pictures`` and the names are all that a report was asked for.
+    ``kept``: its lake is there to be asked again.
     """
 
     lake: str
@@ -47,10 +48,13 @@ class Audit:
     beside: tuple[str, str] | None = None
     compare: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
+    kept: bool = True
 
     @property
     def command(self) -> str:
-        """What makes the same report; the lake comes from --lake or LOSSLAKE_LAKE."""
+        """What makes the same report; the lake comes from --lake or LOSSLAKE_LAKE. Empty where the lake was not kept."""
+        if not self.kept:
+            return ""
         words = ["losslake", "report", "--experiment", self.experiment]
         words += ["--target", self.target] if self.target is not None else []
         words += ["--with", self.beside[0]] if self.beside is not None else []
@@ -62,7 +66,7 @@ class Audit:
     def line(self) -> str:
         """The audit in one line, its digests short."""
         told = [
-            f"lake {self.lake}",
+            f"lake {self.lake}" if self.kept else "a lake that was not kept",
             f"experiment {self.experiment}",
             f"target {self.target}" if self.target is not None else "no target",
             f"losslake {self.losslake}",
@@ -85,6 +89,8 @@ def audit_of(
     defended: str | None,
     compare: tuple[str, ...] = (),
     compared: Compared | None = None,
+    *,
+    kept: bool = True,
 ) -> Audit:
     """The audit that a report of this source is; ``defended`` is the experiment that it is set beside. Raises NotFound where there is none."""
     lake, experiment = source.lake, source.lake.experiment(source.experiment)
@@ -103,6 +109,7 @@ def audit_of(
         beside=beside,
         compare=compare,
         compared=tuple(model.data for model in compared.models[1:]) if compared is not None else (),
+        kept=kept,
     )
 
 
@@ -143,6 +150,7 @@ def audit_json(audit: Audit) -> dict[str, Any]:
             {"model": name, "data_sha256": data}
             for name, data in zip(audit.compare, audit.compared, strict=True)
         ],
+        "kept": audit.kept,
         "command": audit.command,
     }
 
@@ -155,7 +163,9 @@ def audit_from_json(told: Mapping[str, Any]) -> Audit:
     texts = [told[name] for name in names] + ([] if beside is None else [*_pair(beside)])
     texts += [text for pair in compared for text in pair]
     texts += [] if told["target"] is None else [told["target"]]
-    if any(type(text) is not str for text in texts) or type(told["pictures"]) is not bool:
+    if any(type(text) is not str for text in texts) or not all(
+        type(flag) is bool for flag in (told["pictures"], told.get("kept", True))
+    ):
         raise TypeError("a name in it is no text")
     return Audit(
         lake=told["lake"],
@@ -169,6 +179,7 @@ def audit_from_json(told: Mapping[str, Any]) -> Audit:
         beside=None if beside is None else _pair(beside),
         compare=tuple(name for name, _ in compared),
         compared=tuple(data for _, data in compared),
+        kept=told.get("kept", True),
     )
 
 

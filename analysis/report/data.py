@@ -181,7 +181,8 @@ class Report:
     ``comparison`` holds precision@k, recall@k and correlations against the leading attack. ``findings`` are all other
     evaluations, ``others`` the scores that are kept in the lake beside those named here. ``suspects`` parts records into
     kinds, and ``suspected`` are those that may be mislabelled, the likeliest first. ``ranked_by`` says what
-    ``exposed`` is ordered by. ``about`` says of each sample, by its id, its class and group; empty where none has any.
+    ``exposed`` is ordered by. The lake is ``kept``, or gone when somebody reads this; ``shell``: an audit's reader is told of options and not of arguments.
+    ``about`` says of each sample, by its id, its class and group; empty where none has any.
     """
 
     experiment: Experiment
@@ -213,6 +214,8 @@ class Report:
     notes: tuple[tuple[str, str], ...]
     absent: tuple[tuple[str, str], ...]
     compared: Compared | None = None
+    kept: bool = True
+    shell: bool = False
 
     @property
     def dataset(self) -> str:

@@ -91,11 +91,14 @@ def gather(
     fprs: tuple[float, ...] = FPRS,
     defended: str | None = None,
     compare: tuple[str, ...] = (),
+    kept: bool = True,
+    shell: bool = False,
 ) -> Report:
     """Compute what the lake has data for, keep the scores there, and collect it all.
 
     ``defended`` is another experiment of the same records, trained with a defence, to set beside this one; ``compare``
-    names other models, as `models_named` takes them, to which the attack of the verdict is made as well.
+    names other models, as `models_named` takes them, to which the attack of the verdict is made as well. ``kept`` and ``shell`` are told
+    in `Report`.
 
     Raises NotFound for an unknown experiment or run, NotEnoughData when nothing can be said at all.
     """
@@ -151,7 +154,7 @@ def gather(
             lake=Path(lake.path).name,
             made=_made(),
             version=__version__,
-            audit=audit_of(source, fprs, pictures, defended, compare, compared),
+            audit=audit_of(source, fprs, pictures, defended, compare, compared, kept=kept),
             target=source.target,
             runs=source.runs,
             attacks=attacks,
@@ -180,6 +183,8 @@ def gather(
             notes=_gathered(desk.notes),
             absent=_gathered(desk.absent),
             compared=compared,
+            kept=kept,
+            shell=shell,
         )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from ...store.format.records import Experiment
 from ..source import of_audit, of_own_loop
@@ -17,27 +19,54 @@ MANY_SHADOWS = 64
 
 @dataclass(frozen=True)
 class Step:
-    """Something to do now, and the command for it; empty where it is not one command."""
+    """Something to do now, and the command for it; empty where it is not one command. ``needs`` a lake: nothing without the command."""
 
     what: str
     command: str = ""
+    needs: Literal["", "a lake"] = ""
 
 
 def steps(report: Report) -> tuple[Step, ...]:
     """What to do now, the most telling first. Commands take the lake from --lake or LOSSLAKE_LAKE."""
-    return next_steps(
+    found = next_steps(
         report.judgement,
         report.experiment,
         report.target.run if report.target else None,
         len(report.shadows),
         with_classes=not report.exposed or any(record.label is not None for record in report.exposed),
+        shell=report.shell,
+    )
+    if report.kept:
+        return found
+    # No command can ask a lake that is gone.
+    keep = audit_call({"lake": "audits"}, shell=report.shell)
+    return (
+        *(replace(step, command="") for step in found if step.needs != "a lake"),
+        Step(f"Keep the lake, so that commands, SQL and further shadow models go on from it: {keep}."),
     )
 
 
+def audit_call(options: Mapping[str, object], *, shell: bool) -> str:
+    """An audit with these options, as Python says it, or a shell."""
+    if not shell:
+        return f"losslake.audit(..., {', '.join(f'{name}={value!r}' for name, value in options.items())})"
+    words = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in options.items())
+    return f"losslake audit ... {words}"
+
+
 def next_steps(
-    judged: Judgement, experiment: Experiment, target: str | None, shadows: int, *, with_classes: bool = True
+    judged: Judgement,
+    experiment: Experiment,
+    target: str | None,
+    shadows: int,
+    *,
+    with_classes: bool = True,
+    shell: bool = False,
 ) -> tuple[Step, ...]:
-    """What to do now after this verdict on a target with so many shadow models; ``with_classes``: records have labels."""
+    """What to do now after this verdict on a target with so many shadow models.
+
+    ``with_classes``: records have labels. ``shell``: of an audit, whose reader calls it from a shell.
+    """
     of, own_loop = f"--experiment {shlex.quote(experiment.name)}", of_own_loop(experiment)
     private = f"--experiment {shlex.quote(experiment.name + '-private')}"
     on = of if target is None else f"{of} --target {shlex.quote(target)}"
@@ -53,7 +82,7 @@ def next_steps(
     stronger = f"to {more} in all: the attack grows stronger, and so does what it shows"
     audited = of_audit(experiment)
     collect = (
-        Step(f"Have shadow models fitted, {stronger}: losslake.audit(..., shadows={more}).")
+        Step(f"Have shadow models fitted, {stronger}: {audit_call({'shadows': more}, shell=shell)}.")
         if audited
         else Step(
             f"Train shadow models with your own loop, {stronger}: for run in lake.shadow_runs({experiment.name!r}, count={more})."
@@ -65,9 +94,8 @@ def next_steps(
     name = shlex.quote(attack)
     found = (
         Step(
-            "Look at the records with the highest scores: repeated, mislabelled or sensitive ones first.",
-            f"losslake report {on} --out report.html",
-        ),
+            "Look at the records with the highest scores: repeated, mislabelled or sensitive ones first."
+        ),  # which the report shows, in which this is said
         *(
             [
                 Step(
@@ -82,8 +110,8 @@ def next_steps(
     beside = f"losslake report {on} --with {shlex.quote(experiment.name + '-private')} --out defended.html"
     defend = (
         Step(
-            "Train the same records with a defence, and audit that model likewise in the same lake: losslake.audit(..., lake=..., "
-            f"experiment={experiment.name + '-private'!r})."
+            "Train the same records with a defence, and audit that model likewise in the same lake: "
+            f"{audit_call({'lake': 'audits', 'experiment': experiment.name + '-private'}, shell=shell)}."
         )
         if audited
         else Step(
@@ -95,7 +123,7 @@ def next_steps(
             "Train the same records with DP-SGD as another experiment, with the options of this target added, and shadow models likewise.",
             f"losslake collect target {private} --dp-epsilon 4",
         ),
-        Step("Set the two beside each other.", beside),
+        Step("Set the two beside each other.", beside, "a lake"),
     )
     if judged.level == "clear leak":
         return (*found, *defend)
@@ -109,6 +137,7 @@ def next_steps(
     gate = Step(
         "Keep watch: fail a pipeline where the next model is worse.",
         f"losslake analyze gate {on} --max-auc 0.6",
+        "a lake",
     )
     if judged.level == "none found":
         return (collect, gate) if shadows < MANY_SHADOWS else (gate,)

@@ -21,6 +21,7 @@ from ..charts.axes import number
 from ..charts.style import theme
 from .as_json import content
 from .data import Record, Report
+from .next_steps import audit_call
 from .parts import Figure, Section, without_gaps
 from .sections.attacks import agreement, attacks, bounds, defended, known_losses
 from .sections.groups import groups
@@ -139,6 +140,7 @@ def _filled(report: Report, verdict: Verdict, sections: Sequence[Section], **mor
         report=report,
         verdict=verdict,
         sections=sections,
+        keep=audit_call({"lake": "audits"}, shell=report.shell),
         drawings={figure.name: _drawing(figure) for figure in figures_of(sections)},
         **more,
     )

@@ -30,6 +30,8 @@ def write_report(
     defended: str | None = None,
     compare: tuple[str, ...] = (),
     paper: Paper = "A4",
+    kept: bool = True,
+    shell: bool = False,
 ) -> Report:
     """Write the report of an experiment to ``out`` and return what it tells.
 
@@ -38,7 +40,8 @@ def write_report(
     Without ``pictures`` the report shows no record itself: neither its picture nor the columns of its own. The
     leading figures are at the lowest of ``fprs`` that the target's non-members resolve. ``defended`` is another
     experiment of the same records, trained with a defence, to set beside this one; ``compare`` names
-    models, as `models_named` takes them, over which risk is followed.
+    models, as `models_named` takes them, over which risk is followed. A lake that is not ``kept`` is none that a reader could ask; ``shell``
+    is told in `Report`.
 
     Raises InvalidOption for another suffix, NotFound for an unknown experiment or run, NotEnoughData when the
     experiment has nothing to report on. The file is written as by `out_file`.
@@ -46,7 +49,15 @@ def write_report(
     check_report_file(out)
     kind = out.suffix.lower()
     report = gather(
-        lake, experiment, target=target, pictures=pictures, fprs=fprs, defended=defended, compare=compare
+        lake,
+        experiment,
+        target=target,
+        pictures=pictures,
+        fprs=fprs,
+        defended=defended,
+        compare=compare,
+        kept=kept,
+        shell=shell,
     )
     said = verdict(report)
     if kind == ".json":

@@ -78,7 +78,7 @@ def notes(report: Report) -> Section | None:
 
 def questions(report: Report) -> Section | None:
     """Analyses that would add to the report."""
-    if not report.asks:
+    if not report.asks or not report.kept:
         return None
     experiment = shlex.quote(report.experiment.name)
     target = f" --target {shlex.quote(report.target.run)}" if report.target else ""
@@ -100,8 +100,10 @@ def questions(report: Report) -> Section | None:
     )
 
 
-def queries(report: Report) -> Section:
+def queries(report: Report) -> Section | None:
     """SQL to go on with."""
+    if not report.kept:
+        return None
     return Section(
         "sql",
         "SQL",
