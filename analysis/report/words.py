@@ -66,20 +66,42 @@ def title_of(judged: Judgement, shadows: int) -> str:
     why = {
         "members differ": "members differ from non-members for models that were trained on neither, too",
         "worse than guessing": f"{by} does worse than guessing",
-        "too few records": f"{plural(attack.curve.members, 'member')} with a score are too few"
+        "too few records": f"{plural(attack.curve.members, 'member')} with a score {_are(attack.curve.members)} too few"
         if judged.tpr is not None
-        else f"{plural(attack.curve.non_members, 'non-member')} are too few for a false-positive rate of "
+        else f"{plural(attack.curve.non_members, 'non-member')} {_are(attack.curve.non_members)} too few for a false-positive rate of "
         + percent(float(attack.tprs[-1].parameters["fpr"])),
-        "no shadow models": "no attack with shadow models was made",
+        "no shadow models": f"{by} makes no use of the {plural(shadows, 'shadow model')}"
+        if shadows
+        else "no attack with shadow models was made",
         "models unlike": "the shadow models are unlike the target",
     }
     return f"Cannot tell: {why[judged.rule]}"
 
 
+def reached(judged: Judgement) -> float | None:
+    """The FPR at the threshold: less than the one asked for where no threshold comes near it, as many records have the same score."""
+    fpr, attack = judged.fpr, judged.attack
+    if fpr is None or attack is None or not attack.curve.non_members:
+        return fpr
+    # Without ties it is as many as there may be; one fewer is not worth a word.
+    tied = judged.accused + 2 <= fpr * attack.curve.non_members
+    return judged.accused / attack.curve.non_members if tied else fpr
+
+
 def luck(judged: Judgement) -> str:
-    """How many members an attack at this FPR names by chance."""
-    count = judged.by_luck or 0.0
-    return f"about {round(count):,} of them by luck" if count >= 0.5 else "none of them by luck"
+    """How many members an attack at the FPR that is reached names by chance."""
+    count = (reached(judged) or 0.0) * (judged.attack.curve.members if judged.attack else 0)
+    if count >= 0.5:
+        return f"about {round(count):,} of them by luck"
+    return (
+        "hardly any of them by luck"
+        if judged.named and reached(judged) != judged.fpr
+        else "none of them by luck"
+    )
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def attack_name(attack: Attack, shadows: int) -> str:
@@ -101,27 +123,28 @@ def _of_attack(report: Report, judged: Judgement, attack: Attack) -> Verdict:
         "0.5 is guessing, 1 is certainty; an average over all records, so it hides the few at risk",
     )
     figures: tuple[Figure, ...]
+    at = reached(judged)
     if tpr is None or tpr.value is None or fpr is None:
         bounds = attack.tprs[-1]
-        at = percent(float(bounds.parameters["fpr"]))
+        asked = percent(float(bounds.parameters["fpr"]))
         spread = f"95%: {interval(bounds.ci_low, bounds.ci_high)}"
-        figures = (Figure(f"TPR at FPR {at}", "not resolved", spread, ""), auc)
+        figures = (Figure(f"TPR at FPR {asked}", "not resolved", spread, ""), auc)
     else:
         figures = (
             Figure(
                 "Records named by the attack",
                 f"{len(judged.named):,}",
                 f"95%: {_records(tpr.ci_low, attack.curve.members)}–{_records(tpr.ci_high, attack.curve.members)}",
-                f"of {plural(judged.members, 'training record')}, at a false-positive rate of {percent(fpr)}; {luck(judged)}",
+                f"of {plural(judged.members, 'training record')}, at a false-positive rate of {percent(at)}; {luck(judged)}",
             ),
             Figure(
                 f"TPR at FPR {percent(fpr)}",
                 percent(tpr.value),
                 f"95%: {interval(tpr.ci_low, tpr.ci_high)}",
-                f"guessing: {percent(fpr)}"
+                f"guessing: {percent(at)}"
                 + (
-                    f"; the attack does {number(tpr.value / fpr, 2)} times better"
-                    if beats_guessing(tpr)
+                    f"; the attack does {number(tpr.value / at, 2)} times better"
+                    if at and beats_guessing(tpr)
                     else ""
                 ),
             ),
@@ -145,10 +168,14 @@ def _measured(judged: Judgement, attack: Attack, by: str) -> str:
             f"With {plural(attack.curve.non_members, 'non-member')} none of the asked false-positive rates can be resolved; the lowest "
             f"that could be is {percent(RESOLVED_FROM / max(attack.curve.non_members, RESOLVED_FROM))}. So nobody can say which records an attacker would name safely."
         )
+    at = reached(judged)
+    rate = f"{percent(at)}, where guessing names {percent(at)}"
+    if at != fpr:
+        rate += f": so many others have the same score that no threshold comes nearer to the {percent(fpr)} asked for"
     told = (
         f"An attacker ({by}) names {len(judged.named):,} of the {plural(judged.members, 'training record')} while wrongly "
         f"accusing {judged.accused:,} of {attack.curve.non_members:,} others: {percent(tpr.value)} "
-        f"({interval(tpr.ci_low, tpr.ci_high)}), at a false-positive rate of {percent(fpr)}, where guessing names {percent(fpr)}."
+        f"({interval(tpr.ci_low, tpr.ci_high)}), at a false-positive rate of {rate}."
     )
     without = judged.members_without_score
     if without:

@@ -18,7 +18,11 @@ from losslake.analysis.evaluations.likeness import SHIFTED, UNLIKE
 from losslake.analysis.report.data import Report
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.verdict import as_attack, judge
-from losslake.analysis.report.words import Verdict, title_of, verdict
+from losslake.analysis.report.words import Verdict
+from losslake.analysis.report.words import title_of
+from losslake.analysis.report.words import verdict
+from losslake.analysis.report.words import luck
+from losslake.analysis.report.words import reached
 from losslake.analysis.report.write import write_report
 from losslake.analysis.scores import Scores
 from losslake.analysis.statistics.roc import evaluate
@@ -301,6 +305,47 @@ def test_the_leading_attack_is_chosen_by_its_name() -> None:
     assert {one.label for one in judged.better} == {"loss attack"}
     alone = judge([strong])
     assert alone.level == "signs"  # never a clear leak: easier members would look the same
+
+
+def test_luck_is_counted_at_the_rate_that_is_reached() -> None:
+    """With ties the threshold leaves fewer non-members above it than were allowed, and no more members than them by luck."""
+    rng = np.random.default_rng(9)
+    for accused, tied in ((0, 60), (12, 60), (60, 0), (99, 2)):
+        others = np.concatenate(
+            [rng.normal(9, 1, accused), np.full(tied, 1.0), rng.normal(-9, 1, 1_000 - accused - tied)]
+        )
+        members = np.concatenate([rng.normal(12, 0.1, 300), rng.normal(-9, 1, 500)])
+        attack = scored("lira", members, others)
+        judged = judge([attack])
+        assert judged.fpr is not None
+        allowed = int(judged.fpr * 1_000 + 1e-9)
+        above = min(accused, allowed)
+        assert (judged.accused, reached(judged)) == (above, above / 1_000)
+        expected = above / 1_000 * 800
+        said = f"about {round(expected)} of them by luck" if expected else "hardly any of them by luck"
+        assert luck(judged) == said
+        assert said in title_of(judged, 16)
+        # Members like the others, tied with them, are above the threshold as often as these.
+        alike = judge([scored("lira", others[rng.integers(0, 1_000, 100_000)], others)])
+        rate = reached(alike)
+        assert rate is not None
+        assert abs(len(alike.named) - rate * 100_000) <= 5 * np.sqrt(rate * 100_000)
+
+
+def test_an_attack_that_does_without_shadow_models_does_not_say_there_are_none() -> None:
+    rng = np.random.default_rng(2)
+    judged = judge([scored("loss", rng.normal(0, 1, 500), rng.normal(0, 1, 500))])
+    assert judged.rule == "no shadow models"
+    assert title_of(judged, 0) == "Cannot tell: no attack with shadow models was made"
+    assert title_of(judged, 16) == "Cannot tell: loss attack makes no use of the 16 shadow models"
+
+
+def test_one_record_is_too_few() -> None:
+    rng = np.random.default_rng(2)
+    few = judge([scored("lira", rng.normal(0, 1, 1), rng.normal(0, 1, 1))])
+    assert title_of(few, 16) == "Cannot tell: 1 non-member is too few for a false-positive rate of 10%"
+    few = judge([scored("lira", np.zeros(1), rng.normal(0, 1, 500))])
+    assert title_of(few, 16) == "Cannot tell: 1 member with a score is too few"
 
 
 def test_a_shift_between_members_and_others_is_no_sign() -> None:
