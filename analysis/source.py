@@ -57,10 +57,19 @@ def of_audit(experiment: Experiment) -> bool:
 def collect_shadows(lake: Lake, experiment: str, some: str = "some") -> str:
     """What to do for shadow models: 'losslake collect' trains neither those of a loop of one's own nor those of an audit."""
     if of_audit(lake.experiment(experiment)):
-        return f"have {some} fitted by losslake.audit(..., shadows=32)"
+        return f"have {some} fitted by losslake.audit(..., shadows=32), of a shell losslake audit ... --shadows 32"
     if not of_own_loop(lake.experiment(experiment)):
         return f"collect {some} with 'losslake collect shadows'"
     return f"train {some} with your own loop: for run in lake.shadow_runs({experiment!r}, count=32)"
+
+
+def set_aside(lake: Lake, experiment: str) -> str:
+    """What to do for population records, which nobody trains on."""
+    if of_audit(lake.experiment(experiment)):
+        return "give the audit some: population= of losslake.audit, --population of 'losslake audit', under another experiment name"
+    if of_own_loop(lake.experiment(experiment)):
+        return "set some aside: pool 'population' in the samples of start_run"
+    return "set some aside with --population when collecting"
 
 
 @dataclass

@@ -17,7 +17,7 @@ import pytest
 import torch
 from losslake.auditing import Audit
 from losslake.collect.importers.arrays import import_arrays
-from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption
+from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption, NotEnoughData
 from sklearn.datasets import load_breast_cancer, make_classification
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -163,6 +163,35 @@ def test_the_report_is_a_page(audited: Audit, tmp_path: Path) -> None:
     page = audited.report(tmp_path / "audit.html").read_text()
     assert page.startswith("<!doctype html>") or page.lower().startswith("<!doctype html>")
     assert "collect shadows" not in page
+
+
+def test_the_report_says_what_is_true_of_an_audit(audited: Audit, cancer: Any, tmp_path: Path) -> None:
+    page = audited.report(tmp_path / "audit.html").read_text()
+    assert "given to the audit, 569 samples" in page
+    assert "population= of losslake.audit" in page
+    assert "Its epochs and seed are not known." in page
+    assert "A caution: each estimate rests on 16 shadow models in all" in page
+    assert "seed, sample weights and early stopping" in page
+    for untrue in ("not named", "when collecting", "python version", "recipe, epochs and seed."):
+        assert untrue not in page, untrue
+    other = losslake.audit(LogisticRegression(max_iter=5_000).fit(*cancer[0]).predict_proba, *cancer)
+    assert "how it was trained, as it was given finished" in other.report(tmp_path / "other.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        ("attack-p", "population= of losslake.audit"),
+        ("rmia[rank=share]", "population= of losslake.audit"),
+        ("attack-d", "losslake.audit fits none"),
+        ("attack-l", "losslake.audit fits none"),
+        ("subpopulation", "losslake.audit keeps logits and nothing else"),
+    ],
+)
+def test_what_an_audit_lacks_is_not_asked_of_collect(audited: Audit, score: str, said: str) -> None:
+    with pytest.raises(NotEnoughData, match=said) as told:
+        audited.scores(score)
+    assert "collect" not in str(told.value)
 
 
 def test_limits_are_held_against_it(audited: Audit) -> None:

@@ -11,7 +11,7 @@ import polars as pl
 
 from ...store.errors import NotEnoughData
 from ..scores import Scores
-from ..source import Source
+from ..source import Source, set_aside
 from ..statistics.metric import Metric
 from .loss import NOT_FINITE, attacked_losses
 from .reference_share import (
@@ -55,7 +55,7 @@ def attack_p(
     if population.is_empty():
         raise NotEnoughData(
             f"attack-p compares with records that no run trained on, and run {source.target_name!r} of experiment "
-            f"{source.experiment!r} has losses of none; set some aside with --population when collecting"
+            f"{source.experiment!r} has losses of none; {set_aside(source.lake, source.experiment)}"
         )
     by = "label" if reference == "class" else None
     frame = _share_among_losses(attacked, population, by, levels, interpolate)

@@ -16,7 +16,7 @@ from ...store.errors import NotEnoughData
 from ...store.format.records import Role, Run, unpack_samples
 from ...store.format.tables import empty_table, table_of_rows
 from ..scores import Scores
-from ..source import Source
+from ..source import Source, of_audit
 from .loss import NOT_FINITE
 from .reference_share import (
     ALPHAS,
@@ -145,6 +145,10 @@ def _derived(source: Source, role: Role, what: str, command: str) -> tuple[Run, 
         for run in source.runs
         if run.info.role == role and run.info.parent == target.run and "signals" in run.tables()
     )
+    if not found and of_audit(source.lake.experiment(source.experiment)):
+        raise NotEnoughData(
+            f"experiment {source.experiment!r} has no {what} of run {target.run!r}; losslake.audit fits none, and attack R does without"
+        )
     if not found:
         raise NotEnoughData(
             f"experiment {source.experiment!r} has no {what} of run {target.run!r}; collect some with "

@@ -18,7 +18,7 @@ from ...store.format.manifest import DataFile
 from ...store.format.records import Run
 from ...store.format.schema import ORIGINAL
 from ...store.read.data_rows import open_rows
-from ..source import Source, of_own_loop
+from ..source import Source, of_audit, of_own_loop
 
 Lists = Literal["logits", "features"]
 PIECE = 16_384
@@ -96,6 +96,8 @@ def need_lists(source: Source, run: Run, column: Lists = "logits") -> None:
     """Raises NotEnoughData where the run kept no logits (or features), with what to collect."""
     if next(lists_of(source, run, column, query=None), None) is None:
         has_none = f"run {run.run!r} of experiment {source.experiment!r} has no {column}"
+        if of_audit(source.lake.experiment(source.experiment)):
+            raise NotEnoughData(f"{has_none}; losslake.audit keeps logits and nothing else of a model")
         if not of_own_loop(source.lake.experiment(source.experiment)):
             raise NotEnoughData(f"{has_none}; collect it with {_COLLECT[column]}")
         raise NotEnoughData(

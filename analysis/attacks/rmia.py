@@ -17,7 +17,7 @@ from ...store.format.records import Run
 from ...store.format.schema import ORIGINAL, PLAIN_QUERIES
 from ...store.format.tables import table_of_rows
 from ..scores import Scores, count_unscored
-from ..source import Source
+from ..source import Source, collect_shadows, set_aside
 from ..statistics.metric import Metric
 from .loss import NOT_FINITE
 from .mean_probability import mean_log_probability
@@ -329,8 +329,7 @@ def _need_population(view: View, source: Source) -> None:
     if not (view.population & (view.target.n > 0) & (view.outside.n + view.stand_in.n > 0)).any():
         raise NotEnoughData(
             f"RMIA's share is of records that no run trained on, and run {source.target_name!r} of experiment "
-            f"{source.experiment!r} and its shadow runs have signals of none; set some aside with --population when "
-            "collecting"
+            f"{source.experiment!r} and its shadow runs have signals of none; {set_aside(source.lake, source.experiment)}"
         )
 
 
@@ -339,7 +338,7 @@ def _stand_in(source: Source, references: Sequence[Run]) -> str:
     shadows = [run for run in references if run.info.role == "shadow"]
     if not shadows:
         raise NotEnoughData(
-            f"experiment {source.experiment!r} has no shadow run to tune a on; collect some, or choose it with --a"
+            f"experiment {source.experiment!r} has no shadow run to tune a on; choose it with --a, or {collect_shadows(source.lake, source.experiment)}"
         )
     audit = source.sql("select count(*) from samples where pool = 'audit'").item()
     return min(shadows, key=lambda run: abs(2 * run.members - audit)).run

@@ -73,6 +73,7 @@ def theme(ink: str = "currentColor", font: str = FONT) -> dict[str, Any]:
             "tickOpacity": 0.4,
             "titlePadding": 8,
             "labelOverlap": "greedy",
+            "labelSeparation": 6,
         },
         "legend": {
             **words,

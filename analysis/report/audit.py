@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...store.format.records import Experiment, Run
 from ...version import __version__
-from ..source import Source
+from ..source import Source, of_audit
 
 if TYPE_CHECKING:
     from .compared import Compared
@@ -20,13 +20,22 @@ if TYPE_CHECKING:
 SHORT = 16
 """Digits of a digest that the first screen shows; all of them stand under what was trained, and in the JSON."""
 
-COVERS = (
+_COVERS = (
     "The digest of the data is over the checksums (SHA-256) that the lake's manifests list for the files of the experiment's samples and of all "
     "its runs, with the runs' names and roles, and the forgotten samples: any row more, less or changed gives another one, and so does "
     "the same data written anew by another collection. Compaction, copying the lake and further analyses leave it as it is. Whether the files still are what "
-    "the manifests list, ‘losslake lake verify’ tells. The digest of the recipe is over the target's model, recipe, epochs and seed."
+    "the manifests list, ‘losslake lake verify’ tells. "
 )
-"""What the digests cover, for readers."""
+_RECIPE = "The digest of the recipe is over the target's model, recipe, epochs and seed."
+_FINISHED = (
+    "The digest of the recipe is over what is known of a finished model: of which class it is, and, of an estimator, its parameters. Its epochs and "
+    "seed are not known."
+)
+
+
+def covers(experiment: Experiment) -> str:
+    """What the digests cover, for readers."""
+    return _COVERS + (_FINISHED if of_audit(experiment) else _RECIPE)
 
 
 @dataclass(frozen=True)

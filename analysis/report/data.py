@@ -12,6 +12,7 @@ from ...store.format.records import Experiment, Run
 from ..charts.roc import Curve
 from ..charts.traces import Band
 from ..scores import Finding, Scores
+from ..source import of_audit
 from ..statistics.metric import Metric
 
 if TYPE_CHECKING:
@@ -223,7 +224,8 @@ class Report:
         told = self.experiment.dataset
         run = self.target or next(iter(self.runs), None)
         name = str(told.get("name") or (run and run.info.dataset) or told.get("spec") or "")
-        return name.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or "not named"
+        without = "given to the audit" if of_audit(self.experiment) else "not named"
+        return name.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or without
 
     @property
     def shadows(self) -> tuple[Run, ...]:

@@ -167,10 +167,10 @@ def _suspicions(suspects: Scored | None, wanted: list[int], names: Any) -> dict[
         why = []
         if row["nearest_class"] is not None:
             why.append(
-                f"models without it give its label {percent(row['p_label'])}, {named_class(names, row['nearest_class'])} {percent(row['p_nearest'])}"
+                f"models without it give its label {probability(row['p_label'])}, {named_class(names, row['nearest_class'])} {percent(row['p_nearest'])}"
             )
         elif row["p_label"] is not None:
-            why.append(f"models without it give its label {percent(row['p_label'])}")
+            why.append(f"models without it give its label {probability(row['p_label'])}")
         elif row["aum"] is not None:
             why.append(f"mean margin over training {number(row['aum'], 2)}")
         if row["kind"] == KINDS[1] and row["same_label"] is not None:
@@ -182,6 +182,11 @@ def _suspicions(suspects: Scored | None, wanted: list[int], names: Any) -> dict[
         kind = str(row["kind"])
         told[int(row["sample_id"])] = f"{kind[:1].upper()}{kind[1:]}{': ' if why else ''}{'; '.join(why)}"
     return told
+
+
+def probability(p: float) -> str:
+    """A probability that models give, of which the digits far below 1% tell nothing: how certain a model is of the rest."""
+    return percent(p) if p >= 0.001 else "less than 0.1%"
 
 
 def exposed_table(source: Source, scores: Scores, count: int) -> pl.DataFrame:

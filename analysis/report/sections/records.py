@@ -7,11 +7,12 @@ import polars as pl
 
 from ...charts.axes import axis_for, number, percent
 from ...charts.pairs import Pairs, pairs_chart
-from ...charts.scores import Group, grouped_histogram, memorization_histogram
+from ...charts.scores import MEMORIZED, Group, grouped_histogram, memorization_histogram
 from ...charts.style import BLUE, VERMILION
 from ...statistics.metric import Metric
 from ..data import LOSSES, Report, Scored, correlation, label_of, metric_of
-from ..parts import Figure, Figures, Gallery, Part, Section, Table, brush_of
+from ..parts import Figure, Figures, Gallery, Part, Section, Table, brush_of, plural
+from ..trust import FEW_SHADOWS
 from ..verdict import chance_explains, explanation, judge
 
 
@@ -90,9 +91,21 @@ def memorization(report: Report) -> Section | None:
         "Memorization and privacy score",
         "Both come from the shadow models alone, whatever the target trained on: memorization is how much the label "
         "depends on having seen the record (how often models get it right with it, less how often without); the privacy "
-        "score is how far apart models with and without it lie.",
+        f"score is how far apart models with and without it lie.{_coarse(report, report.memorization)}",
         (Figures(tuple(drawn)),),
     )
+
+
+def _coarse(report: Report, memorized: Scored) -> str:
+    """A caution where so few models there are, with and without a record, that its memorization is mostly chance."""
+    few = len(report.shadows)
+    if not few or few >= FEW_SHADOWS:
+        return ""
+    told = f" A caution: each estimate rests on {plural(few, 'shadow model')} in all, with the record and without it, so that it takes few values and says little of a single record"
+    for metric in memorized.scores.metrics:
+        if metric.parameters.get("threshold") == MEMORIZED and "by_chance" in metric.parameters:
+            told += f". Were nothing memorized, {percent(metric.parameters['by_chance'])} of the records would lie above {MEMORIZED} all the same"
+    return f"{told}."
 
 
 def _precision_table(report: Report) -> Table | None:

@@ -12,7 +12,8 @@ from ....store.format.records import ROLES, Run
 from ...charts.axes import number, percent
 from ...charts.models import auc_of_each, found_histogram, likeness_of_models, shadow_curve_chart
 from ...charts.traces import Line, ablation_map, evolution_chart, traces_chart
-from ..audit import COVERS
+from ...source import of_audit
+from ..audit import covers
 from ..data import Report, Traces
 from ..parts import Facts, Figure, Figures, Part, Section, Table
 
@@ -187,6 +188,18 @@ def _recipe(report: Report) -> tuple[tuple[str, str], ...]:
         for name, value in run.info.recipe.items()
         if value not in (None, "", {}, [], ())
     ]
+    if of_audit(report.experiment):
+        unknown = (
+            "seed, sample weights and early stopping"
+            if facts
+            else "how it was trained, as it was given finished"
+        )
+        versions = ", ".join(f"{name} {version}" for name, version in run.info.versions.items())
+        return (
+            *facts,
+            ("not known", unknown),
+            ("versions when it was asked", versions),
+        )
     if run.info.seed is not None:
         facts.append(("seed", str(run.info.seed)))
     facts += [(f"{name} version", str(version)) for name, version in run.info.versions.items()]
@@ -200,7 +213,7 @@ def _audit(report: Report) -> tuple[tuple[str, str], ...]:
         ("digest of the data", audit.data),
         *beside,
         ("digest of the recipe", audit.recipe),
-        ("what they cover", COVERS),
+        ("what they cover", covers(report.experiment)),
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import warnings
 from dataclasses import replace
 from typing import Any
 
+import altair as alt
 import numpy as np
 import polars as pl
 import pytest
@@ -18,7 +21,7 @@ from losslake.analysis.charts import scores as charts
 from losslake.analysis.charts import traces as charts_traces
 from losslake.analysis.charts.agreement import correlation_matrix, precision_curve
 from losslake.analysis.charts.axes import Axis, axis_for, histogram, number, percent
-from losslake.analysis.charts.style import DASHES, SERIES, colours, dashes
+from losslake.analysis.charts.style import DASHES, SERIES, colours, dashes, theme
 from losslake.analysis.scores import Finding, Scores
 from losslake.analysis.statistics.metric import Metric
 from losslake.analysis.statistics.roc import evaluate, roc, split
@@ -356,3 +359,21 @@ def test_tpr_by_group_draws_the_lowest_rate_of_the_first_score() -> None:
     assert chart.to_dict()["title"]["text"] == "Members named at FPR 1%, by group"
     compiled(chart)
     compiled(charts_groups.tpr_by_group(Finding(())))
+
+
+@pytest.mark.parametrize("width", range(120, 420, 14))
+def test_labels_of_an_axis_keep_apart_on_a_narrow_page(width: int) -> None:
+    chart = alt.Chart({"values": [{"x": 0}, {"x": 1}]}).mark_point()
+    spec = (
+        chart.encode(x=alt.X("x:Q", axis=alt.Axis(format="~%", tickCount=10)))
+        .properties(width=width)
+        .to_dict()
+    )
+    spec["config"] = theme()
+    (labels,) = re.findall(r'role-axis-label"(.*?)</g>', vl_convert.vegalite_to_svg(spec), re.DOTALL)
+    texts = re.findall(r"(<text[^>]*translate\(([\d.]+),[^>]*>)([^<]*)<", labels)
+    shown = [(float(at), label) for tag, at, label in texts if 'opacity="0"' not in tag]
+    assert len(shown) >= 3
+    for (at, label), (then, following) in itertools.pairwise(shown):
+        # Digits of 12 pixels are less than 7.2 wide.
+        assert then - at - 7.2 * (len(label) + len(following)) / 2 >= 5, shown

@@ -12,6 +12,7 @@ from losslake.analysis.report import gather as gathering
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.page import build, page, printed_page
 from losslake.analysis.report.parts import Gallery, Section, Table
+from losslake.analysis.report.records import probability
 from losslake.analysis.report.words import verdict
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
@@ -122,3 +123,11 @@ def test_computed_only_where_it_can_part_and_takes_no_time(
     large = gather(flipped(tmp_path / "large"), "e")
     assert large.suspects is None
     assert "suspects" in [ask.name for ask in large.asks]
+
+
+@pytest.mark.parametrize(
+    ("p", "told"),
+    [(0.0, "less than 0.1%"), (3e-8, "less than 0.1%"), (0.004, "0.4%"), (0.48, "48%"), (1.0, "100%")],
+)
+def test_a_probability_of_nearly_nothing_is_told_without_its_digits(p: float, told: str) -> None:
+    assert probability(p) == told
