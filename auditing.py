@@ -353,7 +353,7 @@ def audit(
     "--features",
     multiple=True,
     metavar="COLUMN",
-    help="A column that the model takes; default: those that it was fitted on, or all others.",
+    help="A column that the model takes, one of text alone as it is; default: those that it was fitted on, or all others.",
 )
 @click.option(
     "--output", type=click.Choice(["logits", "probabilities"]), help="What a function or module gives."
@@ -402,7 +402,7 @@ def command(
     Example:
       losslake audit --model mine:forest --members train.csv --nonmembers held-out.csv --label y --shadows 16 --out audit.html
     """
-    from .collect.audit.named import called, named_records
+    from .collect.audit.named import called, named_features, named_records
     from .collect.callables import load_callable
     from .collect.progress import GETTING_READY, ProgressLines
 
@@ -413,16 +413,17 @@ def command(
     progress = ProgressLines("audit")
     progress.note(GETTING_READY)
     try:
+        asked, inside = called(model), named_records(members, label=label, key=key)
         found = audit(
-            called(model),
-            named_records(members, label=label, key=key),
+            asked,
+            inside,
             named_records(nonmembers, label=label, key=key),
             population=None if population is None else named_records(population, label=label, key=key),
             train=None if train is None else load_callable(train),
             references=[called(spec) for spec in references],
             label=label,
             key=key,
-            features=list(features) or None,
+            features=named_features(features, inside),
             progress=progress,
             **options,
         )

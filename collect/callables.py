@@ -16,6 +16,11 @@ from ..store.errors import InvalidInput, InvalidOption
 _SPEC = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
+def a(name: str) -> str:
+    """The name of a type with its article: an int, a DataFrame."""
+    return f"{'an' if name[:1].lower() in set('aeiou') else 'a'} {name}"
+
+
 def is_callable_spec(spec: str) -> bool:
     """Whether `spec` has the form `package.module:function`."""
     return _SPEC.fullmatch(spec) is not None

@@ -19,6 +19,9 @@ MODULE = """
 import numpy as np
 import polars as pl
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 
 def table(name):
@@ -37,6 +40,11 @@ def train(members, seed):
 
 def others():
     return table("others.csv")
+
+
+def texts():
+    frame = pl.read_csv("texts.csv")
+    return make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(frame["text"].to_list(), frame["label"].to_list())
 
 
 def broken():
@@ -203,8 +211,7 @@ def test_the_shell_is_told_of_options(folder: Path) -> None:
     code, out, error = run("--model", f"{module}:forest", *sides, "--out", "audit.html")
     assert (code, error) == (0, "")
     page = Path("audit.html").read_text().partition('<script type="application/json"')[0]
-    assert "losslake audit ... --shadows 64" in page
-    assert "losslake audit ... --lake audits" in page
+    assert "losslake audit ... --lake audits --experiment audit-private" in page
     for told in (out, page):
         assert "losslake.audit(" not in told
         assert "shadows=" not in told
@@ -214,6 +221,9 @@ def test_the_shell_is_told_of_options(folder: Path) -> None:
     code, out, error = run("--model", f"{module}:forest", *sides, "--lake", "kept", "--out", "kept.html")
     page = Path("kept.html").read_text().partition('<script type="application/json"')[0]
     assert "kept in" in out
+    code, told, error = run("--model", f"{module}:forest", *sides[:4], "--out", "none.html")
+    assert (code, error) == (0, "")
+    assert "losslake audit ... --shadows 64" in Path("none.html").read_text()
     assert "lake “kept”" in page
     assert "Again: <code>losslake report --experiment audit --target target</code>" in page
     assert "--out report.html" not in page  # which is what its reader reads
@@ -233,3 +243,27 @@ def test_the_shell_is_told_of_options(folder: Path) -> None:
 )
 def test_arguments_become_options(python: str, shell: str) -> None:
     assert as_options(python) == shell
+
+
+def test_one_column_of_text_is_taken_as_it_is(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    words = np.array(["aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh"])
+    for name in ("texts", "other_texts"):
+        told = [" ".join(rng.choice(words, 6)) for _ in range(80)]
+        pl.DataFrame({"text": told, "label": rng.integers(0, 2, 80)}).write_csv(f"{name}.csv")
+    given = (
+        "--model",
+        f"{names(folder)}:texts",
+        "--members",
+        "texts.csv",
+        "--nonmembers",
+        "other_texts.csv",
+        "--overlap",
+        "leave out",
+    )
+    code, _, error = run(*given)
+    assert code == 1
+    assert error.endswith("such as a text, is named by --features text")
+    code, out, error = run(*given, "--features", "text", "--shadows", "2")
+    assert (code, error) == (0, "")
+    assert "2 shadow models" in out

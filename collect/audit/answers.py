@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ...store.errors import InvalidInput, InvalidOption, LosslakeError
-from ..callables import unknown_choice
+from ..callables import a, unknown_choice
 from .records import Records, rows_of, size_of
 
 Output = Literal["logits", "probabilities"]
@@ -86,11 +86,11 @@ def way_of(
         return Way(name, _function(model, name, batch_size), output, own or known, columns)
     if hasattr(model, "predict"):
         raise InvalidInput(
-            f"{name} has predict alone: of labels without probabilities no loss follows, and losslake has no attack on labels alone. Give "
-            "a function from a batch to its logits or probabilities"
+            f"{name} has predict alone: of labels without probabilities no loss follows, and losslake has no attack on labels alone. Where "
+            "what it predicts are probabilities or logits, as a Booster's are, wrap it: lambda x: model.predict(x)"
         )
     raise InvalidInput(
-        f"the model is a {name}; give a torch module, anything with predict_proba, or a function from a batch to logits or probabilities"
+        f"the model is {a(name)}; give a torch module, anything with predict_proba, or a function from a batch to logits or probabilities"
     )
 
 
@@ -158,7 +158,7 @@ def _called(function: Callable[[Any], Any], x: Any, name: str, records: Records)
         raise
     except Exception as error:  # whatever a model of somebody's raises
         raise InvalidInput(
-            f"{name} cannot be asked about the {records.what}: {type(error).__name__}: {error}"
+            f"{name} cannot be asked about the {records.what}: {type(error).__name__}: {error}{_of_a_frame(x)}"
         ) from error
     if hasattr(answer, "detach"):
         answer = answer.detach().float().cpu().numpy()
@@ -166,14 +166,22 @@ def _called(function: Callable[[Any], Any], x: Any, name: str, records: Records)
         outputs = np.asarray(answer, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidInput(
-            f"{name} gives a {type(answer).__name__} that is no array of numbers (batch, classes)"
+            f"{name} gives {a(type(answer).__name__)} that is no array of numbers (batch, classes)"
         ) from error
     if outputs.ndim not in (1, 2) or len(outputs) != size_of(x):
         raise InvalidInput(
             f"{name} gives outputs of shape {outputs.shape} for a batch of {size_of(x)} records; they must be (batch, classes), or one "
-            "number a record of two classes"
+            f"number a record of two classes{_of_a_frame(x)}"
         )
     return outputs
+
+
+def _of_a_frame(x: Any) -> str:
+    """What to do where a model fails on a frame of columns with text, which it may take one column of."""
+    text = [name for name in getattr(x, "columns", ()) if np.asarray(x[name]).dtype.kind in "OUST"]
+    if not text:
+        return ""
+    return f". It was given the columns {', '.join(map(str, list(x.columns)[:5]))}; one that it takes as it is, such as a text, is named by features={text[0]!r}"
 
 
 def _module(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,15 @@ def named_records(spec: str, *, label: str, key: str | None) -> Any:
             return arrays.whole("x"), arrays.whole(name)
     table = read_table(path, key=key)
     return table.to_pandas() if "pandas" in sys.modules else pl.DataFrame(table)
+
+
+def named_features(names: Sequence[str], records: Any) -> str | list[str] | None:
+    """``features`` of an audit of these records: one column of text alone as it is, as a model of texts takes it; others as a frame.
+
+    A model of a frame with one column of text tells its name itself, so that nobody has to.
+    """
+    if len(names) == 1 and names[0] in getattr(records, "columns", ()):
+        column = records[names[0]]
+        if pl.DataFrame({"text": column})["text"].dtype == pl.String:
+            return names[0]
+    return list(names) or None

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ...store.errors import InvalidInput, InvalidOption
 from ...store.format.schema import SAMPLES
-from ..callables import unknown_choice
+from ..callables import a, unknown_choice
 from ..data.tables import encode_keys, is_category, is_number
 from ..hook.given import is_text, table_of
 
@@ -98,7 +98,7 @@ def read_records(
     else:
         parts = f" of {len(given)}" if isinstance(given, tuple) else ""
         raise InvalidInput(
-            f"{what} are a {type(given).__name__}{parts}; give (X, y), a frame with a column {columns.label!r}, a torch data set or loader, or a "
+            f"{what} are {a(type(given).__name__)}{parts}; give (X, y), a frame with a column {columns.label!r}, a torch data set or loader, or a "
             "Hugging Face Dataset"
         )
     if not len(found):
@@ -313,7 +313,7 @@ def _rows(x: Any, what: str) -> Any:
     try:
         return np.asarray(x)
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"X of {what} is a {type(x).__name__} that makes no array: {error}") from error
+        raise InvalidInput(f"X of {what} is {a(type(x).__name__)} that makes no array: {error}") from error
 
 
 def read_labels(y: Any, what: str) -> np.ndarray:
@@ -363,7 +363,7 @@ def _of_records(data: Any, what: str) -> Records:
     for i in range(len(data)):
         record = data[i]
         if not isinstance(record, (tuple, list)) or len(record) < 2:
-            raise InvalidInput(f"record {i} of {what} is a {type(record).__name__}, no (x, y)")
+            raise InvalidInput(f"record {i} of {what} is {a(type(record).__name__)}, no (x, y)")
         inputs.append(_plain(record[0]))
         labels.append(_plain(record[1]))
     try:
@@ -396,7 +396,7 @@ def check_alike(parts: Sequence[Records]) -> tuple[Records, ...]:
                 part = replace(part, inputs=inputs[there])
         elif type(first.inputs) is not type(inputs) and not (first.labels is None and part.labels is None):
             raise InvalidInput(
-                f"{first.what} are a {type(first.inputs).__name__}, {part.what} a {type(inputs).__name__}; give both alike"
+                f"{first.what} are {a(type(first.inputs).__name__)}, {part.what} {a(type(inputs).__name__)}; give both alike"
             )
         elif hasattr(inputs, "shape") and tuple(first.inputs.shape[1:]) != tuple(inputs.shape[1:]):
             raise InvalidInput(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...store.errors import InvalidInput, InvalidOption, LosslakeError
+from ..callables import a
 from .records import Records, joined, rows_of
 
 Train = Callable[[Any, int], Any]
@@ -24,13 +25,13 @@ def trainer_of(model: Any, train: Train | None) -> Train:
     if train is not None:
         if not callable(train):
             raise InvalidOption(
-                f"train is a {type(train).__name__}; give a function (members, seed) -> model"
+                f"train is {a(type(train).__name__)}; give a function (members, seed) -> model"
             )
         return train
     name = type(model).__name__
     if not (hasattr(model, "fit") and hasattr(model, "get_params")):
         raise InvalidOption(
-            f"shadow models of a {name} take train=, a function (members, seed) -> a model trained on these members as this one was"
+            f"shadow models of {a(name)} take train=, a function (members, seed) -> a model trained on these members as this one was"
         )
     from sklearn.base import clone
 

@@ -97,11 +97,12 @@ class Labels:
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "labels alone": (Labels(), "has predict alone: .* no attack on labels alone"),
-    "a regression": (LinearRegression().fit(*MEMBERS), "has predict alone"),
+    "a regression": (LinearRegression().fit(*MEMBERS), "has predict alone: .* wrap it: lambda x: model.predict"),
     "distances": (RidgeClassifier().fit(*MEMBERS), "no log-odds.* output='logits'"),
     "a class": (RandomForestClassifier, "give a trained model"),
     "not fitted": (RandomForestClassifier(), "NotFittedError"),
-    "nothing": (None, "give a torch module"),
+    "nothing": (None, "the model is a NoneType; give a torch module"),
+    "a number": (3, "the model is an int; give"),
     "one class": (DummyClassifier().fit(X, np.zeros(80, dtype=int)), "one class only"),
     "several outputs": (MultiOutputClassifier(LogisticRegression()).fit(X, np.c_[Y, 1 - Y]), "2 outputs a record"),
     "NaN": (lambda x: np.where(x[:, :1] > 1, np.nan, MODEL.predict_proba(x)), "gives nan for record"),
@@ -154,7 +155,7 @@ def test_a_label_beyond_the_outputs() -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"least_probability": 0.0}, "least_probability is 0"),
         ({"train": lambda members, seed: MODEL}, "shadows="),
-        ({"shadows": 2, "train": 3}, "train is a int"),
+        ({"shadows": 2, "train": 3}, "train is an int"),
         ({"forward": lambda model, batch: batch}, "torch module"),
         ({"classes": [1, 2]}, "leave classes= out"),
     ],
