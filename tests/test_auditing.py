@@ -6,6 +6,8 @@ import gc
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from losslake.auditing import Audit
 from losslake.collect.importers.arrays import import_arrays
 from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption, NotEnoughData
 from sklearn.datasets import load_breast_cancer, make_classification
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 
 SCORES = (
@@ -441,6 +445,129 @@ def test_shadow_models_of_another_size_are_told() -> None:
     members, others = (x[:250], y[:250]), (x[250:], y[250:])
     audit = losslake.audit(LogisticRegression().fit(*members), members, others, shadows=4)
     assert any("half of all, and the target on 250" in note for note in audit.notes)
+
+
+# --- shadow models that are none -----------------------------------------------------------------------------
+
+NOISE = np.random.default_rng(3).normal(size=(400, 5)), np.random.default_rng(4).integers(0, 2, 400)
+NOISY = halves(*NOISE)
+
+
+def noisy_forest(members: Any, seed: int, trees: int = 20) -> Any:
+    return RandomForestClassifier(trees, random_state=seed).fit(*members)
+
+
+LEAKY = noisy_forest(NOISY[0], 0)
+
+
+def its_method(members: Any, seed: int) -> Any:
+    return LEAKY.predict_proba
+
+
+def one_for_all() -> Any:
+    made: list[Any] = []
+
+    def train(members: Any, seed: int) -> Any:
+        made.append(made[0] if made else noisy_forest(members, seed))
+        return made[-1]
+
+    return train
+
+
+INDEPENDENT: dict[str, tuple[Callable[[Any, int], Any], str]] = {
+    "the target": (lambda members, seed: LEAKY, "the audited model itself"),
+    "its method": (its_method, "the audited model itself"),
+    "a copy of the target": (lambda members, seed: deepcopy(LEAKY), "exactly as the audited model does"),
+    "the target's members, as it was": (lambda members, seed: noisy_forest(NOISY[0], 0), "exactly as the audited"),
+    "one model of the target's members": (lambda members, seed: noisy_forest(NOISY[0], 5), "exactly as shadow-0000"),
+    "no seed either": (lambda members, seed: LogisticRegression().fit(*NOISY[0]), "exactly as shadow-0000"),
+    "one of all records": (lambda members, seed: noisy_forest(NOISE, 5), "exactly as shadow-0000"),
+    "the same object": (one_for_all(), "the model before it once more"),
+    "the target's members, a seed each": (lambda members, seed: noisy_forest(NOISY[0], seed), "does not depend on its members"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", INDEPENDENT)
+def test_training_that_does_not_use_its_members_is_refused(kind: str, tmp_path: Path) -> None:
+    train, said = INDEPENDENT[kind]
+    model = LEAKY.predict_proba if kind == "its method" else LEAKY
+    with pytest.raises(InvalidInput, match=said):
+        losslake.audit(model, *NOISY, shadows=3, train=train, lake=tmp_path / "lake")
+    # None of them is there to be taken for one by the next call.
+    assert losslake.open(tmp_path / "lake").runs("audit", "shadow") == []
+    audit = losslake.audit(LEAKY, *NOISY, shadows=4, train=noisy_forest, lake=tmp_path / "lake")
+    assert len(audit.lake.runs("audit", "shadow")) == 4
+    assert audit.level in ("signs", "clear leak")
+
+
+def test_training_in_place_is_refused() -> None:
+    mine = noisy_forest(NOISY[0], 0)
+    with pytest.raises(InvalidInput, match="the audited model itself"):
+        losslake.audit(mine, *NOISY, shadows=2, train=lambda members, seed: mine.fit(*members))
+
+
+def test_the_target_is_no_reference() -> None:
+    other = noisy_forest(NOISY[1], 1)
+    for references in ([LEAKY], [other, LEAKY], [deepcopy(LEAKY)], [other, other], [other, deepcopy(other)]):
+        with pytest.raises(InvalidInput, match="reference-000"):
+            losslake.audit(LEAKY, *NOISY, references=references)
+
+
+@pytest.mark.parametrize("strategy", ["prior", "uniform"])
+def test_of_a_constant_answer_nothing_can_be_told(strategy: str) -> None:
+    y = np.arange(400) % 2
+    sides = (NOISE[0][:200], y[:200]), (NOISE[0][200:], y[200:])
+
+    def train(members: Any, seed: int) -> Any:
+        return DummyClassifier(strategy=strategy).fit(*members)
+
+    for more in ({}, {"train": train}):
+        audit = losslake.audit(train(sides[0], 0), *sides, shadows=4, **more)
+        assert audit.level == "cannot tell"
+        assert "says the same of all 400 records" in str(audit)
+
+
+def test_models_that_agree_because_there_is_nothing_to_learn_from_a_record_are_told_of() -> None:
+    """Trees on what one feature decides: alike from any of the records, and no sign of a training that does not use them."""
+    x = np.c_[np.sign(NOISE[0][:, 0]), NOISE[0][:, 1:]]
+    sides = halves(x, (x[:, 0] > 0).astype(int))
+
+    def train(members: Any, seed: int) -> Any:
+        return DecisionTreeClassifier(random_state=seed).fit(*members)
+
+    audit = losslake.audit(train(sides[0], 0), *sides, shadows=3, train=train)
+    assert any("is the same from any of them" in note for note in audit.notes)
+    assert audit.level in ("none found", "cannot tell")
+
+
+def test_trainings_that_use_their_members_are_not_doubted() -> None:
+    """No model is trained once more, and none refused, where the sides are alike; over twenty draws of models that leak little."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(200, 4))
+        sides = halves(x, (x[:, 0] + rng.normal(size=200) > 0).astype(int), seed)
+        fitted = []
+
+        def train(members: Any, seed: int, fitted: list[int] = fitted) -> Any:
+            fitted.append(seed)
+            return LogisticRegression().fit(*members)
+
+        audit = losslake.audit(train(sides[0], 0), *sides, shadows=2, train=train)
+        assert len(fitted) == 3
+        assert not audit.notes
+
+
+def test_sides_that_differ_by_themselves_are_told_of_and_not_refused() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 4))
+    y = (x[:, 0] + np.where(np.arange(400) < 200, 0.1, 2.0) * rng.normal(size=400) > 0).astype(int)
+    sides = (x[:200], y[:200]), (x[200:], y[200:])
+
+    def train(members: Any, seed: int) -> Any:
+        return LogisticRegression().fit(*members)
+
+    audit = losslake.audit(train(sides[0], 0), *sides, shadows=4, train=train)
+    assert any("the two sides differ by themselves" in note for note in audit.notes)
 
 
 # --- boosted trees ------------------------------------------------------------------------------------------

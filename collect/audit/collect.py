@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -22,6 +23,16 @@ from ..fleet.design import Block, derived, lay_down, numbered
 from ..importers.runs import GivenRun, Universe, import_runs
 from ..progress import Progress, Silent
 from .answers import Output, Way, as_logits, class_numbers, in_order, is_module, kind_of, least_of, way_of
+from .dependence import (
+    REMEDY,
+    Shadow,
+    agreement,
+    check_another,
+    check_depends,
+    digest_of,
+    is_constant,
+    is_telling,
+)
 from .records import Columns, Records, check_alike, read_labels, read_records
 from .same import Overlap, distinct
 from .shadows import Train, check_numbers, members_of_all, trained, trainer_of
@@ -167,14 +178,32 @@ def collect_audit(
 
     with unused_removed(lake, experiment):
         write(run, way, logits, everybody < members_here, "target", model, outputs=audited.output)
+        if shadows and is_constant(logits):
+            notes.append(
+                f"{way.name} says the same of all {len(logits):,} records: nothing in its answers depends on a record, nothing can be told by "
+                "them, and no shadow models are fitted"
+            )
+            shadows = 0
         progress.start(shadows, "shadow models")
+        answers: dict[str, str] = {}
+        waiting: list[tuple[Shadow, Callable[[], None]]] = []
+        compared, before = False, None
+
+        def kept(several: list[tuple[Shadow, Callable[[], None]]]) -> None:
+            for one, keep in several:
+                keep()
+                progress.advance(1, one.name)
+            several.clear()
+
         try:
             for name, number, block in _shadow_runs(lake, experiment, shadows, seed):
                 if lake.has_run(experiment, name):
-                    if lake.run(experiment, name).info.role != "shadow":
+                    there = lake.run(experiment, name).info
+                    if there.role != "shadow":
                         raise AlreadyExists(
                             f"run {name!r} of experiment {experiment!r} is no shadow model; choose another experiment name"
                         )
+                    answers[str(there.extra.get("answers"))] = name
                     progress.advance(1, name)
                     continue
                 assert fit is not None
@@ -183,18 +212,53 @@ def collect_audit(
                 # Copies of a record are in or out together: a model without one that knows the other is none without it.
                 rows = chosen[once.samples[: len(once.whole[0]) + len(once.whole[1])]]
                 given = members_of_all(once.whole[0], once.whole[1], rows, pair=train is None)
-                made = trained(fit, given, derived(block["seed"], _SEEDS, number), f"shadow model {name}")
+                its_seed = derived(block["seed"], _SEEDS, number)
+                made = trained(fit, given, its_seed, f"shadow model {name}")
+                check_another(made, model, before, f"shadow model {name}", "train")
+                before = made
                 its = way_of(made, **how)
                 values = audited.logits(its, _asked(its, parts)[0])
                 within = np.append(chosen, np.zeros(len(logits) - audit, dtype=bool))
-                write(name, its, values, within, "shadow", made, design=dict(block))
-                progress.advance(1, name)
+                shadow = Shadow(name, its_seed, values, chosen)
+                keep = partial(
+                    write, name, its, values, within, "shadow", made, design=dict(block), answers=digest_of(values)
+                )  # fmt: skip
+                if compared:
+                    keep()
+                    progress.advance(1, name)
+                    continue
+                # The first two are kept together, once it is known that their members make a difference to them.
+                notes += _told_alike(shadow, logits, answers, refuse=train is not None)
+                compared = bool(answers)
+                answers[digest_of(values)] = name
+                waiting.append((shadow, keep))
+                if not compared:
+                    continue
+                if len(waiting) > 1 and train is not None:
+                    first = waiting[0][0]
+
+                    def again(seed: int = first.seed, given: Any = given) -> np.ndarray:
+                        its = way_of(trained(train, given, seed, "a shadow model"), **how)
+                        return audited.logits(its, _asked(its, parts)[0])
+
+                    notes += check_depends(first, shadow, audited.labels, members_here, again)
+                kept(waiting)
+            kept(waiting)
         finally:
             progress.finish()
+        known = {} if is_constant(logits) else {digest_of(logits): "the audited model"}
         for number, other in enumerate(references):
+            name = f"reference-{number:04d}"
+            check_another(other, model, references[number - 1] if number else None, name, "references=")
             its = way_of(other, **how)
             values = audited.logits(its, _asked(its, parts)[0])
-            write(f"reference-{number:04d}", its, values, everybody < 0, "reference", other)
+            if is_telling(values) and digest_of(values) in known:
+                raise InvalidInput(
+                    f"{name} answers as {known[digest_of(values)]} does, about all {len(values):,} records: a reference is another model, "
+                    "trained on none of these records"
+                )
+            known[digest_of(values)] = name
+            write(name, its, values, everybody < 0, "reference", other)
     sizes = [one.members for one in lake.runs(experiment, _FLEET)] if shadows else []
     if sizes and not _FEWER * members_here <= np.mean(sizes) <= members_here / _FEWER:
         notes.append(
@@ -211,6 +275,17 @@ def _shadow_runs(lake: Lake, experiment: str, count: int, seed: int) -> Iterator
             lake, experiment, _FLEET, count, seed=seed, options={"design": "balanced", "probability": 0.5}
         )
         yield from numbered(_FLEET, blocks, count)
+
+
+def _told_alike(shadow: Shadow, target: np.ndarray, others: dict[str, str], *, refuse: bool) -> list[str]:
+    """A note where a shadow model answers as the target or another one; to ``refuse`` where that is no chance."""
+    like = agreement(shadow, target, others)
+    if like is None:
+        return []
+    told = f"shadow model {shadow.name} answers about all {len(target):,} records exactly as {like} does, which was given other ones"
+    if refuse and is_telling(shadow.logits):
+        raise InvalidInput(f"{told}: train does not depend on its members{REMEDY}")
+    return [f"{told}: what such models learn of these records is the same from any of them"]
 
 
 def _asked(way: Way, parts: Sequence[Records]) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
