@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,17 @@ import pytest
 import torch
 from losslake.auditing import Audit
 from losslake.collect.importers.arrays import import_arrays
-from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption, NotEnoughData
+from losslake.store.errors import AlreadyExists
+from losslake.store.errors import InvalidInput
+from losslake.store.errors import InvalidOption
+from losslake.store.errors import NotEnoughData
+from losslake.collect.progress import Silent
 from sklearn.datasets import load_breast_cancer, make_classification
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 
@@ -306,6 +311,74 @@ def test_called_again_it_fits_only_what_is_missing(
     both = ask(6, other, run="second")
     assert both.target == "second"
     assert [run.run for run in both.lake.runs("audit", "target")] == ["second", "target"]
+
+
+def one_split(members: Any, seed: int) -> Any:
+    return DecisionTreeClassifier(max_depth=1, random_state=seed).fit(*members)
+
+
+def of_trees(trees: int) -> Callable[[Any, int], Any]:
+    def train(members: Any, seed: int) -> Any:
+        return noisy_forest(members, seed, trees)
+
+    return train
+
+
+def test_shadow_models_of_another_making_are_not_taken(tmp_path: Path) -> None:
+    """By class, parameters, parts, function, its code, what it holds, and seed; what makes the same ones goes on from there."""
+    by_hand = [
+        lambda members, seed: noisy_forest(members, seed, 10),
+        lambda members, seed: noisy_forest(members, seed, 30),
+        of_trees(10),
+        of_trees(30),
+        partial(noisy_forest, trees=10),
+        partial(noisy_forest, trees=30),
+        one_split,
+    ]
+    models = [
+        RandomForestClassifier(10),
+        RandomForestClassifier(30),
+        LogisticRegression(),
+        make_pipeline(StandardScaler(), LogisticRegression()),
+        make_pipeline(MinMaxScaler(), LogisticRegression()),
+    ]
+    target = noisy_forest(NOISY[0], 0)
+    ways = [(model.fit(*NOISY[0]), None) for model in models] + [(target, train) for train in by_hand]
+    lake = losslake.open(tmp_path / "lake")
+    for number, (model, train) in enumerate(ways):
+        own = f"e{number}"
+        losslake.audit(model, *NOISY, shadows=2, train=train, lake=lake, experiment=own)
+        for other, (another, training) in enumerate(ways):
+            if other == number:
+                continue
+            with pytest.raises(InvalidOption, match="choose another experiment name"):
+                losslake.audit(
+                    another, *NOISY, shadows=3, train=training, lake=lake, experiment=own, run="second"
+                )
+        with pytest.raises(InvalidOption, match="seed 0, not 1"):
+            losslake.audit(model, *NOISY, shadows=3, train=train, lake=lake, experiment=own, seed=1)
+    again = (*NOISY, lake)
+    for number, train in ((7, of_trees(10)), (9, partial(noisy_forest, trees=10))):
+        losslake.audit(target, *again[:2], shadows=3, train=train, lake=lake, experiment=f"e{number}")
+        assert len(lake.runs(f"e{number}", "shadow")) == 3
+    with pytest.raises(InvalidOption, match="choose another"):
+        losslake.audit(ways[1][0], *NOISY, lake=lake, experiment="e0", run="second")
+
+
+def test_it_says_that_more_shadow_models_are_used_than_were_asked_for(tmp_path: Path) -> None:
+    told: list[tuple[int, str]] = []
+
+    class Watching(Silent):
+        def start(self, total: int, unit: str) -> None:
+            told.append((total, unit))
+
+    model = noisy_forest(NOISY[0], 0)
+    for shadows, said in ((4, False), (4, False), (2, True), (0, True), (6, False)):
+        audit = losslake.audit(model, *NOISY, shadows=shadows, lake=tmp_path / "lake", progress=Watching())
+        notes = [note for note in audit.notes if "all 4 shadow models that experiment 'audit' holds" in note]
+        assert bool(notes) is said
+        assert all("clones of sklearn.ensemble._forest.RandomForestClassifier(" in note for note in notes)
+    assert [total for total, unit in told if unit == "shadow models"] == [4, 0, 0, 0, 2]
 
 
 def test_a_failed_audit_leaves_no_experiment(tmp_path: Path, cancer: tuple[Any, Any], forest: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,9 +34,20 @@ from .dependence import (
 )
 from .records import Columns, Records, check_alike, read_labels, read_records
 from .same import Overlap, distinct
-from .shadows import Train, check_numbers, members_of_all, trained, trainer_of
+from .shadows import (
+    FLEET,
+    Train,
+    check_made_alike,
+    check_numbers,
+    made_by,
+    maker_of,
+    members_of_all,
+    parameters,
+    trained,
+    trainer_of,
+)
 
-_FLEET, _SEEDS = "shadow", 17
+_SEEDS = 17
 _FEWER = 0.75
 """How far apart the numbers of records that target and shadow models are trained on may be before a note says it."""
 
@@ -115,6 +125,7 @@ def collect_audit(
     asked again, and AlreadyExists says where it gives other answers than the lake has. Raises InvalidInput, InvalidOption.
     """
     check_numbers(shadows, seed)
+    asked_for = shadows
     if re.fullmatch(r"(shadow|reference)-\d+", run):
         raise InvalidOption(f"run is {run!r}, as shadow and reference models are called; choose another name")
     if overlap not in get_args(Overlap):
@@ -128,6 +139,8 @@ def collect_audit(
     fit = trainer_of(model, train) if shadows else None
     if train is not None and not shadows:
         raise InvalidOption("train fits shadow models; say with shadows= how many")
+    maker = maker_of(model, train) if train is not None or hasattr(model, "get_params") else None
+    check_made_alike(lake, experiment, maker, seed if shadows else None)
     columns = Columns(label, key, group, features)
     sides = (("members", members), ("nonmembers", nonmembers), ("population", population))
     parts = check_alike(
@@ -160,7 +173,7 @@ def collect_audit(
             {"logits": values},
             role=role,
             model=its.name,
-            recipe=_recipe(made),
+            recipe=parameters(made, parts=False),
             extra=extra,
         )
         target = name if role == "target" else None
@@ -184,7 +197,8 @@ def collect_audit(
                 "them, and no shadow models are fitted"
             )
             shadows = 0
-        progress.start(shadows, "shadow models")
+        laid = list(_shadow_runs(lake, experiment, shadows, seed))
+        progress.start(sum(not lake.has_run(experiment, name) for name, _, _ in laid), "shadow models")
         answers: dict[str, str] = {}
         waiting: list[tuple[Shadow, Callable[[], None]]] = []
         compared, before = False, None
@@ -196,7 +210,7 @@ def collect_audit(
             several.clear()
 
         try:
-            for name, number, block in _shadow_runs(lake, experiment, shadows, seed):
+            for name, number, block in laid:
                 if lake.has_run(experiment, name):
                     there = lake.run(experiment, name).info
                     if there.role != "shadow":
@@ -204,7 +218,6 @@ def collect_audit(
                             f"run {name!r} of experiment {experiment!r} is no shadow model; choose another experiment name"
                         )
                     answers[str(there.extra.get("answers"))] = name
-                    progress.advance(1, name)
                     continue
                 assert fit is not None
                 drawn = design_members(audit, block["count"], design="balanced", seed=block["seed"])
@@ -221,7 +234,7 @@ def collect_audit(
                 within = np.append(chosen, np.zeros(len(logits) - audit, dtype=bool))
                 shadow = Shadow(name, its_seed, values, chosen)
                 keep = partial(
-                    write, name, its, values, within, "shadow", made, design=dict(block), answers=digest_of(values)
+                    write, name, its, values, within, "shadow", made, design=dict(block), answers=digest_of(values), maker=maker
                 )  # fmt: skip
                 if compared:
                     keep()
@@ -259,7 +272,12 @@ def collect_audit(
                 )
             known[digest_of(values)] = name
             write(name, its, values, everybody < 0, "reference", other)
-    sizes = [one.members for one in lake.runs(experiment, _FLEET)] if shadows else []
+    sizes = [one.members for one in lake.runs(experiment, FLEET)]
+    if len(sizes) > asked_for:
+        notes.append(
+            f"all {len(sizes)} shadow models that experiment {experiment!r} holds in the lake are used, where shadows={asked_for} was asked "
+            f"for; they were made by {made_by(lake, experiment)}"
+        )
     if sizes and not _FEWER * members_here <= np.mean(sizes) <= members_here / _FEWER:
         notes.append(
             f"the shadow models are trained on {round(np.mean(sizes)):,} records each, half of all, and the target on {members_here:,}: with "
@@ -272,9 +290,14 @@ def _shadow_runs(lake: Lake, experiment: str, count: int, seed: int) -> Iterator
     """Name, number and block of each shadow model, as they are laid down in the lake."""
     if count:
         blocks = lay_down(
-            lake, experiment, _FLEET, count, seed=seed, options={"design": "balanced", "probability": 0.5}
+            lake,
+            experiment,
+            FLEET,
+            count,
+            seed=seed,
+            options={"design": "balanced", "probability": 0.5},
         )
-        yield from numbered(_FLEET, blocks, count)
+        yield from numbered(FLEET, blocks, count)
 
 
 def _told_alike(shadow: Shadow, target: np.ndarray, others: dict[str, str], *, refuse: bool) -> list[str]:
@@ -360,16 +383,3 @@ def _saturated(audited: _Audited, outputs: Sequence[np.ndarray]) -> list[str]:
         f"the model gives {many:,} of {len(values):,} records a probability of exactly 0, which is read as {audited.least:.2g} "
         "(least_probability)"
     ]
-
-
-def _recipe(model: Any) -> dict[str, Any]:
-    """The parameters of an estimator, apart from its seeds; empty for what has none."""
-    if not hasattr(model, "get_params") or isinstance(model, type):
-        return {}
-    found = {}
-    for name, value in model.get_params(deep=True).items():
-        if name.rpartition("__")[2] == "random_state" or hasattr(value, "get_params"):
-            continue
-        plain = value is None or isinstance(value, (bool, int, float, str))
-        found[name] = value if plain and json.dumps(value) else type(value).__name__
-    return found

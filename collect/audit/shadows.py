@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import Any
 
 import numpy as np
 
 from ...store.errors import InvalidInput, InvalidOption, LosslakeError
 from ..callables import a
+from ...store.lake import Lake
 from .records import Records, joined, rows_of
 
 Train = Callable[[Any, int], Any]
@@ -90,3 +96,125 @@ def check_numbers(shadows: int, seed: int) -> None:
         raise InvalidOption(f"shadows is {shadows!r}; it is how many shadow models to fit, 0 or more")
     if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
         raise InvalidOption(f"seed is {seed!r}; it must be a whole number, 0 or more")
+
+
+# --- what made them ------------------------------------------------------------------------------------------
+
+FLEET = "shadow"
+_CLONES = "clones of"
+
+
+def maker_of(model: Any, train: Train | None) -> str:
+    """What fits the shadow models, in words that are the same for what makes the same ones: an estimator's class and parameters, or the
+    name of ``train`` with a digest of its code."""
+    if train is not None:
+        return f"train={_named(train)}"
+    return f"{_CLONES} {_class(model)}({_spoken(model)})"
+
+
+def parameters(model: Any, *, parts: bool = True) -> dict[str, Any]:
+    """The parameters of an estimator, apart from its seeds; empty for what has none. ``parts``: with the classes of its own estimators."""
+    if not hasattr(model, "get_params") or isinstance(model, type):
+        return {}
+    found: dict[str, Any] = {}
+    for name, value in model.get_params(deep=True).items():
+        if name.rpartition("__")[2] == "random_state":
+            continue
+        if hasattr(value, "get_params"):
+            if parts:
+                found[name] = _class(value)
+            continue
+        plain = value is None or isinstance(value, (bool, int, float, str))
+        found[name] = value if plain and json.dumps(value) else type(value).__name__
+    return found
+
+
+def check_made_alike(lake: Lake, experiment: str, maker: str | None, seed: int | None) -> None:
+    """Raises InvalidOption where the lake's shadow models were made by something else than ``maker``, or of another seed.
+
+    ``maker`` None: nobody says. ``seed`` None: none are to be fitted, and clones alone compare with the model.
+    """
+    there = f"the shadow models of experiment {experiment!r} in the lake"
+    for made in _makers(lake, experiment):
+        comparable = seed is not None or made.startswith(_CLONES)
+        if maker is not None and comparable and made != maker:
+            raise InvalidOption(
+                f"{there} were made by {made}, and these would be by {maker}: they are of other models; choose another experiment name"
+            )
+    for block in lake.designs(experiment, FLEET):
+        if seed is not None and block.get("first") == 0 and block.get("seed") != seed:
+            raise InvalidOption(
+                f"{there} are of seed {block.get('seed')}, not {seed}; give that seed, or choose another experiment name"
+            )
+
+
+def made_by(lake: Lake, experiment: str) -> str:
+    """What made the lake's shadow models."""
+    return " and ".join(_makers(lake, experiment)) or "nobody says what"
+
+
+def _makers(lake: Lake, experiment: str) -> list[str]:
+    if experiment not in lake.experiments():
+        return []
+    told = {run.info.extra.get("maker") for run in lake.runs(experiment, FLEET)}
+    return sorted(str(each) for each in told if each is not None)
+
+
+def _spoken(model: Any) -> str:
+    """The parameters of an estimator that are others than by default."""
+    usual = {each.name: each.default for each in inspect.signature(type(model)).parameters.values()}
+    plain = parameters(model)
+    return ", ".join(
+        f"{name}={value!r}" for name, value in plain.items() if name not in usual or usual[name] != value
+    )
+
+
+def _class(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _named(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        more = [*map(_plainly, function.args), *(f"{k}={_plainly(v)}" for k, v in function.keywords.items())]
+        return f"partial({', '.join([_named(function.func), *more])})"
+    function = getattr(function, "__wrapped__", function)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return f"a {_class(function)}" if not hasattr(function, "__qualname__") else function.__qualname__
+    held = [
+        _plainly(cell.cell_contents) for cell in getattr(function, "__closure__", None) or () if _filled(cell)
+    ]
+    defaults = list(map(_plainly, getattr(function, "__defaults__", None) or ()))
+    sink = hashlib.sha256(repr((_code(code), defaults, held)).encode("utf-8", "surrogatepass"))
+    return f"{function.__module__}.{function.__qualname__} (code {sink.hexdigest()[:8]})"
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _code(code: CodeType) -> list[Any]:
+    """What a function does, apart from where it is written."""
+    constants: Sequence[Any] = code.co_consts
+    return [
+        code.co_code.hex(),
+        code.co_names,
+        [_code(each) if isinstance(each, CodeType) else _plainly(each) for each in constants],
+    ]
+
+
+def _plainly(value: Any) -> str:
+    """A value that is a plain one; of any other its type, as its text may name a place in memory."""
+    if isinstance(value, frozenset):
+        return repr(sorted(map(repr, value)))
+    if isinstance(value, tuple):
+        return repr(list(map(_plainly, value)))
+    return (
+        repr(value)
+        if value is None or isinstance(value, (bool, int, float, str, bytes))
+        else f"a {_class(value)}"
+    )
