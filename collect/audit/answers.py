@@ -18,6 +18,9 @@ Output = Literal["logits", "probabilities"]
 _ROUNDING = 5e-3
 """How far from 1 the probabilities of a record may add up, as half precision has it; the importers allow as much."""
 
+_SHARES = 2e-2
+"""How far apart the sums of shares may lie, of the largest: percentages are often whole numbers."""
+
 _ROWS_AT_ONCE = 65_536
 """Records in a call of an estimator."""
 
@@ -288,6 +291,7 @@ def kind_of(outputs: np.ndarray, name: str) -> Output:
     """Logits or probabilities, as all outputs of a model show. Raises InvalidInput where they may be either."""
     inside = bool(((outputs >= 0) & (outputs <= 1)).all())
     if not inside:
+        _check_no_shares(outputs, name)
         return "logits"
     if outputs.ndim == 2 and outputs.shape[1] > 1:
         if bool((np.abs(outputs.sum(axis=1) - 1) <= _ROUNDING).all()):
@@ -300,6 +304,23 @@ def kind_of(outputs: np.ndarray, name: str) -> Output:
         f"{name} gives one number from 0 to 1 a record, which may be a probability of class 1 or its logit; say output='probabilities' "
         "or output='logits'"
     )
+
+
+def _check_no_shares(outputs: np.ndarray, name: str) -> None:
+    """Raises InvalidInput for shares of another whole than 1, such as percentages: of logits about as many lie below 0 as above."""
+    if len(outputs) < 2 or (outputs < 0).any():
+        return
+    if outputs.ndim == 1 or outputs.shape[1] == 1:
+        raise InvalidInput(
+            f"{name} gives one number a record, from {outputs.min():.4g} to {outputs.max():.4g} and none below 0: as a logit it would mean class "
+            "1 for all records. Where these are percentages, divide them by 100; say output='logits' where they are logits"
+        )
+    wholes = outputs.sum(axis=1)
+    if np.ptp(wholes) <= _SHARES * wholes.max():
+        raise InvalidInput(
+            f"the outputs of {name} are 0 or more and add up to about {np.median(wholes):.4g} for each record, as percentages do: divide them "
+            "by that for probabilities; say output='logits' where they are logits"
+        )
 
 
 def least_of(outputs: np.ndarray) -> float:

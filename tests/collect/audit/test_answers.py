@@ -220,6 +220,23 @@ def test_outputs_show_what_they_are(outputs: Any, kind: Output) -> None:
     assert kind_of(np.array(outputs), "model") == kind
 
 
+@pytest.mark.parametrize("whole", [2.0, 100.0, 255.0, 1e6])
+@pytest.mark.parametrize("classes", [1, 2, 3, 10])
+def test_shares_of_another_whole_are_no_logits(whole: float, classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    shares = whole * rng.dirichlet(np.ones(max(classes, 2)), 200)[:, : classes if classes > 1 else 1]
+    made = [shares, shares[:, 0]] if classes == 1 else [shares]
+    if whole >= 100 and classes <= 3:
+        made += [np.round(one) for one in made]
+    for given in made:
+        with pytest.raises(InvalidInput, match=r"percentages.*output='logits'"):
+            kind_of(given, "model")
+        assert kind_of(given - 0.6 * whole, "model") == "logits"
+    if classes > 1:
+        # What a last layer of rectified units gives adds up to whatever it does.
+        assert kind_of(np.maximum(rng.normal(size=(200, classes)), 0) * 3, "model") == "logits"
+
+
 def test_a_way_knows_classes_and_columns() -> None:
     way = way_of(MODEL)
     assert way.classes == [0, 1]
