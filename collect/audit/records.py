@@ -29,12 +29,31 @@ _TAKEN = {name.casefold() for name in (*SAMPLES.names, "experiment", "run")}
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a frame are what. ``features`` None: those that the model names, or else all that are nothing else."""
+    """Which columns of a frame are what. ``features`` None: those that the model names, or else all that are nothing else.
+
+    Raises InvalidOption for a label, key or group that is no name of a column.
+    """
 
     label: str = "label"
     key: str | None = None
     group: str | None = None
     features: str | Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for option in ("label", "key", "group"):
+            value = getattr(self, option)
+            if not isinstance(value, str) and not (value is None and option != "label"):
+                raise InvalidOption(
+                    f"{option} is a {type(value).__name__}; it is the name of a column: give the records as a frame that has it"
+                )
+
+    def check_unused(self, what: str, kind: str) -> None:
+        """Raises InvalidOption where columns are named, and the records have none."""
+        for option in ("key", "group", "features"):
+            if getattr(self, option) is not None:
+                raise InvalidOption(
+                    f"{option} names columns, and {what} are {kind}, which has no columns: leave {option}= out, or give a frame"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +113,7 @@ def read_records(
         and hasattr(given, "__getitem__")
         and not isinstance(given, (str, bytes, tuple))
     ):
+        columns.check_unused(what, f"a {type(given).__name__}")
         found = Records(what, given, given, None, collate=collate) if whole else _of_records(given, what)
     else:
         parts = f" of {len(given)}" if isinstance(given, tuple) else ""
@@ -184,6 +204,7 @@ def _of_pair(given: Any, what: str, columns: Columns, expected: Sequence[str] | 
             what, (x, y), features, None, keys, named, _kept(table, columns), _group(table, what, columns)
         )
     else:
+        columns.check_unused(what, "(X, y)")
         x = _rows(x, what)
         found = Records(what, (x, y), x, None)
     labels = read_labels(y, what)

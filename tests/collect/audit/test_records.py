@@ -276,6 +276,26 @@ def test_data_that_draws_at_random_is_refused() -> None:
         losslake.audit(nn.Linear(4, 2), Augmented(), Augmented())
 
 
+@pytest.mark.parametrize("option", ["key", "group", "features"])
+@pytest.mark.parametrize(
+    "kind", ["arrays", "lists", "tensors", "sparse", "a column of labels", "a data set", "a loader"]
+)
+def test_columns_of_what_has_none_are_refused(kind: str, option: str) -> None:
+    made = KINDS[kind]
+    for model in (MODEL, nn.Linear(4, 2)):
+        with pytest.raises(InvalidOption, match=f"{option} names columns, .* members are .* no columns"):
+            losslake.audit(model, made(slice(40)), made(slice(40, 80)), **{option: "a"})
+
+
+@pytest.mark.parametrize("option", ["label", "key", "group"])
+@pytest.mark.parametrize("kind", ["arrays", "pandas"])
+def test_what_is_no_name_of_a_column_is_refused(kind: str, option: str) -> None:
+    made = KINDS[kind]
+    for value in (np.arange(80), Y, list("abcd"), 3):
+        with pytest.raises(InvalidOption, match=f"{option} is a .* name of a column"):
+            losslake.audit(MODEL, made(slice(40)), made(slice(40, 80)), **{option: value})
+
+
 # --- which records are the same ------------------------------------------------------------------------------
 
 
