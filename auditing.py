@@ -69,10 +69,16 @@ class Audit:
         """The score of every record: sample_id, key, label, member, score (higher = more exposed), and the analysis's own columns.
 
         ``score`` is a NAME or NAME[option=value,...] of ``losslake analyze list``; by default the attack that the verdict rests on.
-        The key names a record: as it was given, or by its side and place, such as members/17.
+        The key names a record: as it was given, or by its side and place, such as members/17. The label is its class's name or number, as text.
         """
+        from .analysis.report.records import called_class
+
         found = self.lake.scores(score or self._attack, experiment=self.experiment, target=self.target)
         about = pl.DataFrame(self.lake.samples(self.experiment).select(["sample_id", "key", "label"]))
+        # By name, as `exposed` has them: what is joined and compared must not be numbers here and names there.
+        names = self.lake.experiment(self.experiment).dataset.get("classes")
+        called = [called_class(names, label) for label in about["label"]]
+        about = about.with_columns(pl.Series("label", called, pl.String))
         both = about.join(found, on="sample_id", how="right", maintain_order="right")
         return both.select(
             "sample_id", "key", "label", *(name for name in found.columns if name != "sample_id")

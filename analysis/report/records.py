@@ -196,7 +196,7 @@ def exposed_table(source: Source, scores: Scores, count: int) -> pl.DataFrame:
     samples = pl.DataFrame(source.lake.samples(source.experiment).select(told))
     known = top.join(samples, on="sample_id", how="left", maintain_order="left")
     names = source.lake.experiment(source.experiment).dataset.get("classes")
-    called = [None if label is None else class_name(names, label) or str(label) for label in known["label"]]
+    called = [called_class(names, label) for label in known["label"]]
     known = known.with_columns(pl.Series("label", called, pl.String))
     columns = [name for name in ("key", "label", "group") if known[name].null_count() < len(known)]
     return known.select("sample_id", *columns, "score")
@@ -226,6 +226,11 @@ def named_class(names: Any, label: int | None) -> str:
     if name is None:
         return f"label {label}"
     return f"class {name}" if name.isdecimal() else _short(name)
+
+
+def called_class(names: Any, label: int | None) -> str | None:
+    """A label in a table: the name of its class, or its number where no name is known; None without a label."""
+    return None if label is None else class_name(names, label) or str(label)
 
 
 def class_name(names: Any, label: int | None) -> str | None:

@@ -201,6 +201,25 @@ def test_labels_are_names_or_any_numbers() -> None:
     assert np.allclose(-by_name.scores("loss")["score"].to_numpy(), EXPECTED, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "names", [["benign", "malign"], [7, -3], [0, 1], [False, True], [0.0, 1.0], None], ids=str
+)
+def test_scores_and_exposed_records_call_a_label_the_same(names: list[Any] | None) -> None:
+    """Names where the classes have some, else numbers; text in both, and of each record the label that was given."""
+    labels = Y if names is None else np.array(names)[Y]
+    if names is None:
+        torch.manual_seed(0)
+        model: Any = nn.Linear(4, 2)
+    else:
+        model = LogisticRegression().fit(X[:40], labels[:40])
+    audit = losslake.audit(model, (X[:40], labels[:40]), (X[40:], labels[40:]))
+    scores, exposed = audit.scores(), audit.exposed(40)
+    assert scores["label"].to_list() == [str(label) for label in labels.tolist()]
+    assert exposed.schema["label"] == scores.schema["label"] == pl.String
+    both = exposed.join(scores, on=["sample_id", "key", "label"])
+    assert len(both) == 40
+
+
 # --- refused ------------------------------------------------------------------------------------------------
 
 MEMBERS, OTHERS = (X[:40], Y[:40]), (X[40:], Y[40:])
