@@ -329,9 +329,14 @@ def least_of(outputs: np.ndarray) -> float:
     A forest of T trees counts votes: less than half of one, 1 / (2 T), is what none of them says. Far below that such records would lie
     apart from all others, and the spread that LiRA fits be theirs alone.
     """
+    return min(0.25, least_given(outputs) / 2)
+
+
+def least_given(outputs: np.ndarray) -> float:
+    """The least probability above 0 that a model gives a class; infinite where it gives none."""
     lone = outputs.ndim == 1 or outputs.shape[1] == 1
     p = np.concatenate([1 - outputs, outputs]) if lone else outputs
-    return min(0.25, float(p[p > 0].min(initial=np.inf)) / 2)
+    return float(p[p > 0].min(initial=np.inf))
 
 
 def as_logits(outputs: np.ndarray, output: Output, least: float, where: Callable[[int], str]) -> np.ndarray:

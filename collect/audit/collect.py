@@ -21,7 +21,18 @@ from ..experiment.membership import design_members
 from ..fleet.design import Block, derived, lay_down, numbered
 from ..importers.runs import GivenRun, Universe, import_runs
 from ..progress import Progress, Silent
-from .answers import Output, Way, as_logits, class_numbers, in_order, is_module, kind_of, least_of, way_of
+from .answers import (
+    Output,
+    Way,
+    as_logits,
+    class_numbers,
+    in_order,
+    is_module,
+    kind_of,
+    least_given,
+    least_of,
+    way_of,
+)
 from .dependence import (
     REMEDY,
     Shadow,
@@ -334,6 +345,13 @@ def _audited(
     output = way.output or kind_of(finite, way.name)
     if least is not None and not 0 < least < 0.5:
         raise InvalidOption(f"least_probability is {least}; it lies above 0 and below 0.5")
+    if least is not None and output == "probabilities":
+        there = least_given(finite)
+        if least > there:
+            raise InvalidOption(
+                f"least_probability is {least:g}, above {there:.3g}, the least that {way.name} gives a class: what it calls impossible would be "
+                f"likelier than what it calls possible; give {there:.2g} or less, or leave it out"
+            )
     given = [
         read_labels(own if part.labels is None else part.labels, part.what)
         for part, own in zip(parts, labels, strict=True)

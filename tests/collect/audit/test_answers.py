@@ -207,6 +207,26 @@ def test_least_probability_is_what_a_forest_can_say() -> None:
     assert any("read as 0.025" in note for note in audit.notes)
 
 
+@pytest.mark.parametrize("lone", [False, True])
+@pytest.mark.parametrize("trees", [3, 10, 40])
+def test_a_least_probability_above_another_is_refused(trees: int, lone: bool) -> None:
+    """Else a record of which the model is sure and wrong would have a lower loss than one of which it is nearly so."""
+    x, y = np.random.default_rng(1).normal(size=(200, 3)), np.random.default_rng(2).integers(0, 2, 200)
+    forest = RandomForestClassifier(trees, random_state=0).fit(x[:100], y[:100])
+    sides = (x[:100], y[:100]), (x[100:], y[100:])
+    model = (lambda x: forest.predict_proba(x)[:, 1]) if lone else forest
+    p = forest.predict_proba(x)
+    least = p[p > 0].min()
+    said: dict[str, Any] = {"output": "probabilities"} if lone else {}
+    with pytest.raises(InvalidOption, match=f"above {least:.3g}, the least that"):
+        losslake.audit(model, *sides, least_probability=least * 1.01, **said)
+    audit = losslake.audit(model, *sides, least_probability=least * 0.99, **said)
+    loss = audit.lake.sql("select loss from signals order by sample_id")["loss"].to_numpy()
+    right = p[np.arange(200), y]
+    order = np.argsort(-right, kind="stable")
+    assert (np.diff(loss[order]) >= -1e-6).all()
+
+
 @pytest.mark.parametrize(
     ("outputs", "kind"),
     [
