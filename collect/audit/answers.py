@@ -10,8 +10,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ...store.errors import InvalidInput, InvalidOption, LosslakeError
-from ..callables import a, unknown_choice
-from .records import Records, rows_of, size_of
+from ..callables import a
+from ..callables import unknown_choice
+from .records import Records
+from .records import rows_of
+from .records import size_of
+from .records import plain
 
 Output = Literal["logits", "probabilities"]
 
@@ -123,8 +127,7 @@ def _attribute(model: Any, name: str) -> Any:
 
 def _estimator(predict: Callable[[Any], Any], name: str) -> Callable[[Records], tuple[Any, None]]:
     def ask(records: Records) -> tuple[Any, None]:
-        x = records.inputs
-        x = x.detach().cpu().numpy() if hasattr(x, "detach") else x
+        x = plain(records.inputs)
         parts = [
             _called(
                 predict, rows_of(x, np.arange(start, min(start + _ROWS_AT_ONCE, size_of(x)))), name, records

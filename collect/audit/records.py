@@ -339,9 +339,8 @@ def _rows(x: Any, what: str) -> Any:
 
 def read_labels(y: Any, what: str) -> np.ndarray:
     """Labels (n,) as they are given. Raises InvalidInput for a missing one, and for what is not one a record."""
-    values = y.detach().cpu().numpy() if hasattr(y, "detach") else y
     try:
-        labels = np.asarray(values)
+        labels = np.asarray(plain(y))
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"the labels of {what} make no array: {error}") from error
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -385,8 +384,8 @@ def _of_records(data: Any, what: str) -> Records:
         record = data[i]
         if not isinstance(record, (tuple, list)) or len(record) < 2:
             raise InvalidInput(f"record {i} of {what} is {a(type(record).__name__)}, no (x, y)")
-        inputs.append(_plain(record[0]))
-        labels.append(_plain(record[1]))
+        inputs.append(np.asarray(plain(record[0])))
+        labels.append(np.asarray(plain(record[1])))
     try:
         x, y = np.stack(inputs) if inputs else np.empty((0, 1)), np.asarray(labels)
     except (TypeError, ValueError) as error:
@@ -394,8 +393,12 @@ def _of_records(data: Any, what: str) -> Records:
     return Records(what, (x, y), x, read_labels(y, what))
 
 
-def _plain(value: Any) -> Any:
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+def plain(value: Any) -> Any:
+    """A tensor as an array; anything else as it is. NumPy has no bfloat16."""
+    if not hasattr(value, "detach"):
+        return value
+    value = value.detach().cpu()
+    return (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
 
 
 # --- of one kind ---------------------------------------------------------------------------------------------

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 
 from ...store.errors import InvalidInput
-from .records import Records, rows_of, size_of
+from .records import Records, plain, rows_of, size_of
 
 Overlap = Literal["refuse", "leave out"]
 """What becomes of records that are given on two sides."""
@@ -39,10 +40,13 @@ def distinct(parts: Sequence[Records], overlap: Overlap) -> Distinct:
     Raises InvalidInput for records on two sides, unless they are to be left out of the later one, and for names on two sides.
     """
     seen: dict[bytes, int] = {}
+    width = narrowest(parts)
     kept, whole, samples, notes = [], [], [], []
     for part in parts:
         before = len(seen)
-        found = np.array([seen.setdefault(digest, len(seen)) for digest in digests(part)], dtype=np.int64)
+        found = np.array(
+            [seen.setdefault(digest, len(seen)) for digest in digests(part, width)], dtype=np.int64
+        )
         twice = found < before
         if twice.any():
             told = (
@@ -101,49 +105,115 @@ def _check_names(parts: Sequence[Records]) -> None:
             seen[key] = part.what
 
 
-def digests(part: Records) -> list[bytes]:
-    """A digest of each record, its features and its label: equal for records that are the same, whatever the type of their numbers."""
+_WIDTHS = ("float64", "float32", "float16", "bfloat16")
+"""Floating-point numbers, the more precise first."""
+
+
+def narrowest(parts: Sequence[Records]) -> str:
+    """The least precise floating-point numbers that a side has: the same record looks as they do on another one once it is rounded so."""
+    return max((width for part in parts for width in _widths(part)), key=_WIDTHS.index, default=_WIDTHS[0])
+
+
+def _widths(part: Records) -> Iterator[str]:
     inputs = part.inputs
     if part.labels is None:
-        first = size_of(inputs) and _digest(inputs[0])
-        if first and first != _digest(inputs[0]):
+        yield from _within(inputs[0] if size_of(inputs) else None)
+    elif hasattr(inputs, "columns"):
+        kinds = inputs.dtypes if isinstance(inputs, pl.DataFrame) else [inputs[name].dtype for name in inputs]
+        yield from filter(None, map(_width, kinds))
+    else:
+        yield from _within(inputs)
+
+
+def _within(value: Any) -> Iterator[str]:
+    """Those of whatever has some in a record."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _within(each)
+    elif hasattr(value, "dtype"):
+        width = _width(value.dtype)
+        if width:
+            yield width
+
+
+def _width(dtype: Any) -> str | None:
+    """float32 for NumPy's, torch's, Polars' and the nullable one of pandas; None for what is no floating-point number."""
+    name = str(dtype).rpartition(".")[2].casefold()
+    return name if name in _WIDTHS else None
+
+
+def _rounded(values: np.ndarray, width: str) -> np.ndarray:
+    """Numbers as float64, as near as those of that width are."""
+    if width == "float64" or values.dtype.kind != "f":
+        return values.astype(np.float64)
+    if width == "bfloat16":
+        import torch
+
+        return torch.from_numpy(values.astype(np.float32)).bfloat16().double().numpy()
+    with np.errstate(over="ignore"):
+        return values.astype(width).astype(np.float64)
+
+
+def digests(part: Records, width: str = _WIDTHS[0]) -> list[bytes]:
+    """A digest of each record, its features and its label: equal for records that are the same, whatever the type of their numbers.
+
+    Floating-point numbers are compared as those of ``width`` see them.
+    """
+    inputs = part.inputs
+    if part.labels is None:
+        first = size_of(inputs) and _digest(inputs[0], width)
+        if first and first != _digest(inputs[0], width):
             raise InvalidInput(
                 f"record 0 of {part.what}, read twice, is another one: the data draws at random, as augmentation does; give it without"
             )
-        return [_digest(inputs[i]) for i in range(len(part))]
+        return [_digest(inputs[i], width) for i in range(len(part))]
     labels = part.labels.tolist()
     if hasattr(inputs, "tocsr"):
         rows: Any = (inputs[i] for i in range(len(part)))
-        return [_digest((row.indices, row.data, label)) for row, label in zip(rows, labels, strict=True)]
+        return [
+            _digest(((row.indices, row.data), label), width) for row, label in zip(rows, labels, strict=True)
+        ]
     if hasattr(inputs, "columns"):
-        columns = [inputs[name].to_list() for name in inputs.columns]
+        columns = [_values(inputs[name], width) for name in inputs.columns]
         return [_digest(row) for row in zip(*columns, labels, strict=True)]
-    values = inputs.detach().cpu().numpy() if hasattr(inputs, "detach") else inputs
-    if hasattr(values, "to_list"):  # one column of a frame
-        values = values.to_list()
-    return [_digest((row, label)) for row, label in zip(values, labels, strict=True)]
+    values = (
+        _values(inputs, width) if hasattr(inputs, "to_list") else plain(inputs)
+    )  # of one column of a frame
+    return [_digest((row, label), width) for row, label in zip(values, labels, strict=True)]
 
 
-def _digest(value: Any) -> bytes:
+def _values(column: Any, width: str) -> list[Any]:
+    """The values of a frame's column, rounded where they are floating-point numbers."""
+    if _width(column.dtype) is None:
+        return list(column.to_list())
+    missing = column.is_null() if isinstance(column, pl.Series) else column.isna()
+    rounded = _rounded(np.asarray(column.to_numpy(), dtype=np.float64), width).tolist()
+    return [None if lacks else value for value, lacks in zip(rounded, missing.to_list(), strict=True)]
+
+
+def _digest(value: Any, width: str = _WIDTHS[0]) -> bytes:
     sink = hashlib.blake2b(digest_size=16)
-    _feed(sink, value)
+    _feed(sink, value, width)
     return sink.digest()
 
 
-def _feed(sink: Any, value: Any) -> None:
+def _feed(sink: Any, value: Any, width: str) -> None:
     if isinstance(value, Mapping):
         value = [part for name in sorted(map(str, value)) for part in (name, value[name])]
     if isinstance(value, (list, tuple)):
         sink.update(f"[{len(value)}".encode())
         for each in value:
-            _feed(sink, each)
+            _feed(sink, each, width)
         return
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
+    value = plain(value)
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         sink.update(f"({value.shape}".encode())
-        sink.update((np.ascontiguousarray(value, dtype=np.float64) + 0.0).tobytes())
+        sink.update((np.ascontiguousarray(_rounded(value, width)) + 0.0).tobytes())
         return
+    if isinstance(value, (float, np.floating)) and width != _WIDTHS[0]:
+        value = float(_rounded(np.array(value, dtype=np.float64), width))
     if isinstance(value, (bool, int, float, np.number)):
         with contextlib.suppress(OverflowError, ValueError):
             value = float(value) + 0.0  # -0.0 is 0.0
