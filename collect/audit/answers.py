@@ -204,13 +204,19 @@ def _module(
     def ask(records: Records) -> tuple[Any, np.ndarray | None]:
         data = records.inputs
         if records.labels is not None:
-            data = (_tensor(data, kind, records.what), torch.zeros(len(records), dtype=torch.int64))
+            data = (_tensor(data, records.what), torch.zeros(len(records), dtype=torch.int64))
         call = Call(forward, collate or records.collate or default_collate)
+
+        def answers(given: Any, ids: np.ndarray) -> Any:
+            return ordered_answers(model, given, ids, len(records), AS_IT_IS, call)
+
+        if forward is not None:  # which says itself what it takes
+            data = _cast(data, kind, whole_numbers=False) if records.labels is not None else data
+        else:
+            data = _taken(data, kind, lambda given: list(answers(given, np.arange(min(2, len(records))))))
         outputs, labels = [], []
         try:
-            for output, target, _ in ordered_answers(
-                model, data, np.arange(len(records)), len(records), AS_IT_IS, call
-            ):
+            for output, target, _ in answers(data, np.arange(len(records))):
                 if (
                     not isinstance(output, torch.Tensor)
                     or output.ndim not in (1, 2)
@@ -230,29 +236,72 @@ def _module(
             raise InvalidInput(told) from error
         except (RuntimeError, ValueError, IndexError) as error:
             raise InvalidInput(
-                f"{type(model).__name__} cannot be asked about the {records.what}: {type(error).__name__}: {error}"
+                f"{type(model).__name__} cannot be asked about the {records.what}: {type(error).__name__}: {error}; give them in the shape and of "
+                "the type that it was trained on, or say with forward= how it is called"
             ) from error
         return np.concatenate(outputs), np.concatenate(labels) if records.labels is None else None
 
     return ask
 
 
-def _tensor(x: Any, kind: Any, what: str) -> Any:
-    """Rows of features as a tensor; floating-point numbers in the precision of the model."""
+def _taken(data: Any, kind: Any, tried: Callable[[Any], Any]) -> Any:
+    """The data in numbers that a module takes, whose parameters are of ``kind``, as ``tried`` of a few records tells.
+
+    Floating-point numbers in that precision, whole ones as they are, as an Embedding takes them; else all in that precision; else as they
+    were given, where nothing is taken too, so that this is what is told.
+    """
+    for whole_numbers in (False, True):
+        made = _cast(data, kind, whole_numbers=whole_numbers)
+        try:
+            tried(made)
+        except (LosslakeError, RuntimeError, ValueError, IndexError, TypeError):
+            continue
+        return made
+    return data
+
+
+def _cast(data: Any, kind: Any, *, whole_numbers: bool) -> Any:
+    """The inputs of (x, y), or of a data set's records, in this precision; ``whole_numbers`` and truth values too."""
+    import torch
+
+    def of(x: Any) -> Any:
+        if isinstance(x, np.ndarray) and x.dtype.kind in "biuf":
+            x = torch.from_numpy(np.ascontiguousarray(x))
+        fits = isinstance(x, torch.Tensor) and (
+            x.is_floating_point() or (whole_numbers and not x.is_complex())
+        )
+        return x.to(kind) if fits else x
+
+    if isinstance(data, tuple):
+        return of(data[0]), *data[1:]
+
+    class Cast(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return len(data)
+
+        def __getitem__(self, i: int) -> Any:
+            record = data[i]
+            return (of(record[0]), *record[1:]) if isinstance(record, (tuple, list)) and record else record
+
+    return Cast()
+
+
+def _tensor(x: Any, what: str) -> Any:
+    """Rows of features as a tensor."""
     import torch
 
     if hasattr(x, "toarray"):
         x = x.toarray()
-    if not isinstance(x, torch.Tensor):
-        array = x.to_numpy() if hasattr(x, "to_numpy") else np.asarray(x)
-        if array.dtype.kind not in "biuf":
-            raise InvalidInput(
-                f"{what} hold {array.dtype} values, which no tensor can; encode them as the model was trained on"
-            )
-        if hasattr(x, "columns"):  # of a frame whole numbers are features as well
-            array = array.astype(np.float64)
-        x = torch.from_numpy(np.ascontiguousarray(array))
-    return x.to(kind) if x.is_floating_point() else x
+    if isinstance(x, torch.Tensor):
+        return x
+    array = x.to_numpy() if hasattr(x, "to_numpy") else np.asarray(x)
+    if array.dtype.kind not in "biuf":
+        raise InvalidInput(
+            f"{what} hold {array.dtype} values, which no tensor can; encode them as the model was trained on"
+        )
+    if hasattr(x, "columns"):  # of a frame whole numbers are features as well
+        array = array.astype(np.float64)
+    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 # --- labels ------------------------------------------------------------------------------------------------

@@ -121,6 +121,79 @@ def test_a_loader_gives_the_records_that_its_sampler_draws() -> None:
     assert audit.lake.run("audit", "target").members == 40
 
 
+class Tokens(nn.Module):
+    def __init__(self, kind: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.last = nn.Embedding(32, 3, dtype=kind), nn.Linear(3, 2, dtype=kind)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.table(x).mean(1))
+
+
+class Pixels(nn.Module):
+    """Scales its whole numbers itself."""
+
+    def __init__(self, kind: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.last = nn.Linear(4, 2, dtype=kind)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(x / 16 - 1)
+
+
+def plain_rows(kind: torch.dtype) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).to(kind)
+
+
+WHOLE = np.random.default_rng(5).permutation(32**2)[:80]
+WHOLE = np.stack([WHOLE // 32, WHOLE % 32, WHOLE % 7, WHOLE % 5], axis=1)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("given", ["float32", "float64", "uint8", "int64", "bool"])
+@pytest.mark.parametrize("form", ["arrays", "tensors", "a data set", "a data set of arrays", "frames"])
+@pytest.mark.parametrize("made", [plain_rows, Pixels, Tokens])
+def test_a_module_takes_numbers_of_every_type(made: Any, form: str, given: str, kind: torch.dtype) -> None:
+    """In its own precision; and whole numbers as they are, where it takes them so."""
+    if made is Tokens and (given != "int64" or form == "frames"):
+        return
+    rows = X if given.startswith("float") else WHOLE
+    if given == "bool":
+        rows = WHOLE % 2 == 1
+    rows = rows.astype(given)
+    model = made(kind)
+    sides: list[Any] = []
+    for part in (slice(40), slice(40, 80)):
+        x, y = rows[part], Y[part]
+        both = torch.from_numpy(x), torch.from_numpy(y)
+        if form == "a data set":
+            sides.append(TensorDataset(*both))
+        elif form == "a data set of arrays":
+            sides.append([*zip(x, y.tolist(), strict=True)])
+        elif form == "frames":
+            sides.append(pd.DataFrame(x, columns=NAMES).assign(label=y))
+        else:
+            sides.append((x, y) if form == "arrays" else both)
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake.open(Path(folder) / "lake", create=True)
+        collect_audit(lake, "e", model, *sides, overlap="leave out")
+        held = lake.sql("select key, logits from signals join samples using (sample_id) order by sample_id")
+    asked = [int(key.split("/")[1]) + 40 * key.startswith("non") for key in held["key"].to_list()]
+    assert len(asked) > (4 if given == "bool" else 60)
+    x = torch.from_numpy(rows)
+    with torch.no_grad():
+        wanted = model(x if made is Tokens else x.to(kind)).float().numpy()
+    close = (
+        {"rtol": 0.03, "atol": 0.03}
+        if kind in (torch.bfloat16, torch.float16)
+        else {"rtol": 1e-5, "atol": 1e-5}
+    )
+    assert np.allclose(np.array(held["logits"].to_list()), wanted[asked], **close)
+
+
 # --- names, groups, columns ---------------------------------------------------------------------------------
 
 
