@@ -44,7 +44,7 @@ from .dependence import (
     is_telling,
 )
 from .records import Columns, Records, check_alike, read_labels, read_records
-from .same import Overlap, distinct
+from .same import Overlap, distinct, some_of
 from .shadows import (
     FLEET,
     Train,
@@ -59,6 +59,9 @@ from .shadows import (
 )
 
 _SEEDS = 17
+_TWICE, _SAME = 8, 1e-3
+"""How many records a model is asked about twice, and how near the answers must be."""
+
 _FEWER = 0.75
 """How far apart the numbers of records that target and shadow models are trained on may be before a note says it."""
 
@@ -169,7 +172,7 @@ def collect_audit(
     audited = _audited(way, parts, outputs, labels, least_probability)
     logits = audited.logits(way, outputs)
     audited.check_classes(way, logits.shape[1])
-    notes += _saturated(audited, outputs)
+    notes += [*_saturated(audited, outputs), *_inconstant(way, parts[0], outputs[0])]
     members_here, audit = len(parts[0]), len(parts[0]) + len(parts[1])
     everybody = np.arange(len(logits))
     universe = _universe(audited, np.bincount(once.samples))
@@ -309,6 +312,22 @@ def _shadow_runs(lake: Lake, experiment: str, count: int, seed: int) -> Iterator
             options={"design": "balanced", "probability": 0.5},
         )
         yield from numbered(FLEET, blocks, count)
+
+
+def _inconstant(way: Way, part: Records, answers: np.ndarray) -> list[str]:
+    """A note where a few records, asked about once more and in another batch, get another answer."""
+    ids = np.arange(min(_TWICE, len(part)))[::-1]
+    again = way.ask(some_of(part, ids))[0]
+    apart = np.abs(again.astype(np.float64) - answers[ids])
+    close = np.isclose(again, answers[ids], rtol=_SAME, atol=_SAME / 10, equal_nan=True)
+    if close.all():
+        return []
+    rows = int((~close).reshape(len(ids), -1).any(axis=1).sum())
+    return [
+        f"{way.name}, asked twice about {len(ids)} {part.what}, gives other answers about {rows} of them, by up to {np.nanmax(apart):.2g}: it "
+        "draws at random, as dropout does, or they depend on the other records of a batch, as with batch normalisation in training mode. "
+        "Each answer here is one of many, and an attacker who asks more often may learn more; where that is not meant, audit it in eval mode"
+    ]
 
 
 def _told_alike(shadow: Shadow, target: np.ndarray, others: dict[str, str], *, refuse: bool) -> list[str]:

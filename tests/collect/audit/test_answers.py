@@ -87,7 +87,50 @@ def test_a_function_is_asked_batch_by_batch() -> None:
         return MODEL.predict_proba(x)
 
     losses(model, batch_size=16)
-    assert sizes == [16, 16, 8, 16, 16, 8]
+    assert sizes == [16, 16, 8, 16, 16, 8, 8]  # the last are asked about twice
+
+
+def in_training(*layers: nn.Module) -> Any:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(4, 16), *layers, nn.Linear(16, 2)).train()
+
+    def model(x: Any) -> Any:
+        with torch.no_grad():
+            return body(torch.as_tensor(x, dtype=torch.float32))
+
+    return model
+
+
+class Noise(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0.1 * torch.randn_like(x)
+
+
+NOISE = np.random.default_rng(1)
+DRAWING: dict[str, Any] = {
+    "noise": lambda x: logits_of(x) + 0.01 * NOISE.normal(size=(len(x), 2)),
+    "noise on probabilities": lambda x: (
+        0.99 * MODEL.predict_proba(x) + 0.01 * NOISE.dirichlet([1, 1], len(x))
+    ),
+    "dropout in training": in_training(nn.Dropout(0.5)),
+    "batch norm in training": in_training(nn.BatchNorm1d(16)),
+    "ranks in a batch": lambda x: np.argsort(np.argsort(logits_of(x), axis=0), axis=0) - 3.0,
+    "noise in a module": nn.Sequential(nn.Linear(4, 2), Noise()),
+}
+STEADY: dict[str, Any] = {
+    "an estimator": MODEL,
+    "logits": logits_of,
+    "a function of float32": lambda x: logits_of(np.asarray(x, dtype=np.float32)),
+    "dropout in a module": nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.5)),
+    "batch norm in a module": nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)).train(),
+    "dropout that is off": in_training(nn.Dropout(0.0)),
+}
+
+
+@pytest.mark.parametrize("kind", [*DRAWING, *STEADY])
+def test_answers_that_are_others_when_asked_twice_are_told(kind: str) -> None:
+    audit = losslake.audit({**DRAWING, **STEADY}[kind], MEMBERS, OTHERS)
+    assert any("asked twice about 8 members" in note for note in audit.notes) is (kind in DRAWING)
 
 
 class Labels:
