@@ -89,20 +89,20 @@ def audit(
     population  more records that no model is trained on, the outsiders of attack-p
     shadows     how many shadow models to fit on random halves of members and non-members, which strong attacks need: clones
                 of a scikit-learn estimator, each with random states of its own; other models by ``train``. Those that the lake
-                holds already are not fitted again
+                holds already are not fitted again; all that it holds are used, and others than these would be are refused
     train       train(members, seed) -> a model trained on these as the model was; members are such as were given: (X, y), a frame
-                or a data set
+                or a data set. A new model each time: one that does not depend on its members is refused
     references  further models, trained on none of these records
     lake        where to keep it all, a frame's columns too (up to 100, which the report shows); by default a temporary lake, which
                 is there as long as the Audit
     experiment, run   what it is called in the lake
-    label, key, group   columns of frames: the label, each record's name, its group
+    label, key, group   names of columns of frames: the label, each record's name, its group
     features    columns that the model takes, or the one column that it takes as it is, such as a text; by default those that it was fitted
                 on, where it says so, or all others
     classes     the labels in the order of the model's outputs, where they are no class numbers and the model does not say
     output      whether the model gives logits or probabilities; by default as its outputs show
     least_probability  what a probability of exactly 0 is read as; by default half of the least other one (of votes of T trees 1/(2T)),
-                and 1/4 at most
+                and 1/4 at most; no more than the least other one
     overlap     records on two sides are refused; "leave out" leaves them out of the later side
     batch_size  records in a call of a function
     forward, collate   how a module is called, where it is not model(x) of records (x, y); as in `Lake.start_run`
