@@ -20,11 +20,8 @@ import pytest
 import torch
 from losslake.auditing import Audit
 from losslake.collect.importers.arrays import import_arrays
-from losslake.store.errors import AlreadyExists
-from losslake.store.errors import InvalidInput
-from losslake.store.errors import InvalidOption
-from losslake.store.errors import NotEnoughData
 from losslake.collect.progress import Silent
+from losslake.store.errors import AlreadyExists, InvalidInput, InvalidOption, NotEnoughData
 from sklearn.datasets import load_breast_cancer, make_classification
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier

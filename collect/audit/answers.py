@@ -10,12 +10,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ...store.errors import InvalidInput, InvalidOption, LosslakeError
-from ..callables import a
-from ..callables import unknown_choice
-from .records import Records
-from .records import rows_of
-from .records import size_of
-from .records import plain
+from ..callables import a, unknown_choice
+from .records import Records, plain, rows_of, size_of
 
 Output = Literal["logits", "probabilities"]
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...store.errors import InvalidInput, InvalidOption, LosslakeError
-from ..callables import a
 from ...store.lake import Lake
+from ..callables import a
 from .records import Records, joined, rows_of
 
 Train = Callable[[Any, int], Any]

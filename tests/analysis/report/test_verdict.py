@@ -18,11 +18,7 @@ from losslake.analysis.evaluations.likeness import SHIFTED, UNLIKE
 from losslake.analysis.report.data import Report
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.verdict import as_attack, judge
-from losslake.analysis.report.words import Verdict
-from losslake.analysis.report.words import title_of
-from losslake.analysis.report.words import verdict
-from losslake.analysis.report.words import luck
-from losslake.analysis.report.words import reached
+from losslake.analysis.report.words import Verdict, luck, reached, title_of, verdict
 from losslake.analysis.report.write import write_report
 from losslake.analysis.scores import Scores
 from losslake.analysis.statistics.roc import evaluate
