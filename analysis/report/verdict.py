@@ -86,9 +86,21 @@ class Judgement:
         return None if self.tpr is None else float(self.tpr.parameters["fpr"])
 
     @property
+    def reached(self) -> float | None:
+        """The FPR at the threshold: less than the one asked for where no threshold comes near it, as many records have the same score."""
+        fpr, attack = self.fpr, self.attack
+        if fpr is None or attack is None or not attack.curve.non_members:
+            return fpr
+        # Without ties it is as many as there may be; one fewer is not worth a word.
+        tied = self.accused + 2 <= fpr * attack.curve.non_members
+        return self.accused / attack.curve.non_members if tied else fpr
+
+    @property
     def by_luck(self) -> float | None:
-        """How many of the members that have a score guessing would name at this FPR."""
-        return None if self.attack is None or self.fpr is None else self.fpr * self.attack.curve.members
+        """How many of the members that have a score guessing would name at the FPR that is reached."""
+        return (
+            None if self.attack is None or self.reached is None else self.reached * self.attack.curve.members
+        )
 
     @property
     def members(self) -> int:

@@ -78,24 +78,14 @@ def title_of(judged: Judgement, shadows: int) -> str:
     return f"Cannot tell: {why[judged.rule]}"
 
 
-def reached(judged: Judgement) -> float | None:
-    """The FPR at the threshold: less than the one asked for where no threshold comes near it, as many records have the same score."""
-    fpr, attack = judged.fpr, judged.attack
-    if fpr is None or attack is None or not attack.curve.non_members:
-        return fpr
-    # Without ties it is as many as there may be; one fewer is not worth a word.
-    tied = judged.accused + 2 <= fpr * attack.curve.non_members
-    return judged.accused / attack.curve.non_members if tied else fpr
-
-
 def luck(judged: Judgement) -> str:
     """How many members an attack at the FPR that is reached names by chance."""
-    count = (reached(judged) or 0.0) * (judged.attack.curve.members if judged.attack else 0)
+    count = judged.by_luck or 0.0
     if count >= 0.5:
         return f"about {round(count):,} of them by luck"
     return (
         "hardly any of them by luck"
-        if judged.named and reached(judged) != judged.fpr
+        if judged.named and judged.reached != judged.fpr
         else "none of them by luck"
     )
 
@@ -123,7 +113,7 @@ def _of_attack(report: Report, judged: Judgement, attack: Attack) -> Verdict:
         "0.5 is guessing, 1 is certainty; an average over all records, so it hides the few at risk",
     )
     figures: tuple[Figure, ...]
-    at = reached(judged)
+    at = judged.reached
     if tpr is None or tpr.value is None or fpr is None:
         bounds = attack.tprs[-1]
         asked = percent(float(bounds.parameters["fpr"]))
@@ -168,7 +158,7 @@ def _measured(judged: Judgement, attack: Attack, by: str) -> str:
             f"With {plural(attack.curve.non_members, 'non-member')} none of the asked false-positive rates can be resolved; the lowest "
             f"that could be is {percent(RESOLVED_FROM / max(attack.curve.non_members, RESOLVED_FROM))}. So nobody can say which records an attacker would name safely."
         )
-    at = reached(judged)
+    at = judged.reached
     rate = f"{percent(at)}, where guessing names {percent(at)}"
     if at != fpr:
         rate += f": so many others have the same score that no threshold comes nearer to the {percent(fpr)} asked for"

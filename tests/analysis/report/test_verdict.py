@@ -18,7 +18,7 @@ from losslake.analysis.evaluations.likeness import SHIFTED, UNLIKE
 from losslake.analysis.report.data import Report
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.verdict import as_attack, judge
-from losslake.analysis.report.words import Verdict, luck, reached, title_of, verdict
+from losslake.analysis.report.words import Verdict, luck, title_of, verdict
 from losslake.analysis.report.write import write_report
 from losslake.analysis.scores import Scores
 from losslake.analysis.statistics.roc import evaluate
@@ -316,14 +316,14 @@ def test_luck_is_counted_at_the_rate_that_is_reached() -> None:
         assert judged.fpr is not None
         allowed = int(judged.fpr * 1_000 + 1e-9)
         above = min(accused, allowed)
-        assert (judged.accused, reached(judged)) == (above, above / 1_000)
+        assert (judged.accused, judged.reached) == (above, above / 1_000)
         expected = above / 1_000 * 800
         said = f"about {round(expected)} of them by luck" if expected else "hardly any of them by luck"
         assert luck(judged) == said
         assert said in title_of(judged, 16)
         # Members like the others, tied with them, are above the threshold as often as these.
         alike = judge([scored("lira", others[rng.integers(0, 1_000, 100_000)], others)])
-        rate = reached(alike)
+        rate = alike.reached
         assert rate is not None
         assert abs(len(alike.named) - rate * 100_000) <= 5 * np.sqrt(rate * 100_000)
 
