@@ -33,6 +33,11 @@ def forest():
     return RandomForestClassifier(20, random_state=0).fit(*table("train.csv"))
 
 
+def outsider():
+    x = np.random.default_rng(9).normal(size=(100, 3))
+    return RandomForestClassifier(20, random_state=1).fit(x, x[:, 0] > 0)
+
+
 def train(members, seed):
     frame = members
     return RandomForestClassifier(20, random_state=seed).fit(frame[["a", "b", "c"]].to_numpy(), frame["sick"].to_numpy())
@@ -127,7 +132,7 @@ def test_it_says_what_python_says(folder: Path, kind: str) -> None:
 def test_functions_name_records_and_train(folder: Path) -> None:
     module = names(folder)
     code, out, error = run(
-        "--model", f"{module}:forest", "--members", "train.npz", "--nonmembers", f"{module}:others", "--references", f"{module}:forest"
+        "--model", f"{module}:forest", "--members", "train.npz", "--nonmembers", f"{module}:others", "--references", f"{module}:outsider"
     )  # fmt: skip
     assert (code, error) == (0, "")
     assert "not kept: with --lake NAME" in out
