@@ -76,8 +76,7 @@ def test_results_are_those_of_the_long_way(tmp_path: Path, cancer: tuple[Any, An
         made.append((members[0], model))
         return model
 
-    # A probability of 0 read as the file below has it, and not as half of the least other one.
-    audit = losslake.audit(forest, *cancer, shadows=8, train=train, least_probability=2.0**-25)
+    audit = losslake.audit(forest, *cancer, shadows=8, train=train)
 
     x, y = np.concatenate([cancer[0][0], cancer[1][0]]), np.concatenate([cancer[0][1], cancer[1][1]])
     place = {row.tobytes(): number for number, row in enumerate(x)}
