@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.paths import NO_TARGET
 from ..scores import Finding
-from ..scoring.stored import keep_scores
+from ..scoring.stored import Kept, keep_scores
 from ..source import Source
 from ..statistics.alike import alike_and_shared
-from ..statistics.correlation import correlation_metric
+from ..statistics.correlation import correlation_metric, rank_correlation
 from ..statistics.intervals import clopper_pearson
 from ..statistics.metric import Metric
 from ..statistics.roc import split, threshold_at_fpr, tpr_at_fpr
@@ -48,11 +49,33 @@ def spearman(
     if among != "all":
         source.need_target()
     kept = keep_scores(source, scores)
+    pairs = list(combinations(scores, 2))
+    if source.adds_up_in_sql:
+        metrics = _in_sql(source, kept, pairs, among)
+    else:
+        metrics = [
+            rank_correlation(
+                *_both(kept[first].scores.frame, kept[second].scores.frame, among),
+                {"first": first, "second": second, "among": among},
+            )
+            for first, second in pairs
+        ]
+    notes = [
+        f"{first} and {second} have no correlation: fewer than two samples, or one never varies"
+        for (first, second), metric in zip(pairs, metrics, strict=True)
+        if metric.value is None
+    ]
+    return Finding(tuple(metrics), tuple(notes))
+
+
+def _in_sql(
+    source: Source, kept: Mapping[str, Kept], pairs: Sequence[tuple[str, str]], among: str
+) -> list[Metric]:
+    """The correlations by sql/spearman.sql."""
     metrics = []
-    notes = []
     # A new connection: the scores kept just now are not in the views of an older one.
     with source.reopened() as fresh:
-        for first, second in combinations(scores, 2):
+        for first, second in pairs:
             parameters = {
                 "first": kept[first].analysis,
                 "first_variant": kept[first].variant,
@@ -64,11 +87,21 @@ def spearman(
             row = fresh.query("spearman", parameters).row(0, named=True)
             pair = {"first": first, "second": second, "among": among}
             metrics.append(correlation_metric(row["rho"], row["error"], row["n"], pair))
-            if row["rho"] is None:
-                notes.append(
-                    f"{first} and {second} have no correlation: fewer than two samples, or one never varies"
-                )
-    return Finding(tuple(metrics), tuple(notes))
+    return metrics
+
+
+def _both(first: pl.DataFrame, second: pl.DataFrame, among: str) -> tuple[Floats, Floats]:
+    """Both scores of the samples that have them, in the order of their ids, so that sums have one order."""
+    sides = [
+        one.filter(pl.col("score").is_not_null()).select(
+            pl.col("sample_id").cast(pl.Int32), "member", pl.col("score").cast(pl.Float64)
+        )
+        for one in (first, second)
+    ]
+    both = sides[0].join(sides[1], on="sample_id", suffix="_second").sort("sample_id")
+    if among != "all":
+        both = both.filter(pl.coalesce("member", "member_second") == (among == "members"))
+    return both["score"].to_numpy(), both["score_second"].to_numpy()
 
 
 def agreement(
