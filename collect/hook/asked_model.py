@@ -15,9 +15,11 @@ from torch import nn
 from ...store.errors import InvalidInput, InvalidOption
 from ...store.format.schema import CROSS_ENTROPY
 from ..grad_norms.eval_pass import ordered_norms
-from ..losses.criterion import MANY_ROWS, LossOf, SampleLosses
+from ..losses.criterion import LossOf
 from ..losses.cross_entropy import loss_and_margin
+from ..losses.sample_losses import SampleLosses
 from ..losses.scale import are_probabilities, logits_of
+from ..losses.taken import MANY_ROWS
 from ..random_streams import undisturbed_randomness
 from ..ranks import inner_model
 from ..signals.calls import Call, ordered_answers, ordered_outputs
@@ -60,7 +62,7 @@ class _Scale:
             return output
         if output.numel() == len(output):
             if self.losses is not None:
-                return self.losses.lone_logits(output, y)
+                return self.losses.taken.lone_logits(output, y)
             self.lone += len(output)
             self.lone_shares += int(((output >= 0) & (output <= 1)).sum())
             return output
@@ -285,7 +287,7 @@ def _needs_targets(losses: LossOf, model: nn.Module, data: Any, labels: np.ndarr
     if isinstance(output, torch.Tensor) and output.numel() == len(output):
         # A whole number that a lone output is to hit is a count, as it is in a step; see `LossOf`.
         return losses.loss_only
-    return not losses.takes_scores(output, y)
+    return not losses.taken.takes_scores(output, y)
 
 
 def _pieces(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

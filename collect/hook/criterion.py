@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from ..losses.criterion import LossOf, SampleLosses
+from ..losses.criterion import LossOf
+from ..losses.sample_losses import SampleLosses
 from ..losses.share import divisor, own_loss, reduction_of
 
 Reduction = Literal["mean", "sum", "none"]

@@ -23,17 +23,19 @@ from ...store.write.run_writer import RunWriter
 from .. import ranks
 from ..callables import unknown_choice
 from ..grad_norms.eval_pass import check_layers_in_eval_mode
-from ..losses.criterion import BY_HAND, LossOf
+from ..losses.criterion import LossOf
+from ..losses.sample_losses import BY_HAND
 from ..run_facts import device_name, versions
 from ..signals.calls import Call, Forward
 from ..signals.from_logits import Answers
 from ..signals.queries import Query, expand_queries
 from .asked_model import TracePoint, asked_model
 from .criterion import Reduction, WatchedCriterion
+from .doubts import check_order, leave, tell_it_has_ended, tell_of_sigmoids, tell_who_was_in_no_batch
 from .exposed_so_far import COLUMNS, most_exposed
 from .given import KeyLookup, keys_in
 from .loader import KeyedLoader, WatchedLoader, check_followable, read_batch_ids, read_numbers
-from .positions import Positions, labels_tell, read_positions
+from .positions import Positions, read_positions
 from .recorder import TraceRecorder
 from .steps import RecordedSteps
 
@@ -69,7 +71,7 @@ class RecordedRun:
         """Of all samples, int64 (samples,), -1 where the samples table has none."""
         self._population, self._order, self._by_key = population, order, by_key
         self._not_shown: list[Positions] = []
-        self._order_checked = self._scale_checked = self._told_it_has_ended = False
+        self._doubted = self._told_it_has_ended = False
         self._steps = RecordedSteps(writer.run, self._recorder, labels)
         self._losses: LossOf | None = None
         self._info, self._queries = info, queries
@@ -79,7 +81,7 @@ class RecordedRun:
         self._eval_points = 0
         self._evaluated = False
         self._failed_evaluation: Exception | None = None
-        self._unfinished = weakref.finalize(self, _leave, self._recorder, writer)
+        self._unfinished = weakref.finalize(self, leave, self._recorder, writer)
         self._started = time.perf_counter()
         self._trained = 0.0
 
@@ -180,7 +182,9 @@ class RecordedRun:
         With `watch_model` say it before the forward pass. A run that has ended takes none, and says so.
         """
         if self.ended or self._writer.ended:
-            self._say_it_has_ended()
+            if torch.is_grad_enabled() and not self._told_it_has_ended:
+                self._told_it_has_ended = True
+                tell_it_has_ended(self.name)
             return
         ids = self._ids(ids)
         if self._forgets:
@@ -228,8 +232,7 @@ class RecordedRun:
     def _end_epoch(self, *, whole: bool = False) -> None:
         self._steps.end(whole=whole)
         if self._recorder.recording:
-            self._check_order()
-            self._check_scale()
+            self._doubt()
             self._recorder.end_epoch()
             self._trained = time.perf_counter() - self._started
 
@@ -436,7 +439,9 @@ class RecordedRun:
         self._unfinished.detach()
         if not ranks.writes():
             return None
-        self._say_who_was_in_no_batch()
+        if self._recorder.epochs:
+            missing = self.members & ~self._writer.forgotten & ~self._recorder.trained_on
+            tell_who_was_in_no_batch(self.name, self.members, missing)
         info = dataclasses.replace(
             self._info,
             extra={
@@ -522,56 +527,14 @@ class RecordedRun:
         """A field of a batch: keys as text, or numbers, which may be keys as well as ids."""
         self._on_batch(field if keys_in(field) is not None else self._by_key(read_numbers(field)))
 
-    def _say_it_has_ended(self) -> None:
-        if torch.is_grad_enabled() and not self._told_it_has_ended and ranks.writes():
-            self._told_it_has_ended = True
-            warnings.warn(
-                f"run {self.name!r} has ended, and records nothing of the batches that come now; start another run for them",
-                stacklevel=4,
-            )
-
-    def _say_who_was_in_no_batch(self) -> None:
-        missing = self.members & ~self._writer.forgotten & ~self._recorder.trained_on
-        if self._recorder.epochs and missing.any():
-            warnings.warn(
-                f"{int(missing.sum())} of {int(self.members.sum())} members of run {self.name!r} were in no batch that was recorded, the "
-                f"first of them sample {int(missing.argmax())}; attacks take every member for trained on: are members= right?",
-                stacklevel=4,
-            )
-
-    def _check_order(self) -> None:
-        """In the first epoch that holds a batch: whether anything shows which record is which sample.
-
-        Raises InvalidInput where something speaks against it and no labels speak for it, and warns where nothing does.
-        """
-        if self._order_checked:
+    def _doubt(self) -> None:
+        """In the first epoch that holds a batch: what there is to tell of its records and outputs."""
+        if self._doubted:
             return
-        self._order_checked = True
-        for positions in self._not_shown:
-            if self._recorder.compared and labels_tell(self.labels, positions.ids):
-                continue
-            if positions.doubt is not None:
-                raise InvalidInput(positions.doubt)
-            if ranks.writes():
-                warnings.warn(
-                    f"nothing shows which record is which sample in run {self.name!r}: record i of the loader's data set is taken for "
-                    "member i, and the loss compares no labels that would tell; pass watch_loader ids=, the sample id of each record, or key=, "
-                    "the field of a batch that names its samples",
-                    stacklevel=4,
-                )
-                return
-
-    def _check_scale(self) -> None:
-        """After the first epoch: warns of outputs that all look like sigmoids', under a loss of logits."""
-        if self._scale_checked or self._losses is None:
-            return
-        self._scale_checked = True
-        odd = self._losses.shares_for_logits()
-        if odd and ranks.writes():
-            warnings.warn(
-                f"{odd}. Run {self.name!r} records the loss that the loop computes, of sigmoids of sigmoids",
-                stacklevel=4,
-            )
+        self._doubted = True
+        check_order(self.name, self._not_shown, self.labels, compared=self._recorder.compared)
+        if self._losses is not None:
+            tell_of_sigmoids(self.name, self._losses.taken.shares_for_logits())
 
     def _note_accuracy(self, ids: np.ndarray, right: np.ndarray) -> None:
         within = right[self.members[ids]]
@@ -584,17 +547,4 @@ class RecordedRun:
                 **self._info.extra,
                 **({"tested_on": "audit samples that are no members"} if len(outside) else {}),
             },
-        )
-
-
-def _leave(recorder: TraceRecorder, writer: RunWriter) -> None:
-    """What becomes of a run that nobody has committed or discarded, and nobody holds any more, or whose program ends."""
-    recorded = recorder.recording or recorder.epochs or writer.staged_epochs()
-    recorder.stop()
-    writer.discard()
-    if recorded:
-        warnings.warn(
-            f"run {writer.run!r} of experiment {writer.experiment!r} was never committed, and what it recorded ({recorder.epochs} epochs) is lost: "
-            "use it as 'with lake.start_run(...) as run:', or end with run.commit()",
-            stacklevel=2,
         )
