@@ -32,7 +32,7 @@ def mean_log_probability(
     shape = (len(sample_id), len(queries))
     n, total = np.zeros((2, shape[0] * shape[1]), np.int32), np.zeros((2, shape[0] * shape[1]))
     for answers in answers_of(source, runs, ["loss"], sample_id, queries):
-        loss, sides = answers.columns[0].reshape(-1), _of_cells(answers.member, len(queries))
+        loss, sides = answers.columns[0].reshape(-1), answers.member_of_each()
         for start in range(0, len(loss), _BLOCK):
             part = slice(start, start + _BLOCK)
             _add(n[:, part], total[:, part], loss[part].astype(np.float64), sides[part])
@@ -70,7 +70,7 @@ def _faint(
     n, least, total = np.zeros(shape, np.int32), np.full(shape, np.inf), np.zeros(shape)
     for answers in answers_of(source, runs, ["loss"], sample_id, queries):
         loss = answers.columns[0].reshape(-1)[cells].astype(np.float64)
-        inside = _of_cells(answers.member, len(queries))[cells]
+        inside = answers.member_of_each()[cells]
         for side, used in enumerate((inside, ~inside)):
             n[side] += used & ~np.isnan(loss)
             own = np.where(used & np.isfinite(loss), loss, np.inf)
@@ -81,7 +81,3 @@ def _faint(
             least[side] = lower
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(total > 0, np.log(total / np.maximum(n, 1)) - least, -np.inf)
-
-
-def _of_cells(member: Flags, queries: int) -> Flags:
-    return member if queries == 1 else np.repeat(member, queries)

@@ -31,6 +31,11 @@ class Answers:
     columns: tuple[npt.NDArray[Any], ...]
     member: Flags
 
+    def member_of_each(self) -> Flags:
+        """Membership of each cell of a column, (samples x queries,)."""
+        queries = self.columns[0].shape[1]
+        return self.member if queries == 1 else np.repeat(self.member, queries)
+
 
 def answers_of(
     source: Source,
