@@ -21,18 +21,7 @@ from ..experiment.membership import design_members
 from ..fleet.design import Block, derived, lay_down, numbered
 from ..importers.runs import GivenRun, Universe, import_runs
 from ..progress import Progress, Silent
-from .answers import (
-    Output,
-    Way,
-    as_logits,
-    class_numbers,
-    in_order,
-    is_module,
-    kind_of,
-    least_given,
-    least_of,
-    way_of,
-)
+from .answers import Output, Way, is_module, way_of
 from .dependence import (
     REMEDY,
     Shadow,
@@ -43,6 +32,7 @@ from .dependence import (
     is_constant,
     is_telling,
 )
+from .logits import as_logits, class_numbers, in_order, kind_of, least_given, least_of
 from .records import Columns, Records, check_alike, read_labels, read_records
 from .same import Overlap, distinct, some_of
 from .shadows import (
