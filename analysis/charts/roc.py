@@ -149,7 +149,7 @@ def roc_chart(
     layers: list[Any] = [chance, lines, *asked, touch]
     subtitle = ["Dashed grey: guessing."]
     if asked:
-        subtitle.append("Grey: the other attacks, until their name is clicked.")
+        subtitle.append("Grey: the other attacks.")
     if log and curves and begins is not None:
         count = max(found.non_members for found in curves)
         subtitle.append(f"From FPR {percent(begins)} on, which {count:,} non-members resolve.")

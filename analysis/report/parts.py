@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, with a name that is unique in the report.
+    """A chart, with a name that is unique in the report. ``tip`` says what a pointer does in it, to those who have one: not on paper.
 
     ``linked`` are the labels of the scores on its x and y axis where a selection in it, which is called as
     `brush_of` says, narrows the records that the page shows; empty for all other charts.
@@ -29,6 +29,7 @@ class Figure:
     name: str
     chart: alt.Chart | alt.LayerChart
     linked: tuple[str, ...] = ()
+    tip: str = ""
 
     @cached_property
     def spec(self) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from .parts import Figure, Figures, Section
 from .words import Verdict
 
 WIDTH = 460
+ON_PAPER = 340
+"""Narrower, as two stand in a row of a page: their words are not made smaller than one reads."""
 FONT = "sans-serif"
 INK = "#1d2328"
 PIXELS_A_UNIT = 2.0
@@ -35,22 +37,22 @@ def figures_of(sections: Sequence[Section]) -> list[Figure]:
 
 def as_image(figure: Figure) -> str:
     """A chart without its title as a vector picture in a data URL, on white."""
-    svg = _svg(figure, {**theme(INK, FONT), "background": "white"})
+    svg = _svg(figure, {**theme(INK, FONT), "background": "white"}, ON_PAPER)
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")
 
 
 def inlined(figure: Figure) -> Markup:
     """The same as an element of the page, in the page's colours; what it says is its label."""
-    svg = _svg(figure, theme(font=FONT))
+    svg = _svg(figure, theme(font=FONT), WIDTH)
     label = str(escape(spelled(figure.spec.get("description", ""))))
     # Names of clips and gradients are the page's: no two charts may have the same.
     svg = re.sub(r'(url\(#|id=")(part\d+)', rf"\1{figure.name}-\2", svg)
     return Markup(svg.replace('class="marks"', f'class="still" role="img" aria-label="{label}"', 1))
 
 
-def _svg(figure: Figure, config: dict[str, Any]) -> str:
+def _svg(figure: Figure, config: dict[str, Any], width: int) -> str:
     """A chart to be looked at: without title, tooltips, what only a pointer meets, and digits that nobody sees."""
-    spec = _still(figure.spec | {"width": WIDTH})
+    spec = _still(figure.spec | {"width": width})
     spec.pop("title", None)
     spec["config"] = {**config, "aria": False}
     return re.sub(r"<[^>]+>", lambda tag: _PLACES.sub(_rounded, tag[0]), _drawn(spec))

@@ -40,11 +40,12 @@ def attacks(report: Report) -> Section | None:
         for attack in shown
         if attack.label in leading
     ]
+    tip = "A click on a name under the curves brings it out." if len(curves) > 1 else ""
     parts: list[Part] = [
         Figures(
             (
-                Figure("roc", roc_chart(curves, leading=leading, from_fpr=least)),
-                Figure("roc-linear", roc_chart(curves, log=False, leading=leading)),
+                Figure("roc", roc_chart(curves, leading=leading, from_fpr=least), tip=tip),
+                Figure("roc-linear", roc_chart(curves, log=False, leading=leading), tip=tip),
             )
         ),
         _attacks_table(report, shown, rates),
@@ -56,8 +57,7 @@ def attacks(report: Report) -> Section | None:
         "Attacks",
         "How well attacks tell members from non-members",
         "The left end of the curve matters: an attack that is right about a few records without accusing others is a "
-        "leak, however poor it is on average."
-        + (" A click on a name under a curve brings it out." if len(curves) > 1 else ""),
+        "leak, however poor it is on average.",
         tuple(parts),
     )
 

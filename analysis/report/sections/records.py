@@ -174,7 +174,8 @@ def _linked(
     pairs = _pair(report, first, second, members_only=members)
     said = _say_correlation(rho, "members" if members else "samples")
     chart = pairs_chart(pairs, title, said, brush=brush_of(name))
-    return Figure(name, chart, (first.label, second.label))
+    tip = "Draw a rectangle to list the records in it; a double click takes it away."
+    return Figure(name, chart, (first.label, second.label), tip)
 
 
 def _pair(report: Report, first: Scored, second: Scored, *, members_only: bool) -> Pairs:

@@ -13,6 +13,7 @@ import pytest
 from losslake.analysis.report.document import document, need_weasyprint
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.page import build, page, printed_page
+from losslake.analysis.report.still import figures_of
 from losslake.analysis.report.words import verdict
 from losslake.analysis.report.write import write_report
 from losslake.store.errors import MissingExtra
@@ -36,7 +37,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 def words_of(html: str) -> list[str]:
     """The visible text of a page, word by word."""
     folded = re.sub(
-        r'<details class="more">.*?</details>|<div class="picked".*?</div>|<span class="hint">.*?</span>|<p class="narrowed".*?</p>',
+        r'<details class="more">.*?</details>|<div class="picked".*?</div>|<span class="hint(?: tip)?">.*?</span>|<p class="narrowed".*?</p>',
         " ",
         html,
         flags=re.DOTALL,
@@ -64,6 +65,32 @@ def test_paper_says_what_the_screen_says(small: Lake) -> None:
     figures = re.findall(r'<img src="data:image/svg[^"]*" alt="([^"]*)"', paper)
     assert len(figures) == paper.count("<figure>") > 3
     assert all(figures)
+    # What only a pointer does is told where one is.
+    pointers = re.compile(r"\bclick|double click|rectangle")
+    assert pointers.search(" ".join(words_of(screen.replace('class="hint tip"', ""))))
+    assert not pointers.search(" ".join(words_of(paper)))
+    for drawn in figures_of(sections):
+        assert not pointers.search(str(drawn.spec.get("title")))
+
+
+@needs_weasyprint
+def test_records_begin_under_their_heading_and_fill_pages(small: Lake) -> None:
+    import weasyprint
+
+    report = gather(small, "e")
+    text = printed_page(report, verdict(report), build(report))
+    told = [
+        [
+            box.element.get("data-sample")
+            for box in page._page_box.descendants()
+            if box.element_tag == "li" and box.element is not None
+        ]
+        for page in weasyprint.HTML(string=text).render().pages
+    ]
+    pages = [list(dict.fromkeys(filter(None, cards))) for cards in told]
+    pages = [cards for cards in pages if cards]
+    assert [int(sample) for cards in pages for sample in cards] == [one.sample_id for one in report.exposed]
+    assert all(len(cards) in range(4, 99, 2) for cards in pages[1:-1])  # whole rows, and not one alone
 
 
 def unpacked(pdf: bytes) -> bytes:
