@@ -102,6 +102,10 @@ class Judgement:
             None if self.attack is None or self.reached is None else self.reached * self.attack.curve.members
         )
 
+    def counts(self, attack: Attack) -> bool:
+        """Whether what this attack finds is taken for a leak; not where members and non-members differ by themselves and it takes in that difference."""
+        return _counts(attack, self.warned)
+
     @property
     def members(self) -> int:
         """All members of the target, with a score or without."""
@@ -165,7 +169,7 @@ def judge(
     if lead is None:
         return Judgement("cannot tell", "no attack")
     tpr = finest(lead)
-    counting = [one for one in attacks if SHIFTED not in warned or compares_with_itself(one.scored.name)]
+    counting = [one for one in attacks if _counts(one, warned)]
     better, by_chance = _others(counting, lead, tpr)
     level, rule = _level(lead, tpr, better, lead in counting, frozenset(warned))
     named, accused = named_at(lead, float(tpr.parameters["fpr"])) if tpr is not None else (frozenset(), 0)
@@ -184,6 +188,10 @@ def judge(
         int((missing & ~member).sum()),
         frozenset(warned),
     )
+
+
+def _counts(attack: Attack, warned: Collection[str]) -> bool:
+    return SHIFTED not in warned or compares_with_itself(attack.scored.name)
 
 
 def headline_of(judged: Judgement, wanted: float) -> Headline | None:

@@ -63,9 +63,14 @@ def attacks(report: Report) -> Section | None:
 
 
 def matter_most(report: Report) -> tuple[str, ...]:
-    """Labels of the attacks that are drawn in colour: that of the verdict, then those whose AUC is surest to be above guessing."""
-    lead = [report.judgement.attack] if report.judgement.attack is not None else []
-    others = [one for one in report.attacks if one not in lead and (one.auc.ci_low or 0) > 0.5]
+    """Labels of the attacks that are drawn in colour: that of the verdict, then those that count for it whose AUC is surest to be above guessing."""
+    judged = report.judgement
+    lead = [judged.attack] if judged.attack is not None else []
+    others = [
+        one
+        for one in report.attacks
+        if one not in lead and judged.counts(one) and (one.auc.ci_low or 0) > 0.5
+    ]
     others.sort(key=lambda one: -(one.auc.ci_low or 0))
     return tuple(one.label for one in [*lead, *others][:IN_COLOUR])
 
@@ -253,6 +258,9 @@ def _attacks_table(report: Report, attacks: Sequence[Attack], rates: Sequence[fl
             f" TPR at FPR {' and '.join(left)}: not resolved (about {RESOLVED_FROM} non-members have to lie above the threshold; "
             "with fewer, an interval reaches down to 0 whatever was found)."
         )
+    aside = [attack.label for attack in attacks if not report.judgement.counts(attack)]
+    if aside:
+        caption += f" Members and non-members differ by themselves, and what these show is that difference, or partly: {', '.join(aside)}."
     return Table(
         ("attack", "AUC", *(f"TPR at FPR {percent(fpr)}" for fpr in rates), "members", "non-members"),
         tuple(rows),

@@ -15,8 +15,11 @@ from click.testing import CliRunner
 from losslake.analysis.commands import analyze_group
 from losslake.analysis.commands import report as report_command
 from losslake.analysis.evaluations.likeness import SHIFTED, UNLIKE
+from losslake.analysis.evaluations.shifted_members import LEANING, VOID
 from losslake.analysis.report.data import Report
 from losslake.analysis.report.gather import gather
+from losslake.analysis.report.parts import Table
+from losslake.analysis.report.sections.attacks import IN_COLOUR, attacks, matter_most
 from losslake.analysis.report.verdict import as_attack, judge
 from losslake.analysis.report.words import Verdict, luck, title_of, verdict
 from losslake.analysis.report.write import write_report
@@ -203,6 +206,28 @@ def test_made_lakes_read_aloud(
         # Nothing in the table below does better than guessing once the number of looks is allowed for.
         assert report.judgement.better == ()
     assert said.next_steps
+
+
+def test_what_a_shift_shows_is_not_drawn_as_a_leak(told: dict[str, tuple[Lake, Report]]) -> None:
+    _, report = told["shifted members"]
+    aside = {one.label for one in report.attacks if one.scored.name in (*VOID, *LEANING)}
+    found = {one.label for one in report.attacks if (one.auc.ci_low or 0) > 0.5}
+    assert aside & found  # they would be in colour
+    assert not aside & set(matter_most(report))
+    section = attacks(report)
+    assert section is not None
+    table = next(part for part in section.parts if isinstance(part, Table))
+    told_aside = table.caption.partition(
+        "differ by themselves, and what these show is that difference, or partly: "
+    )[2]
+    assert set(told_aside.removesuffix(".").split(", ")) == aside
+    _, leaking = told["strong leak"]
+    assert len(matter_most(leaking)) == IN_COLOUR
+    section = attacks(leaking)
+    assert section is not None
+    assert (
+        "differ by themselves" not in next(part for part in section.parts if isinstance(part, Table)).caption
+    )
 
 
 def test_levels_are_the_same_in_page_json_and_terminal(
