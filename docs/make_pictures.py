@@ -1,12 +1,13 @@
-"""The pictures in the README, made from the demo: the report's first screen, and the SQL shell.
+"""The pictures in the README, made from the demo: the report's first screen, and the SQL shell; and those in docs/words.md, of two made lakes.
 
-python docs/make_pictures.py [LAKE] writes docs/pictures/report.png and docs/pictures/shell.png. LAKE is one that `losslake demo` made; without
-it the demo is run first. Needs chromium and tmux.
+python docs/make_pictures.py [LAKE] writes report.png, shell.png, leak.png and shifted.png to docs/pictures. LAKE is one that `losslake demo` made;
+without it the demo is run first. Needs chromium, tmux and what tests need.
 """
 
 from __future__ import annotations
 
 import html
+import runpy
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from rich.terminal_theme import DIMMED_MONOKAI
 from rich.text import Text
 
 PICTURES = Path(__file__).parent / "pictures"
+MADE = Path(__file__).parents[1] / "tests/analysis/report/test_verdict.py"
+"""Makes lakes of which the truth is known."""
+
 COLUMNS, ROWS = 92, 29
 ASKED = (
     "select sample_id, label, round(score, 2) as score from scores join samples using (sample_id) "
@@ -42,6 +46,12 @@ def main() -> None:
         page = work / "shell.html"
         page.write_text(terminal_page(shell_screen(lake)))
         photograph(page, PICTURES / "shell.png", 960, 640)
+        made = runpy.run_path(str(MADE))
+        for name, picture in (("strong leak", "leak.png"), ("shifted members", "shifted.png")):
+            lake, report = work / name, work / f"{name}.html"
+            made["make"](lake, **made["LAKES"][name])
+            subprocess.run(["losslake", "report", "--lake", str(lake), "--out", str(report)], check=True)
+            photograph(report, PICTURES / picture, 1000, 830)
 
 
 def photograph(page: Path, out: Path, width: int, height: int) -> None:
