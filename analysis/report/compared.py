@@ -13,6 +13,7 @@ from ...store.format.records import Experiment, Run
 from ...store.lake import Lake
 from ..scoring.catalogue import open_source
 from ..scoring.stored import keep_scores
+from ..statistics.intervals import difference_interval
 from ..statistics.metric import Metric
 from ..statistics.roc import evaluate, firm
 from .audit import data_digest
@@ -28,6 +29,7 @@ class Model:
     """One model of a comparison. ``tpr`` is at the comparison's FPR, None where none is resolved by all of them; ``data`` the
     digest of its experiment.
 
+    ``moved`` is how much that rate, or the AUC where no FPR is resolved by all, is higher than in the model before; None for the first.
     ``newly`` are the records that the attack names here and did not name in the model before, of which ``also_members`` were
     trained on there as well; None for the first model, and where the records of the two cannot be matched. ``changed`` are (name, before,
     now) of what is another in the recipe than in the model before.
@@ -39,6 +41,7 @@ class Model:
     data: str
     attack: Attack
     tpr: Metric | None
+    moved: Metric | None
     named: frozenset[int]
     newly: tuple[str, ...] | None
     also_members: int | None
@@ -113,6 +116,7 @@ def compare_models(
     models: list[Model] = []
     for place, (experiment, run, data, judged) in enumerate(found):
         named = named_at(judged, fpr)[0] if fpr is not None else frozenset()
+        tpr = next((m for m in judged.tprs if m.parameters["fpr"] == fpr), None)
         newly, also = None, None
         if place and fpr is not None:
             before, _, _, before_judged = found[place - 1]
@@ -124,7 +128,8 @@ def compare_models(
                 run.created,
                 data,
                 judged,
-                next((m for m in judged.tprs if m.parameters["fpr"] == fpr), None),
+                tpr,
+                change_of(models[-1].tpr or models[-1].attack.auc, tpr or judged.auc) if place else None,
                 named,
                 newly,
                 also,
@@ -132,6 +137,16 @@ def compare_models(
             )
         )
     return Compared(attack, fpr, tuple(models))
+
+
+def change_of(before: Metric, now: Metric) -> Metric | None:
+    """How much higher a metric is than it was, as `difference_interval` says; None where either has no value."""
+    ends = [(one.value, one.ci_low, one.ci_high) for one in (before, now)]
+    if None in ends[0] or None in ends[1]:
+        return None
+    (was, *_), (value, *_) = ends
+    low, high = difference_interval(*ends)
+    return Metric(f"{now.metric}_change", value - was, low, high, now.n, now.parameters)
 
 
 def _newly(
@@ -214,6 +229,7 @@ def compared_json(compared: Compared) -> dict[str, Any]:
                 "non_members": model.attack.curve.non_members,
                 "auc": model.attack.auc.to_json(),
                 "tpr": model.tpr.to_json() if model.tpr else None,
+                "change": model.moved.to_json() if model.moved else None,
                 "named": len(model.named) if compared.fpr is not None else None,
                 "newly_named": None if model.newly is None else list(model.newly),
                 "of_them_members_before": model.also_members,

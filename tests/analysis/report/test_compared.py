@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from click.testing import CliRunner
 from losslake.analysis.commands import report as command
 from losslake.analysis.report.as_json import SCHEMA
 from losslake.analysis.report.check import check_report
-from losslake.analysis.report.compared import changes, models_named
+from losslake.analysis.report.compared import change_of, changes, models_named
 from losslake.analysis.report.data import Report
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.page import build, page, printed_page
 from losslake.analysis.report.parts import Section, Table
 from losslake.analysis.report.words import verdict
 from losslake.analysis.report.write import write_report
+from losslake.analysis.statistics.metric import Metric
 from losslake.store.errors import InvalidOption, NotEnoughData, NotFound
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
@@ -97,7 +99,49 @@ def test_who_is_newly_named_by_hand(report: Report) -> None:
         assert scores == sorted(scores, reverse=True)
     assert (others.newly, others.also_members) == (None, None)  # nothing tells which of them are the same
     table = next(part for part in section(report).parts if isinstance(part, Table))
-    assert table.rows[4][4] == "records cannot be matched"
+    assert table.rows[4][5] == "records cannot be matched"
+
+
+def test_how_much_a_rate_moved(report: Report) -> None:
+    assert report.compared is not None
+    models = report.compared.models
+    assert models[0].moved is None
+    for before, model in pairwise(models):
+        assert model.moved is not None
+        assert before.tpr is not None
+        assert model.tpr is not None
+        assert model.moved.value == pytest.approx(model.tpr.value - before.tpr.value)  # type: ignore[operator]
+        assert model.moved.ci_low < model.moved.value < model.moved.ci_high  # type: ignore[operator]
+        widest = model.tpr.ci_high - before.tpr.ci_low  # type: ignore[operator]
+        assert model.moved.ci_high < widest
+    told = section(report)
+    beyond = [
+        model.name
+        for model in models[1:]
+        if model.moved is not None and not (model.moved.ci_low or 0) <= 0 <= (model.moved.ci_high or 0)
+    ]
+    assert "e/tight" in beyond  # nothing was added there for members
+    named = told.lead.partition("differ from the model before them: ")[2].removesuffix(".").split(", ")
+    assert [name.split(" (")[0] for name in named] == beyond
+    assert "e/tight (lower)" in named
+
+
+def test_a_difference_is_held_by_its_interval() -> None:
+    """Rates of two models over the same records, as often as said: independent, and rising and falling together."""
+    rng = np.random.default_rng(5)
+    for together in (False, True):
+        held = []
+        for _ in range(1_000):
+            n = int(rng.integers(40, 400))
+            drawn = rng.random(n), rng.random(n)
+            shares = rng.uniform(0.02, 0.9, 2)
+            hits = [int((drawn[0 if together else place] < shares[place]).sum()) for place in (0, 1)]
+            was, now = (Metric.share("tpr", hit, n) for hit in hits)
+            moved = change_of(was, now)
+            assert moved is not None
+            held.append(moved.ci_low <= shares[1] - shares[0] <= moved.ci_high)  # type: ignore[operator]
+        assert np.mean(held) > 0.94
+    assert change_of(Metric("auc", None), Metric("auc", 0.5, 0.4, 0.6)) is None
 
 
 def test_what_changed_in_the_recipe(lake: Lake, report: Report) -> None:
