@@ -1,0 +1,304 @@
+"""The page and the picture of what `science.py` measured: means over targets with their intervals, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from losslake.analysis.charts.style import OF_ATTACKS, SERIES, theme
+from scipy.stats import t as student
+
+Cell = Mapping[str, Any]
+Key = tuple[str, str, int]
+Floats = npt.NDArray[np.float64]
+
+INK = "#7d8590"
+"""Read on light and on dark pages alike."""
+
+DRAWN = {
+    "loss": "loss",
+    "lira": "lira",
+    "lira[mode=offline]": "lira[mode=offline]",
+    "rmia": "rmia",
+    "rmia[mode=offline]": "rmia[mode=offline]",
+    "calibrated[tau=out]": "calibrated[tau=out]",
+    "attack-r": "attack-r",
+}
+MEASURES = {
+    "tpr_at_fpr@0.001": "TPR at an FPR of 0.1%",
+    "tpr_at_fpr@0.01": "TPR at an FPR of 1%",
+    "auc": "AUC",
+}
+LEAST = 3
+"""Targets from which on an interval is given."""
+
+
+def write_page(page: Path, cells: Sequence[Cell], titles: Mapping[str, str], most: int, wanted: int) -> None:
+    """Write the page to ``page``, and the picture into the folder pictures beside it.
+
+    ``most`` is the greatest number of shadow models, ``wanted`` how many cells a data set has when all is done.
+    """
+    values = by_key(cells)
+    there = [name for name in titles if any(key[0] == name for key in values)]
+    lines = [
+        "# What each shadow model buys",
+        "",
+        "<!-- Made by benchmarks/science.py from its cells; run it again rather than edit this. -->",
+        "",
+        *opening(cells, values, there, titles, most, wanted),
+    ]
+    if there:
+        picture = page.parent / "pictures" / "shadow-models.svg"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw(values, there, titles, picture)
+        lines += [f"![TPR against the number of shadow models](pictures/{picture.name})", ""]
+        lines += [*against_default(values, there, titles), *free_table(values, there, titles)]
+        for measure, words in MEASURES.items():
+            lines += [f"## {words}", ""]
+            for name in there:
+                lines += table(values, name, titles[name], measure)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def by_key(cells: Iterable[Cell]) -> dict[Key, dict[int, Cell]]:
+    """The cells that have figures: by data set, score and number of shadow models, then by target."""
+    found: dict[Key, dict[int, Cell]] = {}
+    for cell in cells:
+        if "failed" not in cell:
+            found.setdefault((cell["data"], cell["score"], cell["shadows"]), {})[cell["target"]] = cell
+    return found
+
+
+def opening(
+    cells: Sequence[Cell],
+    values: Mapping[Key, Mapping[int, Cell]],
+    there: Sequence[str],
+    titles: Mapping[str, str],
+    most: int,
+    wanted: int,
+) -> list[str]:
+    """What a reader should take home, how it was measured, and what is missing."""
+    counts = {
+        name: (
+            len({cell["target"] for cell in cells if cell["data"] == name}),
+            sum(cell["data"] == name for cell in cells),
+        )
+        for name in titles
+    }
+    said = ", ".join(
+        f"{titles[name]} ({targets} targets)" for name, (targets, _) in counts.items() if targets
+    )
+    missing = [
+        f"{titles[name]} {wanted - done:,} of {wanted:,}"
+        for name, (_, done) in counts.items()
+        if done < wanted
+    ]
+    return [
+        *(f"**{line}**" for line in take_home(values, there, most)),
+        "",
+        f"Measured on {said or 'nothing yet'}.",
+        "MLPs of 256 and 128 trained for 25 epochs by `losslake collect shadows`, a coin a model and record, on 4,000 records with a",
+        f"population of 400 (digits: 1,611 and 179). {most + 1} models; one after the other is the target, and the 1, 2, 4, ... after it are its shadow models.",
+        "What a column costs is so many more models trained; a free score costs none. Means over targets, ± half of their 95% t interval: of",
+        "these records and this recipe, the targets being each other's shadow models. A record without a score is never claimed.",
+        "Made by `python benchmarks/science.py FOLDER`, two hours on two cores, which goes on where it stopped.",
+        "",
+        f"Cells that are missing: {'; '.join(missing) if missing else 'none'}.",
+        "",
+    ]
+
+
+def take_home(values: Mapping[Key, Mapping[int, Cell]], there: Sequence[str], most: int) -> list[str]:
+    """One sentence of the figures: how much of what the default attack finds with most shadow models is found with few."""
+    measure = "tpr_at_fpr@0.01"
+    parts = []
+    for shadows, score, words in (
+        (0, "loss", "the loss alone finds"),
+        (1, "calibrated[tau=out]", "one shadow model (calibrated loss)"),
+        (4, "lira", "4 (LiRA)"),
+        (16, "lira", "16"),
+    ):
+        shares = []
+        for name in there:
+            few, many = (
+                mean_of(values, (name, score, shadows), measure),
+                mean_of(values, (name, "lira", most), measure),
+            )
+            if few is not None and many:
+                shares.append(few / many)
+        if shares and shadows < most:
+            low, high = f"{min(shares):.0%}", f"{max(shares):.0%}"
+            parts.append(f"{words} {low}" + (f" to {high}" if low != high else ""))
+    if not parts:
+        return []
+    return [f"Of what LiRA finds at an FPR of 1% with {most} shadow models, {', '.join(parts)}."]
+
+
+def mean_of(values: Mapping[Key, Mapping[int, Cell]], key: Key, measure: str) -> float | None:
+    """The mean over targets, None where it is not known."""
+    known = figures(values, key, measure)
+    return float(known.mean()) if len(known) else None
+
+
+def figures(values: Mapping[Key, Mapping[int, Cell]], key: Key, measure: str) -> Floats:
+    """A measure of each target that has it."""
+    of = values.get(key, {})
+    return np.array([of[target][measure] for target in sorted(of) if of[target].get(measure) is not None])
+
+
+def told(known: Floats, *, signed: bool = False) -> str:
+    """A mean with half of its interval."""
+    if len(known) == 0:
+        return "–"
+    mean = f"{known.mean():+.3f}" if signed else f"{known.mean():.3f}"
+    mean = mean.replace("0.", ".", 1)
+    if len(known) < LEAST:
+        return mean
+    half = student.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
+    return f"{mean} ± {half:.3f}".replace("± 0.", "± .")
+
+
+def table(values: Mapping[Key, Mapping[int, Cell]], name: str, title: str, measure: str) -> list[str]:
+    """Scores by number of shadow models."""
+    columns = sorted({key[2] for key in values if key[0] == name and key[2]})
+    attacks = list(dict.fromkeys(key[1] for key in ordered(values) if key[0] == name and key[2]))
+    free = [score for score in ("loss", "attack-p", "residual") if (name, score, 0) in values]
+    if not any(len(figures(values, (name, score, n), measure)) for score in attacks for n in columns):
+        return [f"{title}: its non-members do not resolve this rate.", ""]
+    lines = [f"| {title} | 0 | " + " | ".join(map(str, columns)) + " |", "| --- " * (len(columns) + 2) + "|"]
+    for score in free:
+        lines.append(
+            f"| `{score}` | {told(figures(values, (name, score, 0), measure))} |" + " |" * len(columns)
+        )
+    for score in attacks:
+        row = [told(figures(values, (name, score, n), measure)) for n in columns]
+        lines.append(f"| `{score}` | | " + " | ".join(row) + " |")
+    return [*lines, ""]
+
+
+def ordered(values: Mapping[Key, Mapping[int, Cell]]) -> list[Key]:
+    """Keys with the scores that find most at the top: by mean TPR over data sets, with most shadow models."""
+    most = max((key[2] for key in values), default=0)
+
+    def rank(score: str) -> float:
+        many = [
+            mean_of(values, key, "tpr_at_fpr@0.01")
+            for key in values
+            if key[1] == score and key[2] in (0, most)
+        ]
+        known = [value for value in many if value is not None]
+        return -float(np.mean(known)) if known else 0.0
+
+    return sorted(values, key=lambda key: (rank(key[1]), key[1], key[2]))
+
+
+def against_default(
+    values: Mapping[Key, Mapping[int, Cell]], there: Sequence[str], titles: Mapping[str, str]
+) -> list[str]:
+    """How far attacks are above ``lira`` on the same targets and shadow models."""
+    measure = "tpr_at_fpr@0.01"
+    columns = sorted({key[2] for key in values if key[2]})
+    others = (
+        "rmia",
+        "rmia[mode=offline]",
+        "lira[mode=offline]",
+        "lira[variance=pooled]",
+        "calibrated[tau=out]",
+    )
+    lines = [
+        "## Above or below the default, with the same models",
+        "",
+        "TPR at an FPR of 1% less that of `lira` on the same target and shadow models; where `lira` has nothing to fit (one model), its TPR is taken as 0.",
+        "",
+        "| data, attack | " + " | ".join(map(str, columns)) + " |",
+        "| --- " * (len(columns) + 1) + "|",
+    ]
+    for name in there:
+        for score in others:
+            row = []
+            for n in columns:
+                mine, default = values.get((name, score, n), {}), values.get((name, "lira", n), {})
+                both = [t for t in mine if mine[t].get(measure) is not None and (t in default or n == 1)]
+                gap = [
+                    mine[t][measure] - (default[t][measure] if t in default else 0.0) for t in sorted(both)
+                ]
+                row.append(told(np.array(gap), signed=True))
+            lines.append(f"| {titles[name]}, `{score}` | " + " | ".join(row) + " |")
+    return [*lines, ""]
+
+
+def free_table(
+    values: Mapping[Key, Mapping[int, Cell]], there: Sequence[str], titles: Mapping[str, str]
+) -> list[str]:
+    """What costs no shadow model: precision of the top members against LiRA's finds."""
+    scores = list(dict.fromkeys(key[1] for key in values if key[2] == 0))
+    share = {
+        name: mean_of(values, next(key for key in values if key[0] == name), "vulnerable") for name in there
+    }
+    lines = [
+        "## Free scores: who is found, before a shadow model is trained",
+        "",
+        "Precision at the top 1% and 5% of the members: the share of them that LiRA with every shadow model finds at an FPR of 0.1%. Picking at random: "
+        + ", ".join(f"{titles[name]} {value:.3f}" for name, value in share.items() if value is not None)
+        + ". Scores of the target's own training; none needs another model. `lt-iqr` is the paper's: the interquartile range of the loss after each epoch and before the first.",
+        "",
+        "| score | " + " | ".join(f"{titles[name]}, 1% | 5%" for name in there) + " |",
+        "| --- " * (1 + 2 * len(there)) + "|",
+    ]
+    rows = []
+    for score in scores:
+        parts = [
+            figures(values, (name, score, 0), f"precision@{k}") for name in there for k in ("0.01", "0.05")
+        ]
+        known = [part.mean() for part in parts if len(part)]
+        rows.append(
+            (
+                -float(np.mean(known)) if known else 0.0,
+                f"| `{score}` | " + " | ".join(map(told, parts)) + " |",
+            )
+        )
+    return [*lines, *(row for _, row in sorted(rows)), ""]
+
+
+def draw(
+    values: Mapping[Key, Mapping[int, Cell]], there: Sequence[str], titles: Mapping[str, str], out: Path
+) -> None:
+    """TPR at 1% by number of shadow models, a panel a data set."""
+    import altair as alt
+    import vl_convert
+
+    rows = []
+    for (name, score, shadows), of in values.items():
+        known = figures({(name, score, shadows): of}, (name, score, shadows), "tpr_at_fpr@0.01")
+        if score not in DRAWN or name not in there or len(known) == 0:
+            continue
+        columns = [0] if shadows == 0 else [shadows]
+        rows += [
+            {"data": titles[name], "attack": score, "shadows": str(n), "tpr": float(known.mean())}
+            for n in columns
+        ]
+    spare = iter(colour for colour in SERIES if colour not in OF_ATTACKS.values())
+    shown = [score for score in DRAWN if any(row["attack"] == score for row in rows)]
+    colours = [OF_ATTACKS.get(score) or next(spare, INK) for score in shown]
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X(
+            "shadows:O",
+            sort=["0", "1", "2", "4", "8", "16", "32", "64"],
+            title="shadow models",
+            axis=alt.Axis(labelAngle=0),
+        ),
+        y=alt.Y("tpr:Q", title="TPR at an FPR of 1%"),
+        color=alt.Color("attack:N", sort=shown, scale=alt.Scale(domain=shown, range=colours), title=None),
+    )
+    chart = (
+        (base.mark_line() + base.mark_point(filled=True, size=40))
+        .properties(width=220, height=170)
+        .facet(facet=alt.Facet("data:N", sort=[titles[name] for name in there], title=None), columns=3)
+        .resolve_scale(y="independent")
+        .configure(**theme(INK, "sans-serif"))
+    )
+    out.write_text(vl_convert.vegalite_to_svg(chart.to_json()))
