@@ -86,7 +86,7 @@ RECIPE = option_set(
         "recipe_file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="A recipe in TOML, or the preset fast: for pictures on a GPU (on a CPU with --precision fp32; few records want a smaller --batch-size and --lr).",
+        help="A recipe in TOML, or a preset by its name: fast, for pictures on a GPU (on a CPU with --precision fp32; few records want a smaller --batch-size and --lr), or a paper's, such as lt-iqr-wrn28-2; docs/recipes.md lists them.",
     ),
     click.option("--model", metavar="M", help="Architecture, or module:function."),
     click.option("--widths", metavar="N,N,...", help="Layers of an mlp, such as 512,256, or blocks of fast."),

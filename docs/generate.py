@@ -22,6 +22,8 @@ from losslake.analysis.statistics.metric import Metric
 from losslake.auditing import Audit, Gated
 from losslake.cli import cli
 from losslake.collect.hook.recorded_run import RecordedRun
+from losslake.collect.presets import PUBLISHED
+from losslake.collect.recipe import Recipe, from_json, to_json
 
 Entry = Analysis | Evaluation
 ENTRIES: tuple[Entry, ...] = (*ANALYSES, *EVALUATIONS)
@@ -35,7 +37,50 @@ def pages() -> dict[str, str]:
         **{f"analyses/{entry.name}.md": entry_page(entry) for entry in ENTRIES},
         "commands.md": commands_page(),
         "python.md": python_page(),
+        "recipes.md": recipes_page(),
     }
+
+
+def recipes_page() -> str:
+    """Every recipe that has a name: what it sets, where it is published, and what is otherwise here."""
+    defaults = to_json(Recipe())
+    lines = [
+        "# Recipes that have a name",
+        "",
+        MADE.replace("docstring there", "text in collect/presets.py"),
+        "",
+        "`losslake collect target --recipe NAME`; flags go on top of it, and shadow models take the target's. No figure of these pages was measured with a paper's own",
+        "recipe: they call for a GPU. The tests train each of them for two epochs on a few records, which shows that it runs and no more.",
+        "",
+    ]
+    for name, preset in PUBLISHED.items():
+        set_here = {
+            field: value
+            for field, value in to_json(from_json(preset.fields)).items()
+            if value != defaults[field] or field in preset.fields
+        }
+        lines += [f"## {name}", "", f"**Source:** {preset.source}.", ""]
+        lines += [
+            f"**Sets:** {', '.join(f'`{field}` {_said(value)}' for field, value in set_here.items())}.",
+            "",
+        ]
+        lines += [f"**Otherwise here:** {preset.differs}.", "", f"**For:** {preset.data}.", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _said(value: object) -> str:
+    """A field's value as a flag or a file would have it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {_said(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return (
+        f"{value:g}"
+        if isinstance(value, float)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
 
 
 def command_of(name: str) -> click.Command:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from losslake.collect.experiment.prepare import prepare_experiment
+from losslake.collect.fleet.target_and_shadows import collect_target
+from losslake.collect.presets import PUBLISHED
 from losslake.collect.recipe import Recipe, from_json, load_recipe, to_json
 from losslake.store.errors import InvalidInput, InvalidOption, NotFound
+from losslake.store.lake import Lake
 
 FILE = """
 model = "mlp"
@@ -146,3 +151,32 @@ def test_unknown_fields_and_unreadable_files(tmp_path: Path) -> None:
         load_recipe(tmp_path / "absent.toml", {})
     with pytest.raises(InvalidOption, match="Did you mean 'epochs'"):
         load_recipe(None, {"epoch": 3})
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_trains(name: str, tmp_path: Path) -> None:
+    """Two epochs on a few digits: its model and all that it asks for are there, and the run says what it was trained by."""
+    preset = PUBLISHED[name]
+    assert preset.source
+    assert preset.differs
+    assert preset.data
+    recipe = load_recipe(Path(name), {"epochs": 2, "batch_size": 16, "precision": "fp32", "lr": 1e-3})
+    lake = Lake.open(tmp_path / "lake", create=True)
+    prepared = prepare_experiment(lake, "toy", dataset="digits", samples=40, pictures=False)
+    (run,) = collect_target(lake, "toy", recipe=recipe, prepared=prepared, device="cpu")
+    kept = dict(run.info.recipe)
+    assert {field: kept[field] for field in ("model", "optimizer", "schedule", "crop", "flip")} == {
+        field: getattr(recipe, field) for field in ("model", "optimizer", "schedule", "crop", "flip")
+    }
+    losses = lake.sql("select loss from traces where source = 'eval'", experiment="toy")["loss"].to_list()
+    assert len(losses) == 40
+    assert all(len(trace) == 3 and all(map(math.isfinite, trace)) for trace in losses)
+
+
+@pytest.mark.parametrize("name", ["wrn28-2", "wrn40-4", "resnet20"])
+def test_the_recipe_of_the_traces_paper_is_the_papers(name: str) -> None:
+    """SGD, batch 256, rate 0.1 by a cosine to 0, momentum 0.9, decay 5e-4, 100 epochs, flips and crops by 4 pixels."""
+    assert load_recipe(Path(f"lt-iqr-{name}"), {}) == Recipe(
+        model=name, optimizer="sgd", batch_size=256, lr=0.1, schedule="cosine", momentum=0.9, weight_decay=5e-4,
+        epochs=100, flip=True, crop=4, warmup_epochs=0, precision="fp32",
+    )  # fmt: skip
