@@ -124,6 +124,16 @@ def _finish(run: RecordedRun | None) -> Callable[[], None]:
     return run._recorder.wait if run is not None else lambda: None
 
 
+def made_pictures(records: int, device: torch.device) -> tuple[DeviceData, np.ndarray]:
+    """Noise of CIFAR-10's size on the device, and its labels."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 10, records)
+    unit = np.ones(3, dtype=np.float32)
+    pictures = rng.integers(0, 256, (records, 3, 32, 32), dtype=np.uint8)
+    data = TrainingData("made", 10, pictures, y, np.zeros(records, dtype=bool), unit / 2, unit)
+    return DeviceData(data, device, normalize=True), y
+
+
 def turns(loop: Loop, epochs: int, *, by_step: bool) -> Iterator[None]:
     """So many epochs; pauses after each batch, or only at the end."""
     for _ in range(epochs):
@@ -154,19 +164,24 @@ def seconds_of_round(
     return [median(each[:-1]) * len(each[:-1]) + each[-1] if by_step else sum(each) for each in steps]
 
 
-def waits(loop: Loop) -> int:
-    """How often the host waits for the device in the steps of an epoch, by torch's profiler."""
+def waits(loop: Loop, trace: Path | None = None) -> int:
+    """How often the host waits for the device in the steps of an epoch, by torch's profiler; its trace goes to a file."""
     from torch.profiler import ProfilerActivity, profile
 
-    torch.cuda.synchronize()
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(ProfilerActivity.CUDA)
+        torch.cuda.synchronize()
     steps = loop.epoch()
     next(steps)
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+    with profile(activities=activities) as found:
         for _ in range(20):
             next(steps, None)
     for _ in steps:
         pass
     loop.finish()
+    if trace is not None:
+        found.export_chrome_trace(str(trace))
     return sum(event.count for event in found.key_averages() if event.key in WAITS)
 
 
@@ -200,13 +215,7 @@ def main() -> None:
         x, labels = torch.randn(n, 3, 32, 32), torch.from_numpy(y)
         make = lambda run: small_loop(x, labels, options.batch, run)  # noqa: E731
     else:
-        unit = np.ones(3, dtype=np.float32)
-        pictures = rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8)
-        held = DeviceData(
-            TrainingData("made", 10, pictures, y, np.zeros(n, dtype=bool), unit / 2, unit),
-            device,
-            normalize=True,
-        )
+        held = made_pictures(n, device)[0]
         make = lambda run: fast_loop(held, run)  # noqa: E731
 
     def clock() -> float:
