@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from losslake.analysis.charts.style import OF_ATTACKS, SERIES, theme
+from losslake.analysis.charts.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, theme
 from scipy.stats import t as student
 
 Cell = Mapping[str, Any]
@@ -18,15 +18,18 @@ Floats = npt.NDArray[np.float64]
 INK = "#7d8590"
 """Read on light and on dark pages alike."""
 
+FULL, DASHED = [1, 0], [5, 3]
 DRAWN = {
-    "loss": "loss",
-    "lira": "lira",
-    "lira[mode=offline]": "lira[mode=offline]",
-    "rmia": "rmia",
-    "rmia[mode=offline]": "rmia[mode=offline]",
-    "calibrated[tau=out]": "calibrated[tau=out]",
-    "attack-r": "attack-r",
+    "loss": (PURPLE, FULL),
+    "residual": (GREY, FULL),
+    "lira": (BLUE, FULL),
+    "lira[mode=offline]": (BLUE, DASHED),
+    "rmia": (VERMILION, FULL),
+    "rmia[mode=offline]": (VERMILION, DASHED),
+    "calibrated[tau=out]": (GREEN, DASHED),
+    "attack-r": (ORANGE, FULL),
 }
+"""The attacks of the picture: a colour for each kind, dashed where it looks only at models without the record."""
 MEASURES = {
     "tpr_at_fpr@0.001": "TPR at an FPR of 0.1%",
     "tpr_at_fpr@0.01": "TPR at an FPR of 1%",
@@ -276,14 +279,11 @@ def draw(
         known = figures({(name, score, shadows): of}, (name, score, shadows), "tpr_at_fpr@0.01")
         if score not in DRAWN or name not in there or len(known) == 0:
             continue
-        columns = [0] if shadows == 0 else [shadows]
-        rows += [
-            {"data": titles[name], "attack": score, "shadows": str(n), "tpr": float(known.mean())}
-            for n in columns
-        ]
-    spare = iter(colour for colour in SERIES if colour not in OF_ATTACKS.values())
+        rows.append(
+            {"data": titles[name], "attack": score, "shadows": str(shadows), "tpr": float(known.mean())}
+        )
     shown = [score for score in DRAWN if any(row["attack"] == score for row in rows)]
-    colours = [OF_ATTACKS.get(score) or next(spare, INK) for score in shown]
+    colours, dashes = zip(*(DRAWN[score] for score in shown), strict=True)
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=alt.X(
             "shadows:O",
@@ -292,12 +292,30 @@ def draw(
             axis=alt.Axis(labelAngle=0),
         ),
         y=alt.Y("tpr:Q", title="TPR at an FPR of 1%"),
-        color=alt.Color("attack:N", sort=shown, scale=alt.Scale(domain=shown, range=colours), title=None),
+        color=alt.Color(
+            "attack:N",
+            sort=shown,
+            scale=alt.Scale(domain=shown, range=list(colours)),
+            title=None,
+            legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=2, columns=4),
+        ),
+        strokeDash=alt.StrokeDash(
+            "attack:N",
+            sort=shown,
+            scale=alt.Scale(domain=shown, range=list(dashes)),
+            title=None,
+            legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=2, columns=4),
+        ),
     )
     chart = (
-        (base.mark_line() + base.mark_point(filled=True, size=40))
+        (base.mark_line() + base.mark_circle(size=40, opacity=1).encode(strokeDash=alt.value(FULL)))
         .properties(width=220, height=170)
-        .facet(facet=alt.Facet("data:N", sort=[titles[name] for name in there], title=None), columns=3)
+        .facet(
+            facet=alt.Facet(
+                "data:N", sort=[titles[name] for name in there], title=None, header=alt.Header(labelColor=INK)
+            ),
+            columns=3,
+        )
         .resolve_scale(y="independent")
         .configure(**theme(INK, "sans-serif"))
     )

@@ -27,10 +27,41 @@ def noise_of(seed: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(_stream(seed, _NOISE))
 
 
+def device_stream(device: torch.device) -> torch.Tensor | None:
+    """The state of an accelerator's own global stream; None of a CPU, whose stream is torch's."""
+    module = getattr(torch, device.type, None) if device.type != "cpu" else None
+    if not hasattr(module, "get_rng_state"):
+        return None
+    state: torch.Tensor = module.get_rng_state(*_which(device))
+    return state
+
+
+def set_device_stream(state: torch.Tensor, device: torch.device) -> None:
+    """Have an accelerator's global stream go on from a state that `device_stream` gave."""
+    getattr(torch, device.type).set_rng_state(state, *_which(device))
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    """What names the device to its module: that of MPS knows of one alone, and takes none."""
+    return () if device.type == "mps" else (device,)
+
+
+@contextmanager
+def kept_streams(device: torch.device) -> Iterator[None]:
+    """Whatever the block draws, torch's global streams, on the CPU and on the device, are as they were after it."""
+    state = device_stream(device)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            if state is not None:
+                set_device_stream(state, device)
+
+
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
     """torch's global streams (weights, dropout) seeded in the block, and as they were after it."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with kept_streams(device):
         torch.manual_seed(_stream(seed, _WEIGHTS))
         yield
 
@@ -39,8 +70,7 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 def undisturbed_randomness(device: torch.device) -> Iterator[None]:
     """Whatever the block draws, the random streams of Python, NumPy and torch go on as if it had not."""
     python, numpy = random.getstate(), np.random.get_state()
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with kept_streams(device):
         try:
             yield
         finally:

@@ -38,11 +38,17 @@ def device_name(device: torch.device | None) -> str:
 
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if device.type not in ("cuda", "xpu"):
+        return device.type
+    name: str = getattr(torch, device.type).get_device_name(device)
+    return name
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" ... names. Raises InvalidOption."""
+    """The device that "auto" (a CUDA or ROCm GPU if there is one), "cpu", "cuda", "cuda:1", "mps", "xpu" ... names.
+
+    Raises InvalidOption for one that is not here.
+    """
     import torch
 
     if name == "auto":
@@ -51,11 +57,17 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InvalidOption(f"device {name!r} does not exist; give auto, cpu or cuda") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InvalidOption(
-            f"device {name!r} is not here ({torch.cuda.device_count()} GPUs); give auto or cpu"
-        )
+    if device.type != "cpu" and (device.index or 0) >= (count := _accelerators(device.type)):
+        raise InvalidOption(f"device {name!r} is not here ({count} of its kind); give auto or cpu")
     return device
+
+
+def _accelerators(kind: str) -> int:
+    """How many devices of a kind (cuda, also of ROCm; mps, xpu) torch sees."""
+    import torch
+
+    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return torch.accelerator.device_count() if there is not None and there.type == kind else 0
 
 
 def available_cpus() -> int:

@@ -56,7 +56,8 @@ class Whitening(nn.Module):
         total: Tensor | None = None
         patches = 0
         for x in pictures:
-            columns = F.unfold(x.double(), _PATCH).transpose(0, 1).flatten(1)
+            wide = (x.cpu() if x.device.type == "mps" else x).double()  # MPS has no doubles
+            columns = F.unfold(wide, _PATCH).transpose(0, 1).flatten(1)
             part = columns @ columns.T
             total = part if total is None else total + part
             patches += columns.shape[1]

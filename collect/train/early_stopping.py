@@ -75,9 +75,10 @@ class EarlyStopping:
         return {"best_epoch": self._best_epoch, "loss": self._least, "records": len(self._ids)}
 
     def _loss(self, batch: int) -> float:
-        total = torch.zeros((), dtype=torch.float64, device=self._held.device)
+        wide = torch.float32 if self._held.device.type == "mps" else torch.float64  # MPS has no doubles
+        total = torch.zeros((), dtype=wide, device=self._held.device)
         with eval_mode(self._model):
             for ids in self._ids.split(batch):
                 logits = self._model(self._held.inputs(self._held.x[ids]))
-                total += loss_and_margin(logits, self._held.y[ids])[0].double().sum()
+                total += loss_and_margin(logits, self._held.y[ids])[0].to(wide).sum()
         return float(total.item()) / len(self._ids)

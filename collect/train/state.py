@@ -16,6 +16,7 @@ from torch import nn
 
 from ...store.errors import InvalidInput, InvalidOption
 from ...store.write.run_writer import RunWriter, Source
+from ..random_streams import device_stream, set_device_stream
 from .loop import Training
 
 Tensors = dict[str, torch.Tensor]
@@ -152,8 +153,9 @@ def generators(training: Training) -> dict[str, torch.Generator]:
 
 def _keep_global_streams(tensors: Tensors, facts: dict[str, Any], device: torch.device) -> None:
     tensors["random/torch"] = torch.get_rng_state()
-    if device.type == "cuda":
-        tensors["random/device"] = torch.cuda.get_rng_state(device)
+    of_device = device_stream(device)
+    if of_device is not None:
+        tensors["random/device"] = of_device
     numpy = np.random.get_state(legacy=False)
     if numpy["bit_generator"] == "MT19937":  # somebody may have put another one in its place
         tensors["random/numpy"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
@@ -167,8 +169,8 @@ def _set_global_streams(
     tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any], device: torch.device
 ) -> None:
     torch.set_rng_state(tensors["random/torch"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["random/device"], device)
+    if "random/device" in tensors:
+        set_device_stream(tensors["random/device"], device)
     if "numpy" in facts:
         key = tensors["random/numpy"].numpy().astype(np.uint32)
         np.random.set_state(("MT19937", key, *facts["numpy"]))

@@ -17,6 +17,7 @@ from ..data.training import DeviceData
 from ..losses.scale import are_probabilities
 from ..models.build import build_model
 from ..models.fast import fit_to_members
+from ..random_streams import kept_streams
 from ..recipe import Recipe
 from ..signals.evaluation import eval_mode
 from .optimizers import make_optimizer
@@ -114,8 +115,7 @@ class TrainStep:
 
     def _compile(self) -> None:
         """Compile, and run forwards and backwards once in train mode and once in eval mode: what fails, fails here."""
-        devices = [self.held.device] if self.held.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with kept_streams(self.held.device):
             try:
                 self.model = self._build().to(self.held.device)
                 forward = _compiler(self._forward)
