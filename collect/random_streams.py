@@ -29,11 +29,9 @@ def noise_of(seed: int, device: torch.device) -> torch.Generator:
 
 def device_stream(device: torch.device) -> torch.Tensor | None:
     """The state of an accelerator's own global stream; None of a CPU, whose stream is torch's."""
-    module = getattr(torch, device.type, None) if device.type != "cpu" else None
-    if not hasattr(module, "get_rng_state"):
-        return None
-    state: torch.Tensor = module.get_rng_state(*_which(device))
-    return state
+    module = None if device.type == "cpu" else getattr(torch, device.type, None)
+    state_of = getattr(module, "get_rng_state", None)
+    return None if state_of is None else state_of(*_which(device))
 
 
 def set_device_stream(state: torch.Tensor, device: torch.device) -> None:
