@@ -46,3 +46,32 @@ def test_a_cell_compares_a_target_with_so_many_models_after_it(tmp_path):
     value = np.where(score == score, score, -np.inf)
     beats = (value[member][:, None] > value[~member]) + 0.5 * (value[member][:, None] == value[~member])
     assert cell["auc"] == pytest.approx(beats.mean(), abs=1e-12)
+
+
+def test_the_page_names_what_is_surely_above_a_default_and_gives_means_with_their_intervals(tmp_path):
+    """Paired over targets: .05 above, give or take .01, is sure; the same mean with a target far below is not."""
+    page = pytest.importorskip("science_page")
+
+    def cells(score, rates):
+        about = {"data": "d", "score": score, "shadows": 4, "auc": 0.6, "tpr_at_fpr@0.001": None}
+        return [
+            {**about, "target": target, "tpr_at_fpr@0.01": rate, "vulnerable": 0.1}
+            for target, rate in enumerate(rates)
+        ]
+
+    made = [
+        *cells("lira", [0.1, 0.2, 0.3, 0.4]),
+        *cells("lira[variance=pooled]", [0.15, 0.26, 0.34, 0.45]),
+        *cells("rmia", [0.5, 0.3, 0.3, 0.1]),
+        {"data": "d", "score": "entropy", "shadows": 4, "target": 0, "failed": "too few"},
+    ]
+    page.write_page(tmp_path / "page.md", made, {"d": "D"}, 4, len(made) + 3)
+    text = (tmp_path / "page.md").read_text()
+    assert "Above a default so: `lira[variance=pooled]` above `lira` on D with 4." in text
+    assert "| `lira[variance=pooled]` less `lira`, D | **+.050 ± .013** |" in text  # 3.182 * 0.00816 / 2
+    assert "| `rmia` less `lira`, D | +.050 ± .459 |" in text
+    assert "| `lira` | | .250 ± .205 |" in text
+    assert "D: its non-members do not resolve this rate." in text
+    assert "Cells that are missing: D 3 of 16." in text
+    assert "`entropy`" not in text
+    assert (tmp_path / "pictures" / "shadow-models.svg").read_text().startswith("<svg")
