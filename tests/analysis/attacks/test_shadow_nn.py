@@ -15,6 +15,7 @@ from losslake.analysis.scoring.run import run_analysis
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.lake import Lake
 from scipy.special import log_softmax
+from sklearn.neural_network import MLPClassifier
 
 MakeLake = Callable[..., Lake]
 
@@ -88,6 +89,38 @@ def test_log_odds_estimate_the_probability() -> None:
     network = train(rows, rng.random(8_000) < 1 / (1 + np.exp(-truth)), 0)
     core = np.abs(rows).max(axis=1) < 2
     assert np.abs(network.log_odds(rows) - truth)[core].mean() < 0.25
+
+
+@pytest.mark.parametrize(("rows", "width"), [(45, 4), (700, 6), (3_000, 40)])
+def test_the_network_is_that_of_scikit_learn(rows: int, width: int) -> None:
+    rng = np.random.default_rng(rows)
+    seen = rng.normal(size=(rows, width)).astype(np.float32)
+    seen[:, width // 2 :] = rng.random((rows, width - width // 2)) < 0.3
+    told = rng.random(rows) < 1 / (1 + np.exp(-2 * seen[:, 0]))
+    found, expected = train(seen, told, rows), _by_scikit_learn(seen, told, rows)
+    for one, other in zip((*found.hidden, *found.output), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def _by_scikit_learn(rows: np.ndarray, member: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Weights and biases of the best of MLPClassifier's epochs, by its loss on the rows held out."""
+    classes = rows.shape[1] // 2
+    probabilities = rows[:, :classes].astype(np.float64)
+    seen = rows.copy()
+    seen[:, :classes] -= probabilities.mean(axis=0).astype(np.float32)
+    seen[:, :classes] /= probabilities.std(axis=0).astype(np.float32)
+    random = np.random.RandomState(seed)
+    order = random.permutation(len(rows))
+    held, fitted = order[: len(rows) // 10], order[len(rows) // 10 :]
+    learner = MLPClassifier((64,), batch_size=min(256, len(fitted)), random_state=random)
+    epochs: list[tuple[float, list[np.ndarray]]] = []
+    while len(epochs) < 30 and len(epochs) - int(np.argmin([loss for loss, _ in epochs] or [0])) <= 5:
+        learner.partial_fit(seen[fitted], member[fitted], classes=(False, True))
+        (first, second), (first_bias, second_bias) = learner.coefs_, learner.intercepts_
+        odds = np.maximum(seen[held] @ first + first_bias, 0) @ second + second_bias
+        loss = float(np.logaddexp(0, np.where(member[held], -1, 1) * odds[:, 0].astype(np.float64)).mean())
+        epochs.append((loss, [part.copy() for part in (first, first_bias, second, second_bias)]))
+    return min(epochs, key=lambda told: told[0])[1]
 
 
 # --- drawing rows --------------------------------------------------------------------------------------------
