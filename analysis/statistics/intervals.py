@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr, bdtrik, betainc, betaincinv, ndtri, stdtr, stdtrit
 
-from .roots import root
+from .roots import rising_root, root
 
 CONFIDENCE = 0.95
 
@@ -48,54 +47,37 @@ def uncertain_share(
     """
     tail = (1 - confidence) / 2
     hits, misses = fewest
-    low = _mixed(
-        weight,
-        lambda share: np.where(hits > 0, betainc(_some(hits), misses + 1, share), 1.0),
-        tail,
-        _near(weight, hits, misses + 1, tail),
-    )
+    low = _quantile(weight, hits, misses + 1, tail)
     hits, misses = most
-    high = _mixed(
-        weight,
-        lambda share: np.where(misses > 0, betainc(hits + 1, _some(misses), share), 0.0),
-        1 - tail,
-        _near(weight, hits + 1, misses, 1 - tail),
-    )
+    high = _quantile(weight, hits + 1, misses, 1 - tail)
     return low, high
 
 
-def _near(weight: Floats, a: Floats, b: Floats, level: float) -> tuple[float, float]:
-    """About where the mean of beta(a, b) distribution functions reaches ``level``: a standard deviation either side."""
+def _quantile(weight: Floats, a: Floats, b: Floats, level: float) -> float:
+    """The share at which the weighted mean of the distribution functions of beta(a, b) reaches ``level``.
+
+    All of one's mass lies at 0 where a is 0, and at 1 where b is 0.
+    """
+    inside = (a > 0) & (b > 0)
+    at_zero, at_one = float(weight[a <= 0].sum()), float(weight[(a > 0) & (b <= 0)].sum())
+    if at_zero >= level:
+        return 0.0
+    if float(weight.sum()) - at_one <= level:
+        return 1.0
+    if not inside.all():
+        weight, a, b = weight[inside], a[inside], b[inside]
     mean = a / (a + b)
     middle = float((weight * mean).sum())
     variance = float((weight * (mean * (1 - mean) / (a + b + 1) + (mean - middle) ** 2)).sum())
-    spread = math.sqrt(max(variance, 0.0))
-    about = middle + float(ndtri(level)) * spread
-    return about - spread, about + spread
-
-
-def _mixed(weight: Floats, law: Callable[[float], Floats], level: float, near: tuple[float, float]) -> float:
-    """The share at which the mean of these distribution functions reaches ``level``, most likely ``near`` here.
-
-    0 and 1 may have a mass of their own.
-    """
+    # Of one that is nearly normal the second guess is off by hundredths of its spread already.
+    spread = math.sqrt(max(variance, 1e-300))
+    z = float(ndtri(level))
 
     def excess(share: float) -> float:
-        return float((weight * law(share)).sum()) - level
+        return at_zero + float((weight * betainc(a, b, share)).sum()) - level
 
-    if excess(0.0) >= 0:
-        return 0.0
-    below = float(np.nextafter(1.0, 0.0))
-    if excess(below) <= 0:
-        return 1.0
-    # A third of the evaluations that the whole range takes.
-    low, high = max(near[0], 0.0), min(near[1], below)
-    low, high = low if excess(low) < 0 else 0.0, high if excess(high) > 0 else below
-    return root(excess, low, high, xtol=1e-12, rtol=1e-8)
-
-
-def _some(count: Floats) -> Floats:
-    return np.where(count > 0, count, 1.0)
+    slope = math.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * spread)
+    return rising_root(excess, middle + z * spread, slope, xtol=1e-12, rtol=1e-8)
 
 
 def hidden_counts(n: int, share: float, most: int | None = None) -> tuple[Counts, Floats]:

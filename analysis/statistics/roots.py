@@ -59,3 +59,31 @@ def root(
         before, f_before = here, f_here
         here += step if abs(step) > tolerance else math.copysign(tolerance, half)
         f_here = function(here)
+
+
+def rising_root(
+    function: Callable[[float], float], start: float, slope: float, *, xtol: float, rtol: float
+) -> float:
+    """The zero of a function that rises from below 0 at 0 to above 0 at 1, from near ``start`` where its slope is about ``slope``.
+
+    Secants, which a good guess brings home in five evaluations; one that leaves what holds the zero for certain, or gets
+    no nearer, gives way to halving that. Off by ``xtol`` + ``rtol`` of the value at most, as far as the function is smooth.
+    """
+    low, high = 0.0, 1.0
+    here = start if low < start < high else 0.5
+    before = f_before = None
+    last = math.inf
+    while True:
+        f_here = function(here)
+        if f_here == 0:
+            return here
+        low, high = (here, high) if f_here < 0 else (low, here)
+        if before is not None and f_before is not None:
+            slope = (f_here - f_before) / (here - before)
+        there = here - f_here / slope if slope > 0 else math.inf
+        if not low < there < high or abs(there - here) > last / 2:
+            there = (low + high) / 2
+        last = abs(there - here)
+        if last == 0 or (before is not None and last <= xtol + rtol * abs(there)):
+            return there
+        before, f_before, here = here, f_here, there

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from losslake.analysis.statistics.roots import root
+from losslake.analysis.statistics.roots import rising_root, root
 from scipy.optimize import brentq
+from scipy.special import betainc
 
 SHAPES: dict[str, Callable[[float, float], float]] = {
     "line": lambda x, z: x - z,
@@ -55,3 +56,37 @@ def test_zeros_at_the_ends_and_none_between() -> None:
     assert root(lambda x: x - 1, 0.0, 1.0) == 1.0
     with pytest.raises(ValueError, match="one sign at both"):
         root(lambda x: x + 1, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("shape", ["line", "steep", "step", "flat"])
+def test_a_rising_root_is_found_from_anywhere(shape: str) -> None:
+    function = SHAPES[shape]
+    rng = np.random.default_rng(1)
+    for zero, start, slope in rng.uniform([1e-6, -1, 1e-3], [1 - 1e-6, 2, 100], (500, 3)).tolist():
+        found = rising_root(lambda x, zero=zero: function(x, zero), start, slope, xtol=1e-12, rtol=1e-8)
+        assert found == pytest.approx(zero, abs=2e-8)
+
+
+def test_a_rising_root_of_mixed_distributions_takes_few_calls() -> None:
+    rng = np.random.default_rng(2)
+    calls = []
+    for apart in (1.0, 1.0, 1.3, 5.0, 100.0):
+        for _ in range(100):
+            a, b = rng.uniform(0.5, 60, 30), rng.uniform(0.5, 400, 30)
+            a[::2] *= apart  # far apart, there is next to nothing between the two halves
+            level = rng.choice([0.025, 0.3, 0.975])  # at half, the gap between two halves is all root
+            seen: list[float] = []
+
+            def excess(x: float, a=a, b=b, level=level, seen=seen) -> float:  # type: ignore[no-untyped-def]
+                seen.append(x)
+                return float(betainc(a, b, x).mean()) - level
+
+            expected = brentq(excess, 0.0, 1.0, xtol=1e-15)
+            seen.clear()
+            mean = a / (a + b)
+            spread = float(np.sqrt((mean * (1 - mean) / (a + b + 1)).mean() + mean.var()))
+            found = rising_root(excess, float(mean.mean()), 0.4 / spread, xtol=1e-12, rtol=1e-8)
+            assert found == pytest.approx(expected, rel=2e-8, abs=1e-11)
+            calls.append(len(seen))
+    assert np.median(calls) <= 12
+    assert max(calls) <= 60
