@@ -27,8 +27,8 @@ from losslake.analysis.evaluations.epsilon import (
 )
 from losslake.analysis.evaluations.shadow_curve import another_set
 from losslake.analysis.scoring.catalogue import find, open_source
-from losslake.analysis.statistics.alike import alike_and_shared, shared_tops
-from losslake.analysis.statistics.correlation import rank_correlation
+from losslake.analysis.statistics.alike import Fronts, alike_and_shared, shared_tops
+from losslake.analysis.statistics.correlation import Ranked, rank_correlation
 from losslake.analysis.statistics.reestimation import Outcomes, shares_beyond
 from losslake.analysis.statistics.roc import auc, tpr_at_fpr
 from losslake.analysis.statistics.top_k import Truth, precision_and_recall
@@ -118,7 +118,7 @@ def of_top_k() -> Iterator[Case]:
             ) -> Interval:
                 attack, score = _exposed(rng, n[0], shape)
                 found = Truth.of(attack, np.sort(rng.normal(size=n[1])), fpr)
-                return precision_and_recall(score, found, share)[place]
+                return precision_and_recall(Ranked.of(score), found, share)[place]
 
             yield what, f"{members} + {others} records, FPR {fpr:g}, top {share:.0%}, {shape}", truth, trial
 
@@ -163,7 +163,7 @@ def of_alike() -> Iterator[Case]:
                 if place < 2:
                     return alike_and_shared(inside, outside, fpr)[place]
                 places = [np.argsort(np.argsort(-score)) for score in inside]
-                return shared_tops(places[0], places[1], inside[0], np.sort(outside[0]), fpr)
+                return shared_tops(places[0], places[1], Fronts.of(inside[0], np.sort(outside[0]), fpr))
 
             where = f"{members} + {others} records, FPR {fpr:g}, {effect:g} apart, {likeness:.0%} of the noise shared"
             yield what, where, float(truth), trial

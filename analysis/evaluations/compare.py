@@ -15,8 +15,8 @@ from ...store.errors import InvalidOption, NotEnoughData
 from ..scores import Finding, Scores
 from ..scoring.stored import keep_scores
 from ..source import Source
-from ..statistics.alike import shared_tops
-from ..statistics.correlation import rank_correlation, rank_correlations
+from ..statistics.alike import Fronts, shared_tops
+from ..statistics.correlation import Ranked, correlation_of, rank_correlations
 from ..statistics.metric import Metric
 from ..statistics.roc import split, threshold_at_fpr, tpr_at_fpr, whole_part
 from ..statistics.top_k import Truth, precision_and_recall
@@ -82,22 +82,24 @@ def compare(
             parameters={"against": against, "fpr": fpr, "records": int(vulnerable.sum())},
         )
     ]
+    ranked = {name: Ranked.of(columns[name][member]) for name in names}
     for name in names:
         if name != against:
             about = {"score": name, "against": against, "fpr": fpr}
             for share in k:
-                metrics += _at_k(columns[name][member], vulnerable, truth, share, about)
+                metrics += _at_k(columns[name][member], ranked[name], vulnerable, truth, share, about)
     places = {name: _places(columns[name][member]) for name in names}
+    fronts = Fronts.of(attacked, others, fpr)
     for first, second in combinations(names, 2):
-        between = shared_tops(places[first], places[second], attacked, others, fpr)
+        between = shared_tops(places[first], places[second], fronts)
         pair = {"first": first, "second": second}
         metrics.append(
             _agreement(places[first], places[second], max(int(vulnerable.sum()), 1), between, pair)
         )
-    chosen = np.ones(len(member), dtype=bool) if among == "all" else member == (among == "members")
-    correlations = rank_correlations(
-        {name: column[chosen] for name, column in columns.items()}, {"among": among}
-    )
+    if among != "members":
+        chosen = ~member if among == "non-members" else np.ones(len(member), dtype=bool)
+        ranked = {name: Ranked.of(column[chosen]) for name, column in columns.items()}
+    correlations = rank_correlations(ranked, {"among": among})
     metrics += correlations
     if any(metric.value is None for metric in correlations):
         notes.append("a score that never varies has no correlation")
@@ -139,26 +141,37 @@ class FoundBy:
     threshold: float
     notes: tuple[str, ...]
 
-    def judge(
-        self, sample_id: npt.NDArray[np.int64], value: Floats, k: float, parameters: dict[str, object]
-    ) -> list[Metric]:
-        """precision_at_k of a score of members, and its Spearman correlation with the attack's.
-
-        ``sample_id`` and ``value`` (members,) without NaN; members that the attack has no score of are left out.
-        Precision is that of `compare`: members tied at the edge of the top k count by their expected share.
-        """
+    def among(self, sample_id: npt.NDArray[np.int64]) -> FoundAmong:
+        """What it finds among these members (n,)."""
         attacked = self.score[sample_id]
         known = ~np.isnan(attacked)
-        attacked, value = attacked[known], value[known]
-        about = {**parameters, "against": self.name}
-        precision, _ = _at_k(
-            value,
-            attacked > self.threshold,
-            Truth.of(attacked, self.others, self.fpr),
-            k,
-            {**about, "fpr": self.fpr},
-        )
-        return [precision, rank_correlation(value, attacked, {**about, "among": "members"})]
+        attacked = attacked[known]
+        truth = Truth.of(attacked, self.others, self.fpr)
+        return FoundAmong(self, known, Ranked.of(attacked), attacked > self.threshold, truth)
+
+
+@dataclass(frozen=True, eq=False)
+class FoundAmong:
+    """What an attack finds among members: which of them it has a score of, and of these the ranks and whom it finds."""
+
+    by: FoundBy
+    known: Mask
+    ranked: Ranked
+    vulnerable: Mask
+    truth: Truth
+
+    def judge(self, value: Floats, k: float, parameters: dict[str, object]) -> list[Metric]:
+        """precision_at_k of a score of these members, ``value`` (n,) without NaN, and its Spearman correlation with the attack's.
+
+        Members that the attack has no score of are left out. Precision is that of `compare`: members tied at the edge of
+        the top k count by their expected share.
+        """
+        value = value[self.known]
+        ranked = Ranked.of(value)
+        about = {**parameters, "against": self.by.name}
+        at_fpr = {**about, "fpr": self.by.fpr}
+        precision, _ = _at_k(value, ranked, self.vulnerable, self.truth, k, at_fpr)
+        return [precision, correlation_of(ranked, self.ranked, {**about, "among": "members"})]
 
 
 def found_by(source: Source, attack: str, fpr: float) -> FoundBy:
@@ -189,7 +202,12 @@ def check_k(*shares: float) -> None:
 
 
 def _at_k(
-    score: Floats, vulnerable: Mask, truth: Truth, share: float, parameters: dict[str, object]
+    score: Floats,
+    ranked: Ranked,
+    vulnerable: Mask,
+    truth: Truth,
+    share: float,
+    parameters: dict[str, object],
 ) -> tuple[Metric, Metric]:
     """precision_at_k and recall_at_k of a score of members; no value where the share is of less than one."""
     k, total = whole_part(share, len(score)), int(vulnerable.sum())
@@ -200,7 +218,7 @@ def _at_k(
         )
     hits = expected_hits(score, vulnerable, k)
     recall = hits / total if total else None
-    of_precision, of_recall = precision_and_recall(score, truth, share)
+    of_precision, of_recall = precision_and_recall(ranked, truth, share)
     return (
         Metric("precision_at_k", hits / k, *of_precision, k, about),
         Metric("recall_at_k", recall, *of_recall, total, about),

@@ -98,7 +98,7 @@ def _at(
                 yield _quantile(part, level, {**about, "among": among, "quantile": level})
     if truth is not None:
         chosen = rows.member & known
-        yield from truth.judge(rows.sample_id[chosen], value[chosen], k, about)
+        yield from truth.among(rows.sample_id[chosen]).judge(value[chosen], k, about)
 
 
 def _mean(part: Floats, about: dict[str, object]) -> Metric:

@@ -69,10 +69,11 @@ def quantile_ablation(
         found = trace_quantiles(rows, levels)
         inside = rows.member & ~np.isnan(found[:, 0])
         ids, found = rows.sample_id[inside], found[inside]
+        of_members = truth.among(ids)
         of_score: list[Metric] = []
         for lower, upper in pairs:
             about = {"score": score.name, "low": lower, "high": upper}
-            of_score += truth.judge(ids, found[:, place[upper]] - found[:, place[lower]], k, about)
+            of_score += of_members.judge(found[:, place[upper]] - found[:, place[lower]], k, about)
         notes += _spread(score.name, of_score)
         metrics += of_score
     return Finding(tuple(metrics), tuple(notes))

@@ -7,6 +7,8 @@ most, and `uncertain_share` averages over the pairs.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -58,25 +60,41 @@ def alike_and_shared(
     return alike, shared
 
 
-def shared_tops(one: Counts, other: Counts, attack: Floats, others: Floats, fpr: float) -> Interval:
+@dataclass(frozen=True, eq=False)
+class Fronts:
+    """How many of the members (n,) an attack finds, were so many non-members above its true threshold: one at least.
+
+    ``sizes`` by the stricter reading and by the laxer one, (K,) each; ``weight`` (K,) is how likely each count of non-members is.
+    """
+
+    members: int
+    sizes: tuple[Counts, Counts]
+    weight: Floats
+
+    @classmethod
+    def of(cls, attack: Floats, others: Floats, fpr: float) -> Fronts:
+        """From the attack's scores of the members and those of the non-members, sorted; its threshold is at ``fpr``."""
+        above, weight = hidden_counts(len(others), fpr, _VALUES)
+        ranked = np.sort(attack)
+        strict, lax = uncertain_thresholds(others, above)
+        front = (len(ranked) - np.searchsorted(ranked, strict, "right")).clip(1)
+        front_at_most = (len(ranked) - np.searchsorted(ranked, lax, "left")).clip(1)
+        return cls(len(ranked), (front, front_at_most), weight)
+
+
+def shared_tops(one: Counts, other: Counts, fronts: Fronts) -> Interval:
     """95% interval of the share of those that two scores rank in front, among those that either does.
 
-    Of each so many members (n,) as an ``attack`` finds at ``fpr``, one at least; ``one`` and ``other`` are places from 0, the
-    highest score first, and ``others`` the attack's scores of the non-members, sorted.
+    Of each so many members (n,) as an attack finds; ``one`` and ``other`` are places from 0, the highest score first.
     """
-    above, weight = hidden_counts(len(others), fpr, _VALUES)
-    until = np.sort(np.maximum(one, other))
-    ranked = np.sort(attack)
-    strict, lax = uncertain_thresholds(others, above)
-    front = (len(ranked) - np.searchsorted(ranked, strict, "right")).clip(1)
-    front_at_most = (len(ranked) - np.searchsorted(ranked, lax, "left")).clip(1)
-    ends = [(np.searchsorted(until, size, "left"), size) for size in (front, front_at_most)]
+    in_both = np.append(0, np.cumsum(np.bincount(np.maximum(one, other), minlength=fronts.members)))
+    ends = [(in_both[size], size) for size in fronts.sizes]
     first, second = (_betas(both, 2 * (size - both)) for both, size in ends)
     shares = [hits / (hits + misses) for hits, misses in (first, second)]
     least = shares[0] <= shares[1]
     fewest = tuple(np.where(least, a, b) for a, b in zip(first, second, strict=True))
     most = tuple(np.where(least, b, a) for a, b in zip(first, second, strict=True))
-    return uncertain_share(weight, (fewest[0], fewest[1]), (most[0], most[1]))
+    return uncertain_share(fronts.weight, (fewest[0], fewest[1]), (most[0], most[1]))
 
 
 def _hidden_pairs(

@@ -68,19 +68,19 @@ def _mean(one: Floats, other: Floats) -> float:
 
 def rank_correlation(one: Floats, other: Floats, parameters: Mapping[str, Any]) -> Metric:
     """Spearman's rho of two arrays without NaN; no value where one never varies."""
-    return _of_ranks(Ranked.of(one), Ranked.of(other), parameters)
+    return correlation_of(Ranked.of(one), Ranked.of(other), parameters)
 
 
-def rank_correlations(columns: Mapping[str, Floats], parameters: Mapping[str, Any]) -> list[Metric]:
-    """The same of every pair of named arrays; each is ranked once."""
-    ranked = {name: Ranked.of(values) for name, values in columns.items()}
+def rank_correlations(ranked: Mapping[str, Ranked], parameters: Mapping[str, Any]) -> list[Metric]:
+    """The same of every pair of named arrays that are ranked."""
     return [
-        _of_ranks(ranked[first], ranked[second], {"first": first, "second": second, **parameters})
-        for first, second in combinations(columns, 2)
+        correlation_of(ranked[first], ranked[second], {"first": first, "second": second, **parameters})
+        for first, second in combinations(ranked, 2)
     ]
 
 
-def _of_ranks(one: Ranked, other: Ranked, parameters: Mapping[str, Any]) -> Metric:
+def correlation_of(one: Ranked, other: Ranked, parameters: Mapping[str, Any]) -> Metric:
+    """Spearman's rho of two arrays that are ranked; no value where one never varies."""
     n = len(one.rank)
     if n < 2 or one.spread == 0 or other.spread == 0:
         return correlation_metric(None, None, n, parameters)

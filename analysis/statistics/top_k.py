@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .correlation import Ranked
 from .intervals import Betas, hidden_counts, uncertain_share
 from .roc import uncertain_thresholds
 
@@ -46,13 +47,13 @@ class Truth:
         return cls(surely, perhaps, weight)
 
 
-def precision_and_recall(score: Floats, truth: Truth, share: float) -> tuple[Interval, Interval]:
-    """95% intervals of the precision and the recall of the ``share`` of members (n,) with the highest score.
+def precision_and_recall(score: Ranked, truth: Truth, share: float) -> tuple[Interval, Interval]:
+    """95% intervals of the precision and the recall of the ``share`` of members (n,) with the highest score, as it is ranked.
 
     They are of what the shares would be in endlessly many members and non-members like these. Members tied at an edge are found by
     their expected share.
     """
-    n = len(score)
+    n = len(score.order)
     top, chance = hidden_counts(n, share, _VALUES)
     weight = (chance[:, None] * truth.weight).ravel()
     named = np.repeat(top.astype(np.float64), len(truth.weight))
@@ -68,20 +69,23 @@ def precision_and_recall(score: Floats, truth: Truth, share: float) -> tuple[Int
     return precision, (min(low for low, _ in bounds), max(high for _, high in bounds))
 
 
-def _hits(score: Floats, reached: Counts, top: Counts, thresholds: int) -> tuple[Floats, Floats]:
+def _hits(score: Ranked, reached: Counts, top: Counts, thresholds: int) -> tuple[Floats, Floats]:
     """Members found among the top ones, and among all: (top, thresholds) each."""
-    ranked = np.sort(score)[::-1]
-    edge = ranked[(top - 1).clip(0)]
-    start, end = (np.searchsorted(-ranked, -edge, side) for side in ("left", "right"))
-    place = np.unique(np.concatenate([start, end]))
-    # Scores above the edge come before start, those tied with it before end.
-    cell = np.searchsorted(place, np.searchsorted(-ranked, -score, "left"), "right")
-    table = np.bincount(cell * (thresholds + 1) + reached, minlength=(len(place) + 1) * (thresholds + 1))
-    table = table.reshape(len(place) + 1, thresholds + 1).cumsum(axis=0).cumsum(axis=1)[:, :thresholds]
-    before, until = table[np.searchsorted(place, start)], table[np.searchsorted(place, end)]
+    n = len(score.order)
+    last = score.order[n - top.clip(1)]
+    # So many scores are above the edge, and so many not below it.
+    start, end = n - score.through[last], n - score.below[last]
+    place = np.unique(np.concatenate([[0], start, end, [n]]))
+    cell = np.repeat(np.arange(len(place) - 1), np.diff(place))
+    table = np.bincount(
+        cell * (thresholds + 1) + reached[score.order[::-1]], minlength=(len(place) - 1) * (thresholds + 1)
+    )
+    table = table.reshape(len(place) - 1, thresholds + 1).cumsum(axis=1)[:, :thresholds]
+    found = np.concatenate([np.zeros((1, thresholds), table.dtype), table.cumsum(axis=0)])
+    before, until = found[np.searchsorted(place, start)], found[np.searchsorted(place, end)]
     room = np.where(top > 0, (top - start) / np.maximum(end - start, 1), 0.0)[:, None]
     hits = np.where(top[:, None] > 0, before + room * (until - before), 0.0)
-    return hits, np.broadcast_to(table[-1], hits.shape).astype(np.float64)
+    return hits, np.broadcast_to(found[-1], hits.shape).astype(np.float64)
 
 
 def _recalled(hits: Floats, found: Floats, named: Floats, share: float, n: int) -> Betas:

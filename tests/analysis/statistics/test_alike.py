@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from losslake.analysis.statistics import alike
-from losslake.analysis.statistics.alike import alike_and_shared, shared_tops
+from losslake.analysis.statistics.alike import Fronts, alike_and_shared, shared_tops
 from losslake.analysis.statistics.intervals import clopper_pearson, uncertain_share
 from losslake.analysis.statistics.roc import tpr_at_fpr, uncertain_thresholds
 from scipy.special import ndtri
@@ -48,7 +48,7 @@ def test_the_truth_is_held(members: int, others: int, fpr: float, effect: float,
         )
         found = (
             *alike_and_shared(inside, outside, fpr),
-            shared_tops(places(inside[0]), places(inside[1]), inside[0], np.sort(outside[0]), fpr),
+            shared_tops(places(inside[0]), places(inside[1]), Fronts.of(inside[0], np.sort(outside[0]), fpr)),
         )
         held += [low <= truth <= high for (low, high), truth in zip(found, truths, strict=True)]
     assert (held / trials >= 0.93 - 2 * np.sqrt(0.93 * 0.07 / trials)).all(), held / trials

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from losslake.analysis.evaluations.compare import expected_hits
+from losslake.analysis.statistics.correlation import Ranked
 from losslake.analysis.statistics.roc import threshold_at_fpr, tpr_at_fpr, whole_part
 from losslake.analysis.statistics.top_k import Truth, precision_and_recall
 from scipy.special import ndtri
@@ -43,7 +44,7 @@ def test_coverage(shape: str, n: int, others: int, fpr: float, share: float) -> 
     for _ in range(200):
         attack, score = members(rng, n, shape)
         outside = np.sort(rng.normal(0, 1, others))
-        intervals = precision_and_recall(score, Truth.of(attack, outside, fpr), share)
+        intervals = precision_and_recall(Ranked.of(score), Truth.of(attack, outside, fpr), share)
         held += [low <= truth <= high for (low, high), truth in zip(intervals, (precision, recall))]
         found, k = attack > threshold_at_fpr(outside, fpr), whole_part(share, n)
         hits = expected_hits(score, found, k)
@@ -59,7 +60,7 @@ def test_all_members_are_the_attacks_rate() -> None:
     rng = np.random.default_rng(1)
     attack, score = members(rng, 500, "normal")
     others = np.sort(rng.normal(size=300))
-    precision, recall = precision_and_recall(score, Truth.of(attack, others, 0.05), 1.0)
+    precision, recall = precision_and_recall(Ranked.of(score), Truth.of(attack, others, 0.05), 1.0)
     rate = tpr_at_fpr(np.sort(attack), others, 0.05)
     assert precision == pytest.approx((rate.ci_low, rate.ci_high), rel=0.02)
     assert recall == (1, 1)
@@ -71,5 +72,5 @@ def test_few_records(n: int, others: int) -> None:
     rng = np.random.default_rng(n)
     for share in (0.1, 0.5, 1.0):
         truth = Truth.of(rng.normal(size=n), np.sort(rng.normal(size=others)), 0.01)
-        for low, high in precision_and_recall(rng.normal(size=n), truth, share):
+        for low, high in precision_and_recall(Ranked.of(rng.normal(size=n)), truth, share):
             assert 0 <= low <= high <= 1
