@@ -19,7 +19,7 @@ from ..store.format.records import AUDIT, Experiment, Role, Run
 from ..store.lake import Lake
 from ..store.query.connection import connect
 from ..store.query.engine_errors import engine_errors
-from ..store.query.scan import rows_of_each
+from ..store.query.kept import Kept, kept_rows_of_each
 from ..store.read.catalogue import check_remembered, listed_files
 from ..store.read.changes import read_again
 from .declare import Analysis, parse_score
@@ -34,6 +34,9 @@ from .not_compared import (
 from .statistics.dependence import TrainingSets
 
 T = TypeVar("T")
+
+KEPT, KEPT_BY_MANY = 64 << 20, 256 << 20
+"""Bytes of what was read that one analysis keeps at most, and many together, which read the same again and again."""
 
 _PASSED_OVER = """
 create or replace temp view signals as
@@ -96,6 +99,7 @@ class Source:
     _not_compared: NotCompared | None = field(default=None, repr=False)
     _asked: bool = field(default=False, repr=False)
     _sets: dict[tuple[Any, ...], TrainingSets] = field(default_factory=dict, repr=False)
+    kept: Kept = field(default_factory=lambda: Kept(KEPT), repr=False)
     _provided: dict[str, pa.Table] = field(default_factory=dict, repr=False)
     _moved: bool = field(default=False, repr=False)
 
@@ -274,8 +278,15 @@ class Source:
         return self.rows_of_each((run,), table, columns)[0]
 
     def rows_of_each(self, runs: Sequence[Run], table: str, columns: list[str]) -> list[pl.DataFrame]:
-        """The same for many runs, a frame a run, read in one go. Raises CorruptLake for a damaged file."""
-        return self.again(lambda: rows_of_each(self.lake, self.now(runs), table, columns))
+        """The same for many runs, a frame a run, read in one go, or kept since. Raises CorruptLake for a damaged file."""
+        every = sum(file.rows for run in self.runs for file in run.files if file.table == table)
+        return self.again(
+            lambda: kept_rows_of_each(self.kept, self.lake, self.now(runs), table, columns, every)
+        )
+
+    def keep_more(self) -> None:
+        """Keep as much of what is read as many analyses after one another make use of: 256 MB at most."""
+        self.kept.room += max(0, KEPT_BY_MANY - KEPT)
 
     def rows_between(self, run: Run, table: str, columns: list[str], samples: range) -> pl.DataFrame:
         """`rows` of the samples in a range alone; of files in the order of sample ids little else is read."""
@@ -352,7 +363,7 @@ class Source:
             lake or self.lake, experiment or self.experiment, target, find=self.find, left_out=left_out
         )
         if lake is None:
-            found._sets = self._sets
+            found._sets, found.kept = self._sets, self.kept
         return found
 
     def analysis(self, score: str) -> tuple[Analysis, dict[str, Any]]:

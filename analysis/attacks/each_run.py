@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.format.schema import PLAIN_QUERIES
+from ...store.query.kept import place_of
 from ..declare import DUALS, MASK, SHARED, WITHOUT, Analysis
 from ..source import Source, collect_shadows
 from ..statistics.dependence import (
@@ -74,6 +75,11 @@ def attack_each(source: Source, analysis: Analysis, options: Mapping[str, Any], 
         with masked_source(source, parse_mask(mask)) as (hidden, notes):
             masked = attack_each(hidden, analysis, options, count)
         return replace(masked, notes=(*notes, *masked.notes))
+    answers = tuple((run.run, place_of(run, "signals")) for run in source.runs)
+    key = (source.target_name, source.left_out, answers, analysis.name, str(sorted(options.items())), count)
+    remembered: EachRun | None = source.kept.find(key)
+    if remembered is not None:
+        return remembered
     runs = in_turn(source)
     full = {**{option.keyword: option.default for option in analysis.options}, **options}
     vectorised = analysis.name == "lira" and full["center"] == "mean" and full["queries"] == "mean"
@@ -90,7 +96,9 @@ def attack_each(source: Source, analysis: Analysis, options: Mapping[str, Any], 
         )
     if len(chosen) < len(runs):
         left = f"{len(chosen)} of {len(runs)} runs were attacked in turn; --targets takes more"
-        return replace(found, notes=(*found.notes, left))
+        found = replace(found, notes=(*found.notes, left))
+    if source.kept.allows(key, found.score.nbytes + found.member.nbytes):
+        source.kept.keep(key, found)
     return found
 
 

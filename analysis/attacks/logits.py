@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from ...store.errors import CorruptLake, InvalidInput, NotEnoughData
 from ...store.format.manifest import DataFile
 from ...store.format.records import Run
 from ...store.format.schema import ORIGINAL
+from ...store.query.kept import place_of
 from ...store.read.data_rows import open_rows
 from ..source import Source, of_audit, of_own_loop
 
@@ -82,14 +83,27 @@ def logits_of(source: Source, run: Run, *, query: int | None = ORIGINAL) -> Iter
 def lists_of(source: Source, run: Run, column: Lists, *, query: int | None = ORIGINAL) -> Iterator[Piece]:
     """The same for either column of lists."""
     columns = ["sample_id", "query", "member", "label", column]
+    key = (column, query, place_of(source.now([run])[0], "signals"))
+    kept: list[Piece] | None = source.kept.find(key)
+    if kept is not None:
+        yield from map(_as_read, kept)
+        return
+    read: list[Piece] | None = []
     with ExitStack() as stack:
         # All at once: a file that is open can be read to its end, even when its run is compacted meanwhile.
         for file, parquet, groups in source.again(lambda: _opened(source, run, stack)):
             rows = _rows_a_piece(_width(parquet.metadata, groups, file.rows, column))
             for batch in parquet.iter_batches(rows, row_groups=groups, columns=columns):
                 piece = _piece(batch, column, query, file)
-                if len(piece):
-                    yield piece
+                if not len(piece):
+                    continue
+                if read is not None and source.kept.allows((column, query), _size(source, piece)):
+                    read.append(_alike(source, piece, (column, query, len(read))))
+                else:
+                    read = None
+                yield _as_read(piece)
+    if read:
+        source.kept.keep(key, read)
 
 
 def need_lists(source: Source, run: Run, column: Lists = "logits") -> None:
@@ -181,6 +195,29 @@ def _width(metadata: pq.FileMetaData, groups: list[int], rows: int, column: List
     return int(numbers // max(rows, 1))
 
 
+def _size(source: Source, piece: Piece) -> int:
+    """Bytes that all runs' rows of this kind take, but for what they have alike."""
+    rows = sum(file.rows for run in source.runs for file in run.files if file.table == "signals")
+    return int((piece.values.nbytes + piece.member.nbytes) / len(piece) * rows)
+
+
+def _alike(source: Source, piece: Piece, key: Hashable) -> Piece:
+    """A piece whose samples, queries and labels are those of the first run's, where they are the same: as a rule they are."""
+    first: Piece | None = source.kept.find(key)
+    if first is None:
+        source.kept.keep(key, piece)
+        return piece
+    shared = ("sample_id", "query", "label")
+    if not all(np.array_equal(getattr(piece, name), getattr(first, name)) for name in shared):
+        return piece
+    return replace(piece, **{name: getattr(first, name) for name in shared})
+
+
+def _as_read(piece: Piece) -> Piece:
+    """A piece with values in single precision, which may lie in half."""
+    return replace(piece, values=piece.values.astype(np.float32, copy=False))
+
+
 def _rows_a_piece(width: int) -> int:
     return min(PIECE, max(256, NUMBERS // max(width, 1)))
 
@@ -203,7 +240,7 @@ def _piece(batch: pa.RecordBatch, column: Lists, query: int | None, file: DataFi
         query=batch["query"].to_numpy(),
         member=batch["member"].to_numpy(zero_copy_only=False),
         label=batch["label"].fill_null(NO_LABEL).to_numpy(),
-        values=flat.astype(np.float32, copy=False).reshape(len(batch), width),
+        values=flat.reshape(len(batch), width),
     )
 
 

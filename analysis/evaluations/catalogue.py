@@ -139,6 +139,7 @@ def run_all(source: Source, fprs: tuple[float, ...]) -> Iterator[Told]:
 
     What is computed is kept in the lake. Raises NotEnoughData where nothing could be analysed.
     """
+    source.keep_more()
     scored = []
     for analysis in ANALYSES:
         try:
