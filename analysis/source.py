@@ -21,7 +21,7 @@ from ..store.query.connection import connect
 from ..store.query.engine_errors import engine_errors
 from ..store.query.kept import Kept, kept_rows_of_each
 from ..store.read.catalogue import check_remembered, listed_files
-from ..store.read.changes import read_again
+from ..store.read.changes import check_unchanged, read_again
 from .declare import Analysis, parse_score
 from .not_compared import (
     MembershipBits,
@@ -93,9 +93,9 @@ class Source:
     target: Run | None
     runs: tuple[Run, ...]
     forgotten: tuple[int, ...]
-    connection: duckdb.DuckDBPyConnection = field(repr=False)
     find: Callable[[str], Analysis] = field(repr=False)
     left_out: tuple[str, ...] = ()
+    _connection: duckdb.DuckDBPyConnection | None = field(default=None, repr=False)
     _not_compared: NotCompared | None = field(default=None, repr=False)
     _asked: bool = field(default=False, repr=False)
     _sets: dict[tuple[Any, ...], TrainingSets] = field(default_factory=dict, repr=False)
@@ -119,15 +119,31 @@ class Source:
         Raises NotFound for an unknown run, and when several targets leave the choice open.
         """
 
-        def connected() -> tuple[Run | None, tuple[Run, ...], tuple[int, ...], duckdb.DuckDBPyConnection]:
+        def seen() -> tuple[Run | None, tuple[Run, ...], tuple[int, ...]]:
             forgotten = lake.experiment(experiment).forgotten  # before any row is read
             runs = tuple(lake.runs(experiment))
             chosen = lake.run(experiment, target) if target is not None else _only_target(experiment, runs)
-            return chosen, runs, forgotten, connect(lake, experiment, runs=runs)
+            check_unchanged(lake.files, runs)
+            return chosen, runs, forgotten
 
         return cls(
-            lake, experiment, *read_again(connected, lambda: listed_files(lake, experiment)), find, left_out
+            lake, experiment, *read_again(seen, lambda: listed_files(lake, experiment)), find, left_out
         )
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The engine's, with the views: made when it is first asked for, as many analyses read columns alone."""
+        if self._connection is None:
+            connection = connect(self.lake, self.experiment, runs=self._shown())
+            cells = self._not_compared.passed_over if self._not_compared else None
+            if cells is not None:
+                self._provided["passed_over"] = cells
+            for name, table in self._provided.items():
+                connection.register(name, table)
+            if cells is not None:
+                connection.execute(_PASSED_OVER)
+            self._connection = connection
+        return self._connection
 
     @property
     def target_name(self) -> str:
@@ -263,14 +279,16 @@ class Source:
         """The answer to one query with its ``$parameters`` bound. Raises CorruptLake for a damaged file."""
 
         def ask() -> pl.DataFrame:
-            with engine_errors(self.connection):
-                return self.connection.sql(text, params=dict(parameters or {})).pl()
+            connection = self.connection
+            with engine_errors(connection):
+                return connection.sql(text, params=dict(parameters or {})).pl()
 
         return self.again(ask)
 
     def provide(self, name: str, table: pa.Table) -> None:
         """Let queries read ``table`` under ``name``; one of that name provided before is replaced."""
-        self.connection.register(name, table)
+        if self._connection is not None:
+            self._connection.register(name, table)
         self._provided[name] = table
 
     def rows(self, run: Run, table: str, columns: list[str]) -> pl.DataFrame:
@@ -286,7 +304,7 @@ class Source:
 
     def keep_more(self) -> None:
         """Keep as much of what is read as many analyses after one another make use of: 256 MB at most."""
-        self.kept.room += max(0, KEPT_BY_MANY - KEPT)
+        self.kept.raise_to(KEPT_BY_MANY)
 
     def rows_between(self, run: Run, table: str, columns: list[str], samples: range) -> pl.DataFrame:
         """`rows` of the samples in a range alone; of files in the order of sample ids little else is read."""
@@ -322,17 +340,14 @@ class Source:
         names = {run.run for run in self.runs}
         self.runs = tuple(run for run in self.lake.runs(self.experiment) if run.run in names)
         self.target = self.now([self.target])[0] if self.target else None
-        connection = connect(self.lake, self.experiment, runs=self._shown())
-        self.connection.close()
-        self.connection = connection
-        cells = self._not_compared.passed_over if self._not_compared else None
-        if cells is not None:
-            self._provided["passed_over"] = cells
-        for name, table in self._provided.items():
-            connection.register(name, table)
-        if cells is not None:
-            connection.execute(_PASSED_OVER)
+        check_unchanged(self.lake.files, self.runs)
+        self._close()
         self._moved = False
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
     def _shown(self) -> tuple[Run, ...]:
         """The runs that queries see."""
@@ -376,7 +391,7 @@ class Source:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.connection.close()
+        self._close()
         # A kept result that was read may have gone with a sample: that is no damage.
         if kind is None or issubclass(kind, CorruptLake):
             check_remembered(self.lake, self.experiment, self.forgotten, "it was analysed")

@@ -22,6 +22,9 @@ Integers = npt.NDArray[np.int64]
 LOWEST, HIGHEST = -80.0, 16.0
 """Logarithms of modified entropies are held between these: e^-80 is that of p_y = 1 - 4e-18."""
 
+_BLOCK = 2_048
+"""Records looked at together: with ten classes arrays of 160 kB, which a processor's cache holds."""
+
 CELLS = 3_072
 WIDTH = (HIGHEST - LOWEST) / CELLS
 """1/32. From a bandwidth of 1/16 log densities are within 5e-4 of those of a kernel a value."""
@@ -103,24 +106,39 @@ def modified_entropy(logits: npt.NDArray[np.floating], label: npt.NDArray[np.int
 
     Source: Song & Mittal 2021, "Systematic Evaluation of Privacy Risks of Machine Learning Models".
     """
-    z = logits.astype(np.float64)
-    usable = np.isfinite(z).all(axis=1) & (label >= 0) & (label < z.shape[1])
-    z = np.where(usable[:, None], z, 0.0)
-    rows, y = np.arange(len(z)), np.where(usable, label, 0)
-    top = z.argmax(axis=1)
-    highest = z[rows, top]
-    relative = np.exp(z - highest[:, None])
-    relative[rows, top] = 0.0
-    rest = relative.sum(axis=1)  # what the other classes have for each 1 of the likeliest
-    p = relative / (1 + rest)[:, None]
-    surprise = -np.log1p(-p)
-    p[rows, top] = 1 / (1 + rest)
+    found = np.empty(len(logits))
+    for start in range(0, len(logits), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        found[part] = _modified_entropy(logits[part], label[part])
+    return found
+
+
+def _modified_entropy(logits: npt.NDArray[np.floating], label: npt.NDArray[np.integer]) -> Floats:
+    usable = np.isfinite(logits).all(axis=1) & (label >= 0) & (label < logits.shape[1])
+    if not usable.all():
+        logits = np.where(usable[:, None], logits, 0.0)
+    z = np.ascontiguousarray(
+        logits.T, dtype=np.float64
+    )  # a row a class: what is done to each is done to many records at once
+    rows, y = np.arange(len(logits)), np.where(usable, label, 0)
+    top = logits.argmax(axis=1)
+    highest, own = z[top, rows], z[y, rows]
+    z -= highest
+    relative = np.exp(z, out=z)
+    relative[top, rows] = 0.0
+    rest = relative.sum(axis=0)  # what the other classes have for each 1 of the likeliest
+    p = relative
+    p /= 1 + rest
+    surprise = np.negative(p)
+    np.log1p(surprise, out=surprise)
+    surprise *= -1
+    p[top, rows] = 1 / (1 + rest)
     # A rest that is too small for float64 belongs to logits more than 700 apart.
-    surprise[rows, top] = np.log1p(rest) - np.log(np.maximum(rest, np.finfo(np.float64).tiny))
-    terms = p * surprise
-    loss = highest - z[rows, y] + np.log1p(rest)
-    terms[rows, y] = np.where(top == y, rest / (1 + rest), 1 - p[rows, y]) * loss
-    return np.where(usable, terms.sum(axis=1), np.nan)
+    surprise[top, rows] = np.log1p(rest) - np.log(np.maximum(rest, np.finfo(np.float64).tiny))
+    of_label = np.where(top == y, rest / (1 + rest), 1 - p[y, rows]) * (highest - own + np.log1p(rest))
+    surprise *= p
+    surprise[y, rows] = of_label
+    return np.where(usable, surprise.sum(axis=0), np.nan)
 
 
 def log_modified_entropy(logits: npt.NDArray[np.floating], label: npt.NDArray[np.integer]) -> Floats:

@@ -57,11 +57,10 @@ class PhiMatrix:
 
 def queries_of(source: Source) -> list[int]:
     """The plain queries that the target has signals of, ascending."""
-    found = source.sql(
-        "select distinct query from signals where run = $target and query < $plain order by query",
-        {"target": source.target_name, "plain": PLAIN_QUERIES},
-    )
-    return found["query"].to_list()
+    if source.target is None:
+        return []
+    found = source.rows(source.target, "signals", ["query"])["query"].unique().sort()
+    return found.filter(found < PLAIN_QUERIES).to_list()
 
 
 def why_no_phi(source: Source) -> str | None:

@@ -154,7 +154,7 @@ def precision_curve(finding: Finding) -> alt.Chart | alt.LayerChart:
     ]
     base = alt.Chart(inline(rows))
     # The intervals come in no tooltip colour of their own: thin rules behind the points.
-    spread = base.mark_rule(opacity=0.45).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=series)
+    spread = base.mark_rule(opacity=0.45).encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=series)
     lines = base.mark_line().encode(
         x=x, y=y, color=series, strokeDash=alt.StrokeDash("score:N", scale=dashes(names))
     )
@@ -162,7 +162,7 @@ def precision_curve(finding: Finding) -> alt.Chart | alt.LayerChart:
     layers = [spread, lines, points]
     if base_rate is not None:
         chance = alt.Chart(inline([{"rate": base_rate}])).mark_rule(color=GREY, strokeDash=[4, 3])
-        layers.append(chance.encode(y="rate:Q"))
+        layers.append(chance.encode(y=alt.Y("rate:Q")))
     subtitle = [] if base_rate is None else [f"Dashed grey: picking members at random finds {base_rate:.1%}."]
     first = [row for row in rows if row["k"] == shares[0]]
     spoken = "; ".join(f"{row['score']} {row['precision']:.0%} of the top {row['k']:.0%}" for row in first)

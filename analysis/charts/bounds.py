@@ -62,7 +62,7 @@ def epsilon_bounds(finding: Finding) -> alt.Chart | alt.LayerChart:
     ticks = (
         base.transform_filter("datum.estimate !== null")
         .mark_tick(color=GREY, thickness=2)
-        .encode(x="estimate:Q", y=y, yOffset=offset, tooltip=tooltip)
+        .encode(x=alt.X("estimate:Q"), y=y, yOffset=offset, tooltip=tooltip)
     )
     confidence = next(
         (float(m.parameters["confidence"]) for m in finding.metrics if "confidence" in m.parameters), 0
@@ -123,7 +123,7 @@ def usage_shares(finding: Finding) -> alt.Chart | alt.LayerChart:
     spread = (
         base.transform_filter("datum.low !== null")
         .mark_rule(strokeWidth=2)
-        .encode(x=x, x2="high:Q", y=y, yOffset=offset, color=colour, tooltip=tooltip)
+        .encode(x=x, x2=alt.X2("high:Q"), y=y, yOffset=offset, color=colour, tooltip=tooltip)
     )
     dots = (
         base.transform_filter("datum.share !== null")
@@ -131,7 +131,10 @@ def usage_shares(finding: Finding) -> alt.Chart | alt.LayerChart:
         .encode(x=alt.X("share:Q"), y=y, yOffset=offset, color=colour, tooltip=tooltip)
     )
     truth = base.mark_tick(color=GREY, thickness=2, size=18).encode(
-        x="true:Q", y=y, yOffset=offset, tooltip=[alt.Tooltip("true:Q", title="true share", format=".1%")]
+        x=alt.X("true:Q"),
+        y=y,
+        yOffset=offset,
+        tooltip=[alt.Tooltip("true:Q", title="true share", format=".1%")],
     )
     spoken = "; ".join(f"{row['of']} by {row['score']}: {row['told']}" for row in rows[:8])
     return finish(

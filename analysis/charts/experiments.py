@@ -58,7 +58,7 @@ def onion_chart(finding: Finding) -> alt.Chart | alt.LayerChart:
     axis = alt.Axis(title="share of the records that are exposed", format="~%", tickCount=6)
     base = alt.Chart(inline(rows))
     spread = base.mark_rule(opacity=0.6, strokeWidth=2).encode(
-        x=x, xOffset=beside, y=alt.Y("low:Q", axis=axis), y2="high:Q", color=shade
+        x=x, xOffset=beside, y=alt.Y("low:Q", axis=axis), y2=alt.Y2("high:Q"), color=shade
     )
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
         x=x,
@@ -118,10 +118,10 @@ def attacks_with_and_without(finding: Finding) -> alt.Chart | alt.LayerChart:
     apart = alt.YOffset("experiment:N", sort=experiments)
     shade = alt.Color("experiment:N", scale=colours(experiments, (VERMILION, BLUE)), legend=alt.Legend())
     joined = base.mark_line(color=GREY, opacity=0.6).encode(
-        x=alt.X("auc:Q"), y=y, yOffset=apart, detail="score:N"
+        x=alt.X("auc:Q"), y=y, yOffset=apart, detail=alt.Detail("score:N")
     )
     spread = base.mark_rule(opacity=0.6).encode(
-        x=alt.X("low:Q"), x2="high:Q", y=y, yOffset=apart, color=shade
+        x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y, yOffset=apart, color=shade
     )
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
         x=alt.X("auc:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="AUC")),
@@ -186,13 +186,13 @@ def risk_of_models(
     base = alt.Chart(inline(rows))
     joined = base.mark_line(color=GREY, opacity=0.6).encode(x=x, y=y)
     spread = base.mark_rule(color=BLUE, strokeWidth=2).encode(
-        x=x, y=alt.Y("low:Q", axis=axis), y2="high:Q", tooltip=tooltip
+        x=x, y=alt.Y("low:Q", axis=axis), y2=alt.Y2("high:Q"), tooltip=tooltip
     )
     dots = base.mark_point(filled=True, size=80, opacity=1, color=BLUE).encode(x=x, y=y, tooltip=tooltip)
     guess = (
         alt.Chart(inline([{"at": fpr if fpr is not None else 0.5}]))
         .mark_rule(color=GREY, strokeDash=[4, 3])
-        .encode(y="at:Q")
+        .encode(y=alt.Y("at:Q"))
     )
     told = percent if fpr is not None else number
     spoken = "; ".join(

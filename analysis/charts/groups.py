@@ -99,7 +99,7 @@ def auc_by_group(finding: Finding) -> alt.Chart | alt.LayerChart:
     )
     x = alt.X("auc:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="AUC within the group", tickCount=6))
     shade = alt.Color("score:N", scale=colours(names), legend=alt.Legend() if names[1:] else None)
-    spread = base.mark_rule(opacity=0.6).encode(x=alt.X("low:Q"), x2="high:Q", color=shade)
+    spread = base.mark_rule(opacity=0.6).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), color=shade)
     points = base.mark_point(filled=True, size=60, opacity=1).encode(
         x=x,
         color=shade,
@@ -170,7 +170,9 @@ def tpr_by_group(finding: Finding) -> alt.Chart | alt.LayerChart:
     ]
     axis = alt.Axis(title="share of the group that the attack names", format="~%", tickCount=6)
     x = alt.X("low:Q", scale=alt.Scale(domainMin=0), axis=axis)
-    spread = base.mark_rule(color=BLUE, opacity=0.6, strokeWidth=2).encode(x=x, x2="high:Q", tooltip=tooltip)
+    spread = base.mark_rule(color=BLUE, opacity=0.6, strokeWidth=2).encode(
+        x=x, x2=alt.X2("high:Q"), tooltip=tooltip
+    )
     dots = base.transform_filter("datum.tpr !== null").mark_point(color=BLUE, filled=True, size=70, opacity=1)
     false = base.transform_filter("datum.alarms !== null").mark_tick(color=GREY, thickness=2)
     at = f" at FPR {percent(float(first.parameters['fpr']))}" if first is not None else ""
@@ -179,7 +181,11 @@ def tpr_by_group(finding: Finding) -> alt.Chart | alt.LayerChart:
         subtitle.append(f"The first {MOST_GROUPS} of {len(rates) - 1} groups.")
     spoken = "; ".join(f"{row['group']}: {row['told']}" for row in rows[:8])
     return finish(
-        layered(false.encode(x="alarms:Q", tooltip=tooltip), spread, dots.encode(x="tpr:Q", tooltip=tooltip)),
+        layered(
+            false.encode(x=alt.X("alarms:Q"), tooltip=tooltip),
+            spread,
+            dots.encode(x=alt.X("tpr:Q"), tooltip=tooltip),
+        ),
         f"Members named{at}, by group",
         f"Share of each group's members that the attack names. {spoken}.",
         subtitle=subtitle,

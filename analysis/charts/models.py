@@ -85,7 +85,7 @@ def auc_of_each(finding: Finding) -> alt.Chart | alt.LayerChart:
         legend=alt.Legend(),
     )
     shape = alt.Shape("score:N", scale=alt.Scale(domain=names), legend=alt.Legend() if names[1:] else None)
-    spread = base.mark_rule(opacity=0.45).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=shade)
+    spread = base.mark_rule(opacity=0.45).encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=shade)
     points = base.mark_point(filled=True, size=55, opacity=1).encode(
         x=x,
         y=y,
@@ -201,9 +201,9 @@ def shadow_curve_chart(finding: Finding) -> alt.Chart | alt.LayerChart:
     base = alt.Chart(inline(rows))
     low = alt.Y("low:Q", scale=scale, axis=y_axis)
     band = base.transform_filter("datum.over == 'draws'").mark_area(opacity=0.22)
-    band = band.encode(x=x, y=low, y2="high:Q", color=shade)
+    band = band.encode(x=x, y=low, y2=alt.Y2("high:Q"), color=shade)
     alone = base.transform_filter("datum.over == 'records'").mark_rule(opacity=0.5, strokeWidth=2)
-    alone = alone.encode(x=x, y=low, y2="high:Q", color=shade)
+    alone = alone.encode(x=x, y=low, y2=alt.Y2("high:Q"), color=shade)
     y = alt.Y("auc:Q", scale=scale, axis=y_axis)
     lines = base.mark_line().encode(
         x=x, y=y, color=shade, strokeDash=alt.StrokeDash("series:N", scale=dashes(names))

@@ -135,9 +135,9 @@ def _cells(x: Floats, y: Floats, x_axis: Axis, y_axis: Axis, pairs: Pairs) -> al
         .mark_rect(color=BLUE)
         .encode(
             x=alt.X("x:Q", scale=x_axis.scale(), axis=x_axis.draw(pairs.x_name + x_axis.note)),
-            x2="x2:Q",
+            x2=alt.X2("x2:Q"),
             y=alt.Y("y:Q", scale=y_axis.scale(), axis=y_axis.draw(pairs.y_name + y_axis.note)),
-            y2="y2:Q",
+            y2=alt.Y2("y2:Q"),
             opacity=strength,
             tooltip=[
                 alt.Tooltip("count:Q", title=pairs.what, format=","),

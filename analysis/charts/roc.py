@@ -108,7 +108,7 @@ def roc_chart(
         y=y,
         color=alt.Color("attack:N", scale=alt.Scale(domain=names, range=shown), legend=_legend(names)),
         strokeDash=alt.StrokeDash("attack:N", scale=dashes(names), legend=_legend(names)),
-        order="fpr:Q",
+        order=alt.Order("fpr:Q"),
     )
     asked: list[Any] = []
     if len(names) > 1:
@@ -125,9 +125,9 @@ def roc_chart(
                 behind.mark_line(interpolate="step-after", strokeWidth=2.4).encode(
                     x=x,
                     y=y,
-                    detail="attack:N",
+                    detail=alt.Detail("attack:N"),
                     stroke=alt.Stroke("colour:N", scale=None),
-                    order="fpr:Q",
+                    order=alt.Order("fpr:Q"),
                     opacity=alt.when(picked, empty=False).then(alt.value(1)).otherwise(alt.value(0)),
                 )
             )
@@ -155,7 +155,7 @@ def roc_chart(
         subtitle.append(f"From FPR {percent(begins)} on, which {count:,} non-members resolve.")
     elif log and curves:
         shade = alt.Chart(inline([{"fpr": left, "to": finest}])).mark_rect(color=GREY, opacity=0.22)
-        layers.insert(0, shade.encode(x=x, x2="to:Q"))
+        layers.insert(0, shade.encode(x=x, x2=alt.X2("to:Q")))
         count = max(found.non_members for found in curves)
         subtitle.append(f"Shaded: FPRs under {percent(finest)}, which {count:,} non-members cannot resolve.")
     spoken = "; ".join(_say(found) for found in curves)
@@ -213,7 +213,7 @@ def tpr_chart(attacks: Sequence[tuple[str, Sequence[Metric]]]) -> alt.Chart | al
     base = alt.Chart(inline(rows))
     spread = base.mark_rule(strokeWidth=2).encode(
         x=x,
-        x2="high:Q",
+        x2=alt.X2("high:Q"),
         y=y,
         yOffset=offset,
         color=series,
@@ -224,7 +224,7 @@ def tpr_chart(attacks: Sequence[tuple[str, Sequence[Metric]]]) -> alt.Chart | al
     dots = dots.encode(x=alt.X("tpr:Q"), y=y, yOffset=offset, color=series, tooltip=tooltip)
     chance = alt.Chart(inline([{"at": f"FPR {percent(rate)}", "chance": rate} for rate in rates]))
     guess = chance.mark_tick(color=GREY, thickness=2, size=26).encode(
-        x="chance:Q", y=y, tooltip=[alt.Tooltip("chance:Q", title="guessing", format=".2~%")]
+        x=alt.X("chance:Q"), y=y, tooltip=[alt.Tooltip("chance:Q", title="guessing", format=".2~%")]
     )
     unresolved = [row for row in rows if not row["resolved"]]
     subtitle = "Grey tick: guessing."

@@ -86,13 +86,13 @@ def memorization_histogram(scores: Scores) -> alt.Chart | alt.LayerChart:
             x=alt.X(
                 "from:Q", scale=axis.scale(), axis=axis.draw("memorization, a difference of probabilities")
             ),
-            x2="to:Q",
+            x2=alt.X2("to:Q"),
             y=alt.Y(
                 "count:Q",
                 scale=alt.Scale(type="symlog"),
                 axis=alt.Axis(title="samples, log scale", values=ticks),
             ),
-            y2="zero:Q",
+            y2=alt.Y2("zero:Q"),
             tooltip=_bar_tooltip("samples"),
         )
     )
@@ -149,14 +149,14 @@ def grouped_histogram(
     y = alt.Y("share:Q", axis=alt.Axis(title="share of the group", format="~%", tickCount=6))
     bars = alt.Chart(inline([row for name, one in counted.items() for row in _bars(one, name)]))
     drawn = bars.mark_rect(opacity=0.25 if several else 0.8).encode(
-        x=x, x2="to:Q", y=y, y2="zero:Q", color=shade, tooltip=_bar_tooltip("records")
+        x=x, x2=alt.X2("to:Q"), y=y, y2=alt.Y2("zero:Q"), color=shade, tooltip=_bar_tooltip("records")
     )
     layers = [drawn]
     if several:
         # Overlaid bars mix their colours; an outline keeps each group's shape to itself.
         outline = alt.Chart(inline([row for name, one in counted.items() for row in _outline(one, name)]))
         steps = outline.mark_line(interpolate="step-after", strokeWidth=2)
-        layers.append(steps.encode(x=x, y=y, color=shade, order="from:Q"))
+        layers.append(steps.encode(x=x, y=y, color=shade, order=alt.Order("from:Q")))
     if line is not None:
         layers.append(line_at(line, VERMILION))
     medians = [

@@ -131,7 +131,7 @@ def line_at(x: float, colour: str = GREY) -> alt.Chart:
     """A dashed upright line."""
     import altair as alt
 
-    return alt.Chart(inline([{"at": x}])).mark_rule(color=colour, strokeDash=[4, 3]).encode(x="at:Q")
+    return alt.Chart(inline([{"at": x}])).mark_rule(color=colour, strokeDash=[4, 3]).encode(x=alt.X("at:Q"))
 
 
 def matrix(base: alt.Chart, shade: alt.Color, size: Any = None, **cell: Any) -> alt.LayerChart:
@@ -142,7 +142,7 @@ def matrix(base: alt.Chart, shade: alt.Color, size: Any = None, **cell: Any) -> 
     import altair as alt
 
     words = base.mark_text(color="#111111", fontSize=size or alt.Undefined)
-    return layered(base.mark_rect().encode(color=shade, **cell), words.encode(text="text:N"))
+    return layered(base.mark_rect().encode(color=shade, **cell), words.encode(text=alt.Text("text:N")))
 
 
 def finish(
@@ -156,8 +156,10 @@ def finish(
     """Give a chart its title, alternative text and size; its width follows the page."""
     import altair as alt
 
-    heading = alt.TitleParams(text=title, subtitle=list(subtitle) or alt.Undefined)
-    return chart.properties(title=heading, description=description, width="container", height=height)
+    # Given to the chart itself, which is new: `properties` would copy it as a whole, and once more what it is made of.
+    chart.title = alt.TitleParams(text=title, subtitle=list(subtitle) or alt.Undefined)
+    chart.description, chart.width, chart.height = description, "container", height
+    return chart
 
 
 def colours(names: Sequence[str], chosen: Sequence[str] = SERIES) -> alt.Scale:

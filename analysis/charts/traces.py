@@ -94,20 +94,20 @@ def traces_chart(
     y_title = f"{signal} of the record" + (" (cross-entropy, nats)" if signal == "loss" else "")
     base = alt.Chart(inline(spread))
     area = base.mark_area(color=BLUE, opacity=0.22).encode(
-        x=x, y=alt.Y("low:Q", axis=alt.Axis(title=y_title)), y2="high:Q"
+        x=x, y=alt.Y("low:Q", axis=alt.Axis(title=y_title)), y2=alt.Y2("high:Q")
     )
-    middle = base.mark_line(strokeWidth=2.5).encode(x=x, y="median:Q", color=shade)
+    middle = base.mark_line(strokeWidth=2.5).encode(x=x, y=alt.Y("median:Q"), color=shade)
     single = (
         alt.Chart(inline(rows))
         .mark_line(strokeWidth=1.3, opacity=0.75)
-        .encode(x=x, y="value:Q", detail="record:N", color=shade)
+        .encode(x=x, y=alt.Y("value:Q"), detail=alt.Detail("record:N"), color=shade)
     )
     touch = (
         alt.Chart(inline(rows))
         .mark_point(opacity=0, size=60, filled=True)
         .encode(
             x=x,
-            y="value:Q",
+            y=alt.Y("value:Q"),
             tooltip=[alt.Tooltip("record:N"), alt.Tooltip("epoch:Q"), alt.Tooltip("told:N", title=signal)],
         )
     )
@@ -162,7 +162,9 @@ def evolution_chart(finding: Finding) -> alt.Chart | alt.LayerChart:
     shade = alt.Color("among:N", scale=alt.Scale(domain=sides, range=[BLUE, ORANGE]), legend=alt.Legend())
     base = alt.Chart(inline(rows))
     band = base.transform_filter("datum.low != null && datum.high != null").mark_area(opacity=0.2)
-    band = band.encode(x=x, y=alt.Y("low:Q", axis=y_axis), y2="high:Q", color=shade, detail="line:N")
+    band = band.encode(
+        x=x, y=alt.Y("low:Q", axis=y_axis), y2=alt.Y2("high:Q"), color=shade, detail=alt.Detail("line:N")
+    )
     y = alt.Y("value:Q", axis=y_axis)
     pattern = alt.StrokeDash(
         "quantile:N",

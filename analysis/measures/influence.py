@@ -250,6 +250,8 @@ class _Products:
             found /= count
             rest /= others
             found -= rest
+        if count.all() and others.all():
+            return found
         np.copyto(found, -np.inf, where=~np.isfinite(found))
         return found
 

@@ -119,6 +119,8 @@ def _projected(source: Source, run: Run, wanted: Flags, components: int) -> tupl
     Two passes over the file: the first sums up the covariance, the second projects. Held at a time: one piece of the
     features, a matrix of width x width, and the components.
     """
+    from threadpoolctl import threadpool_limits
+
     samples, mean, scatter, origin = 0, np.zeros(0), np.zeros((0, 0)), np.zeros(0)
     for _, values in _features(source, run, wanted):
         if samples == 0:  # sums are of differences from some record's features, so that they lose no digits
@@ -127,17 +129,20 @@ def _projected(source: Source, run: Run, wanted: Flags, components: int) -> tupl
         away = values - origin
         samples += len(away)
         mean += away.sum(axis=0)
-        scatter += away.T @ away
+        with threadpool_limits(1):  # sums keep their order
+            scatter += away.T @ away
     there = np.zeros(len(wanted), dtype=bool)
     if samples == 0:
         return np.zeros((len(wanted), 0)), there, 0.0
     mean /= samples
-    variances, directions = np.linalg.eigh(scatter / samples - np.outer(mean, mean))
+    with threadpool_limits(1):
+        variances, directions = np.linalg.eigh(scatter / samples - np.outer(mean, mean))
     variances = np.maximum(variances[::-1], 0)
     kept = min(components, len(variances))
     points = np.zeros((len(wanted), kept))
     for sample_id, values in _features(source, run, wanted):
-        points[sample_id] = (values - origin - mean) @ directions[:, ::-1][:, :kept]
+        with threadpool_limits(1):
+            points[sample_id] = (values - origin - mean) @ directions[:, ::-1][:, :kept]
         there[sample_id] = True
     whole = float(variances.sum())
     return points, there, float(variances[:kept].sum()) / whole if whole > 0 else 1.0
@@ -158,8 +163,10 @@ def cluster_points(points: Floats, clusters: int) -> tuple[npt.NDArray[np.int64]
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings():
+    # One thread: several add up the centres in the order in which they happen to be done.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer distinct points than clusters
         fitted = KMeans(clusters, n_init=STARTS, random_state=SEED).fit(points)
     found, first, label, size = np.unique(

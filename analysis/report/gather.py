@@ -108,6 +108,7 @@ def gather(
             f"false-positive rates lie between 0 and 1, not {', '.join(map(str, fprs)) or 'none'}"
         )
     with open_source(lake, experiment, target) as source:
+        source.keep_more()
         if not source.runs:
             source.need_target()
         desk = Desk(source)

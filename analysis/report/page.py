@@ -20,6 +20,7 @@ from ...store.format.outgoing import spelled
 from ..charts.axes import number
 from ..charts.style import theme
 from .as_json import content
+from .bundle import kept_bundle
 from .data import Record, Report
 from .next_steps import audit_call
 from .parts import Figure, Section, without_gaps
@@ -166,9 +167,7 @@ def _as_json(value: Any) -> str:
 @cache
 def _vega() -> str:
     """Vega, Vega-Lite and vega-embed as one script."""
-    import vl_convert
-
-    script = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+    script = kept_bundle("window.vegaEmbed = vegaEmbed;")
     # Inside a string of the script both spellings mean the same; to the page only the first would end it.
     return re.sub(r"</(?=script)", r"<\\/", script, flags=re.IGNORECASE)
 

@@ -212,10 +212,11 @@ def describe(source: Source) -> tuple[str, ...]:
     names = source.lake.experiment(source.experiment).dataset.get("classes")
     classes = {label: named_class(names, label) for label in samples["label"].unique()}
     groups = {group: _short(group) for group in samples["group"].drop_nulls().unique()}
-    return tuple(
-        ", ".join(filter(None, (classes[label], groups.get(group))))
-        for label, group in zip(samples["label"], samples["group"], strict=True)
-    )
+    kinds = samples.select("label", "group").unique()
+    told = {
+        kind: ", ".join(filter(None, (classes[kind[0]], groups.get(kind[1])))) for kind in kinds.iter_rows()
+    }
+    return tuple(map(told.__getitem__, samples.select("label", "group").iter_rows()))
 
 
 def named_class(names: Any, label: int | None) -> str:

@@ -10,7 +10,7 @@ import polars as pl
 
 from ...store.format.paths import NO_TARGET
 from ...store.format.records import Result
-from ...store.read.catalogue import fingerprint, read_result, results
+from ...store.read.catalogue import fingerprint, read_result, result_of, results
 from ..declare import variant_of
 from ..scores import Scores
 from ..source import Source
@@ -56,12 +56,13 @@ def read_scores(source: Source, result: Result) -> Scores:
 def keep_scores(source: Source, names: Iterable[str]) -> dict[str, Kept]:
     """The scores of each name, computed and kept unless the lake holds fresh ones."""
     asked = {name: source.analysis(name) for name in names}
-    fresh = fresh_results(source)
+    where = source.target_name or NO_TARGET
+    now = fingerprint(source.lake, source.experiment, source.runs, source.forgotten)
     kept = {}
     for name, (analysis, options) in asked.items():
         variant = variant_of(analysis.options, options)
-        found = fresh.get((analysis.name, variant))
-        if found is not None and found.file is not None:
+        found = result_of(source.lake, source.experiment, analysis.name, where, variant)
+        if found is not None and found.file is not None and found.fingerprint == now:
             scores = read_scores(source, found)
         else:
             scores = run_analysis(source, analysis, options).scores

@@ -62,6 +62,10 @@ def drawable(value: Any) -> Any:
 
 def _drawable_part(key: str, value: Any) -> Any:
     if key == "values" and isinstance(value, str):
+        if (
+            value.isprintable() and "\\" not in value
+        ):  # nothing is escaped, and so there is nothing to spell out
+            return value
         return json.dumps(drawable(json.loads(value)), allow_nan=False, separators=(",", ":"))
     if key == "datasets":  # where Altair puts the rows of charts that it composes, by their name
         return {name: _drawable_part("values", rows) for name, rows in value.items()}

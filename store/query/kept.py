@@ -22,11 +22,21 @@ _ALIKE = ("sample_id", "query")
 class Kept:
     """Values by key, of kinds that fit into ``room`` bytes as a whole: half of what is read in turn would be of no use."""
 
-    room: int
+    room: float
+    _most: float = field(init=False, repr=False)
     _allowed: dict[Hashable, bool] = field(default_factory=dict, repr=False)
     _values: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
-    def allows(self, kind: Hashable, size: int) -> bool:
+    def __post_init__(self) -> None:
+        self._most = self.room
+
+    def raise_to(self, most: float) -> None:
+        """Let ``most`` bytes be kept, where it were fewer. What was found not to fit is looked at again."""
+        if most > self._most:
+            self.room, self._most = self.room + most - self._most, most
+            self._allowed = {kind: True for kind, allowed in self._allowed.items() if allowed}
+
+    def allows(self, kind: Hashable, size: float) -> bool:
         """Whether values of this kind are kept, which come to ``size`` bytes altogether; found once a kind."""
         if kind not in self._allowed:
             self._allowed[kind] = size <= self.room

@@ -170,6 +170,16 @@ def results(lake: Catalogue, experiment: str) -> list[Result]:
     return [result for _, result in _stored(lake, experiment) if result is not None]
 
 
+def result_of(lake: Catalogue, experiment: str, analysis: str, target: str, variant: str) -> Result | None:
+    """The stored result of that name, fresh or stale; None where there is none, or a damaged one."""
+    path = paths.result_manifest(experiment, analysis, target, variant)
+    try:
+        found = result_from_json(manifest.load(lake.files, path))
+    except CorruptLake:
+        return None
+    return found if (found.analysis, found.target, found.variant) == (analysis, target, variant) else None
+
+
 def results_with(lake: Catalogue, experiment: str, samples: Sequence[int]) -> list[tuple[str, Result | None]]:
     """The results, and where their manifests are, that were computed when one of ``samples`` was not forgotten yet.
 
