@@ -118,7 +118,9 @@ class Lake(Catalogue):
                     remove_unused(self, experiment)
 
         writer = RunWriter(self.files, experiment, run, members, forget_late=self._forget_late, failed=failed)
-        check_distinct("run", run, self._names_in(f"runs/experiment={experiment}"))
+        others = self._names_in(f"runs/experiment={experiment}")
+        check_distinct("run", run, others)
+        writer.beside = len(others)
         listed = [self.read_file(file, columns=["pool"]) for file in known.files if file.table == "samples"]
         population = pc.equal(pa.concat_tables(listed)["pool"], "population").to_numpy()
         wrong = np.flatnonzero(members & population)

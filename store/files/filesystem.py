@@ -70,6 +70,12 @@ class Files(Protocol):
     def list(self, folder: str, suffix: str = "") -> list[str]:
         """Files below ``folder``, sorted, temporary ones left out; empty when there is no such folder."""
 
+    def stamps(self, folder: str, suffix: str = "") -> dict[str, str]:
+        """The files of `list`, in its order, each with what is another text whenever it was replaced; "" where nothing tells.
+
+        On a disk size and time: of two files that were put within a tick of the disk's clock it may be the same.
+        """
+
     def holds_anything(self) -> bool:
         """Whether something lies in this place already. What a killed attempt to make a lake left does not count."""
 

@@ -134,6 +134,14 @@ class LocalFiles:
             f"{where}/{name}" for where, name in names if name.endswith(suffix) and not is_temporary(name)
         )
 
+    def stamps(self, folder: str, suffix: str = "") -> dict[str, str]:
+        found = {}
+        for path in self.list(folder, suffix):
+            with disk_explained(self.root, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                seen = os.lstat(f"{self.root}/{path}")  # a link tells nothing of what it leads to
+                found[path] = f"{seen.st_size} {seen.st_mtime_ns}" if stat.S_ISREG(seen.st_mode) else ""
+        return found
+
     def holds_anything(self) -> bool:
         try:
             with os.scandir(self.root) as entries:

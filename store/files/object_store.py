@@ -200,6 +200,15 @@ class ObjectFiles:
         found = self._below(folder)
         return sorted(path for path in found if path.endswith(suffix) and not is_temporary(path))
 
+    def stamps(self, folder: str, suffix: str = "") -> dict[str, str]:
+        found = {
+            path: f"{each['size']} {each['e_tag']}" if each.get("e_tag") else ""
+            for path, each in self._objects_below(folder)
+        }
+        return {
+            path: found[path] for path in sorted(found) if path.endswith(suffix) and not is_temporary(path)
+        }
+
     def holds_anything(self) -> bool:
         return any(not is_temporary(path) for path in self._below(""))
 
@@ -242,13 +251,18 @@ class ObjectFiles:
         return found
 
     def _below(self, folder: str) -> Iterator[str]:
+        return (path for path, _ in self._objects_below(folder))
+
+    def _objects_below(self, folder: str) -> Iterator[tuple[str, Any]]:
         base = self._key(folder) if folder else self._prefix
         start = f"{base}/" if base else ""
         within = f"{self._prefix}/" if self._prefix else ""
         with self._explained(folder or "."):
             for chunk in obstore.list(self._store, prefix=base or None):
                 # The object that some tools keep for a folder itself is none of the lake's.
-                yield from (each["path"][len(within) :] for each in chunk if each["path"].startswith(start))
+                for each in chunk:
+                    if each["path"].startswith(start):
+                        yield each["path"][len(within) :], each
 
     def _end(self, location: str) -> ObjectEnd:
         path = location.removeprefix(f"{self.root}/")

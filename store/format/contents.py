@@ -108,6 +108,7 @@ _PLACES: Mapping[str, re.Pattern[str]] = {
         rf"results/{_EXPERIMENT}/analysis=(?P<analysis>{_NAME})/(?P<target>[^/~]+)~{_NAME}\.json"
     ),
     "design": re.compile(rf"designs/experiment={_NAME}/{_NAME}\.json"),
+    "index": re.compile(rf"{paths.INDEXES}/{_EXPERIMENT}/runs\.json"),
     "removal": re.compile(rf"{paths.REMOVALS}/(?P<experiment>{_NAME})\.json"),
     "writer": re.compile(rf"{paths.LEASES}/(?P<writer>{_NAME})\.json"),
     "clock": re.compile(rf"{paths.claims_folder('clock')}/{_NAME}\.json"),
@@ -123,6 +124,7 @@ _CALLED: Mapping[str, str] = {
     **{kind: f"the manifest of a {kind}" for kind in ("lake", "run", "result", "checkpoint")},
     "experiment": "the manifest of an experiment",
     "design": "a design of a fleet",
+    "index": "an index of runs",
     "removal": "the mark of a removal",
     "writer": "a writer's lease",
     "clock": "a look at the clock",
@@ -256,6 +258,13 @@ _SCHEMAS: Mapping[str, Kind] = {
             "files": listed(_FILE),
         },
         {"forgotten": listed(whole())},
+    ),
+    "index": record(
+        {
+            "count": whole(),
+            "forgotten": listed(whole()),
+            "runs": mapping(record({"stamp": text, "manifest": text}, closed=True)),
+        }
     ),
     "removal": record({"begun": _moment}),
     "writer": record(_WHERE, {"created": _moment}),

@@ -17,6 +17,9 @@ CLAIMS = "claims"
 LEASES = "writers"
 """Where the leases of writers lie."""
 
+INDEXES = "index"
+"""Where it is said once more what the manifests of runs say."""
+
 REMOVALS = "removals"
 """Where it is said of experiments that they are being removed, until nothing of them is left."""
 
@@ -45,6 +48,11 @@ def removal(experiment: str) -> str:
 
 def run_manifest(experiment: str, run: str) -> str:
     return f"runs/experiment={experiment}/{run}.json"
+
+
+def index(experiment: str) -> str:
+    """What spares reading the manifests of an experiment's runs one by one."""
+    return f"{INDEXES}/experiment={experiment}/runs.json"
 
 
 def design_file(experiment: str, fleet: str, number: int) -> str:

@@ -26,6 +26,7 @@ from ..format.records import (
 )
 from .changes import check_unchanged, read_again
 from .data_rows import read_rows
+from .index import LEAST, Indexed, manifest_in, read_index
 
 T = TypeVar("T")
 
@@ -35,6 +36,8 @@ class Catalogue:
 
     def __init__(self, files: Files) -> None:
         self.files = files
+        self.not_indexed: dict[str, int] = {}
+        """How many manifests of runs were read one by one when the runs of an experiment were read last."""
 
     @property
     def path(self) -> str:
@@ -82,9 +85,14 @@ class Catalogue:
 
     def runs(self, experiment: str, role: str | None = None) -> list[Run]:
         """The committed runs of an experiment, by name; of one role when given."""
-        self.experiment(experiment)
-        found = self.files.list(f"runs/experiment={experiment}", ".json")
-        loaded = self.files.each(self._load_run, found)
+        forgotten = self.experiment(experiment).forgotten
+        stamps = self.files.stamps(f"runs/experiment={experiment}", ".json")
+        indexed = read_index(self.files, experiment, forgotten) if len(stamps) >= LEAST else {}
+        found = {path: self._indexed_run(path, indexed.get(path), stamp) for path, stamp in stamps.items()}
+        missing = [path for path, run in found.items() if run is None]
+        self.not_indexed[experiment] = len(missing)
+        found |= zip(missing, self.files.each(self._load_run, missing), strict=True)
+        loaded = [run for run in found.values() if run is not None]
         return [run for run in loaded if role is None or run.info.role == role]
 
     def run(self, experiment: str, run: str) -> Run:
@@ -157,6 +165,15 @@ class Catalogue:
 
     def _names_in(self, folder: str) -> list[str]:
         return [path[len(folder) + 1 : -len(".json")] for path in self.files.list(folder, ".json")]
+
+    def _indexed_run(self, path: str, entry: Indexed | None, stamp: str) -> Run | None:
+        """A run by what an index says of its manifest; None where that is not what has ``stamp``."""
+        if entry is None or not stamp or entry.stamp != stamp:
+            return None
+        try:
+            return run_from_json(manifest_in(entry, path))
+        except CorruptLake:
+            return None
 
     def _load_run(self, path: str) -> Run:
         return run_from_json(manifest.load(self.files, path))

@@ -9,6 +9,7 @@ It may be killed at any instant, and runs beside readers and writers; a claim ke
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,7 @@ from ..format.schema import parquet_writer
 from ..read.catalogue import Catalogue
 from ..read.data_rows import open_rows
 from ..write import leases
+from ..write.index import write_index
 from ..write.leases import claim
 from ..write.table_file import check_there, rows_without, sha_without
 
@@ -100,6 +102,9 @@ def compact(
                     lake.files.delete(packed[0][1].path)
             done += _count_files(parts)
             told(done, total)
+    if runs:
+        with contextlib.suppress(LosslakeError):  # it costs time where there is none, and no more
+            write_index(lake.files, experiment, wait=True)
     return Compacted(
         experiment,
         len(runs),

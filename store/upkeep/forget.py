@@ -32,6 +32,7 @@ from ..format.records import (
 )
 from ..read.catalogue import Catalogue, results_with
 from ..write import leases
+from ..write.index import drop_index
 from ..write.leases import claim
 from ..write.table_file import Holdings, check_there, copy_without, write_table
 from .compact import Part, pack
@@ -50,6 +51,7 @@ _FOLDERS = (
     "results",
     "staging",
     paths.CHECKPOINTS,
+    paths.INDEXES,
 )
 """Where files are removed."""
 
@@ -112,6 +114,7 @@ def forget(
                 again = True
             again |= _forget_results(lake, experiment, ids)
         renew()
+        drop_index(lake.files, experiment)
         removed, pending = remove_leftovers(lake, known, ids)
         for top in _FOLDERS:  # also what a call removed that was stopped
             lake.files.settle(f"{top}/experiment={experiment}")
@@ -134,6 +137,7 @@ def forget_in_run(lake: Catalogue, experiment: str, run: str) -> Run:
                 for runs in _together(lake, known, known.forgotten, holdings):
                     if run in {each.run for each in runs}:
                         _forget_in_runs(lake, known, runs, known.forgotten, holdings)
+                        drop_index(lake.files, experiment)
             return lake.run(experiment, run)
         except CorruptLake:
             raise

@@ -21,6 +21,7 @@ from ..format import paths
 from ..format.text import age
 from ..read.catalogue import Catalogue
 from ..write import leases
+from ..write.index import orphaned_indexes
 from .leftovers import Inventory, files_listed_by, take_inventory
 
 OLDER_THAN = timedelta(days=1)
@@ -85,6 +86,11 @@ def collect_garbage(
             size += lake.files.size(path)
         except CorruptLake:
             continue  # another collection was faster
+        if not dry_run:
+            lake.files.delete(path)
+        removed.append(path)
+    for path in orphaned_indexes(lake.files):
+        size += lake.files.size(path)
         if not dry_run:
             lake.files.delete(path)
         removed.append(path)

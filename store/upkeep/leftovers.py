@@ -26,10 +26,11 @@ from ..format.records import Experiment
 from ..read.catalogue import Catalogue, results_with
 from ..write import leases
 from ..write.checkpoints import load_checkpoint, resumable_files
+from ..write.index import remembered_in_index
 from ..write.table_file import Holdings
 
 MANIFESTS = ("experiments", "runs", "designs", "results")
-NOTES = (paths.LEASES, paths.CLAIMS, paths.REMOVALS, "staging", paths.CHECKPOINTS)
+NOTES = (paths.INDEXES, paths.LEASES, paths.CLAIMS, paths.REMOVALS, "staging", paths.CHECKPOINTS)
 _DATA = (
     "samples",
     "pictures",
@@ -217,6 +218,9 @@ def left_of_forgotten(lake: Catalogue, known: Experiment, found: Inventory) -> I
             named = ", ".join(map(str, each.samples[:8])) + (", ..." if len(each.samples) > 8 else "")
             yield f"experiment {known.name}: forgetting samples {named}, begun {each.when}, did not finish; {again}"
     ids = known.forgotten
+    in_index = remembered_in_index(lake.files, known.name, ids)
+    if in_index is not None:
+        yield f"{in_index}; {again}"
     holdings = Holdings(lake.files, ids)
     listed = (file for files in found.listed.values() for file in files)
     for file in listed:

@@ -23,6 +23,7 @@ from ..format.records import Experiment
 from ..read.catalogue import Catalogue, listed_files
 from ..write import leases
 from ..write.checkpoints import resumable_files
+from ..write.index import drop_index
 from ..write.leases import claim
 from .compact import Part, pack
 from .leftovers import files_listed_by, what_became_of
@@ -148,7 +149,7 @@ def _remove_experiment(lake: Catalogue, experiment: str, dry_run: bool) -> Remov
                 files.put_if_absent(path, content)
                 files.delete(mark)
                 raise
-        for folder in ("results", "runs", "designs", *_DATA):
+        for folder in ("results", "runs", "designs", paths.INDEXES, *_DATA):
             files.each(files.delete, files.list(f"{folder}/experiment={experiment}"))
         files.delete(mark)
     return counted
@@ -185,6 +186,7 @@ def _remove_runs(lake: Catalogue, experiment: str, names: tuple[str, ...], dry_r
         _drop_results(lake, experiment)
         for run in runs:
             lake.files.delete(paths.run_manifest(experiment, run.run))
+        drop_index(lake.files, experiment)
         for name in names:
             for path in _files_of(lake.files, experiment, name):
                 lake.files.delete(path)

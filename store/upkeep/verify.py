@@ -16,6 +16,7 @@ from ..errors import LosslakeError
 from ..format import manifest
 from ..format.manifest import DataFile
 from ..read.catalogue import Catalogue
+from ..write.index import indexes, wrong_in_index
 from .leftovers import (
     NOTES,
     NOTHING,
@@ -59,6 +60,7 @@ def verify(lake: Catalogue) -> Verification:
         f"the removal of experiment {name} did not finish; run 'losslake lake remove --experiment {name}'"
         for name in stopped_removals(lake)
     ]
+    damage += filter(None, (wrong_in_index(lake.files, name) for name, _ in indexes(lake.files)))
     for promise, parts in listed.items():
         wrong = list(_damage_of(lake, promise, [file for _, file in parts]))
         if wrong and any(_still_listed(lake, path, file) for path, file in parts):

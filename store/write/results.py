@@ -15,6 +15,7 @@ from ..format.schema import SAMPLES, SCORES
 from ..format.tables import constant_column
 from ..read.catalogue import Catalogue, check_remembered, fingerprint
 from . import leases
+from .index import index_if_worth
 from .table_file import check_there, lost_files, rows_without, write_table
 
 
@@ -89,6 +90,8 @@ def save_result(
         for gone in put:
             lake.files.delete(gone)
         raise
+    many = lake.not_indexed.pop(experiment, 0)
+    index_if_worth(lake.files, experiment, many, many)
     lost = lost_files(lake.files, written)
     if lost and lake.files.exists(path) and lake.files.read(path) == data:  # else another one has replaced it
         lake.files.delete(path)

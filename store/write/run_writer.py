@@ -46,6 +46,7 @@ from .given_rows import (
     signal_tables,
     whole_traces,
 )
+from .index import index_if_worth
 from .leases import claim
 from .table_file import TableFile, check_there, copy_without, lost_files
 from .traces import StagedTrace, Traces, given_traces, write_traces
@@ -92,6 +93,8 @@ class RunWriter:
         self._seen: dict[int, npt.NDArray[np.bool_]] = {}
         self._open = True
         self._claiming = False
+        self.beside = 0
+        """How many runs there were in the experiment when this one was begun, where the one who began it knows."""
         self._begin()
 
     def append_epoch(
@@ -272,6 +275,7 @@ class RunWriter:
         late = forgotten_mask(self._files, self.experiment, len(self.members)) & ~self.forgotten
         if late.any():
             run = self._forget_late(self.experiment, self.run)
+        index_if_worth(self._files, self.experiment, self.beside + 1)
         return run
 
     def discard(self) -> None:

@@ -23,13 +23,15 @@ from losslake.store.files.filesystem import Files, files_at
 from losslake.store.format import manifest
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
+from losslake.store.read import catalogue
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.export import export
 from losslake.store.upkeep.gc import collect_garbage
 from losslake.store.upkeep.verify import verify
+from losslake.store.write import index
 from warm import HANGS, STORE, warm_python
 
-pytest.importorskip("obstore", reason="needs the extra object-store")
+obstore = pytest.importorskip("obstore", reason="needs the extra object-store")
 
 PREFIX = "pre fix/ünï%41"
 
@@ -464,3 +466,41 @@ def test_one_reads_parquet_in_few_requests(url: str) -> None:
         pq.write_table(table, file, row_group_size=20_000)
     with files.open_input("t.parquet") as source:
         assert pq.read_table(source, columns=["b"]).equals(table.select(["b"]))
+
+
+def test_the_index_spares_a_request_for_each_run(
+    lake_of: Callable[..., Lake], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = np.arange(8 * 6).reshape(8, 6) % 2 == 0
+    lake = lake_of(keep, np.random.default_rng(0).normal(0, 2, keep.shape), lake=Lake.open(url, create=True))
+    for module in (catalogue, index):
+        monkeypatch.setattr(module, "LEAST", 4)
+    asked: list[str] = []
+
+    def counted(name: str) -> Callable[..., object]:
+        real = getattr(obstore, name)
+
+        def call(store: object, *given: object, **named: object) -> object:
+            asked.append(f"{name} {given[0] if given else named['prefix']}")
+            return real(store, *given, **named)
+
+        return call
+
+    for name in ("get", "head", "list"):
+        monkeypatch.setattr(obstore, name, counted(name))
+    before = lake.runs("tests")
+    assert len([each for each in asked if "/runs/" in each and each.startswith("get")]) == 8
+    assert index.write_index(lake.files, "tests") == 8
+    asked.clear()
+    assert Lake.open(url).runs("tests") == before
+    # Two for lake.json and two for the experiment; then the list and the index, however many runs there are.
+    assert len(asked) == 6, asked
+    assert [each.partition(" ")[0] for each in asked[-2:]] == ["list", "get"]
+    lake_of(keep[:1], np.zeros((1, 6)), lake=lake, names=["late"])
+    asked.clear()
+    assert len(lake.runs("tests")) == 9
+    assert [each for each in asked if each.endswith("late.json")] != []
+    assert len(asked) == 5
+    assert index.write_index(lake.files, "tests") == 9
+    lake.files.delete("runs/experiment=tests/late.json")
+    assert lake.runs("tests") == before

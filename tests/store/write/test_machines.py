@@ -17,11 +17,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from losslake.store.errors import LosslakeError
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
+from losslake.store.read import catalogue
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.forget import forget
 from losslake.store.upkeep.gc import collect_garbage
 from losslake.store.upkeep.verify import verify
-from losslake.store.write import leases
+from losslake.store.write import index, leases
 from losslake.store.write.run_writer import RunWriter
 from machines import Disk, Process
 
@@ -309,3 +310,25 @@ def test_machines_and_kills_and_clocks_lose_nothing() -> None:
             max_examples=12, stateful_step_count=8, deadline=None, suppress_health_check=[*HealthCheck]
         ),
     )
+
+
+def test_nor_do_they_with_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (catalogue, index):
+        monkeypatch.setattr(module, "LEAST", 1)
+    monkeypatch.setattr(index, "SETTLED", -0.1)
+    monkeypatch.setattr(index, "_AGAIN", 0.0)
+    indexed: list[int] = []
+    real = index.write_index
+
+    def write_index(*given: Any, **named: Any) -> int:
+        indexed.append(real(*given, **named))
+        return indexed[-1]
+
+    monkeypatch.setattr(index, "write_index", write_index)
+    run_state_machine_as_test(
+        Machines,
+        settings=settings(
+            max_examples=8, stateful_step_count=10, deadline=None, suppress_health_check=[*HealthCheck]
+        ),
+    )
+    assert sum(indexed) > 0
