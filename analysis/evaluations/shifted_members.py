@@ -17,8 +17,8 @@ ERRORS = 2.576
 VOID = ("loss", "attack-p", "kde", "entropy", "shadow-nn")
 """Attacks that see one answer to a record: what they find may be its difficulty alone."""
 
-LEANING = ("rmia", "attack-r", "attack-s", "calibrated", "lira[mode=offline]")
-"""Attacks that compare a record with itself in other models, on one side or by a share: part of the difference stays in them."""
+LEANING = ("rmia", "residual", "attack-r", "attack-s", "calibrated", "lira[mode=offline]")
+"""Attacks that compare a record with itself in other models or in earlier epochs, on one side or by a share: part of the difference stays in them."""
 
 ITSELF = ("lira",)
 """Attacks that weigh a record's answers with it against those without it: what is hard is hard in both. What a target learnt of the

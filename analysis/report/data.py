@@ -28,6 +28,7 @@ LABELS = {
     "rmia": "RMIA",
     "ramia": "RaMIA",
     "loss": "loss attack",
+    "residual": "residual attack",
     "kde": "KDE attack",
     "attack-p": "attack P",
     "attack-r": "attack R",

@@ -16,6 +16,7 @@ ANALYSES: tuple[Analysis, ...] = (
     Analysis("rmia", "attacks.rmia:rmia", ("rmia",), "charts.scores:score_by_membership", attack=True),
     Analysis("ramia", "attacks.ramia:ramia", ("rmia",), "charts.scores:score_by_membership", attack=True),
     Analysis("loss", "attacks.loss:loss", ("loss",), "charts.scores:score_by_membership", attack=True),
+    Analysis("residual", "attacks.residual:residual", (), "charts.scores:score_by_membership", attack=True),
     Analysis("kde", "attacks.kde:kde", ("loss",), "charts.kde:kde_chart", attack=True),
     Analysis(
         "attack-p",

@@ -1,0 +1,232 @@
+"""The attack without shadow models that looks at the training: how much surer the model ended of a record than its first epochs let expect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ...store.errors import InvalidOption, NotEnoughData
+from ...store.format.records import Run
+from ...store.format.schema import CROSS_ENTROPY, ORIGINAL
+from ..scores import Scores, count_unscored
+from ..source import Source, set_aside
+from ..statistics.metric import Metric
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Seen = tuple[Floats, Floats]
+Fit = Callable[[Seen, Floats, Seen], Floats]
+
+FOLDS = 5
+"""Parts that the records are split into; what a part is predicted by was fitted to the others'."""
+
+FEWEST = 20
+"""Non-members to fit to at the least."""
+
+RIDGE = 1e-3
+"""The penalty on a standardised coefficient, in units of the variance of the features."""
+
+TRIMMED = 0.005
+"""The share of non-members at either end beyond which a value counts as that of the share, so that a few wild ones do not bend the fit."""
+
+MOST_CLASSES = 100
+"""With more classes than these the label is no feature."""
+
+LEAST_LOSS = 2.0**-24
+"""A cross-entropy in single precision is 0 under it, where a probability rounds to 1."""
+
+
+def residual(
+    source: Source,
+    *,
+    epochs: Annotated[int, "the first epochs to learn from, those after epoch 0"] = 3,
+    features: Annotated[
+        Literal["auto", "phi", "margin", "both"],
+        "what of these epochs: phi, margins or both; auto: both where margins are recorded",
+    ] = "auto",
+    regression: Annotated[
+        Literal["linear", "quantile"], "least squares, or gradient boosting of a quantile (scikit-learn)"
+    ] = "linear",
+    quantile: Annotated[float, "which quantile of phi, for quantile"] = 0.5,
+) -> Scores:
+    """Residual attack: how much surer the model ended of a record than its first epochs promised. No shadow runs.
+
+    phi = log p - log(1 - p) of the label. For the records that the target was not trained on, its final phi is regressed on phi and
+    margin after the first epochs, when hardly anything is learnt by heart yet, and on the label (of up to 100 classes); score = final phi less what that predicts
+    (columns phi, expected). Higher = member. linear is least squares with squares and a slight ridge; quantile predicts that quantile of phi in place of
+    its mean, so that a score above 0 accuses a non-member with probability 1 - quantile, whatever the record (Bertran). Where the loss is no cross-entropy,
+    -loss stands in for phi.
+
+    The records are split at random into five parts, and each part, members and non-members alike, is predicted by a fit
+    to the non-members of the other four: no record has a part in its own prediction, and where nothing was learnt by heart scores of members
+    and non-members are alike. The population counts among the non-members, where it was traced. The attacker is taken
+    to know records that were not trained on, and to see the model after these epochs as well as at the end. Metric of its own: explained, the share of the variance
+    of the non-members' final phi that the prediction takes away (less than 0 where it does worse than their mean).
+
+    Needs: the target's losses after each epoch, of two epochs or more, of members and of non-members (20 or more).
+
+    Source: Bertran et al. 2023, "Scalable Membership Inference Attacks via Quantile Regression", which regresses on the records themselves.
+    """
+    target = source.need_target_table("traces")
+    if epochs < 1:
+        raise InvalidOption(f"residual learns from 1 epoch or more, not {epochs}")
+    if not 0 < quantile < 1:
+        raise InvalidOption(f"a quantile lies between 0 and 1, not at {quantile:g}")
+    frame, seen, final = _read(source, target, epochs, features)
+    member = frame["member"].to_numpy()
+    known = np.isfinite(seen).all(axis=1) & np.isfinite(final)
+    outsiders = known & ~member
+    if outsiders.sum() < FEWEST:
+        raise NotEnoughData(
+            f"residual fits to records that were not trained on, and of {int(outsiders.sum())} alone does run {target.run!r} of experiment "
+            f"{source.experiment!r} have a finite trace; {FEWEST} are needed: trace non-members after each epoch (a train trace is of "
+            f"members alone), or {set_aside(source.lake, source.experiment)}"
+        )
+    fit = _boosted(quantile) if regression == "quantile" else _least_squares
+    classes = _classes(source, frame["sample_id"])
+    expected = _predicted((seen, classes), final, known, outsiders, fit)
+    audited = frame["audited"].to_numpy()
+    score = np.where(known, final - expected, np.nan)
+    scored = frame.select(
+        "sample_id",
+        "member",
+        pl.Series("score", score).fill_nan(None),
+        pl.Series("phi", np.where(np.isfinite(final), final, np.nan)).fill_nan(None),
+        pl.Series("expected", expected).fill_nan(None),
+    ).filter(pl.Series(audited))
+    spread = float(final[outsiders].var())
+    left = float(((final - expected)[outsiders] ** 2).mean())
+    explained = Metric("explained", 1 - left / spread if spread > 0 else None, n=int(outsiders.sum()))
+    return Scores(
+        scored,
+        count_unscored(scored, "their trace or their final loss is not there or not finite"),
+        (explained,),
+    )
+
+
+def _read(source: Source, target: Run, epochs: int, features: str) -> tuple[pl.DataFrame, Floats, Floats]:
+    """sample_id, member and audited of the traced records; their features (records, columns) and final phi, NaN for what is not there."""
+    if "eval" not in target.trace_sources():
+        raise NotEnoughData(
+            f"run {target.run!r} of experiment {source.experiment!r} was traced inside its steps, which see members alone; residual fits to "
+            "records that were not trained on, so trace by a pass after each epoch"
+        )
+    rows = source.rows(target, "traces", ["sample_id", "source", "member", "loss", "margin"])
+    rows = rows.filter(pl.col("source") == "eval").sort("sample_id")
+    last = int(rows["loss"].list.len().max() or 0) - 1  # type: ignore[arg-type]
+    if last < 2:
+        raise NotEnoughData(
+            f"residual predicts the end of a training from its first epochs; run {target.run!r} of experiment {source.experiment!r} "
+            f"has losses after {max(last, 0)} epoch{'' if last == 1 else 's'}, and 2 or more are needed"
+        )
+    early = range(1, min(epochs, last - 1) + 1)
+    margins = bool(rows["margin"].list.drop_nulls().list.len().sum())
+    if features in ("margin", "both") and not margins:
+        raise NotEnoughData(
+            f"run {target.run!r} of experiment {source.experiment!r} has no margins after each epoch; --features phi does without"
+        )
+    of_loss = target.info.extra.get("loss", CROSS_ENTROPY)
+    columns = []
+    if features != "margin":
+        columns += [_phi(_at(rows["loss"], epoch), of_loss) for epoch in early]
+    if features in ("margin", "both") or (features == "auto" and margins):
+        columns += [_at(rows["margin"], epoch) for epoch in early]
+    frame = rows.select(
+        "sample_id", "member", pl.Series("audited", source.audited()[rows["sample_id"].to_numpy()])
+    )
+    if "signals" in target.tables():
+        final = _final(source, target, frame["sample_id"])
+    else:
+        final = _phi(_at(rows["loss"], last), of_loss)
+    return frame, np.stack(columns, axis=1), final
+
+
+def _at(traces: pl.Series, epoch: int) -> Floats:
+    """The value of each trace after an epoch; NaN where it was not recorded."""
+    return traces.list.get(epoch, null_on_oob=True).cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+
+def _phi(loss: Floats, of_loss: str) -> Floats:
+    if of_loss != CROSS_ENTROPY:
+        return -loss
+    with np.errstate(over="ignore"):
+        return np.where(loss < 700, -np.log(np.expm1(np.maximum(loss, LEAST_LOSS))), -loss)
+
+
+def _final(source: Source, target: Run, sample_id: pl.Series) -> Floats:
+    """phi of the finished model, or -loss where its loss has none."""
+    rows = source.rows(target, "signals", ["sample_id", "query", "phi", "loss"]).filter(
+        pl.col("query") == ORIGINAL
+    )
+    column = -pl.col("loss") if rows["phi"].null_count() == len(rows) else pl.col("phi")
+    found = sample_id.to_frame().join(
+        rows.select("sample_id", column.cast(pl.Float64).alias("final")),
+        on="sample_id",
+        how="left",
+        maintain_order="left",
+    )
+    return found["final"].fill_null(np.nan).to_numpy()
+
+
+def _classes(source: Source, sample_id: pl.Series) -> Floats:
+    """Which class each record has, a column of 0 and 1 a class; no column where there are many, or one."""
+    label = pl.Series(source.lake.samples(source.experiment)["label"])[sample_id.cast(pl.Int64)]
+    known = label.drop_nulls().unique().sort().to_numpy()
+    if not 2 <= len(known) <= MOST_CLASSES:
+        return np.zeros((len(label), 0))
+    return (label.fill_null(-1).to_numpy()[:, None] == known[known >= 0]).astype(np.float64)
+
+
+def _predicted(seen: Seen, final: Floats, known: Flags, outsiders: Flags, fit: Fit) -> Floats:
+    """What fits to the non-members of the other parts predict of each known record; NaN for the others."""
+    part = np.random.default_rng(0).permutation(len(final)) % FOLDS
+    values, classes = seen
+    expected = np.full(len(final), np.nan)
+    for number in range(FOLDS):
+        asked, fitted = known & (part == number), outsiders & (part != number)
+        if asked.any():
+            standard = _standard(values[fitted], values[asked])
+            bounds = np.quantile(final[fitted], [TRIMMED, 1 - TRIMMED])
+            expected[asked] = fit(
+                (standard[0], classes[fitted]), final[fitted].clip(*bounds), (standard[1], classes[asked])
+            )
+    return expected
+
+
+def _standard(fitted: Floats, asked: Floats) -> tuple[Floats, Floats]:
+    """Both held within what all but few of the fitted records have, in standard deviations of these from their mean."""
+    low, high = np.quantile(fitted, [TRIMMED, 1 - TRIMMED], axis=0)
+    held = fitted.clip(low, high)
+    middle, spread = held.mean(axis=0), held.std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    return (held - middle) / spread, (asked.clip(low, high) - middle) / spread
+
+
+def _least_squares(seen: Seen, final: Floats, asked: Seen) -> Floats:
+    fitted, other = (
+        np.concatenate([values, values**2, classes], axis=1) for values, classes in (seen, asked)
+    )
+    middle, centre = final.mean(), fitted.mean(axis=0)
+    fitted, other = fitted - centre, other - centre
+    penalty = RIDGE * len(fitted) * np.eye(fitted.shape[1])
+    weights = np.linalg.solve(fitted.T @ fitted + penalty, fitted.T @ (final - middle))
+    return np.asarray(other @ weights + middle)
+
+
+def _boosted(quantile: float) -> Fit:
+    def fit(seen: Seen, final: Floats, asked: Seen) -> Floats:
+        from sklearn.ensemble import HistGradientBoostingRegressor
+        from threadpoolctl import threadpool_limits
+
+        model = HistGradientBoostingRegressor(
+            loss="quantile", quantile=quantile, max_leaf_nodes=8, early_stopping=False, random_state=0
+        )
+        with threadpool_limits(1):
+            model.fit(np.concatenate(seen, axis=1), final)
+            return np.asarray(model.predict(np.concatenate(asked, axis=1)), np.float64)
+
+    return fit
