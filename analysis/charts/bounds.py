@@ -1,4 +1,4 @@
-"""What attacks tell of a whole training: lower bounds on its epsilon, and the share of the data that it used."""
+"""What attacks tell of a whole training: lower bounds on its epsilon, the share of the data that it used, what LiRA would find."""
 
 from __future__ import annotations
 
@@ -142,5 +142,68 @@ def usage_shares(finding: Finding) -> alt.Chart | alt.LayerChart:
         "Share of the data set used",
         f"Estimated share of the data set used for training. {spoken or 'None could be estimated'}.",
         subtitle=["Grey tick: the true share. Without a dot: the score tells no members from non-members."],
+        height=max(90, len(parts) * (16 + 18 * max(len(scores), 1))),
+    )
+
+
+def tail_estimates(finding: Finding) -> alt.Chart | alt.LayerChart:
+    """The TNR at each FNR with its interval; a tick at the FNR itself, which is what no leak gives."""
+    import altair as alt
+
+    rows: list[dict[str, Any]] = [
+        {
+            "of": percent(metric.parameters["fnr"]),
+            "score": metric.parameters["score"],
+            "tnr": metric.value,
+            "low": metric.ci_low,
+            "high": metric.ci_high,
+            "guess": metric.parameters["fnr"],
+            "told": percent(metric.value),
+            "n": metric.n,
+        }
+        for metric in finding.metrics
+        if metric.metric == "tnr_at_fnr"
+    ]
+    scores = list(dict.fromkeys(row["score"] for row in rows))
+    parts = list(dict.fromkeys(row["of"] for row in rows))
+    y = alt.Y("of:N", sort=parts, axis=alt.Axis(title="FNR", grid=False, ticks=False, domain=False))
+    offset = alt.YOffset("score:N", sort=scores)
+    colour = alt.Color("score:N", scale=colours(scores), legend=alt.Legend() if len(scores) > 1 else None)
+    axis = alt.Axis(title="TNR, 95% interval", format="~%", tickCount=6)
+    tooltip = [
+        alt.Tooltip("of:N", title="FNR"),
+        alt.Tooltip("score:N"),
+        alt.Tooltip("told:N", title="TNR"),
+        *interval(".1%"),
+        alt.Tooltip("n:Q", title="non-members", format=",d"),
+    ]
+    base = alt.Chart(inline(rows))
+    spread = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("low:Q", scale=alt.Scale(domainMin=0), axis=axis),
+        x2="high:Q",
+        y=y,
+        yOffset=offset,
+        color=colour,
+        tooltip=tooltip,
+    )
+    dots = (
+        base.transform_filter("datum.tnr !== null")
+        .mark_point(filled=True, size=80, opacity=1)
+        .encode(x=alt.X("tnr:Q"), y=y, yOffset=offset, color=colour, tooltip=tooltip)
+    )
+    guess = base.mark_tick(color=GREY, thickness=2, size=18).encode(
+        x="guess:Q",
+        y=y,
+        yOffset=offset,
+        tooltip=[alt.Tooltip("guess:Q", title="without a leak", format=".1%")],
+    )
+    spoken = "; ".join(f"{row['told']} at an FNR of {row['of']} by {row['score']}" for row in rows[:8])
+    return finish(
+        layered(spread, guess, dots),
+        "What the tail of the losses tells",
+        f"Share of non-members beyond nearly all members: {spoken or 'none could be measured'}.",
+        subtitle=[
+            "About as many members would LiRA name at that FPR, with shadow models. Grey tick: without a leak.",
+        ],
         height=max(90, len(parts) * (16 + 18 * max(len(scores), 1))),
     )

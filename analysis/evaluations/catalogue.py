@@ -85,6 +85,13 @@ EVALUATIONS: tuple[Evaluation, ...] = (
         default_scores=("lira",),
     ),
     Evaluation(
+        "tail",
+        "evaluations.tail:tail",
+        ("loss",),
+        "charts.bounds:tail_estimates",
+        default_scores=("loss",),
+    ),
+    Evaluation(
         "duci", "evaluations.duci:duci", ("lira",), "charts.bounds:usage_shares", default_scores=("lira",)
     ),
 )
