@@ -135,11 +135,13 @@ class Audit:
         delta: float | None = None,
         max_share_memorized: float | None = None,
         above: float | None = None,
+        max_tail: float | None = None,
         compare: Compare = "upper",
     ) -> Gated:
         """Hold limits against the model, by ``scores`` (default: lira), as ``losslake analyze gate`` does; true where all are kept.
 
         By default the upper end of the 95% interval is what must keep a limit; what the data cannot tell is not kept.
+        Without shadow models ``max_tail`` limits what the losses' tail lets expect of LiRA's rate at ``at_fpr``.
         """
         from .analysis.gate.check import check_rules
         from .analysis.gate.rules import rules_of
@@ -154,6 +156,7 @@ class Audit:
             delta=delta,
             max_share_memorized=max_share_memorized,
             above=above,
+            max_tail=max_tail,
             compare=compare,
         )
         if not rules:

@@ -147,7 +147,7 @@ def table(rows: list[dict[str, str]]) -> None:
     order = list(dict.fromkeys(names))
     data = np.array([name.split()[0] for name in order])
     print(
-        "| fleet | test accuracy | LiRA TPR at 0.1%, 1% | tail's TNR at 0.1%, 1% |\n| --- | --- | --- | --- |"
+        "| fleet | non-members with p above one half | LiRA TPR at 0.1%, 1% | tail's TNR at 0.1%, 1% |\n| --- | --- | --- | --- |"
     )
     value = {key: np.array([float(row[key]) for row in rows]) for key in rows[0] if key != "fleet"}
     of_fleet = {

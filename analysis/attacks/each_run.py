@@ -49,13 +49,20 @@ class EachRun:
     notes: tuple[str, ...] = ()
 
 
-def attack_each(source: Source, analysis: Analysis, options: Mapping[str, Any], count: int | None) -> EachRun:
+def attack_each(
+    source: Source,
+    analysis: Analysis,
+    options: Mapping[str, Any],
+    count: int | None,
+    *,
+    duals: bool = False,
+) -> EachRun:
     """Scores of an attack on up to ``count`` runs in turn: those of role target first, then shadow runs, by name.
 
     Each run under attack is left out of its own fit, with what would tell its members by who it is compared with (see
     `Source.need_shadows`); the runs of role target are in no fit. A dual, which has the members of the target it names as
     its parent, is no target of its own, and a run that is left out of ``source`` is neither target nor shadow. None: all runs for LiRA, 16 for others. A
-    mask among the options is on the answers of all of them.
+    mask among the options is on the answers of all of them. ``duals``: the target and its duals are attacked, and no other run.
     Raises NotEnoughData where no run can be attacked so.
     """
     if not analysis.attack:
@@ -68,22 +75,22 @@ def attack_each(source: Source, analysis: Analysis, options: Mapping[str, Any], 
     if without:
         kept = {keyword: value for keyword, value in options.items() if keyword != WITHOUT.keyword}
         with source.without(without) as fewer:
-            return attack_each(fewer, analysis, kept, count)
+            return attack_each(fewer, analysis, kept, count, duals=duals)
     shared = [option.keyword for option in SHARED]
     options = {keyword: value for keyword, value in options.items() if keyword not in shared}
     if mask is not None:
         with masked_source(source, parse_mask(mask)) as (hidden, notes):
-            masked = attack_each(hidden, analysis, options, count)
+            masked = attack_each(hidden, analysis, options, count, duals=duals)
         return replace(masked, notes=(*notes, *masked.notes))
     answers = tuple((run.run, place_of(run, "signals")) for run in source.runs)
-    key = (source.target_name, source.left_out, answers, analysis.name, str(sorted(options.items())), count)
+    key = (source.target_name, source.left_out, answers, analysis.name, str(sorted(options.items())), count, duals)
     remembered: EachRun | None = source.kept.find(key)
     if remembered is not None:
         return remembered
-    runs = in_turn(source)
+    runs = with_duals(source) if duals else in_turn(source)
     full = {**{option.keyword: option.default for option in analysis.options}, **options}
     vectorised = analysis.name == "lira" and full["center"] == "mean" and full["queries"] == "mean"
-    most = count if count is not None else len(runs) if vectorised else _SLOWLY
+    most = count if count is not None else len(runs) if vectorised or duals else _SLOWLY
     chosen = runs[:most]
     if vectorised:
         found = _lira(source, chosen, full["mode"], full["variance"])
@@ -110,6 +117,28 @@ def in_turn(source: Source) -> tuple[Run, ...]:
     targets = [run for run in with_signals if run.info.role == "target" and run.info.parent is None]
     shadows = [run for run in with_signals if run.info.role == "shadow"]
     return (*targets, *(shadows or source.need_shadows()))
+
+
+def with_duals(source: Source) -> tuple[Run, ...]:
+    """The target and the runs of the same members by other seeds, those with signals; the first of them, then its duals by name.
+
+    Raises NotEnoughData where the target has none.
+    """
+    target = source.need_target_table("signals")
+    first = target.info.parent or target.run
+    found = [
+        run
+        for run in source.runs
+        if run.info.role == "target"
+        and "signals" in run.tables()
+        and (run.run == first or run.info.parent == first)
+        and run.run not in source.left_out
+    ]
+    if len(found) < 2:
+        raise NotEnoughData(
+            f"run {target.run!r} of experiment {source.experiment!r} has no duals; train some with 'losslake collect target --duals K'"
+        )
+    return tuple(sorted(found, key=lambda run: (run.run != first, run.run)))
 
 
 def _lira(source: Source, chosen: tuple[Run, ...], mode: str, variance: str) -> EachRun:

@@ -23,8 +23,9 @@ def tail(
 
     tnr_at_fnr: the share of non-members whose loss lies above nearly all members', all but the share fnr of these. What a model has
     learnt by heart is missing from the high losses of its members, so a tail that non-members alone have tells of records at risk; without
-    a leak TNR is FNR. It says how much is exposed and not who. The interval covers the choice of records, not how far LiRA is from the estimate: over 48
-    recipes of small models benchmarks/README.md has both. Members that are easier than non-members by themselves have the same tail.
+    a leak TNR is FNR. It says how much is exposed and not who. The interval covers the choice of records, not how far LiRA is from the estimate: over
+    48 recipes of small models, LiRA's TPR at an FPR of 1% lay within a factor of two of it for 88% of the models, at 0.1% for 64%
+    (benchmarks/README.md); of long trained ones it is too high. Members that are easier than non-members by themselves have the same tail.
 
     Needs: the target's losses of members and of non-members; a rate takes a member expected beyond the threshold.
 

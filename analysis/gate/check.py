@@ -17,6 +17,7 @@ import polars as pl
 
 from ...store.errors import InvalidOption, LosslakeError, NotEnoughData
 from ..evaluations.dp_audit import dp_audit
+from ..evaluations.tail import tnr_at_fnr
 from ..measures.memorization import shares_above
 from ..scores import Scores
 from ..scoring.stored import keep_scores
@@ -29,6 +30,12 @@ from .rules import Rule
 Status = Literal["pass", "FAIL", "UNRESOLVED"]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+
+
+_ESTIMATE = (
+    "the tail of the losses estimates what LiRA finds, for want of shadow models; its interval is not how far off that is, and a limit "
+    "of tpr with shadow models is the surer one"
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,12 @@ def _doubt(rule: Rule, metric: Metric) -> str:
             f"{told['non_members']} non-members cannot resolve an FPR of {rule.fpr:g}: {expected:.3g} are expected above the "
             f"threshold, {RESOLVED_FROM} are needed"
         )
+    if rule.metric == "tail" and not firm(told["fnr"], told["members"]):
+        expected = told["fnr"] * told["members"]
+        return (
+            f"{told['members']} members cannot resolve an FNR of {rule.fpr:g}: {expected:.3g} are expected beyond the threshold, "
+            f"{RESOLVED_FROM} are needed"
+        )
     if rule.metric == "auc" and metric.ci_high is not None and metric.ci_high < 0.5:
         return "the score ranks members below non-members, so it is no attack to pass"
     if rule.metric == "epsilon" and told["most"] <= rule.max:
@@ -116,6 +129,8 @@ def _measured(source: Source, rule: Rule) -> tuple[Metric, tuple[str, ...]]:
             *notes,
             f"{rule.score} ranks records by exposure and claims no membership: its {rule.metric} says little",
         )
+    if rule.metric == "tail":
+        notes = (*notes, _ESTIMATE)
     for side, flags in (("members", member), ("non-members", ~member)):
         if not (flags & ~np.isnan(score)).any():
             raise NotEnoughData(
@@ -132,6 +147,9 @@ def _measured(source: Source, rule: Rule) -> tuple[Metric, tuple[str, ...]]:
 
 def _of(rule: Rule, score: Floats, member: Flags) -> Metric:
     members, others = split(score, member)
+    if rule.metric == "tail":
+        assert rule.fpr is not None
+        return tnr_at_fnr(members, others, rule.fpr)
     return auc(members, others) if rule.fpr is None else tpr_at_fpr(members, others, rule.fpr)
 
 

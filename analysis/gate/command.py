@@ -33,7 +33,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
     "--score", "scores", multiple=True, metavar="SCORE", help="NAME or NAME[option=value,...]; default: lira."
 )
 @click.option("--max-tpr", type=float, help="Limit of the true-positive rate at --at-fpr.")
-@click.option("--at-fpr", type=float, help="The false-positive rate of --max-tpr.")
+@click.option("--at-fpr", type=float, help="The false-positive rate of --max-tpr and --max-tail.")
 @click.option("--max-auc", type=float, help="Limit of the area under the ROC curve.")
 @click.option("--max-epsilon", type=float, help="Limit of the one-run lower bound on epsilon (see dp-audit).")
 @click.option("--delta", type=float, help=f"The delta of --max-epsilon; default: {DELTA:g}.")
@@ -47,6 +47,11 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
     "--max-share-memorized", type=float, help="Limit of the share of records memorized above --above."
 )
 @click.option("--above", type=float, help="The memorization beyond which a record counts as memorized.")
+@click.option(
+    "--max-tail",
+    type=float,
+    help="Limit of what the losses' tail lets expect of LiRA's TPR at --at-fpr (see tail).",
+)
 @click.option("--rules", type=click.Path(path_type=Path), metavar="FILE", help="More rules, from TOML.")
 @click.option(
     "--compare",
@@ -78,6 +83,7 @@ def gate(
     probability: float | None,
     max_share_memorized: float | None,
     above: float | None,
+    max_tail: float | None,
     rules: Path | None,
     compare: Compare,
     json_file: Path | None,
@@ -93,8 +99,9 @@ def gate(
     an upper one, so passing says that this audit found no more, and it is UNRESOLVED where it could not have, and where the
     lake does not know how members were drawn and --inclusion does not say. --compare value takes its estimate.
 
-    Limits of tpr, auc and epsilon hold for every --score. A file of --rules has tables [[rule]] with the keys metric (tpr,
-    auc, epsilon, share), score, max, and fpr (tpr), above (share), delta, inclusion, probability (epsilon), compare where they are wanted.
+    Limits of tpr, auc and epsilon hold for every --score. Without shadow models --max-tail holds an
+    estimate of LiRA's rate against a limit. A file of --rules has tables [[rule]] with the keys metric (tpr,
+    auc, epsilon, share, tail), score, max, and fpr (tpr, tail), above (share), delta, inclusion, probability (epsilon), compare where they are wanted.
 
     \b
     Examples:
@@ -112,6 +119,7 @@ def gate(
         probability=probability,
         max_share_memorized=max_share_memorized,
         above=above,
+        max_tail=max_tail,
         compare=compare,
     )
     if rules is not None:

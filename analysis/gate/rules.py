@@ -14,19 +14,19 @@ from ..declare import parse_score
 from ..evaluations.dp_audit import Inclusion
 from ..scoring.catalogue import find
 
-Measure = Literal["tpr", "auc", "epsilon", "share"]
+Measure = Literal["tpr", "auc", "epsilon", "share", "tail"]
 Compare = Literal["upper", "value"]
 
 DELTA = 1e-5
 """Of (epsilon, delta)-differential privacy, unless told otherwise; `dp_audit` has the same."""
 
-_NEEDED = {"tpr": ("fpr", "--at-fpr"), "share": ("above", "--above")}
+_NEEDED = {"tpr": ("fpr", "--at-fpr"), "tail": ("fpr", "--at-fpr"), "share": ("above", "--above")}
 _ONLY_FOR = {
-    "fpr": "tpr",
-    "above": "share",
-    "delta": "epsilon",
-    "inclusion": "epsilon",
-    "probability": "epsilon",
+    "fpr": ("tpr", "tail"),
+    "above": ("share",),
+    "delta": ("epsilon",),
+    "inclusion": ("epsilon",),
+    "probability": ("epsilon",),
 }
 
 
@@ -34,7 +34,8 @@ _ONLY_FOR = {
 class Rule:
     """One limit. ``metric`` of ``score`` (written as for an evaluation) must be ``max`` at most.
 
-    tpr: the true-positive rate at the false-positive rate ``fpr``. auc: the area under the ROC curve. epsilon: the
+    tpr: the true-positive rate at the false-positive rate ``fpr``. tail: what the tail of the losses lets expect of LiRA's (see `tail`), its
+    TNR at an FNR of ``fpr``. auc: the area under the ROC curve. epsilon: the
     one-run lower bound of dp-audit at ``delta``, with its ``inclusion`` and ``probability``. share: of the records, those whose score lies above ``above``.
     ``compare`` is what is held against the limit: the upper end of the 95% interval, or the value. (Of epsilon it is the
     bound in place of the upper end, which no audit has, and the estimate for the value.)
@@ -69,9 +70,11 @@ class Rule:
         needed, option = _NEEDED.get(self.metric, ("max", ""))
         if getattr(self, needed) is None:
             raise InvalidOption(f"a limit of {self.metric} needs {needed} ({option})")
-        for name, metric in _ONLY_FOR.items():
-            if getattr(self, name) is not None and self.metric != metric:
-                raise InvalidOption(f"{name} belongs to a limit of {metric}, not of {self.metric}")
+        for name, metrics in _ONLY_FOR.items():
+            if getattr(self, name) is not None and self.metric not in metrics:
+                raise InvalidOption(
+                    f"{name} belongs to a limit of {' or '.join(metrics)}, not of {self.metric}"
+                )
         if self.metric == "epsilon" and self.delta is None:
             object.__setattr__(self, "delta", DELTA)
         self._check_numbers()
@@ -115,6 +118,7 @@ def rules_of(
     probability: float | None = None,
     max_share_memorized: float | None = None,
     above: float | None = None,
+    max_tail: float | None = None,
     compare: Compare = "upper",
 ) -> list[Rule]:
     """The rules that the options of ``losslake analyze gate`` say, in the order of the scores; none without a limit.
@@ -139,6 +143,8 @@ def rules_of(
     ]
     if max_share_memorized is not None:
         wanted.append(Rule("share", "memorization", max_share_memorized, above=above, compare=compare))
+    if max_tail is not None:
+        wanted.append(Rule("tail", "loss", max_tail, fpr=at_fpr, compare=compare))
     companions: dict[str, object] = {
         "at-fpr": at_fpr,
         "delta": delta,
@@ -187,9 +193,15 @@ def _rule(table: Any, where: str, compare: Compare) -> Rule:
 
 def _check_pairs(rules: list[Rule], given: dict[str, object]) -> None:
     """A companion of a limit that was not given is a mistake: the limit it was meant for would not be held."""
-    limits = {"tpr": "max-tpr", "epsilon": "max-epsilon", "share": "max-share-memorized", "auc": "max-auc"}
+    limits = {
+        "tpr": "max-tpr",
+        "epsilon": "max-epsilon",
+        "share": "max-share-memorized",
+        "auc": "max-auc",
+        "tail": "max-tail",
+    }
     goes_with = {
-        "at-fpr": ["tpr"],
+        "at-fpr": ["tpr", "tail"],
         "delta": ["epsilon"],
         "inclusion": ["epsilon"],
         "probability": ["epsilon"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from ...store.format.outgoing import whole_text
@@ -112,6 +113,7 @@ def _record(record: Record, traces: bool) -> dict[str, Any]:
         "group": record.group,
         "named": record.found,
         "suspicion": record.suspicion or None,
+        "found_in_models": None if record.again is None else asdict(record.again),
         "scores": {name: {"score": score, "rank": rank} for name, score, rank in record.scores},
     }
     if traces:

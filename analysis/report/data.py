@@ -139,11 +139,26 @@ class Headline:
 
 
 @dataclass(frozen=True)
+class Again:
+    """In how many of the ``models`` that were trained on a record's members the attack finds it, with the share's 95% interval."""
+
+    found: int
+    models: int
+    ci_low: float
+    ci_high: float
+
+    @property
+    def told(self) -> str:
+        return f"Found in {self.found} of {self.models} models of these members (95%: {self.ci_low:.0%}–{self.ci_high:.0%})"
+
+
+@dataclass(frozen=True)
 class Record:
     """One of the most exposed records. ``scores`` are (label, score, rank among those shown to be ranked).
 
     ``called`` is its class in words; ``found`` tells whether the leading attack names it, None where none could be judged. ``facts`` are the
-    samples' own columns, where there is no picture. ``suspicion`` says in words what `suspects` makes of it.
+    samples' own columns, where there is no picture. ``suspicion`` says in words what `suspects` makes of it, ``again``
+    how many of the target and its duals give it away; None without duals.
     """
 
     sample_id: int
@@ -159,6 +174,7 @@ class Record:
     trace: Floats | None
     grad_norms: Floats | None = None
     suspicion: str = ""
+    again: Again | None = None
 
     @property
     def name(self) -> str:
@@ -184,6 +200,7 @@ class Report:
     evaluations, ``others`` the scores that are kept in the lake beside those named here. ``suspects`` parts records into
     kinds, and ``suspected`` are those that may be mislabelled, the likeliest first. ``ranked_by`` says what
     ``exposed`` is ordered by. The lake is ``kept``, or gone when somebody reads this; ``shell``: an audit's reader is told of options and not of arguments.
+    ``again`` is in how many of the target and its duals the leading attack finds each record, None without duals.
     ``about`` says of each sample, by its id, its class and group; empty where none has any.
     """
 
@@ -216,6 +233,7 @@ class Report:
     notes: tuple[tuple[str, str], ...]
     absent: tuple[tuple[str, str], ...]
     compared: Compared | None = None
+    again: Scored | None = None
     kept: bool = True
     shell: bool = False
 

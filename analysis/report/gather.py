@@ -28,12 +28,13 @@ from .compared import compare_models
 from .data import LOSSES, Attack, Headline, Report, Said, Scored, label_of
 from .desk import Desk, asks, has_lists
 from .records import describe, most_exposed, read_traces, suspected
-from .verdict import headline_of, judge
+from .verdict import headline_of, is_strong, judge
 
 COMPUTED = (
     "lira",
     "lira[mode=offline]",
     "rmia",
+    "residual",
     "loss",
     "attack-p",
     "attack-r",
@@ -57,7 +58,16 @@ MOST_ATTACKS = 14
 AGREEING = 8
 """Attacks in the agreement matrix; more would not fit a narrow page."""
 
-KEPT_FINDINGS = ("likeness", "shadow-curve", "per-model", "quantile-ablation", "dp-audit", "duci", "onion")
+KEPT_FINDINGS = (
+    "tail",
+    "likeness",
+    "shadow-curve",
+    "per-model",
+    "quantile-ablation",
+    "dp-audit",
+    "duci",
+    "onion",
+)
 """Evaluations that are shown where they are kept; they take too long, or need choices, to be made on the way."""
 
 GROUPINGS = ("label", "group")
@@ -77,6 +87,8 @@ PLAIN = ("lira[mode=offline]",)
 
 MOST_ROWS = 200_000
 """Records times shadow models up to which suspects are computed on the way; each takes a microsecond or some ten classes."""
+
+_OVER_DUALS = "over=duals"
 
 OTHERS = ("influence", "hellinger", "ood", "subpopulation", "vulnerability")
 """Scores that are no attacks and are shown where they are kept."""
@@ -143,6 +155,7 @@ def gather(
         )
         said = _findings(desk, attacks, headline, lt_iqr, fprs, defended)
         others = _others(desk)
+        again = _again(desk, headline)
         suspects = _suspects(desk)
         compared = None
         if compare:
@@ -177,13 +190,14 @@ def gather(
             grad_norms=grad_norms.summary if grad_norms else None,
             ranked_by=ranked.label,
             exposed=most_exposed(
-                source, ranked, shown, headline, traces, grad_norms, suspects, pictures=pictures
+                source, ranked, shown, headline, traces, grad_norms, suspects, again, pictures=pictures
             ),
             about=describe(source),
             asks=asks(source, [*shown, *others, *filter(None, [suspects])], said),
             notes=_gathered(desk.notes),
             absent=_gathered(desk.absent),
             compared=compared,
+            again=again,
             kept=kept,
             shell=shell,
         )
@@ -224,9 +238,21 @@ def _others(desk: Desk) -> tuple[Scored, ...]:
     """The kept scores that a section of their own shows; of each analysis the one with its default options, or the first."""
     found: dict[str, Scored] = {}
     for name, result in desk.kept(attack=False):
-        if result.analysis in OTHERS and result.analysis not in found:
+        if result.analysis in OTHERS and result.analysis not in found and _OVER_DUALS not in result.variant:
             found[result.analysis] = desk.read(name, result)
     return tuple(found.values())
+
+
+def _again(desk: Desk, headline: Headline | None) -> Scored | None:
+    """In how many of the target and its duals the leading attack finds each record; None without duals."""
+    source = desk.source
+    if headline is None or headline.fpr is None or source.target is None:
+        return None
+    first = source.target.info.parent or source.target.run
+    if not any(run.info.role == "target" and run.info.parent == first for run in source.runs):
+        return None
+    attack = headline.attack.scored.name
+    return desk.score(f"vulnerability[at-fpr={headline.fpr:g},attack={attack},{_OVER_DUALS}]", whole=True)
 
 
 def _suspects(desk: Desk) -> Scored | None:
@@ -276,6 +302,8 @@ def _findings(
     if lt_iqr is not None:
         against = {"against": headline.attack.scored.name} if headline is not None else {}
         found.append(desk.evaluate("evolution", (lt_iqr.name,), fpr=fpr, **against))
+    if any(one.scored.name == LEAST for one in attacks) and not any(map(is_strong, attacks)):
+        found.append(desk.evaluate("tail", (LEAST,), fnr=fprs))
     agreeing = _comparable(attacks)
     if len(agreeing) > 1:
         found.append(desk.evaluate("agreement", agreeing))
@@ -288,7 +316,8 @@ def _findings(
         names = tuple(one.scored.name for one in attacks if one.scored.name in COMPARED) or (LEAST,)
         # Computed anew each time: what is kept would not show that the other experiment has changed.
         found.append(desk.ask("defences", names, with_=defended, fpr=fprs))
-    kept = [said for name in KEPT_FINDINGS for said in desk.kept_findings(name)]
+    known = {said.evaluation for said in found if said is not None}
+    kept = [said for name in KEPT_FINDINGS if name not in known for said in desk.kept_findings(name)]
     kept += desk.kept_findings("by-group", most=MORE_GROUPINGS, but=[f"by={by}" for by in groupings])
     return (*filter(None, found), *kept)
 

@@ -15,7 +15,7 @@ from ..charts.traces import band_of
 from ..measures.suspects import KINDS
 from ..scores import Scores, by_exposure
 from ..source import Source
-from .data import Headline, Record, Scored, Traces
+from .data import Again, Headline, Record, Scored, Traces
 
 Floats = npt.NDArray[np.float64]
 SHOWN = 24
@@ -80,6 +80,7 @@ def most_exposed(
     traces: TraceTable | None,
     grad_norms: TraceTable | None,
     suspects: Scored | None = None,
+    again: Scored | None = None,
     *,
     pictures: bool,
 ) -> tuple[Record, ...]:
@@ -92,7 +93,7 @@ def most_exposed(
         return ()
     first = ordered["sample_id"].head(SHOWN).to_list()
     ranks = {one.label: _ranks(one, ordered["sample_id"], first) for one in shown}
-    return _records(source, first, ranks, headline, traces, grad_norms, suspects, pictures)
+    return _records(source, first, ranks, headline, traces, grad_norms, suspects, pictures, again)
 
 
 def suspected(
@@ -120,6 +121,7 @@ def _records(
     grad_norms: TraceTable | None,
     suspects: Scored | None,
     pictures: bool,
+    again: Scored | None = None,
 ) -> tuple[Record, ...]:
     samples = source.lake.samples(source.experiment)
     rows = pl.from_arrow(samples.take(wanted)) if wanted else pl.DataFrame()
@@ -127,6 +129,7 @@ def _records(
     images = source.lake.pictures(source.experiment, wanted) if pictures else {}
     names = source.lake.experiment(source.experiment).dataset.get("classes")
     told = _suspicions(suspects, wanted, names)
+    once_more = _again(again, wanted)
     found = []
     for row in rows.iter_rows(named=True):
         sample = int(row["sample_id"])
@@ -150,9 +153,21 @@ def _records(
                 trace=traces.of(sample) if traces else None,
                 grad_norms=grad_norms.of(sample) if grad_norms else None,
                 suspicion=told.get(sample, ""),
+                again=once_more.get(sample),
             )
         )
     return tuple(found)
+
+
+def _again(again: Scored | None, wanted: list[int]) -> dict[int, Again]:
+    """By sample: in how many of the target and its duals it is found."""
+    if again is None:
+        return {}
+    rows = again.scores.frame.filter(pl.col("sample_id").is_in(wanted) & (pl.col("n_member_targets") > 0))
+    return {
+        int(row["sample_id"]): Again(row["found"], row["n_member_targets"], row["ci_low"], row["ci_high"])
+        for row in rows.iter_rows(named=True)
+    }
 
 
 def _suspicions(suspects: Scored | None, wanted: list[int], names: Any) -> dict[int, str]:

@@ -55,7 +55,7 @@ def trust(report: Report, headline: Headline | None) -> tuple[Trust, ...]:
     if report.target is not None:
         duals = [run for run in report.of_role("target") if run.info.parent == report.target.run]
         more = (
-            f" {plural(len(duals), 'dual')} of it were trained but are not part of these figures."
+            f" {plural(len(duals), 'dual')} of it were trained but are not part of these figures.{_again(report)}"
             if duals
             else ""
         )
@@ -67,6 +67,17 @@ def trust(report: Report, headline: Headline | None) -> tuple[Trust, ...]:
             )
         )
     return tuple(found)
+
+
+def _again(report: Report) -> str:
+    """How often a record that is found in one of the target and its duals is found in another one."""
+    for metric in report.again.scores.metrics if report.again is not None else ():
+        if metric.metric == "found_again" and metric.value is not None:
+            return (
+                f" Over these {metric.parameters['targets']} models a record that the attack finds in one is found in another with "
+                f"probability {fixed(metric.value)} ({fixed(metric.ci_low)} to {fixed(metric.ci_high)})."
+            )
+    return ""
 
 
 def _spread(report: Report, headline: Headline | None) -> str:

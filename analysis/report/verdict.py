@@ -42,7 +42,7 @@ CLEAR = 2
 FEWEST_MEMBERS = 50
 """Members from which the absence of a leak can be said; the non-members must resolve one of the asked rates."""
 
-CHOSEN = ("lira", "lira[mode=offline]", "rmia", "calibrated", "loss", "attack-p")
+CHOSEN = ("lira", "lira[mode=offline]", "rmia", "calibrated", "residual", "loss", "attack-p")
 """The attack that a verdict rests on is the first of these that there is, whatever it finds."""
 
 AGAINST_SHADOWS = ("lira", "rmia")

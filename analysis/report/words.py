@@ -11,7 +11,7 @@ from ..charts.scores import MEMORIZED
 from ..evaluations.likeness import SHIFTED
 from ..source import of_own_loop
 from ..statistics.metric import Metric
-from ..statistics.roc import RESOLVED_FROM
+from ..statistics.roc import RESOLVED_FROM, firm
 from .data import Attack, Report, beats_guessing
 from .next_steps import Step, steps
 from .parts import fixed, interval, plural
@@ -140,7 +140,12 @@ def _of_attack(report: Report, judged: Judgement, attack: Attack) -> Verdict:
             ),
             auc,
         )
-    text = " ".join(filter(None, (_measured(judged, attack, by), _meaning(judged, attack, by), _area(area))))
+    text = " ".join(
+        filter(
+            None,
+            (_measured(judged, attack, by), _meaning(judged, attack, by), _tail(report, judged), _area(area)),
+        )
+    )
     return Verdict(
         title_of(judged, len(report.shadows)),
         text,
@@ -232,6 +237,22 @@ def _meaning(judged: Judgement, attack: Attack, by: str) -> str:
             f"{_told(judged.by_chance[0])[:1].upper()}{_told(judged.by_chance[0])[1:]}: among so many numbers, chance explains that."
         )
     return " ".join(said)
+
+
+def _tail(report: Report, judged: Judgement) -> str:
+    """What the tail of the losses lets expect of LiRA, where there are no shadow models; at the lowest rate that the members resolve."""
+    finding = report.finding("tail")
+    if finding is None or SHIFTED in judged.warned:
+        return ""
+    for metric in finding.metrics:
+        fnr = float(metric.parameters["fnr"])
+        if metric.value is not None and firm(fnr, metric.parameters["members"]):
+            return (
+                f"By the tail of its losses, LiRA with shadow models would name about {percent(metric.value)} ({interval(metric.ci_low, metric.ci_high)}) "
+                f"of the members at a false-positive rate of {percent(fnr)} (guessing: {percent(fnr)}), if members are drawn like the others: a rough estimate "
+                "for the model as a whole, on small models mostly right within a factor of two."
+            )
+    return ""
 
 
 _DIFFERENT = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...charts.agreement import agreement_matrix
 from ...charts.axes import number, percent
-from ...charts.bounds import epsilon_bounds, usage_shares
+from ...charts.bounds import epsilon_bounds, tail_estimates, usage_shares
 from ...charts.experiments import attacks_with_and_without
 from ...charts.kde import confusion_matrix, loss_densities
 from ...charts.roc import roc_chart, tpr_chart
@@ -52,6 +52,9 @@ def attacks(report: Report) -> Section | None:
     ]
     if rates:
         parts.append(Figures((Figure("tpr", tpr_chart(drawn)),)))
+    tail = report.finding("tail")
+    if tail is not None and tail.metrics:
+        parts.append(Figures((Figure("tail", tail_estimates(tail)),)))
     return Section(
         "attacks",
         "Attacks",

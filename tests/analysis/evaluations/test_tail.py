@@ -10,6 +10,11 @@ import numpy.typing as npt
 import pytest
 from losslake.analysis.evaluations.catalogue import find_evaluation, run_evaluation
 from losslake.analysis.evaluations.tail import tnr_at_fnr
+from losslake.analysis.report.data import Report
+from losslake.analysis.report.gather import gather
+from losslake.analysis.report.parts import Figure, Figures
+from losslake.analysis.report.sections.attacks import attacks
+from losslake.analysis.report.words import verdict
 from losslake.analysis.scores import Finding
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.analysis.statistics.roc import split
@@ -77,6 +82,27 @@ def test_learnt_by_heart_is_missing_from_the_tail(lake_of: MakeLake) -> None:
     loss[400:500] = 0.001
     finding = found(lake_of(member[None], np.zeros((1, 1_000), np.float32), loss=loss[None]), fnr=(0.002,))
     assert finding.metrics[0].value == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_report_tells_it_where_there_are_no_shadow_models(lake_of: MakeLake) -> None:
+    rng = np.random.default_rng(3)
+    keep = rng.random((5, 1_200)) < 0.5
+    phi = rng.normal(0, 1, keep.shape) + rng.normal(0, 2, 1_200)
+    phi = np.where(keep & (phi < -2), 3, phi).astype(np.float32)
+    given = {"loss": np.logaddexp(0, -phi)}
+    alone = gather(lake_of(keep[:1], phi[:1], loss=given["loss"][:1]), "tests")
+    beside = gather(lake_of(keep, phi, **given), "tests")
+    assert alone.finding("tail") is not None
+    assert beside.finding("tail") is None
+    assert "By the tail of its losses, LiRA with shadow models would name about" in verdict(alone).text
+    assert "By the tail" not in verdict(beside).text
+    assert "tail" in [figure.name for figure in figures_of(alone)]
+
+
+def figures_of(report: Report) -> list[Figure]:
+    section = attacks(report)
+    assert section is not None
+    return [figure for part in section.parts if isinstance(part, Figures) for figure in part.items]
 
 
 def test_what_cannot_be_told_is_said(lake_of: MakeLake) -> None:

@@ -381,3 +381,28 @@ def _gate(lake: Lake, *arguments: str) -> int:
         return _run(["analyze", "gate", "--lake", lake.path, *arguments], debug=False)
     except SystemExit as end:
         return int(end.code or 0)
+
+
+def test_the_tail_stands_in_where_there_are_no_shadow_models(
+    lake_of: MakeLake, null: Lake, leaking: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit = ["--max-tail", "0.2", "--at-fpr", "0.1"]
+    assert _gate(null, *limit) == 0
+    shown = capsys.readouterr()
+    assert "tail of loss at fpr 0.1 <= 0.2" in shown.out
+    assert "estimates what LiRA finds" in shown.err
+    assert _gate(leaking, *limit) == 1
+    fine = verdict(leaking, Rule("tail", "loss", 0.5, fpr=0.001))
+    assert fine.status == "UNRESOLVED"
+    assert "members cannot resolve an FNR of 0.001" in fine.reason
+    # What has no score counts as it would hurt most: a non-member's loss beyond all others.
+    rng = np.random.default_rng(0)
+    member = np.arange(N) < N // 2
+    score = rng.normal(0, 1, N)
+    whole = verdict(scored(lake_of, score, member), Rule("tail", "loss", 0.5, fpr=0.1))
+    score[-60:] = -np.inf
+    gaps = verdict(scored(lake_of, score, member), Rule("tail", "loss", 0.5, fpr=0.1))
+    assert whole.metric is not None
+    assert gaps.metric is not None
+    assert whole.metric.value is not None
+    assert gaps.metric.value > max(0.2, whole.metric.value)

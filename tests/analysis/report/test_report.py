@@ -419,7 +419,8 @@ def test_agreement_leaves_out_attacks_without_a_score_of_all_records(asked: Lake
 @pytest.mark.parametrize(
     ("options", "there"),
     [
-        ({"shadows": 0}, COMPUTED - {"memorization", "agreement"} | {"questions"}),
+        # Two attacks do without shadow models: residual and loss.
+        ({"shadows": 0}, COMPUTED - {"memorization"} | {"questions"}),
         ({"shadows": 0, "signals": False, "traces": "train"}, {"exposed", "lt-iqr", "traces", "evolution"}),
         ({"traces": None}, COMPUTED - {"lt-iqr", "traces", "evolution"} | {"questions"}),
         ({"target": False}, {"exposed", "memorization", "questions"}),
