@@ -90,7 +90,9 @@ def residual(
     classes = _classes(source, frame["sample_id"])
     expected = _predicted((seen, classes), final, known, outsiders, fit)
     audited = frame["audited"].to_numpy()
-    score = np.where(known, final - expected, np.nan)
+    # To the precision that values are recorded with: what is left of equal records in different parts is rounding, and no order.
+    unit = float(np.abs(final[known]).mean()) * 2.0**-23 or 1.0
+    score = np.where(known, np.round((final - expected) / unit) * unit, np.nan)
     scored = frame.select(
         "sample_id",
         "member",

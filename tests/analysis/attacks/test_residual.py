@@ -73,7 +73,7 @@ def test_scores_are_those_of_fits_made_record_by_record(lake_of: MakeLake) -> No
     columns = np.concatenate([phi[:, 1:3], (phi + 0.1 * np.sin(97 * phi))[:, 1:3]], axis=1)
     expected = one_by_one(member, columns, phi[:, -1], label)
     np.testing.assert_allclose(frame["score"], expected, atol=2e-4)  # traces are float32
-    np.testing.assert_allclose(frame["phi"] - frame["expected"], frame["score"])
+    np.testing.assert_allclose(frame["phi"] - frame["expected"], frame["score"], atol=1e-6)
     np.testing.assert_allclose(frame["phi"], phi[:, -1], atol=1e-5)
     explained = next(metric for metric in outcome.metrics if metric.metric == "explained")
     assert explained.value == pytest.approx(
@@ -161,6 +161,7 @@ def test_ties_and_losses_of_zero_have_scores(lake_of: MakeLake) -> None:
         lake_of(member[None], np.full((1, 200), 20, np.float32), traces={"loss": loss})
     ).scores.frame
     np.testing.assert_allclose(frame["score"], 0, atol=1e-6)
+    assert frame["score"].n_unique() == 1  # no order of equal records by rounding
 
 
 def test_without_signals_the_last_epoch_is_the_end(lake_of: MakeLake) -> None:
