@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from ..store.errors import InvalidOption
-from .callables import refuse_unnamed
 from .data.named import DATASET_NAMES
 from .data.room import VARIABLE, room_for
 from .recipe import Recipe, changed, load_recipe
@@ -89,6 +88,11 @@ RECIPE = option_set(
         help="A recipe in TOML, or a preset by its name: fast, for pictures on a GPU (on a CPU with --precision fp32; few records want a smaller --batch-size and --lr), or a paper's, such as lt-iqr-wrn28-2; docs/recipes.md lists them.",
     ),
     click.option("--model", metavar="M", help="Architecture, or module:function."),
+    click.option(
+        "--forward",
+        metavar="FUNCTION",
+        help="module:function, (model, batch) -> (outputs, targets), for records of several inputs; default: by name or place.",
+    ),
     click.option("--widths", metavar="N,N,...", help="Layers of an mlp, such as 512,256, or blocks of fast."),
     click.option("--dropout", type=float, help="Dropout, for models that have it."),
     click.option(
@@ -213,8 +217,7 @@ def recipe_of(given: dict[str, Any], base: Callable[[], Recipe | None] = lambda:
     below = base() if file is None else None
     if below is None:
         return load_recipe(file, chosen)
-    if "model" not in chosen:
-        refuse_unnamed(below.model, "the model of the target", "--model")
+    below.refuse_unnamed("the target", chosen)
     return changed(below, chosen)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -12,7 +12,7 @@ from typing import Any
 
 from ..store.errors import InvalidInput, InvalidOption, NotFound
 from ..store.format.text import read_toml
-from .callables import unknown_choice
+from .callables import is_callable_spec, refuse_unnamed, unknown_choice
 from .presets import PRESETS
 
 
@@ -21,6 +21,8 @@ class Recipe:
     """One training recipe. Raises InvalidOption for a value out of range, naming the field and the range.
 
     model, model_options    what build_model takes
+    forward                 package.module:function, (model, batch) -> (outputs, targets): how the model is called with records of
+                            several inputs; None: with their entries by name, or by place
     optimizer               sgd (with momentum, nesterov), adam or adamw (which ignore those two)
     lr, schedule            the rate after warm-up; cosine to 0 at the last epoch, step: times step_gamma at each
                             of step_epochs, one-cycle: in a straight line to 0, or constant
@@ -34,7 +36,8 @@ class Recipe:
     crop_border             what crops see beyond the edge: zeros, or reflect
     label_smoothing         the share of the target spread over all classes
     precision               fp32, or autocast in bf16 or fp16
-    normalize               subtract the mean and divide by the standard deviation of each channel of the data
+    normalize               subtract the mean and divide by the standard deviation of each channel of the data; not of
+                            several inputs, which a model is given as they are
     dp_noise, dp_epsilon    train by DP-SGD (see `PrivateSteps`): its noise multiplier, or the epsilon to find that for,
                             which all epochs together spend. One of the two; None and None: no DP-SGD
     dp_clip                 the largest norm of a record's gradient in DP-SGD; 1 unless given
@@ -70,6 +73,7 @@ class Recipe:
     dp_clip: float | None = None
     dp_delta: float | None = None
     early_stop: int | None = None
+    forward: str | None = None
 
     def __post_init__(self) -> None:
         for name, rule in _RULES.items():
@@ -93,6 +97,13 @@ class Recipe:
                 "recipe field step_epochs is empty; schedule 'step' needs the epochs to step at"
             )
         self._check_private()
+
+    def refuse_unnamed(self, whose: str, named: Container[str] = ()) -> None:
+        """Raises InvalidOption for functions of a recipe from a lake that the user has not ``named`` (fields); see there."""
+        if "model" not in named:
+            refuse_unnamed(self.model, f"the model of {whose}", "--model")
+        if self.forward is not None and "forward" not in named:
+            refuse_unnamed(self.forward, f"the forward function of {whose}", "--forward")
 
     @property
     def private(self) -> bool:
@@ -176,8 +187,11 @@ def _on_top(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON values (tuples as lists). from_json(to_json(r)) == r."""
-    return {each.name: _plain(getattr(recipe, each.name)) for each in dataclasses.fields(recipe)}
+    """The recipe as plain JSON values (tuples as lists), forward only where there is one. from_json(to_json(r)) == r."""
+    values = {each.name: _plain(getattr(recipe, each.name)) for each in dataclasses.fields(recipe)}
+    if recipe.forward is None:  # as in all runs from before it was thought of
+        del values["forward"]
+    return values
 
 
 def from_json(values: Mapping[str, Any]) -> Recipe:
@@ -298,4 +312,7 @@ _RULES: Mapping[str, _Rule] = {
     "dp_clip": _POSITIVE,
     "dp_delta": _or_none(_number(0, 1, above=True, below=True)),
     "early_stop": _or_none(_whole(1)),
+    "forward": _or_none(
+        _checked(lambda value: isinstance(value, str) and is_callable_spec(value), "package.module:function")
+    ),
 }

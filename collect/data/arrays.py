@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ...store.errors import InvalidInput
-from ..callables import load_callable, unknown_choice
+from ...store.errors import InvalidInput, InvalidOption
+from ..callables import a, load_callable, unknown_choice
 from .npy import NpzArrays
 from .record import Dataset, encode_labels, row_keys
+from .rows import is_data_set, load_records, nested_inputs
 
 _MAPPING_KEYS = ("x", "y", "classes", "split", "key", "group", "columns")
 
@@ -61,24 +62,34 @@ def load_npz(spec: str, path: Path, *, label: str | None, group: str | None) -> 
     )
 
 
-_OWN_LOOP = (
-    "records of several inputs, texts and other targets than classes are recorded in a loop of your own, and shadow models by "
-    "lake.shadow_runs (docs/hooking.md)"
+_OTHERWISE = (
+    "records of several inputs or of other kinds are a mapping of arrays as x, or a data set of records (x1, x2, y) or dicts; other targets "
+    "than classes are recorded in a loop of your own, and shadow models by lake.shadow_runs (docs/hooking.md)"
 )
 
 
-def load_function(spec: str) -> Dataset:
-    """What `package.module:function`, called without arguments, returns: a Dataset, or a mapping of its fields.
+def load_function(
+    spec: str, *, label: str | None = None, group: str | None = None, key: str | None = None
+) -> Dataset:
+    """What `package.module:function`, called without arguments, returns: a Dataset, a mapping of its fields, or a data set of records.
 
     A mapping needs x and y (as in an .npz) and may have classes, split, key, group and columns; without split
-    all records are in the train split. Raises InvalidInput or InvalidOption.
+    all records are in the train split. Its x may be several arrays, a mapping of names to them. label, group and key name entries
+    of records that are dicts (see `load_records`). Raises InvalidInput or InvalidOption.
     """
     made = load_callable(spec)()
-    if isinstance(made, Mapping):
+    entries = {"label": label, "group": group, "key": key}
+    if is_data_set(made):
+        made = load_records(spec, made, **entries)
+    elif named := [option for option, name in entries.items() if name is not None]:
+        raise InvalidOption(
+            f"{named[0]} names a column of a file or an entry of records; {spec} brings its own"
+        )
+    elif isinstance(made, Mapping):
         made = _from_mapping(spec, made)
     if not isinstance(made, Dataset):
         raise InvalidInput(
-            f"{spec} returned a {type(made).__name__}; expected a mapping with x and y, arrays of all records; {_OWN_LOOP}"
+            f"{spec} returned {a(type(made).__name__)}; expected a mapping with x and y, arrays of all records, or a data set; {_OTHERWISE}"
         )
     if len(set(made.key.tolist())) != len(made.key):
         raise InvalidInput(f"{spec}: keys are not unique; each record needs its own")
@@ -91,11 +102,12 @@ def _from_mapping(spec: str, fields: Mapping[str, object]) -> Dataset:
             raise unknown_choice(f"key of {spec}", name, _MAPPING_KEYS)
     if "x" not in fields or "y" not in fields:
         raise InvalidInput(f"{spec}: the mapping must have x and y; it has: {', '.join(fields) or 'nothing'}")
+    several = fields["x"] if isinstance(fields["x"], Mapping) and fields["x"] else None
     try:
-        given = np.asarray(fields["x"])
+        given = np.asarray(0 if several is not None else fields["x"])
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{spec}: x is no one array ({error}); {_OWN_LOOP}") from error
-    x = _normalise_x(given, where=spec)
+        raise InvalidInput(f"{spec}: x is no one array ({error}); {_OTHERWISE}") from error
+    x = given if several is not None else _normalise_x(given, where=spec)
     declared = fields.get("classes")
     names = None if declared is None else [str(name) for name in np.asarray(declared).tolist()]
     y, classes = encode_labels(np.asarray(fields["y"]), where=spec, names=names)
@@ -112,7 +124,7 @@ def _from_mapping(spec: str, fields: Mapping[str, object]) -> Dataset:
         raise InvalidInput(f"{spec}: columns is {type(columns).__name__}; give a pyarrow Table or a mapping")
     return Dataset(
         name=spec,
-        x=x,
+        x=x if several is None else nested_inputs(spec, several, y),
         y=y,
         classes=classes,
         split=split,
@@ -150,7 +162,7 @@ def _normalise_x(x: np.ndarray, *, where: str) -> np.ndarray:
     if x.dtype != np.uint8 or x.ndim not in (3, 4):
         raise InvalidInput(
             f"{where}: x is {x.dtype} {x.shape}; give pictures as uint8 (N,H,W), (N,H,W,C) or (N,C,H,W), "
-            f"and tabular features as numbers (N,F); {_OWN_LOOP}"
+            f"and tabular features as numbers (N,F); {_OTHERWISE}"
         )
     if x.ndim == 3:
         return np.ascontiguousarray(x[:, None])

@@ -26,11 +26,11 @@ def load_dataset(
     spec      CIFAR10, CIFAR100, MNIST, FashionMNIST, SVHN (any case; downloaded on demand);
               digits (scikit-learn's, needs no download);
               a .parquet, .csv, .csv.gz or .npz file, or a folder in Hugging Face's layout;
-              package.module:function, returning a Dataset or a mapping with x and y.
+              package.module:function, returning a Dataset, a mapping with x and y, or a data set of records (see `load_records`).
               A name wins over a path: write ./mnist for a folder called mnist
-    label     the label column (default "label") or, in an .npz, the label array (default "y")
-    group     the column (in an .npz the array, default "groups") of subpopulation labels
-    key       the column of a Parquet or CSV file that names the records (default: `split/row`)
+    label     the label column (default "label"), in an .npz the label array (default "y"), of dicts the entry
+    group     the column (in an .npz the array, default "groups", of dicts the entry) of subpopulation labels
+    key       the column of a Parquet or CSV file, or entry of dicts, that names the records (default: `split/row`)
     data_dir  where downloads and decoded pictures are kept (default $LOSSLAKE_DATA, or ~/.cache/losslake on Linux)
 
     Raises InvalidOption for a spec, label, group or key that does not exist, InvalidInput for data that cannot be
@@ -57,12 +57,12 @@ def _load(
             return load_npz(spec, path, label=label, group=group)
         return load_files(spec, path, label=label, group=group, key=key, data_dir=data_dir)
     for option, value in (("label", label), ("group", group), ("key", key)):
-        if value is not None and (named is not None or is_callable_spec(spec)):
+        if value is not None and named is not None:
             raise InvalidOption(f"{option} names a column of a file; {spec} brings its own")
     if named is not None:
         return BUNDLED[named](spec) if named in BUNDLED else load_torchvision(spec, named, data_dir=data_dir)
     if is_callable_spec(spec):
-        return load_function(spec)
+        return load_function(spec, label=label, group=group, key=key)
     if "/" in spec or path.suffix in (".parquet", ".csv", ".gz", ".npz"):
         raise InvalidInput(f"{spec}: no such file or folder")
     raise unknown_choice("data set", spec, DATASET_NAMES, more="; or give a path, or package.module:function")

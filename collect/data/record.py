@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...store.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from .nested import Nested  # which brings torch
 
 SPLITS = ("train", "test")
 MAX_LABEL = 1_000_000
@@ -25,8 +30,8 @@ class Dataset:
     """One data set. All arrays have one row a record, in one order.
 
     name     the spec it was loaded by
-    x        pictures: uint8 (N, C, H, W); tabular: float32 (N, F). May be a private memory map: writing to
-             it never reaches the file
+    x        pictures: uint8 (N, C, H, W); tabular: float32 (N, F); several inputs: `Nested`. May be a private memory
+             map: writing to it never reaches the file
     y        int64 (N,), 0 <= y < len(classes)
     classes  class names
     split    str (N,), "train" or "test"
@@ -38,7 +43,7 @@ class Dataset:
     """
 
     name: str
-    x: np.ndarray
+    x: np.ndarray | Nested
     y: np.ndarray
     classes: tuple[str, ...]
     split: np.ndarray
@@ -49,21 +54,17 @@ class Dataset:
     @property
     def pictures(self) -> bool:
         """Whether x holds pictures rather than rows of features."""
-        return self.x.dtype == np.uint8 and self.x.ndim == 4
+        return isinstance(self.x, np.ndarray) and self.x.dtype == np.uint8 and self.x.ndim == 4
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __post_init__(self) -> None:
         rows = len(self.x)
-        if not self.pictures and not (self.x.dtype == np.float32 and self.x.ndim == 2):
-            raise InvalidInput(
-                f"{self.name}: x is {self.x.dtype} {self.x.shape}; it must be uint8 (N, C, H, W) or float32 (N, F)"
-            )
+        if isinstance(self.x, np.ndarray):
+            _check_plain(self.name, self.x, pictures=self.pictures)
         if rows == 0:
             raise InvalidInput(f"{self.name}: no rows")
-        if 0 in self.x.shape:
-            raise InvalidInput(f"{self.name}: x has shape {self.x.shape}: its records are empty")
         if self.y.dtype != np.int64:
             raise InvalidInput(f"{self.name}: y is {self.y.dtype}; it must be int64")
         for field, array in (("y", self.y), ("split", self.split), ("key", self.key), ("group", self.group)):
@@ -84,20 +85,31 @@ class Dataset:
             )
 
 
+def _check_plain(name: str, x: np.ndarray, *, pictures: bool) -> None:
+    if not pictures and not (x.dtype == np.float32 and x.ndim == 2):
+        raise InvalidInput(
+            f"{name}: x is {x.dtype} {x.shape}; it must be uint8 (N, C, H, W) or float32 (N, F)"
+        )
+    if len(x) and 0 in x.shape:
+        raise InvalidInput(f"{name}: x has shape {x.shape}: its records are empty")
+
+
 def row_keys(split: np.ndarray) -> np.ndarray:
     """The keys `split/row`, counted within each split in row order: str (N,)."""
     rows = defaultdict[str, Iterator[int]](count)
     return np.array([f"{name}/{next(rows[name])}" for name in split.tolist()], dtype=np.str_)
 
 
-def content_digest(x: np.ndarray, y: np.ndarray) -> str:
-    """sha256 (64 hex digits) over the dtype, shape and bytes of x and then y.
+def content_digest(x: np.ndarray | Nested, y: np.ndarray) -> str:
+    """sha256 (64 hex digits) over the dtype, shape and bytes of x and then y; of several inputs over how they are nested first.
 
     Arrays of equal content have equal digests however they lie in memory. Reads x piece by piece, so that a
     memory map is never loaded whole. Raises InvalidInput for arrays of Python objects.
     """
     digest = hashlib.sha256()
-    for array in (x, y):
+    if not isinstance(x, np.ndarray):
+        digest.update(json.dumps([x.layout, x.label], sort_keys=True).encode())
+    for array in (*((x,) if isinstance(x, np.ndarray) else x.arrays), y):
         if array.dtype.hasobject:
             raise InvalidInput("arrays of Python objects have no content digest; give plain numbers")
         digest.update(f"{array.dtype.str} {array.shape}\n".encode())

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from ...store.errors import InvalidOption
+from .nested import Forward, Nested, logits_of
 
 _ROWS = 4096
 
@@ -22,10 +24,10 @@ class TrainingData:
 
     dataset     the spec it was loaded by
     classes     how many
-    x           uint8 (N, C, H, W) or float32 (N, F)
+    x           uint8 (N, C, H, W) or float32 (N, F), or several inputs
     y           int64 (N,)
     population  bool (N,): never trained on
-    mean, std   float32 (C,) or (F,): of the audit samples, x in 0..1 for pictures
+    mean, std   float32 (C,) or (F,): of the audit samples, x in 0..1 for pictures; of several inputs (0,)
     test_x, test_y  the data set's test split, as x and y, or None
     soft        float32 (V, N, C), or None: probabilities that a distilled model learns in place of y; row 0 of the
                 samples as they are, row 1, where there is one, of mirrored pictures
@@ -36,12 +38,12 @@ class TrainingData:
 
     dataset: str
     classes: int
-    x: np.ndarray
+    x: np.ndarray | Nested
     y: np.ndarray
     population: np.ndarray
     mean: np.ndarray
     std: np.ndarray
-    test_x: np.ndarray | None = None
+    test_x: np.ndarray | Nested | None = None
     test_y: np.ndarray | None = None
     soft: np.ndarray | None = None
     temperature: float = 1.0
@@ -55,32 +57,47 @@ class TrainingData:
         return len(self.y)
 
     @property
+    def input_shape(self) -> Any:
+        """The shape of one record, or of each input of it, as `build_model` takes it."""
+        return self.x.shapes() if isinstance(self.x, Nested) else tuple(self.x.shape[1:])
+
+    @property
     def pictures(self) -> bool:
-        return self.x.ndim == 4
+        return isinstance(self.x, np.ndarray) and self.x.ndim == 4
 
     def save(self, folder: Path) -> None:
         """Write the arrays as .npy files, for `load` in other processes."""
+        facts = {name: getattr(self, name) for name in _FACTS}
         for name in _ARRAYS:
             array = getattr(self, name)
-            if array is not None:
+            if isinstance(array, Nested):
+                facts[name] = {"parts": len(array.arrays), "layout": array.layout, "label": array.label}
+                for number, part in enumerate(array.arrays):
+                    np.save(folder / f"{name}-{number}.npy", part, allow_pickle=False)
+            elif array is not None:
                 np.save(folder / f"{name}.npy", array, allow_pickle=False)
-        facts = {name: getattr(self, name) for name in _FACTS}
         (folder / "data.json").write_text(json.dumps(facts))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """What `save` wrote, mapped: processes share the pages, and writing to an array stays in the process."""
         facts = json.loads((folder / "data.json").read_text())
-        arrays = {
-            name: np.load(path, mmap_mode="c", allow_pickle=False)
-            for name in _ARRAYS
-            if (path := folder / f"{name}.npy").exists()
+        arrays: dict[str, Any] = {
+            name: _mapped(path) for name in _ARRAYS if (path := folder / f"{name}.npy").exists()
         }
+        for name in facts.keys() - _FACTS:
+            told = facts.pop(name)
+            parts = tuple(_mapped(folder / f"{name}-{number}.npy") for number in range(told["parts"]))
+            arrays[name] = Nested(parts, told["layout"], told["label"])
         return cls(**facts, **arrays)
 
 
+def _mapped(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="c", allow_pickle=False)
+
+
 _ARRAYS = ("x", "y", "population", "mean", "std", "test_x", "test_y", "soft", "forgotten")
-_FACTS = ("dataset", "classes", "temperature")
+_FACTS = frozenset({"dataset", "classes", "temperature"})
 
 
 def channel_statistics(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -107,18 +124,26 @@ def channel_statistics(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.
 class DeviceData:
     """The samples on the device that trains, as they are stored; batches are made there.
 
-    Pictures stay uint8 until they are in a batch. ``normalize`` as in the recipe.
+    Pictures stay uint8 until they are in a batch. ``normalize`` as in the recipe; ``forward`` is how a model takes records
+    of several inputs, where it does not take them by name or place.
     """
 
-    def __init__(self, data: TrainingData, device: torch.device, *, normalize: bool) -> None:
+    x: Any
+
+    def __init__(
+        self, data: TrainingData, device: torch.device, *, normalize: bool, forward: Forward | None = None
+    ) -> None:
         self.device = device
         self.pictures = data.pictures
         self.population = data.population & ~data.forgotten
         self.classes = data.classes
-        self.x = torch.from_numpy(data.x).to(device)
+        self.forward = forward
+        self.input_shape = data.input_shape
+        self.x = stored(data.x).to(device)
         self.y = torch.from_numpy(data.y).to(device)
         self.soft = None if data.soft is None else torch.from_numpy(data.soft).to(device)
         self.temperature = data.temperature
+        self.nested = isinstance(data.x, Nested)
         shape = (1, -1, 1, 1) if data.pictures else (1, -1)
         mean, std = (
             torch.from_numpy(np.array(each)).to(device).reshape(shape) for each in (data.mean, data.std)
@@ -133,6 +158,13 @@ class DeviceData:
         # x / unit, then minus mean, over std: as one subtraction and one multiplication.
         self._shift = mean * unit if normalize else torch.zeros_like(mean)
         self._factor = 1.0 / (std * unit) if normalize else torch.ones_like(std) / unit
+
+    def logits(self, model: nn.Module, x: Any, *, check: bool = True) -> torch.Tensor:
+        """What a model says of stored records x (B, ...): logits (B, C). ``check`` as in `logits_of`, of several inputs."""
+        if self.nested:
+            return logits_of(model, x, self.forward, classes=self.classes, check=check)
+        said: torch.Tensor = model(self.inputs(x))
+        return said
 
     def inputs(self, x: torch.Tensor) -> torch.Tensor:
         """Stored records (B, ...) as what a model takes: float32, normalised; pictures channels last."""
@@ -168,6 +200,11 @@ class DeviceData:
         if mirrored is not None:
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
         return x, mirrored
+
+
+def stored(x: np.ndarray | Nested) -> Any:
+    """The records as tensors that share their memory."""
+    return x.each(torch.from_numpy) if isinstance(x, Nested) else torch.from_numpy(x)
 
 
 def cut_windows(

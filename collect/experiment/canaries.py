@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from ...store.errors import InvalidInput, InvalidOption, NotEnoughData
 from ..callables import unknown_choice
+from ..data.nested import Nested
 from .selection import check_seed
 
 Kind = Literal["mislabelled", "blank", "noise"]
@@ -55,14 +56,14 @@ def parse_canaries(text: str) -> Canaries:
 
 
 def plant_canaries(
-    canaries: Canaries, x: np.ndarray, y: np.ndarray, samples: pa.Table, *, classes: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, pa.Table]:
+    canaries: Canaries, x: np.ndarray | Nested, y: np.ndarray, samples: pa.Table, *, classes: int, seed: int
+) -> tuple[np.ndarray | Nested, np.ndarray, pa.Table]:
     """The records with canaries among them: x (N, ...), y int64 (N,) and the table of samples, as they then are.
 
     Mislabelled ones stand where they stood, others are appended to the audit pool with keys canary/0, canary/1, ... and
     nothing in the user's columns. All are in group `GROUP`. Deterministic in seed; what is given is not written to.
 
-    Raises InvalidOption for data of a single class, NotEnoughData where there are fewer records, or fewer colours, than
+    Raises InvalidOption for data of a single class and for new records of several inputs, NotEnoughData where there are fewer records, or fewer colours, than
     canaries asked for, InvalidInput where the data has a group of that name.
     """
     check_seed(seed)
@@ -84,6 +85,11 @@ def plant_canaries(
         # 1 to classes - 1 steps round the labels: each of the others equally often, never the same.
         y[rows] = (y[rows] + labels.integers(1, classes, len(rows))) % classes
         return x, y, _marked(samples, rows, y)
+    if isinstance(x, Nested):
+        raise InvalidOption(
+            f"canaries of kind {canaries.kind} are new records of one array, and these have several inputs "
+            f"({', '.join(x.names())}), whose blank or noise nobody knows; plant mislabelled ones: --canaries mislabelled:{canaries.count}"
+        )
     rng = np.random.default_rng([_CONTENT, seed])
     make = _blank if canaries.kind == "blank" else _noise
     rows = np.arange(len(y), len(y) + canaries.count)

@@ -20,6 +20,7 @@ from ...store.write import leases
 from ..callables import refuse_unnamed
 from ..data.load import load_dataset
 from ..data.named import DATASET_NAMES
+from ..data.nested import Nested
 from ..data.pictures import encode_png
 from ..data.record import Dataset, content_digest
 from ..data.training import TrainingData, channel_statistics
@@ -166,6 +167,8 @@ def prepare_experiment(
     if options["canaries"]:
         planted = parse_canaries(options["canaries"])
         x, y, table = plant_canaries(planted, x, y, table, classes=len(source.classes), seed=options["seed"])
+    if isinstance(x, Nested):
+        x = x.labelled(y)
     digest = content_digest(x, y)
     options["classes"] = list(source.classes)
     if exists:
@@ -176,13 +179,15 @@ def prepare_experiment(
                 f"({held.samples} samples; content differs); choose another experiment name, or give the same data"
             )
     else:
-        drawable = pictures and source.pictures and x.shape[1] in (1, 3)
+        drawn = None
+        if pictures and isinstance(x, np.ndarray) and source.pictures and x.shape[1] in (1, 3):
+            drawn = pa.array(encode_png(x), pa.binary())
         held = lake.create_experiment(
             experiment,
             table,
             dataset=options,
             digest=digest,
-            pictures=pa.array(encode_png(x), pa.binary()) if drawable else None,
+            pictures=drawn,
         )
     # As stored, not as chosen just now: the runs of the experiment rely on it.
     kept = lake.samples(experiment)
@@ -198,9 +203,11 @@ def prepare_experiment(
 
 
 def _training_data(
-    source: Dataset, x: np.ndarray, y: np.ndarray, population: np.ndarray, forgotten: np.ndarray
+    source: Dataset, x: np.ndarray | Nested, y: np.ndarray, population: np.ndarray, forgotten: np.ndarray
 ) -> TrainingData:
-    mean, std = channel_statistics(x, np.flatnonzero(~population & ~forgotten))
+    mean = std = np.zeros(0, dtype=np.float32)
+    if isinstance(x, np.ndarray):
+        mean, std = channel_statistics(x, np.flatnonzero(~population & ~forgotten))
     test = np.flatnonzero(source.split == "test")
     return TrainingData(
         dataset=source.name,

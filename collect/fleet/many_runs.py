@@ -163,13 +163,15 @@ def _check_model(prepared: Prepared, recipe: Recipe, recording: Recording) -> No
 
     A function of the user's is looked up but not called: what it does belongs to the run that it fails.
     """
+    if recipe.forward is not None:
+        load_callable(recipe.forward)
     if is_callable_spec(recipe.model):
         load_callable(recipe.model)
         return
     with torch.device("meta"):  # no memory, no arithmetic, no random draws
         model = build_model(
             recipe.model,
-            input_shape=prepared.data.x.shape[1:],
+            input_shape=prepared.data.input_shape,
             classes=prepared.data.classes,
             options=recipe.model_options,
         )
@@ -222,7 +224,7 @@ def check_same(run: Run, plan: RunPlan, recipe: Recipe, recording: Recording) ->
     }
     wanted = {**to_json(recipe), "seed": plan.seed, "role": plan.role, "parent": plan.parent}
     wanted |= _choices({**plan.extra, "recording": recording.to_json()})
-    for name, value in wanted.items():
+    for name, value in {**dict.fromkeys(info.recipe), **wanted}.items():  # a forward, too, that is not wanted
         if stored.get(name) != value:
             raise AlreadyExists(
                 f"run {run.run!r} of experiment {run.experiment!r} is in the lake, but was made with {name} = "

@@ -12,13 +12,13 @@ import torch
 
 from ...store.errors import AlreadyExists, LosslakeError, TrainingFailed
 from ...store.lake import Lake
-from ..data.training import DeviceData, TrainingData
+from ..data.training import TrainingData
 from ..recipe import from_json
 from ..signals.ask import Recording
 from ..train.checkpoint import Checkpointing
 from ..train.run import RunPlan, RunSetup, answer_and_commit
 from ..train.stacked_mlp import train_stack
-from ..train.step import TrainStep
+from ..train.step import TrainStep, on_device
 from ..train.trainer import train_run
 
 Tell = Callable[..., None]
@@ -37,7 +37,7 @@ class Runs:
         recording = setup["recording"]
         self._recording = Recording(**{**recording, "queries": tuple(recording["queries"])})
         self._stacked = setup["stacked"]
-        held = DeviceData(data, torch.device(setup["device"]), normalize=self._recipe.normalize)
+        held = on_device(data, torch.device(setup["device"]), self._recipe)
         self._step = TrainStep(held, self._recipe, compiled=setup["compiled"] and not self._stacked)
         self._checkpointing = setup["checkpointing"] and Checkpointing(**setup["checkpointing"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -11,7 +12,7 @@ import numpy as np
 from ...store.errors import InvalidInput, InvalidOption, LosslakeError, NotFound
 from ...store.format.records import Run
 from ...store.lake import Lake
-from ..callables import refuse_unnamed
+from ..data.nested import Nested
 from ..experiment.prepare import Prepared, prepare_experiment
 from ..progress import Progress, Silent
 from ..recipe import Recipe, from_json
@@ -90,7 +91,7 @@ def open_fleet(
     )
     return Fleet(
         prepared,
-        recipe,
+        _fitted(recipe, recording, prepared, compiled=running.get("compiled")),
         recording,
         prepared.options["seed"] if seed is None else seed,
         choose_device(device) if engine is None else engine.device(device),
@@ -101,6 +102,34 @@ def open_fleet(
         running.get("shard") or Shard(1, 1),
         running.get("progress") or Silent(),
     )
+
+
+def _fitted(recipe: Recipe, recording: Recording, prepared: Prepared, *, compiled: bool | None) -> Recipe:
+    """The recipe as these records are trained on by it. Raises InvalidOption for what records of several inputs do not have."""
+    x = prepared.data.x
+    if not isinstance(x, Nested):
+        if recipe.forward is not None:
+            raise InvalidOption(
+                f"forward {recipe.forward} is for records of several inputs or of a data set, and these are one array, with which a model is called "
+                "as model(x): leave it out, or return records (x, y) in place of arrays"
+            )
+        return recipe
+    what = f"these records have several inputs ({', '.join(x.names())})"
+    if recipe.flip or recipe.crop:
+        raise InvalidOption(
+            f"{what}, and flips and crops are of pictures alone, given as one array x; leave --flip and --crop out"
+        )
+    if views := [query for query in recording.queries if query != "original"]:
+        raise InvalidOption(
+            f"query {views[0]!r} is a view of one array, and {what}: nobody knows which of them to change; use 'original'"
+        )
+    if recording.features:
+        raise InvalidOption(
+            f"features are what features(x) gives of one array, and {what}; leave --features out"
+        )
+    if compiled:
+        raise InvalidOption(f"compiled are models of one array, and {what}; leave --compile out")
+    return replace(recipe, normalize=False)
 
 
 def choose_target(lake: Lake, experiment: str, name: str | None) -> Run:
@@ -148,7 +177,7 @@ def recipe_of_run(run: Run) -> Recipe:
     `refuse_unnamed`).
     """
     recipe = stored_recipe(run)
-    refuse_unnamed(recipe.model, f"the model of {run.run!r}", "--model")
+    recipe.refuse_unnamed(repr(run.run))
     return recipe
 
 

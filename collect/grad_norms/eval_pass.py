@@ -71,7 +71,7 @@ def ordered_norms(
 
 
 def norms_of_batch(
-    watcher: GradNormWatcher, model: nn.Module, x: torch.Tensor, y: torch.Tensor
+    watcher: GradNormWatcher, model: Callable[[Any], Any], x: Any, y: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(logits (B, C) detached, gradient norms (B,) of the clean cross-entropy) of one batch."""
     with torch.enable_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -128,14 +129,13 @@ MODELS: Mapping[str, ModelKind] = {
 MODEL_NAMES = tuple(MODELS)
 
 
-def build_model(
-    name: str, *, input_shape: tuple[int, ...], classes: int, options: Mapping[str, object]
-) -> nn.Module:
+def build_model(name: str, *, input_shape: Any, classes: int, options: Mapping[str, object]) -> nn.Module:
     """The model `name`, with weights drawn from torch's global generator.
 
     name         one of MODEL_NAMES, or package.module:function, which is called as
                  function(input_shape=..., classes=..., **options) and returns a module
-    input_shape  of one record: (C, H, W) with sides of 8 or more, or (F,). Only mlp takes (F,)
+    input_shape  of one record: (C, H, W) with sides of 8 or more, or (F,). Only mlp takes (F,). A function is told of several
+                 inputs the shape of each: by name, or in a tuple
     classes      width of the output; the model maps (B, *input_shape) floats to logits (B, classes)
     options      widths (mlp, fast): those of the hidden layers or blocks; dropout: a probability; norm: batch, group or none.
                  Which of them a model has, an error for another one says
@@ -152,6 +152,11 @@ def build_model(
     kind = MODELS.get(name)
     if kind is None:
         raise unknown_choice("model", name, MODEL_NAMES, more=", or package.module:function")
+    if not isinstance(input_shape, tuple) or not all(isinstance(size, int) for size in input_shape):
+        raise InvalidInput(
+            f"model {name} takes one array of records, and these have inputs of shape {input_shape}; give a model of yours: --model "
+            "module:function, or the data as x and y"
+        )
     chosen = dict(kind.defaults)
     for option, value in options.items():
         if option not in chosen:
@@ -187,9 +192,7 @@ def _checked(name: str, kind: ModelKind, option: str, value: object) -> object:
     return tuple(value)
 
 
-def _build_by_function(
-    spec: str, input_shape: tuple[int, ...], classes: int, options: Mapping[str, object]
-) -> nn.Module:
+def _build_by_function(spec: str, input_shape: Any, classes: int, options: Mapping[str, object]) -> nn.Module:
     function = load_callable(spec)
     try:
         inspect.signature(function).bind(input_shape=input_shape, classes=classes, **options)

@@ -59,9 +59,9 @@ class Recording:
 
 
 def outputs(
-    model: nn.Module, held: DeviceData, x: torch.Tensor, *, query: Query, batch: int, features: bool = False
+    model: nn.Module, held: DeviceData, x: Any, *, query: Query, batch: int, features: bool = False
 ) -> Answer:
-    """Logits (R, C) float32 of stored records x, and features (R, D) float16 where asked for.
+    """Logits (R, C) float32 of stored records x, one array or several inputs, and features (R, D) float16 where asked for.
 
     For a query that is not plain, x must be the experiment's samples in the order of their ids. Views are made batch
     by batch. The model must be in eval mode and gradients off. Raises InvalidOption for a model without features(x).
@@ -73,6 +73,9 @@ def outputs(
     for start in range(0, len(x), batch):
         part = x[start : start + batch].to(held.device)
         ids = torch.arange(start, start + len(part), device=held.device)
+        if held.nested:
+            logits.append(held.logits(model, part).float())  # as they are: other views were refused
+            continue
         inputs = model_inputs(held, part, query, ids)
         logits.append(model(inputs).float())
         if features and callable(inner):

@@ -250,7 +250,8 @@ def what_decides(setup: RunSetup) -> dict[str, Any]:
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The first thing that was another one, for a sentence: "lr 0.1, not 0.05" or "other members"."""
-    name = next((name for name in now if before.get(name) != now[name]), "options")
+    names = (*now, *(name for name in before if name not in now))
+    name = next((name for name in names if before.get(name) != now.get(name)), "options")
     if name in ("members", "data", "options"):
         return f"other {name}"
-    return f"{name} {before.get(name)!r}, not {now[name]!r}"
+    return f"{name} {before.get(name)!r}, not {now.get(name)!r}"

@@ -79,6 +79,6 @@ class EarlyStopping:
         total = torch.zeros((), dtype=wide, device=self._held.device)
         with eval_mode(self._model):
             for ids in self._ids.split(batch):
-                logits = self._model(self._held.inputs(self._held.x[ids]))
+                logits = self._held.logits(self._model, self._held.x[ids])
                 total += loss_and_margin(logits, self._held.y[ids])[0].to(wide).sum()
         return float(total.item()) / len(self._ids)

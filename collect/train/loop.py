@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,8 @@ def eval_point(
                 found.append(loss_and_margin(step.logits(x), y))
             else:
                 with step.autocast():
-                    logits, norm = norms_of_batch(watcher, model, held.inputs(x), y)
+                    ask = partial(held.logits, model)
+                    logits, norm = norms_of_batch(watcher, ask, x, y)
                 found.append((*loss_and_margin(logits, y), norm))
     recorder.write_pass(epoch, audit, *map(torch.cat, zip(*found, strict=True)))
 
@@ -169,5 +171,5 @@ def flips_of(held: DeviceData, recipe: Recipe, generator: torch.Generator) -> Fl
     """Whom the recipe mirrors. The generator, on the device of ``held``, is drawn from here and not later."""
     if not (recipe.flip and recipe.flip_order == "alternate" and held.pictures):
         return lambda ids, epoch: recipe.flip
-    first = torch.rand(len(held.x), generator=generator, device=held.device) < 0.5
+    first = torch.rand(len(held.y), generator=generator, device=held.device) < 0.5
     return lambda ids, epoch: first[ids] ^ (epoch % 2 == 0)

@@ -8,13 +8,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from ...store.errors import InvalidInput, TrainingFailed
 from ...store.format.records import Role, Run, RunInfo
 from ...store.write.run_writer import RunWriter
-from ..data.training import DeviceData, TrainingData
+from ..data.training import DeviceData, TrainingData, stored
 from ..recipe import Recipe, to_json
 from ..run_facts import device_name, versions
 from ..signals.ask import Recording, append_answers, outputs
@@ -79,7 +78,7 @@ def answer_and_commit(
             raise TrainingFailed(f"run {plan.run!r} diverged in its last steps: {error}") from error
         tested = None
         if data.test_x is not None:
-            tested, _ = ask(torch.from_numpy(data.test_x), query=AS_IT_IS)
+            tested, _ = ask(stored(data.test_x), query=AS_IT_IS)
     correct, members = found.correct, setup.members
     test_accuracy, tested_on = _test_accuracy(data, tested, correct, setup.records)
     return writer.commit(

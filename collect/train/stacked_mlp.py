@@ -118,7 +118,7 @@ def _build(held: DeviceData, recipe: Recipe, seed: int) -> nn.Module:
     with seeded(held.device, seed):
         return build_model(
             recipe.model,
-            input_shape=tuple(held.x.shape[1:]),
+            input_shape=held.input_shape,
             classes=held.classes,
             options=recipe.model_options,
         ).to(held.device)

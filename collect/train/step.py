@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from ...store.errors import InvalidInput, InvalidOption
-from ..callables import is_callable_spec
-from ..data.training import DeviceData
+from ..callables import is_callable_spec, load_callable
+from ..data.training import DeviceData, TrainingData
 from ..losses.scale import are_probabilities
 from ..models.build import build_model
 from ..models.fast import fit_to_members
@@ -67,8 +67,8 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler("cuda", enabled=fp16)
         return self.model
 
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """What the model says of stored records x (B, ...), in the recipe's precision: (B, C)."""
+    def logits(self, x: Any) -> torch.Tensor:
+        """What the model says of stored records x (B, ...), one array or several inputs, in the recipe's precision: (B, C)."""
         if self._compiled is not None and len(x) in self._sizes:
             return self._compiled(x)
         return self._forward(x)
@@ -99,15 +99,17 @@ class TrainStep:
         precision = self.recipe.precision
         return torch.autocast(self.held.device.type, _PRECISIONS[precision], enabled=precision != "fp32")
 
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+    def _forward(self, x: Any) -> torch.Tensor:
         with self.autocast():
-            logits: torch.Tensor = self.model(self.held.inputs(x))
-        return logits
+            if self.held.nested:
+                return self.held.logits(self.model, x, check=not self._scale_seen)
+            # Nothing that changes between steps is looked at here, or it would be compiled again.
+            return self.held.logits(self.model, x)
 
     def _build(self) -> nn.Module:
         model = build_model(
             self.recipe.model,
-            input_shape=tuple(self.held.x.shape[1:]),
+            input_shape=self.held.input_shape,
             classes=self.held.classes,
             options=self.recipe.model_options,
         )
@@ -135,6 +137,12 @@ class TrainStep:
                 )
                 return
         self._compiled = forward
+
+
+def on_device(data: TrainingData, device: torch.device, recipe: Recipe) -> DeviceData:
+    """The samples on a device, as a model of the recipe takes them."""
+    forward = None if recipe.forward is None else load_callable(recipe.forward)
+    return DeviceData(data, device, normalize=recipe.normalize, forward=forward)
 
 
 def eval_batch(device: torch.device) -> int:

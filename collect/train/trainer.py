@@ -12,7 +12,7 @@ import torch
 
 from ...store.format.records import Run
 from ...store.lake import Lake
-from ..data.training import DeviceData, TrainingData
+from ..data.training import TrainingData
 from ..grad_norms.hooks import GradNormWatcher
 from ..hook.recorder import TraceRecorder
 from ..random_streams import seeded
@@ -21,7 +21,7 @@ from ..signals.ask import Recording
 from .checkpoint import Checkpointing, Checkpoints
 from .loop import Training, eval_point
 from .run import RunPlan, RunSetup, answer_and_commit
-from .step import TrainStep, eval_batch
+from .step import TrainStep, eval_batch, on_device
 
 
 def train_run(
@@ -60,7 +60,7 @@ def train_run(
     """
     recording = recording or Recording()
     if step is None:
-        step = TrainStep(DeviceData(data, torch.device("cpu"), normalize=recipe.normalize), recipe)
+        step = TrainStep(on_device(data, torch.device("cpu"), recipe), recipe)
     held = step.held
     setup = RunSetup(plan, recipe, data, held, records, recording)
     with (

@@ -13,6 +13,7 @@ import pytest
 import torchvision
 from losslake.collect.data.load import load_dataset
 from losslake.collect.data.named import BUNDLED
+from losslake.collect.data.nested import Nested
 from losslake.collect.data.record import content_digest
 from losslake.store.errors import InvalidInput, InvalidOption
 from places import SHARED_DATA
@@ -129,12 +130,12 @@ def test_user_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     declared = load_dataset("my_own_data:declared")
     assert declared.classes == ("p", "q", "r")
     assert declared.group is not None
+    assert isinstance(load_dataset("my_own_data:named").x, Nested)
     for spec, error, message in [
         ("my_own_data:repeated", InvalidInput, "keys are not unique"),
         ("my_own_data:misnamed", InvalidOption, "Did you mean 'group'"),
         ("my_own_data:nothing", InvalidInput, r"returned a NoneType; .*lake\.shadow_runs"),
         ("my_own_data:several", InvalidInput, r"x is no one array .*lake\.shadow_runs"),
-        ("my_own_data:named", InvalidInput, r"x is object \(\); .*lake\.shadow_runs"),
         ("my_own_data:value", InvalidOption, "is a int, not a function"),
         ("my_own_data:plian", InvalidOption, "Did you mean 'plain'"),
         ("my_broken_data:f", InvalidInput, "ValueError: no luck"),
