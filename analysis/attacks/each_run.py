@@ -83,7 +83,15 @@ def attack_each(
             masked = attack_each(hidden, analysis, options, count, duals=duals)
         return replace(masked, notes=(*notes, *masked.notes))
     answers = tuple((run.run, place_of(run, "signals")) for run in source.runs)
-    key = (source.target_name, source.left_out, answers, analysis.name, str(sorted(options.items())), count, duals)
+    key = (
+        source.target_name,
+        source.left_out,
+        answers,
+        analysis.name,
+        str(sorted(options.items())),
+        count,
+        duals,
+    )
     remembered: EachRun | None = source.kept.find(key)
     if remembered is not None:
         return remembered

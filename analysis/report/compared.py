@@ -141,12 +141,17 @@ def compare_models(
 
 def change_of(before: Metric, now: Metric) -> Metric | None:
     """How much higher a metric is than it was, as `difference_interval` says; None where either has no value."""
-    ends = [(one.value, one.ci_low, one.ci_high) for one in (before, now)]
-    if None in ends[0] or None in ends[1]:
+    was, value = _with_ends(before), _with_ends(now)
+    if was is None or value is None:
         return None
-    (was, *_), (value, *_) = ends
-    low, high = difference_interval(*ends)
-    return Metric(f"{now.metric}_change", value - was, low, high, now.n, now.parameters)
+    low, high = difference_interval(was, value)
+    return Metric(f"{now.metric}_change", value[0] - was[0], low, high, now.n, now.parameters)
+
+
+def _with_ends(metric: Metric) -> tuple[float, float, float] | None:
+    if metric.value is None or metric.ci_low is None or metric.ci_high is None:
+        return None
+    return metric.value, metric.ci_low, metric.ci_high
 
 
 def _newly(
