@@ -57,7 +57,7 @@ PIECES = re.compile(rf"(\.\.\.|{NUMBER.pattern})")
 OPENS = re.compile(r"```(\w+)(.*)")
 TITLE = re.compile(r'title="([^"]+)"')
 UNDER_WAY = re.compile(r"[\w. -]+: (\d+/\d+ \w+(, .* left(  .*)?)?|getting ready)")
-MADE_BY_A_TEST = "<!-- what follows is made by tests/"
+MADE_ELSEWHERE = ("<!-- what follows is made by tests/", "<!-- Made by benchmarks/")
 MARK = re.compile(r"<!-- (?:tolerance (?P<tolerance>[\d.]+)|not run: (?P<reason>.+)) -->")
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("LOSSLAKE")} | {
@@ -126,7 +126,7 @@ def blocks_of(lines: list[str]) -> list[Block]:
         elif line:
             assert not line.startswith("```"), f"line {number + 1}: a block must name its language"
             mark = MARK.fullmatch(line)
-            known = mark or not line.startswith("<!--") or line.startswith(MADE_BY_A_TEST)
+            known = mark or not line.startswith("<!--") or line.startswith(MADE_ELSEWHERE)
             assert known, f"line {number + 1}: unknown mark {line}"
     assert inside is None, "a block is not closed"
     return blocks

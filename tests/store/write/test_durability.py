@@ -103,24 +103,33 @@ def test_the_harness_sees_what_is_lost_and_what_is_wrong(
     promise.check(model.digests(lake))
 
 
-def test_a_source_opens_while_the_files_of_its_runs_are_replaced(
-    lake_of: Callable[..., Lake], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("asked", ["as an engine starts", "by rows"])
+def test_a_source_is_asked_after_the_files_of_its_runs_were_replaced(
+    lake_of: Callable[..., Lake], monkeypatch: pytest.MonkeyPatch, asked: str
 ) -> None:
     keep = np.arange(24).reshape(3, 8) % 2 == 0
     lake = lake_of(keep, keep * 1.0)
     connect, calls = sources.connect, []
 
+    def replace() -> None:
+        compact(lake, "tests", least=2)
+        for path in verify(lake).leftovers:
+            lake.files.delete(path)
+
     def late(*given: Any, **named: Any) -> Any:
         calls.append(named["runs"])
         if len(calls) == 1:
-            compact(lake, "tests", least=2)
-            for path in verify(lake).leftovers:
-                lake.files.delete(path)
+            replace()
         return connect(*given, **named)
 
     monkeypatch.setattr(sources, "connect", late)
     with open_source(lake, "tests") as source:
-        assert source.target is not None
-        assert source.target.files[0].shared
-        assert source.sql("select count(*) as n from signals").item() == 24
-    assert len(calls) == 2
+        target = source.need_target()
+        assert not target.files[0].shared
+        if asked == "by rows":
+            replace()
+            assert len(source.rows(target, "signals", ["sample_id"])) == 8
+        else:
+            assert source.sql("select count(*) as n from signals").item() == 24
+            assert len(calls) == 2
+        assert source.need_target().files[0].shared
