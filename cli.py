@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import itertools
 import os
@@ -28,6 +29,9 @@ _COMMANDS = {
     "report": ("losslake.analysis.commands:report", "One file that says which records the model exposes."),
     "lake": ("losslake.store.commands:lake_group", "Look at a lake: what it holds, whether it is whole."),
 }
+
+
+_TRAINING = ("demo", "audit", "collect")
 
 
 class _LazyGroup(click.Group):
@@ -82,6 +86,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command line and exit: 0 done, 1 the work failed, 2 wrong usage."""
     given = sys.argv[1:] if arguments is None else arguments
     # Only before the command: after it the word may belong to a query.
+    words = [word for word in given if not word.startswith("-")]
+    if words and words[0] not in _TRAINING:
+        # What is imported and listed makes many objects and drops few: looking for circles among them takes a tenth of a short command.
+        gc.set_threshold(100_000, *gc.get_threshold()[1:])
     debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), given)
     with guarded_terminal():
         code = _run(given, debug)

@@ -19,6 +19,7 @@ from ..store.format.records import AUDIT, Experiment, Role, Run
 from ..store.lake import Lake
 from ..store.query.connection import connect
 from ..store.query.engine_errors import engine_errors
+from ..store.query.held import hold
 from ..store.query.kept import Kept, kept_rows_of_each
 from ..store.read.catalogue import check_remembered, listed_files
 from ..store.read.changes import check_unchanged, read_again
@@ -102,6 +103,8 @@ class Source:
     kept: Kept = field(default_factory=lambda: Kept(KEPT), repr=False)
     _provided: dict[str, pa.Table] = field(default_factory=dict, repr=False)
     _moved: bool = field(default=False, repr=False)
+    _asked_for: set[str] = field(default_factory=set, repr=False)
+    _held: set[str] = field(default_factory=set, repr=False)
 
     @classmethod
     def open(
@@ -281,9 +284,19 @@ class Source:
         def ask() -> pl.DataFrame:
             connection = self.connection
             with engine_errors(connection):
+                self._hold(connection, text)
                 return connection.sql(text, params=dict(parameters or {})).pl()
 
         return self.again(ask)
+
+    def _hold(self, connection: duckdb.DuckDBPyConnection, text: str) -> None:
+        """Let a table that a query asks for once more be answered from memory, where it is small and lies in many files."""
+        for table in ("signals", "traces"):
+            if re.search(rf"\b{table}\b", text) and table not in self._held:
+                if table in self._asked_for:
+                    self._held.add(table)
+                    hold(connection, self._shown(), table)
+                self._asked_for.add(table)
 
     def provide(self, name: str, table: pa.Table) -> None:
         """Let queries read ``table`` under ``name``; one of that name provided before is replaced."""
@@ -348,6 +361,7 @@ class Source:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+        self._held.clear()
 
     def _shown(self) -> tuple[Run, ...]:
         """The runs that queries see."""

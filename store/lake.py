@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .errors import AlreadyExists, InvalidInput, LosslakeError, NotFound, OlderFormat
 from .files.filesystem import files_at
@@ -102,6 +101,8 @@ class Lake(Catalogue):
         Rows of samples that the experiment has forgotten are dropped. Raises AlreadyExists when the run is committed,
         InvalidInput when members do not fit the samples or a sample of the population or a forgotten one is among them.
         """
+        import pyarrow.compute as pc
+
         check_name("run", run)
         known = self.experiment(experiment)
         members = np.asarray(members)

@@ -60,10 +60,19 @@ def test_help_answers_without_the_heavy_modules() -> None:
 
 HEAVY = (
     *("torch", "torchvision", "sklearn", "altair", "vl_convert", "PIL", "jinja2", "pyspark", "pandas"),
-    *("pyarrow.dataset", "polars", "rich", "scipy.special", "scipy.optimize", "scipy.stats"),
+    *(
+        "pyarrow.dataset",
+        "pyarrow.compute",
+        "duckdb",
+        "polars",
+        "rich",
+        "scipy.special",
+        "scipy.optimize",
+        "scipy.stats",
+    ),
 )
-ENGINES = {"polars", "rich"}
-INTERVALS = {"scipy.special"}
+ENGINES = {"duckdb", "polars", "rich"}
+INTERVALS = {"scipy.special", "pyarrow.compute"}
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +100,8 @@ def lake_of_four(tmp_path_factory: pytest.TempPathFactory) -> str:
     ("command", "allowed"),
     [
         ("lake runs", ENGINES),
-        ("lake info", ENGINES),
-        ("sql 'from runs'", ENGINES),
+        ("lake info", set()),
+        ("sql 'from runs'", {"duckdb", "rich"}),
         ("analyze lira", ENGINES | INTERVALS),
         ("analyze lt-iqr", ENGINES | INTERVALS),
         ("analyze loss", ENGINES | INTERVALS),

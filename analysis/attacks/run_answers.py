@@ -93,21 +93,21 @@ class Layout:
 
     def lay_out(self, frame: pl.DataFrame, columns: Sequence[str]) -> Answers:
         """A run's answers from its rows (sample_id, query, member, columns), which may be of other samples and queries, too."""
-        ids, numbers = frame["sample_id"].to_numpy(), frame["query"].to_numpy()
+        ids, numbers = frame.get_column("sample_id").to_numpy(), frame.get_column("query").to_numpy()
         if self._order is None or not (
             np.array_equal(ids, self._order[0]) and np.array_equal(numbers, self._order[1])
         ):
             self._order = (ids, numbers)
             self._find(ids, numbers)
         shape = (len(self.sample_id), len(self.queries))
-        member = frame["member"].to_numpy()
+        member = frame.get_column("member").to_numpy()
         if self._span is not None:
-            found = [_values(frame[name])[self._span].reshape(shape) for name in columns]
+            found = [_values(frame.get_column(name))[self._span].reshape(shape) for name in columns]
             return Answers(tuple(found), member[self._span][:: max(1, shape[1])])
         laid = []
         for name in columns:
             values = np.full(shape, np.nan, np.float32)
-            values.ravel()[self._cells] = _values(frame[name])[self._rows]
+            values.ravel()[self._cells] = _values(frame.get_column(name))[self._rows]
             laid.append(values)
         trained = np.zeros(shape[0], dtype=bool)
         trained[self._cells // max(1, shape[1])] = member[self._rows]

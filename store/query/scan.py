@@ -13,9 +13,10 @@ from ..files.filesystem import Files
 from ..format.manifest import DataFile
 from ..format.records import Run
 from ..format.schema import TRACE_SIGNALS
-from ..format.tables import polars_schema
+from ..format.tables import empty_table
 from ..read.changes import check_unchanged
 from .connection import read_view
+from .held import rows_kept, worth_holding
 from .views import COLUMNS, table_files
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _scan_files(
     names = {"experiment": pl.String(), "run": pl.String()}
     read = pl.scan_parquet(
         [files.location(path) for path in paths],
-        schema={**polars_schema(columns), **names},
+        schema={**pl.DataFrame(empty_table(columns)).schema, **names},
         glob=False,
         hive_partitioning=True,
         hive_schema={name: names[name] for name in partitions},
@@ -87,12 +88,14 @@ def rows_of_each(lake: Catalogue, runs: Sequence[Run], table: str, columns: list
             lake.read_file(file, columns=columns)
         raise
     ends = np.cumsum([sum(file.rows for file in of_run) for of_run in files])
-    return [frame[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return [frame.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def _rows_of_files(lake: Catalogue, listed: Sequence[DataFile], columns: list[str]) -> pl.DataFrame:
     """The rows of the files in their order."""
     own = [file.path for file in listed if file.shared is None]
+    if len(own) == len(listed) and worth_holding(listed):
+        return rows_kept(lake, listed, columns, lambda paths, names: _read(lake, paths, names))
     of_own = _read(lake, own, columns) if own or not listed else pl.DataFrame()
     if len(own) == len(listed):
         return of_own

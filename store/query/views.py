@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import duckdb
-import polars as pl
 import pyarrow as pa
 
 from ...sql import read_sql
@@ -192,7 +191,7 @@ def runs_table(runs: Iterable[Run]) -> pa.Table:
         for row in rows:
             row["created"] = datetime.fromisoformat(row["created"])
         return table_of_rows(rows, RUNS)
-    except (TypeError, ValueError, OverflowError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+    except (TypeError, ValueError, OverflowError, pa.ArrowException) as error:
         raise CorruptLake(
             f"the manifest of a run holds a value of the wrong kind: {error}; run 'losslake lake verify'"
         ) from error

@@ -72,7 +72,7 @@ def check_unchanged(
             seen.add(file.path)
             whole = file.shared or file
             try:
-                size, changed_at = files.size(file.path), files.modified(file.path)
+                size, changed_at = files.size_and_time(file.path)
             except CorruptLake:
                 if missing or files.exists(file.path):
                     raise

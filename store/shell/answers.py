@@ -9,11 +9,10 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar, get_args
 
 import click
 import duckdb
-import polars as pl
 import pyarrow as pa
 
 from ..format.outgoing import Format, printable
@@ -23,6 +22,9 @@ from ..query.limits import StillRunning, memory_ceiling, wait_for
 from .apart import query_at_work
 from .output import counted, write_frame
 from .table import draw_table
+
+if TYPE_CHECKING:
+    import polars as pl
 
 T = TypeVar("T")
 
@@ -126,7 +128,7 @@ _INSTANTS = (pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.timestamp("us", "
 
 def _instants(column: pa.Array) -> list[object]:
     start = datetime(1970, 1, 1, tzinfo=UTC if column.type.tz else None)
-    counted = column.cast(pa.int64()).to_pylist()
+    counted = column.view(pa.int64()).to_pylist()
     return [None if value is None else start + timedelta(microseconds=value) for value in counted]
 
 

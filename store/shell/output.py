@@ -6,16 +6,17 @@ import io
 import re
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
-import polars as pl
-from polars import selectors
 
 from ..errors import InvalidOption
 from ..format.out_file import is_stream, out_file
 from ..format.outgoing import FORMATS, FORMULA, Format
 from .table import draw_table
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _BATCH = 10_000
 
@@ -74,6 +75,8 @@ def counted(rows: int) -> str:
 
 
 def _write(frame: pl.DataFrame, file: IO[bytes], chosen: Format) -> None:
+    import polars as pl
+
     if chosen == "parquet":
         if file is not sys.stdout.buffer:
             frame.write_parquet(file, statistics=_STATISTICS)
@@ -100,6 +103,8 @@ def _write(frame: pl.DataFrame, file: IO[bytes], chosen: Format) -> None:
 
 def _as_text(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with only columns that CSV can hold."""
+    import polars as pl
+
     frame = _as_json_values(frame)
     columns = []
     for name, kind in frame.schema.items():
@@ -118,6 +123,9 @@ def _as_text(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _as_json_values(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with what JSON does not have as text: bytes as hexadecimal digits, durations as ISO 8601 has them."""
+    import polars as pl
+    from polars import selectors
+
     for name, kind in frame.schema.items():
         if kind.is_nested() and _has(kind, pl.Binary):
             raise InvalidOption(f"column {name!r} holds bytes inside a list; leave it out, or write Parquet")
@@ -126,6 +134,8 @@ def _as_json_values(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _with_numbers(kind: Any) -> Any:
     """The type with numbers in place of decimals, which Polars writes to JSON as text."""
+    import polars as pl
+
     if isinstance(kind, pl.Decimal):
         return pl.Float64() if kind.scale else pl.Int128()
     if isinstance(kind, pl.Struct):
@@ -139,6 +149,8 @@ def _with_numbers(kind: Any) -> Any:
 
 def _has(kind: Any, sought: type[pl.DataType]) -> bool:
     """Whether a type is ``sought``, or has it inside."""
+    import polars as pl
+
     if isinstance(kind, pl.Struct):
         return any(_has(field.dtype, sought) for field in kind.fields)
     if isinstance(kind, pl.Map):

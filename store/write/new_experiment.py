@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..errors import InvalidInput
 from ..files.filesystem import Files
@@ -110,6 +109,8 @@ def complete_samples(samples: pa.Table) -> pa.Table:
     if not columns["sample_id"].equals(expected):
         raise InvalidInput("sample_id must count 0, 1, 2, ... in the order of the rows")
     columns = {field.name: columns.get(field.name, pa.nulls(rows, field.type)) for field in SAMPLES}
+    import pyarrow.compute as pc
+
     lowest = pc.min(columns["label"]).as_py()
     if lowest is not None and lowest < 0:
         raise InvalidInput(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import CorruptLake, InvalidInput, LosslakeError
@@ -141,6 +140,8 @@ def rows_without(rows: pa.Table, samples: Collection[int]) -> pa.Table:
     """A table less the rows of ``samples``."""
     if not samples:
         return rows
+    import pyarrow.compute as pc
+
     wanted = pa.array(sorted(samples), pa.int32())
     return rows.filter(pc.invert(pc.is_in(rows["sample_id"], wanted)))
 
@@ -183,6 +184,8 @@ class Holdings:
 
     def _look(self, file: DataFile) -> dict[int, Held]:
         """What each row group of a file has, where it has something."""
+        import pyarrow.compute as pc
+
         found = {}
         with open_rows(self._files, file) as (parquet, _):
             names = [name for name in ("sample_id", "member") if name in parquet.schema_arrow.names]
