@@ -14,7 +14,7 @@ from .cross_entropy import IGNORED
 from .kinds import Kind, compares
 from .sample_losses import binary_loss, logit
 from .scale import ENOUGH_ROWS, are_probabilities, logits_of
-from .scores import is_cross_entropy, no_scores, takes_logits, why_no_logit, why_no_scores
+from .scores import CriterionCall, no_scores, takes_logits, why_no_logit, why_no_scores
 
 MANY_ROWS = 32
 """Lone outputs from 0 to 1 that are no logits any more."""
@@ -86,16 +86,14 @@ class Taken:
         if self._why_no_scores is None or (not self._why_no_scores and self._looked_at < _LOOKED_AT):
             if self.kind != "other" or not isinstance(output, torch.Tensor) or output.shape[classes] < 2:
                 return False
-            hard = target.shape != output.shape
-            if not len(output) or (hard and bool((target == ignored).all())):
+            call = CriterionCall(self.criterion, output.detach(), target, more, options, classes, ignored)
+            if not len(output) or (call.hard and bool((target == ignored).all())):
                 return False
             self._looked_at += len(output)
-            asked = (self.criterion, output.detach(), target, more, options, classes, ignored)
-            plain = hard and is_cross_entropy(result, output.movedim(classes, 1), target, ignored)
-            if plain and takes_logits(*asked):
+            if call.is_cross_entropy(result) and takes_logits(call):
                 self._why_no_scores, self._looked_at = "", _LOOKED_AT
             else:
-                self._why_no_scores = why_no_scores(*asked)
+                self._why_no_scores = why_no_scores(call)
         if self._why_no_scores and not tells_samples_apart(self.criterion):
             raise InvalidInput(
                 f"{no_scores(self.criterion, self._why_no_scores)}; it has no reduction that would give each record's own: {WAY_OUT}"
@@ -139,9 +137,8 @@ class Taken:
             self._scale_known = not shares or self._rows_of_shares >= ENOUGH_ROWS
             self.of_probabilities = shares
             if shares and self.kind == "other" and isinstance(target, torch.Tensor):
-                self._of_logits = is_cross_entropy(
-                    result, output.movedim(classes, 1), target, ignored
-                ) and takes_logits(self.criterion, output, target, more, options or {}, classes, ignored)
+                call = CriterionCall(self.criterion, output, target, more, options or {}, classes, ignored)
+                self._of_logits = call.is_cross_entropy(result) and takes_logits(call)
         if not self.of_probabilities:
             return output
         if self.kind != "classes" and not self._of_logits:
