@@ -82,7 +82,7 @@ def residual(
     outsiders = known & ~member
     if outsiders.sum() < FEWEST:
         raise NotEnoughData(
-            f"residual fits to records that were not trained on, and of {int(outsiders.sum())} alone does run {target.run!r} of experiment "
+            f"residual learns from records that were not trained on, and of {int(outsiders.sum())} alone does run {target.run!r} of experiment "
             f"{source.experiment!r} have a finite trace; {FEWEST} are needed: trace non-members after each epoch (a train trace is of "
             f"members alone), or {set_aside(source.lake, source.experiment)}"
         )
@@ -112,9 +112,29 @@ def residual(
 
 def _read(source: Source, target: Run, epochs: int, features: str) -> tuple[pl.DataFrame, Floats, Floats]:
     """sample_id, member and audited of the traced records; their features (records, columns) and final phi, NaN for what is not there."""
+    rows, last = traced(source, target, "residual")
+    margins = has_margins(rows)
+    if features in ("margin", "both") and not margins:
+        raise NotEnoughData(
+            f"run {target.run!r} of experiment {source.experiment!r} has no margins after each epoch; --features phi does without"
+        )
+    early = range(1, min(epochs, last - 1) + 1)
+    columns = []
+    if features != "margin":
+        columns += [phi_after(target, rows, epoch) for epoch in early]
+    if features in ("margin", "both") or (features == "auto" and margins):
+        columns += [at(rows["margin"], epoch) for epoch in early]
+    return rows, np.stack(columns, axis=1), final_phi(source, target, rows, last)
+
+
+def traced(source: Source, target: Run, name: str) -> tuple[pl.DataFrame, int]:
+    """Rows of the target's eval trace, sorted: sample_id, member, audited, loss, margin; and the last epoch.
+
+    Raises NotEnoughData, for the attack of this ``name``, where there is none or it has fewer than two epochs after the one before training.
+    """
     if "eval" not in target.trace_sources():
         raise NotEnoughData(
-            f"run {target.run!r} of experiment {source.experiment!r} was traced inside its steps, which see members alone; residual fits to "
+            f"run {target.run!r} of experiment {source.experiment!r} was traced inside its steps, which see members alone; {name} learns from "
             "records that were not trained on, so trace by a pass after each epoch"
         )
     rows = source.rows(target, "traces", ["sample_id", "source", "member", "loss", "margin"])
@@ -122,51 +142,41 @@ def _read(source: Source, target: Run, epochs: int, features: str) -> tuple[pl.D
     last = int(rows["loss"].list.len().max() or 0) - 1  # type: ignore[arg-type]
     if last < 2:
         raise NotEnoughData(
-            f"residual predicts the end of a training from its first epochs; run {target.run!r} of experiment {source.experiment!r} "
+            f"{name} sets the end of a training against its first epochs; run {target.run!r} of experiment {source.experiment!r} "
             f"has losses after {max(last, 0)} epoch{'' if last == 1 else 's'}, and 2 or more are needed"
         )
-    early = range(1, min(epochs, last - 1) + 1)
-    margins = bool(rows["margin"].list.drop_nulls().list.len().sum())
-    if features in ("margin", "both") and not margins:
-        raise NotEnoughData(
-            f"run {target.run!r} of experiment {source.experiment!r} has no margins after each epoch; --features phi does without"
-        )
-    of_loss = target.info.extra.get("loss", CROSS_ENTROPY)
-    columns = []
-    if features != "margin":
-        columns += [_phi(_at(rows["loss"], epoch), of_loss) for epoch in early]
-    if features in ("margin", "both") or (features == "auto" and margins):
-        columns += [_at(rows["margin"], epoch) for epoch in early]
-    frame = rows.select(
-        "sample_id", "member", pl.Series("audited", source.audited()[rows["sample_id"].to_numpy()])
-    )
-    if "signals" in target.tables():
-        final = _final(source, target, frame["sample_id"])
-    else:
-        final = _phi(_at(rows["loss"], last), of_loss)
-    return frame, np.stack(columns, axis=1), final
+    audited = pl.Series("audited", source.audited()[rows["sample_id"].to_numpy()])
+    return rows.with_columns(audited), last
 
 
-def _at(traces: pl.Series, epoch: int) -> Floats:
+def has_margins(rows: pl.DataFrame) -> bool:
+    """Whether any margin was recorded."""
+    return bool(rows["margin"].list.drop_nulls().list.len().sum())
+
+
+def at(traces: pl.Series, epoch: int) -> Floats:
     """The value of each trace after an epoch; NaN where it was not recorded."""
     return traces.list.get(epoch, null_on_oob=True).cast(pl.Float64).fill_null(np.nan).to_numpy()
 
 
-def _phi(loss: Floats, of_loss: str) -> Floats:
-    if of_loss != CROSS_ENTROPY:
+def phi_after(target: Run, rows: pl.DataFrame, epoch: int) -> Floats:
+    """phi from the loss after an epoch; -loss where that is no cross-entropy."""
+    loss = at(rows["loss"], epoch)
+    if target.info.extra.get("loss", CROSS_ENTROPY) != CROSS_ENTROPY:
         return -loss
     with np.errstate(over="ignore"):
         return np.where(loss < 700, -np.log(np.expm1(np.maximum(loss, LEAST_LOSS))), -loss)
 
 
-def _final(source: Source, target: Run, sample_id: pl.Series) -> Floats:
-    """phi of the finished model, or -loss where its loss has none."""
-    rows = source.rows(target, "signals", ["sample_id", "query", "phi", "loss"]).filter(
-        pl.col("query") == ORIGINAL
-    )
-    column = -pl.col("loss") if rows["phi"].null_count() == len(rows) else pl.col("phi")
-    found = sample_id.to_frame().join(
-        rows.select("sample_id", column.cast(pl.Float64).alias("final")),
+def final_phi(source: Source, target: Run, rows: pl.DataFrame, last: int) -> Floats:
+    """phi of the finished model, or -loss where its loss has none; without signals, that after the ``last`` epoch."""
+    if "signals" not in target.tables():
+        return phi_after(target, rows, last)
+    signals = source.rows(target, "signals", ["sample_id", "query", "phi", "loss"])
+    signals = signals.filter(pl.col("query") == ORIGINAL)
+    column = -pl.col("loss") if signals["phi"].null_count() == len(signals) else pl.col("phi")
+    found = rows.select("sample_id").join(
+        signals.select("sample_id", column.cast(pl.Float64).alias("final")),
         on="sample_id",
         how="left",
         maintain_order="left",
@@ -183,9 +193,14 @@ def _classes(source: Source, sample_id: pl.Series) -> Floats:
     return (label.fill_null(-1).to_numpy()[:, None] == known[known >= 0]).astype(np.float64)
 
 
+def parts(records: int) -> npt.NDArray[np.int64]:
+    """Which part each record is in, drawn without regard to who is a member."""
+    return np.random.default_rng(0).permutation(records) % FOLDS
+
+
 def _predicted(seen: Seen, final: Floats, known: Flags, outsiders: Flags, fit: Fit) -> Floats:
     """What fits to the non-members of the other parts predict of each known record; NaN for the others."""
-    part = np.random.default_rng(0).permutation(len(final)) % FOLDS
+    part = parts(len(final))
     values, classes = seen
     expected = np.full(len(final), np.nan)
     for number in range(FOLDS):

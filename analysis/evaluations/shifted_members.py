@@ -14,7 +14,7 @@ from .some_answers import SomeAnswers
 ERRORS = 2.576
 """Standard errors from .5 beyond which an AUC is told: 1 in 100 experiments without a difference."""
 
-VOID = ("loss", "attack-p", "kde", "entropy", "shadow-nn")
+VOID = ("loss", "attack-p", "kde", "entropy", "shadow-nn", "trajectory")
 """Attacks that see one answer to a record: what they find may be its difficulty alone."""
 
 LEANING = ("rmia", "residual", "attack-r", "attack-s", "calibrated", "lira[mode=offline]")

@@ -29,6 +29,7 @@ LABELS = {
     "ramia": "RaMIA",
     "loss": "loss attack",
     "residual": "residual attack",
+    "trajectory": "trajectory attack",
     "kde": "KDE attack",
     "attack-p": "attack P",
     "attack-r": "attack R",

@@ -29,6 +29,11 @@ _LOOKED_AT = ("sample_id", "member", "score", "p_value")
 
 QUESTIONS: tuple[Ask, ...] = (
     Ask("kde", "the attacker who knows some members: densities of the loss, confusion matrix", ("signals",)),
+    Ask(
+        "trajectory",
+        "the one who trained the model: how member-like each record's trace is",
+        ("eval traces",),
+    ),
     Ask("entropy", "an attack on the spread of the whole prediction", ("logits",)),
     Ask(
         "shadow-nn", "a network that learns from shadow models what members look like", ("logits", "shadows")
@@ -181,6 +186,8 @@ def _kinds(source: Source) -> set[str]:
     if source.target is None:
         return found
     found |= source.target.tables()
+    if "eval" in source.target.trace_sources():
+        found.add("eval traces")
     if len(shadows) >= PER_MODEL and "signals" in found:
         found.add("fleet")
     lists: tuple[Lists, ...] = ("logits", "features")
