@@ -201,6 +201,8 @@ def ordered(values: Mapping[Key, Mapping[int, Cell]]) -> list[Key]:
 
 
 RIVALS = (
+    ("residual", "loss"),
+    ("attack-p", "loss"),
     ("lira[variance=pooled]", "lira"),
     ("lira[variance=sample]", "lira"),
     ("lira[mode=offline]", "lira"),
@@ -217,8 +219,8 @@ def against_default(
 ) -> list[str]:
     """How far what could be a default is above what is one, on the same targets and shadow models."""
     measure = "tpr_at_fpr@0.01"
-    columns = sorted({key[2] for key in values if key[2] > 1})
-    rows, better = [], []
+    columns = sorted({key[2] for key in values if key[2] != 1})
+    rows, better, compared = [], [], 0
     for score, default in RIVALS:
         for name in there:
             row = []
@@ -229,16 +231,24 @@ def against_default(
                 )
                 gap = np.array([mine[t][measure] - theirs[t][measure] for t in both])
                 sure = len(gap) >= LEAST and abs(gap.mean()) > half_interval(gap)
-                row.append(f"**{told(gap, signed=True)}**" if sure else told(gap, signed=True))
+                row.append(
+                    ""
+                    if not len(gap)
+                    else f"**{told(gap, signed=True)}**"
+                    if sure
+                    else told(gap, signed=True)
+                )
+                compared += len(gap) > 0
                 if sure and gap.mean() > 0:
                     better.append(f"`{score}` above `{default}` on {titles[name]} with {n}")
-            rows.append(f"| `{score}` less `{default}`, {titles[name]} | " + " | ".join(row) + " |")
+            if any(row):
+                rows.append(f"| `{score}` less `{default}`, {titles[name]} | " + " | ".join(row) + " |")
     return [
         "## The defaults, and what could be in their place",
         "",
         "Difference in TPR at an FPR of 1% on the same targets with the same shadow models; bold where its interval is without 0.",
         f"Above a default so: {'; '.join(better) if better else 'none'}.",
-        f"Of {sum(len(columns) for _ in rows)} comparisons one in forty would be so by chance. With 2 models a coin leaves half of the records without a model",
+        f"Of {compared} comparisons one in forty would be so by chance. With 2 models a coin leaves half of the records without a model",
         "with them or without one, and so without a score of `lira` or `rmia`; `collect shadows` by itself (`--design balanced`) has both of each.",
         "",
         "| data, attack | " + " | ".join(map(str, columns)) + " |",
