@@ -240,14 +240,14 @@ def against_default(
                 )
                 compared += len(gap) > 0
                 if sure and gap.mean() > 0:
-                    better.append(f"`{score}` above `{default}` on {titles[name]} with {n}")
+                    better.append(f"`{score}` above `{default}` ({titles[name]}; {n})")
             if any(row):
                 rows.append(f"| `{score}` less `{default}`, {titles[name]} | " + " | ".join(row) + " |")
     return [
         "## The defaults, and what could be in their place",
         "",
         "Difference in TPR at an FPR of 1% on the same targets with the same shadow models; bold where its interval is without 0.",
-        f"Above a default so: {'; '.join(better) if better else 'none'}.",
+        f"Above a default so (data; shadow models): {'; '.join(better) if better else 'none'}.",
         f"Of {compared} comparisons one in forty would be so by chance. With 2 models a coin leaves half of the records without a model",
         "with them or without one, and so without a score of `lira` or `rmia`; `collect shadows` by itself (`--design balanced`) has both of each.",
         "",
