@@ -87,7 +87,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
     Evaluation(
         "tail",
         "evaluations.tail:tail",
-        ("loss",),
+        (),
         "charts.bounds:tail_estimates",
         default_scores=("loss",),
     ),

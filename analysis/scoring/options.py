@@ -45,9 +45,13 @@ class AnalysisOptions(TypedDict, total=False):
     trim_low: float
     trim_high: float
     ranges: Literal["all", "crop", "flip-crop", "noise", "impute"]
+    epochs: int
+    features: Literal["auto", "phi", "margin", "both"]
+    regression: Literal["linear", "quantile"]
+    quantile: float
     fraction: float
-    loss: Literal["cross-entropy", "probability", "normalised"]
     seed: int
+    loss: Literal["cross-entropy", "probability", "normalised"]
     reference: Literal["all", "class"]
     alpha: tuple[float, ...]
     interpolate: bool
@@ -65,3 +69,4 @@ class AnalysisOptions(TypedDict, total=False):
     attack: str
     at_fpr: float
     targets: int | None
+    over: Literal["fleet", "duals"]

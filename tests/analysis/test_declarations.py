@@ -120,8 +120,8 @@ def test_sql_and_what_is_bound_agree(
 def test_sql_and_what_is_bound_agree_in_evaluations(
     entry: Evaluation, source: Source, asked: list[tuple[str, set[str]]]
 ) -> None:
-    run_analysis(source, find("lt-iqr"))
-    run_analysis(source, find("lira"))
+    for name in ("lt-iqr", "lira", *entry.default_scores):
+        run_analysis(source, find(name))
     asked.clear()
     run_evaluation(source, entry, entry.default_scores or ("lt-iqr", "lira"))
     check_sql(entry, asked)
