@@ -7,7 +7,7 @@ import dataclasses
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -28,10 +28,11 @@ from ..losses.sample_losses import BY_HAND
 from ..run_facts import device_name, versions
 from ..signals.calls import Call, Forward
 from ..signals.from_logits import Answers
-from ..signals.queries import Query, expand_queries
+from ..signals.queries import Query
 from .asked_model import TracePoint, asked_model
 from .criterion import Reduction, WatchedCriterion
 from .doubts import check_order, leave, tell_it_has_ended, tell_of_sigmoids, tell_who_was_in_no_batch
+from .evaluation import Evaluation
 from .exposed_so_far import COLUMNS, most_exposed
 from .given import KeyLookup, keys_in
 from .loader import KeyedLoader, WatchedLoader, check_followable, read_batch_ids, read_numbers
@@ -64,7 +65,8 @@ class RecordedRun:
         self.committed: Run | None = None
         self.ended = False
         """Whether it is committed or discarded, and takes nothing any more."""
-        self._writer, self._free_name, self._reopen = writer, free_name, reopen
+        self._evaluation = Evaluation(writer, info, queries, population, reopen)
+        self._free_name = free_name
         self._forgets = bool(writer.forgotten.any())
         self._recorder = TraceRecorder(writer)
         self.labels = labels
@@ -74,16 +76,17 @@ class RecordedRun:
         self._doubted = self._told_it_has_ended = False
         self._steps = RecordedSteps(writer.run, self._recorder, labels)
         self._losses: LossOf | None = None
-        self._info, self._queries = info, queries
         self._forward, self._collate = forward, collate
         self._collate_of_loop: Callable[[list[Any]], Any] | None = None
         self._eval_norms = False
         self._eval_points = 0
-        self._evaluated = False
-        self._failed_evaluation: Exception | None = None
         self._unfinished = weakref.finalize(self, leave, self._recorder, writer)
         self._started = time.perf_counter()
         self._trained = 0.0
+
+    @property
+    def _writer(self) -> RunWriter:
+        return self._evaluation.writer
 
     def watch_loader(self, loader: Any, ids: Any = None, *, key: str | int | None = None) -> Any:
         """The loader, noting which samples are in each batch. One pass over it is one epoch.
@@ -350,7 +353,8 @@ class RecordedRun:
                 by_hand=self._steps.by_hand,
             )
             where = f"logits of run {self.name!r}"
-            self._evaluate(lambda ids, query: asked.answers(ids, query, where=where))
+            self._end_epoch()
+            self._evaluation.write(lambda ids, query: asked.answers(ids, query, where=where))
 
     def evaluate_by(self, ask: Callable[[np.ndarray, Query], Answers]) -> None:
         """`evaluate` for a model that is asked in another way: ask(ids, query) gives what it says of the samples ``ids``.
@@ -358,69 +362,18 @@ class RecordedRun:
         Of several processes only the one that writes asks.
         """
         with self._evaluating():
-            self._evaluate(lambda ids, query: [(ids, ask(ids, query))])
-
-    def _evaluate(self, ask: Callable[[np.ndarray, Query], Iterable[tuple[np.ndarray, Answers]]]) -> None:
-        """`evaluate_by` with answers that come some samples at a time, each piece with its ids."""
-        self._end_epoch()
-        if not ranks.writes():
-            self._evaluated = True
-            return
-        ids = np.flatnonzero(~self._writer.forgotten)
-        for query in expand_queries(self._queries):
-            right = []
-            for part, said in ask(ids, query):
-                if not self._evaluated:
-                    self._writer.drop_signals()
-                    self._evaluated = True
-                self._writer.append_signals(
-                    part,
-                    np.full(len(part), query.number),
-                    said.label,
-                    loss=said.loss,
-                    phi=said.phi,
-                    correct=said.correct,
-                    logits=said.logits,
-                )
-                right.append(said.correct)
-            known = [each for each in right if each is not None]
-            if query.kind == self._queries[0] and known:
-                self._note_accuracy(ids, np.concatenate(known))
-        self._info = dataclasses.replace(
-            self._info, extra={**self._info.extra, "recording": {"queries": list(self._queries)}}
-        )
+            self._end_epoch()
+            self._evaluation.write(lambda ids, query: [(ids, ask(ids, query))])
 
     def _call(self) -> Call:
         return Call(self._forward, self._collate or self._collate_of_loop or default_collate)
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """New signals in the place of older ones; where the block raises, which `__exit__` is to know, older ones stay if it
-        raises before the first new ones."""
-        before, self._evaluated = self._evaluated, False
-        late = self.committed
-        if late is not None and self._reopen is not None and self._writer.ended:
-            self._writer, self._info = self._reopen(late, self.members), late.info
-        try:
+        with self._evaluation.under_way(self.committed, lambda: self._steps.loss) as committed:
             yield
-        except Exception as error:
-            self._failed_evaluation = error
-            if before and not self._evaluated:
-                self._evaluated = True
-                error.add_note("the signals of the evaluation before are kept")
-            else:
-                self._evaluated = False
-                if ranks.writes():
-                    self._writer.drop_signals()
-            if late is not None:
-                self._writer.discard()
-            raise
-        self._failed_evaluation = None
-        if late is not None:
-            loss = {} if self._steps.loss is None else {"loss": self._steps.loss}
-            self.committed = self._writer.commit(
-                dataclasses.replace(self._info, extra={**loss, **self._info.extra})
-            )
+        if committed:
+            self.committed = committed[0]
 
     def commit(self) -> Run | None:
         """Write what is left and make the run visible; leaving the block does this.
@@ -432,7 +385,7 @@ class RecordedRun:
         self._end_epoch()
         self._steps.unwatch()
         self._recorder.finish()
-        if not (self._recorder.epochs or self._eval_points or self._evaluated):
+        if not (self._recorder.epochs or self._eval_points or self._evaluation.done):
             raise InvalidInput(
                 f"run {self.name!r} recorded nothing: watch the loader and the criterion of the loop, or call evaluate"
             )
@@ -443,9 +396,9 @@ class RecordedRun:
             missing = self.members & ~self._writer.forgotten & ~self._recorder.trained_on
             tell_who_was_in_no_batch(self.name, self.members, missing)
         info = dataclasses.replace(
-            self._info,
+            self._evaluation.info,
             extra={
-                **self._info.extra,
+                **self._evaluation.info.extra,
                 **({"loss": BY_HAND} if self._steps.by_hand else {}),
                 **({} if self._steps.loss is None or self._steps.by_hand else {"loss": self._steps.loss}),
                 **({"outputs": "probabilities"} if self._losses and self._losses.of_probabilities else {}),
@@ -502,7 +455,7 @@ class RecordedRun:
             if self.committed is None and (kind is None or self._only_evaluation_failed(error)):
                 self.commit()
                 if error is not None:
-                    without = "" if self._evaluated else "; it has no signals"
+                    without = "" if self._evaluation.done else "; it has no signals"
                     error.add_note(f"the traces of run {self.name!r} are in the lake{without}")
         finally:
             self.discard()
@@ -511,8 +464,8 @@ class RecordedRun:
 
     def _only_evaluation_failed(self, error: BaseException | None) -> bool:
         """Whether the training before is whole: what leaves the block is what `evaluate` raised."""
-        failed = error is not None and error is self._failed_evaluation
-        return failed and bool(self._recorder.epochs or self._eval_points or self._evaluated)
+        failed = error is not None and error is self._evaluation.failed
+        return failed and bool(self._recorder.epochs or self._eval_points or self._evaluation.done)
 
     def _ids(self, given: Any) -> Any:
         """Sample ids, by their keys where these are given."""
@@ -535,16 +488,3 @@ class RecordedRun:
         check_order(self.name, self._not_shown, self.labels, compared=self._recorder.compared)
         if self._losses is not None:
             tell_of_sigmoids(self.name, self._losses.taken.shares_for_logits())
-
-    def _note_accuracy(self, ids: np.ndarray, right: np.ndarray) -> None:
-        within = right[self.members[ids]]
-        outside = right[~(self.members | self._population)[ids]]
-        self._info = dataclasses.replace(
-            self._info,
-            train_accuracy=float(within.mean()) if len(within) else None,
-            test_accuracy=float(outside.mean()) if len(outside) else None,
-            extra={
-                **self._info.extra,
-                **({"tested_on": "audit samples that are no members"} if len(outside) else {}),
-            },
-        )
