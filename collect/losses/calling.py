@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -32,10 +33,24 @@ def option(criterion: Callable[..., Any], options: Mapping[str, Any], name: str,
         return given.get(name, getattr(criterion, name, default))
     function = inner_of(criterion)
     if isinstance(function, types.FunctionType):
-        parameter = inspect.signature(function).parameters.get(name)
-        if parameter is not None and parameter.default is not inspect.Parameter.empty:
-            return parameter.default
+        return _defaults(function).get(name, default)
     return default
+
+
+def _defaults(function: types.FunctionType) -> Mapping[str, Any]:
+    """The defaults of a function's parameters; read once, as each step asks for some."""
+    found = _SEEN.get(function)
+    if found is None:
+        found = {
+            name: parameter.default
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.default is not inspect.Parameter.empty
+        }
+        _SEEN[function] = found
+    return found
+
+
+_SEEN: WeakKeyDictionary[types.FunctionType, Mapping[str, Any]] = WeakKeyDictionary()
 
 
 def inner_of(criterion: Callable[..., Any]) -> Callable[..., Any]:
