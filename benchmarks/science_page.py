@@ -345,7 +345,7 @@ def draw(
             facet=alt.Facet(
                 "data:N", sort=[titles[name] for name in there], title=None, header=alt.Header(labelColor=INK)
             ),
-            columns=3,
+            columns=2 if len(there) in (2, 4) else 3,
         )
         .resolve_scale(y="independent")
         .configure(**theme(INK, "sans-serif"))
