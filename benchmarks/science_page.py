@@ -49,8 +49,6 @@ def write_page(page: Path, cells: Sequence[Cell], titles: Mapping[str, str], mos
     lines = [
         "# What each shadow model buys",
         "",
-        "<!-- Made by benchmarks/science.py from its cells; run it again rather than edit this. -->",
-        "",
         *opening(cells, values, there, titles, most, wanted),
     ]
     if there:
