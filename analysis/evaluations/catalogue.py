@@ -127,6 +127,9 @@ def run_evaluation(
     return replace(finding, notes=notes, title=title, drawn=evaluation.chart)
 
 
+COMPARED_FROM = 0.75
+"""The share of the records with a score of `TRUTH` that another score must have to be compared with it by `run_all`."""
+
 TRUTH = "lira"
 """The attack whose findings the other scores are compared with."""
 
@@ -147,20 +150,25 @@ def run_all(source: Source, fprs: tuple[float, ...]) -> Iterator[Told]:
     What is computed is kept in the lake. Raises NotEnoughData where nothing could be analysed.
     """
     source.keep_more()
-    scored = []
+    scored: dict[str, int] = {}
     for analysis in ANALYSES:
         try:
             outcome = run_analysis(source, analysis, fprs=fprs)
         except NotEnoughData as error:
             yield Told(analysis.name, missing=str(error))
             continue
-        scored.append(analysis.name)
+        scored[analysis.name] = len(outcome.scores.frame) - outcome.scores.frame["score"].null_count()
         yield Told(outcome.label, outcome.metrics, outcome.notes)
     if not scored:
         raise NotEnoughData(f"nothing in experiment {source.experiment!r} can be analysed yet")
-    others = tuple(name for name in scored if name != TRUTH)
+    # Compared are the records that all of them score: those that score few would leave few.
+    enough = COMPARED_FROM * scored.get(TRUTH, 0)
+    others = tuple(name for name, records in scored.items() if name != TRUTH and records >= enough)
     if TRUTH in scored and others:
-        yield _evaluated(source, "compare", others)
+        told = _evaluated(source, "compare", others)
+        few = [name for name, records in scored.items() if records < enough]
+        left = (f"without {', '.join(few)}, which score too few of the records",) if few else ()
+        yield replace(told, notes=(*told.notes, *left))
     for evaluation in EVALUATIONS:
         if evaluation.default_scores:
             yield _evaluated(source, evaluation.name, ())
