@@ -18,7 +18,7 @@ ANALYSES: tuple[Analysis, ...] = (
     Analysis("loss", "attacks.loss:loss", ("loss",), "charts.scores:score_by_membership", attack=True),
     Analysis("residual", "attacks.residual:residual", (), "charts.scores:score_by_membership", attack=True),
     Analysis(
-        "trajectory", "attacks.trajectory:trajectory", (), "charts.scores:score_by_membership", attack=True
+        "trajectory", "attacks.residual:trajectory", (), "charts.scores:score_by_membership", attack=True
     ),
     Analysis("kde", "attacks.kde:kde", ("loss",), "charts.kde:kde_chart", attack=True),
     Analysis(
