@@ -61,12 +61,8 @@ def auc(members: Floats, others: Floats, confidence: float = CONFIDENCE) -> Metr
     """
     n_members, n_others = len(members), len(others)
     # Share of the others below each member, ties half, and the reverse: the structural components.
-    below = (np.searchsorted(others, members, "left") + np.searchsorted(others, members, "right")) / (
-        2 * n_others
-    )
-    above = 1 - (np.searchsorted(members, others, "left") + np.searchsorted(members, others, "right")) / (
-        2 * n_members
-    )
+    below = _places(others, members) / (2 * n_others)
+    above = 1 - _places(members, others) / (2 * n_members)
     value = float(below.mean())
     variance = _variance(below) / n_members + _variance(above) / n_others
     low, high = logit_interval(value, variance, min(n_members, n_others), confidence)
@@ -74,6 +70,13 @@ def auc(members: Floats, others: Floats, confidence: float = CONFIDENCE) -> Metr
         other_low, other_high = area_interval(value, n_members, n_others, confidence)
         low, high = min(low, other_low), max(high, other_high)
     return Metric("auc", value, low, high, n_members + n_others)
+
+
+def _places(ranked: Floats, values: Floats) -> npt.NDArray[np.intp]:
+    """Twice how many of ``ranked`` are below each value, those that are equal counting half."""
+    left = np.searchsorted(ranked, values, "left")
+    tied = left[ranked[np.minimum(left, len(ranked) - 1)] == values]
+    return left + (np.searchsorted(ranked, values, "right") if len(tied) else left)
 
 
 def _variance(values: Floats) -> float:
