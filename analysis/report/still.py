@@ -55,6 +55,8 @@ def _svg(figure: Figure, config: dict[str, Any], width: int) -> str:
     spec = _still(figure.spec | {"width": width})
     spec.pop("title", None)
     spec["config"] = {**config, "aria": False}
+    # Another program than the one that measured the words may draw them, in a wider font.
+    spec["padding"] = {"left": 16, "right": 8, "top": 5, "bottom": 5}
     return re.sub(r"<[^>]+>", lambda tag: _PLACES.sub(_rounded, tag[0]), _drawn(spec))
 
 
