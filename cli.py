@@ -13,6 +13,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from .store import interrupted
 from .store.errors import LosslakeError
 from .store.format.outgoing import guarded_terminal
 from .version import __version__
@@ -91,6 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
         # What is imported and listed makes many objects and drops few: looking for circles among them takes a tenth of a short command.
         gc.set_threshold(100_000, *gc.get_threshold()[1:])
     debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), given)
+    interrupted.listen()
     with guarded_terminal():
         code = _run(given, debug)
     sys.exit(code)
@@ -104,16 +106,19 @@ def _run(arguments: list[str], debug: bool) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("losslake: stopped", err=True)
-        return 130
+        return _stopped()
     except LosslakeError as error:
         if debug:
             traceback.print_exc()
+        if interrupted.pressed():
+            return _stopped()
         click.echo(f"losslake: {error}", err=True)
         return error.exit_code
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if interrupted.pressed():
+            return _stopped()
         text = str(error).strip().splitlines()
         click.echo(
             f"losslake: unexpected {type(error).__name__}{f': {text[0]}' if text else ''}; "
@@ -121,6 +126,11 @@ def _run(arguments: list[str], debug: bool) -> int:
             err=True,
         )
         return 1
+
+
+def _stopped() -> int:
+    click.echo("losslake: stopped", err=True)
+    return 130
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import duckdb
 
+from .. import interrupted
 from ..errors import LimitReached
 from ..format.outgoing import unguarded
 
@@ -81,6 +82,7 @@ def wait_for(connection: duckdb.DuckDBPyConnection, work: Callable[[], T], timeo
             done.wait(min(0.1, limit))
             passed = time.monotonic() - started
             late |= not done.is_set() and passed > limit
+            cancelled |= interrupted.pressed()  # before the query, and swallowed there
             if cancelled or late:
                 connection.interrupt()  # again and again, in case it came between two statements
             elif not done.is_set() and passed > _QUIET and watched:

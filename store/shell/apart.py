@@ -19,10 +19,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
+from .. import interrupted
 from ..errors import LimitReached, LosslakeError
 
 _GRACE = 8.0
@@ -136,12 +138,18 @@ class Child:
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    """In the block Ctrl-C is not this process's; a terminal gives it to the child as well."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In the block Ctrl-C is not this process's; a terminal gives it to the child as well. Who keeps it in mind goes on with that."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not _keep_in_mind:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _keep_in_mind(number: int, frame: FrameType | None) -> None:
+    interrupted.press()
 
 
 def possible() -> bool:
@@ -191,10 +199,16 @@ def _end_with_parent(life: int) -> None:
 
 
 def wait(child: Child) -> NoReturn:
-    """End as a child does. Raises what `Child.hear` and `Child.result` do."""
+    """End as a child does. Raises what `Child.hear` and `Child.result` do; KeyboardInterrupt where Ctrl-C ended it in the middle of something."""
+    signal.signal(signal.SIGINT, _keep_in_mind)
     while child.hear() is not None:
         pass
-    code = child.result()
+    try:
+        code = child.result()
+    except QueryDied:
+        if interrupted.pressed():
+            raise KeyboardInterrupt from None
+        raise
     os._exit(code)  # it has nothing of its own to say or to clear away
 
 

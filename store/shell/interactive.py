@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import duckdb
 
+from .. import interrupted
 from ..errors import InvalidInput, InvalidOption, LimitReached, LosslakeError
 from ..query.connection import remove_private_folder
 from ..query.engine_errors import engine_errors
@@ -200,6 +201,7 @@ def _done(shell: _Shell, text: str) -> bool:
     except KeyboardInterrupt:
         if not shell.talking:
             raise
+        interrupted.answered()
         said = "cancelled"
     except Exception as error:  # a person's session must not end by what one query met
         if not shell.talking:

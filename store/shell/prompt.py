@@ -20,6 +20,7 @@ from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output, create_output
 
+from .. import interrupted
 from ..query.views import VIEWS
 
 Arguments = Callable[[str, list[str]], Iterable[str]]
@@ -65,6 +66,7 @@ def prompted(
         try:
             text = session.prompt("losslake> ")
         except KeyboardInterrupt:
+            interrupted.answered()
             continue
         except EOFError:
             return
