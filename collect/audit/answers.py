@@ -5,18 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from ...store.errors import InvalidInput, InvalidOption, LosslakeError
 from ..callables import a, unknown_choice
+from ..estimators.asking import ROWS_AT_ONCE, called, no_probabilities
+from ..estimators.logits import Output
 from .records import Records, plain, rows_of, size_of
-
-Output = Literal["logits", "probabilities"]
-
-_ROWS_AT_ONCE = 65_536
-"""Records in a call of an estimator."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +70,8 @@ def way_of(
         return Way(name, _estimator(model.predict_proba, name), "probabilities", own or known, columns)
     if hasattr(model, "decision_function"):
         if output != "logits":
-            raise InvalidInput(
-                f"{name} has a decision_function and no predict_proba: a distance from a boundary is no log-odds, so no loss of a record "
-                "follows from it. Calibrate it (CalibratedClassifierCV), or, to take the distances for logits all the same, say "
-                "output='logits'"
+            raise no_probabilities(
+                name, more=", or, to take the distances for logits all the same, say output='logits'"
             )
         return Way(name, _estimator(model.decision_function, name), "logits", own or known, columns)
     if callable(model):
@@ -119,10 +114,13 @@ def _estimator(predict: Callable[[Any], Any], name: str) -> Callable[[Records], 
     def ask(records: Records) -> tuple[Any, None]:
         x = plain(records.inputs)
         parts = [
-            _called(
-                predict, rows_of(x, np.arange(start, min(start + _ROWS_AT_ONCE, size_of(x)))), name, records
+            called(
+                predict,
+                rows_of(x, np.arange(start, min(start + ROWS_AT_ONCE, size_of(x)))),
+                name,
+                records.what,
             )
-            for start in range(0, size_of(x), _ROWS_AT_ONCE)
+            for start in range(0, size_of(x), ROWS_AT_ONCE)
         ]
         return np.concatenate(parts), None
 
@@ -138,46 +136,14 @@ def _function(
     def ask(records: Records) -> tuple[Any, None]:
         x = records.inputs
         parts = [
-            _called(model, rows_of(x, np.arange(start, min(start + batch_size, size_of(x)))), name, records)
+            called(
+                model, rows_of(x, np.arange(start, min(start + batch_size, size_of(x)))), name, records.what
+            )
             for start in range(0, size_of(x), batch_size)
         ]
         return np.concatenate(parts), None
 
     return ask
-
-
-def _called(function: Callable[[Any], Any], x: Any, name: str, records: Records) -> np.ndarray:
-    """The outputs for a batch, a row a record. Raises InvalidInput where the model fails, or answers in another shape."""
-    try:
-        answer = function(x)
-    except LosslakeError:
-        raise
-    except Exception as error:  # whatever a model of somebody's raises
-        raise InvalidInput(
-            f"{name} cannot be asked about the {records.what}: {type(error).__name__}: {error}{_of_a_frame(x)}"
-        ) from error
-    if hasattr(answer, "detach"):
-        answer = answer.detach().float().cpu().numpy()
-    try:
-        outputs = np.asarray(answer, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(
-            f"{name} gives {a(type(answer).__name__)} that is no array of numbers (batch, classes)"
-        ) from error
-    if outputs.ndim not in (1, 2) or len(outputs) != size_of(x):
-        raise InvalidInput(
-            f"{name} gives outputs of shape {outputs.shape} for a batch of {size_of(x)} records; they must be (batch, classes), or one "
-            f"number a record of two classes{_of_a_frame(x)}"
-        )
-    return outputs
-
-
-def _of_a_frame(x: Any) -> str:
-    """What to do where a model fails on a frame of columns with text, which it may take one column of."""
-    text = [name for name in getattr(x, "columns", ()) if np.asarray(x[name]).dtype.kind in "OUST"]
-    if not text:
-        return ""
-    return f". It was given the columns {', '.join(map(str, list(x.columns)[:5]))}; one that it takes as it is, such as a text, is named by features={text[0]!r}"
 
 
 def _module(

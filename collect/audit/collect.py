@@ -17,11 +17,21 @@ from ...store.format.records import AUDIT, Role
 from ...store.lake import Lake
 from ...store.upkeep.remove import unused_removed
 from ..callables import unknown_choice
+from ..estimators.fitting import Train, parameters, trained, trainer_of
+from ..estimators.logits import (
+    Output,
+    as_logits,
+    class_numbers,
+    in_order,
+    kind_of,
+    least_given,
+    least_of,
+)
 from ..experiment.membership import design_members
 from ..fleet.design import Block, derived, lay_down, numbered
 from ..importers.runs import GivenRun, Universe, import_runs
 from ..progress import Progress, Silent
-from .answers import Output, Way, is_module, way_of
+from .answers import Way, is_module, way_of
 from .dependence import (
     REMEDY,
     Shadow,
@@ -32,20 +42,15 @@ from .dependence import (
     is_constant,
     is_telling,
 )
-from .logits import as_logits, class_numbers, in_order, kind_of, least_given, least_of
 from .records import Columns, Records, check_alike, read_labels, read_records
 from .same import Overlap, distinct, some_of
 from .shadows import (
     FLEET,
-    Train,
     check_made_alike,
     check_numbers,
     made_by,
     maker_of,
     members_of_all,
-    parameters,
-    trained,
-    trainer_of,
 )
 
 _SEEDS = 17
@@ -68,7 +73,7 @@ class _Audited:
 
     def logits(self, way: Way, outputs: Sequence[np.ndarray]) -> np.ndarray:
         """Logits (N, C) of what a model says of the parts. Raises InvalidInput where these are none."""
-        flat = [in_order(part, way, self.classes) for part in outputs]
+        flat = [in_order(part, way.name, way.output, way.classes, self.classes) for part in outputs]
         widths = {part.shape[1:] for part in flat}
         if len(widths) > 1:
             raise InvalidInput(f"{way.name} gives outputs of several shapes: {sorted(widths)}")

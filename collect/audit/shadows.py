@@ -5,63 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import CodeType
 from typing import Any
 
 import numpy as np
 
-from ...store.errors import InvalidInput, InvalidOption, LosslakeError
+from ...store.errors import InvalidOption
 from ...store.lake import Lake
-from ..callables import a
+from ..estimators.fitting import Train, class_of, parameters
 from .records import Records, joined, rows_of
-
-Train = Callable[[Any, int], Any]
-"""train(members, seed) -> a trained model; the members as they were given to the audit: (X, y), a frame or a data set."""
-
-_LARGEST_SEED = 2**31 - 1
-
-
-def trainer_of(model: Any, train: Train | None) -> Train:
-    """What fits a shadow model: ``train``, or a clone of the estimator, each with a seed of its own.
-
-    Raises InvalidOption for a model that cannot be cloned, and for one whose clone is fitted already.
-    """
-    if train is not None:
-        if not callable(train):
-            raise InvalidOption(
-                f"train is {a(type(train).__name__)}; give a function (members, seed) -> model"
-            )
-        return train
-    name = type(model).__name__
-    if not (hasattr(model, "fit") and hasattr(model, "get_params")):
-        raise InvalidOption(
-            f"shadow models of {a(name)} take train=, a function (members, seed) -> a model trained on these members as this one was"
-        )
-    from sklearn.base import clone
-
-    parts = [value for value in model.get_params(deep=True).values() if hasattr(value, "fit")]
-    for part in (model, *parts):
-        if not isinstance(part, type) and clone(part, safe=False) is part:
-            raise InvalidOption(
-                f"{type(part).__name__} stays fitted when it is cloned, so that shadow models would know the members; give train="
-            )
-    return lambda members, seed: _fitted(clone(model), members, seed)
-
-
-def _fitted(estimator: Any, members: Any, seed: int) -> Any:
-    """The estimator fitted, with the random states of it and of its parts drawn from the seed."""
-    stream = np.random.default_rng(seed)
-    states = {
-        name: int(stream.integers(_LARGEST_SEED))
-        for name, value in sorted(estimator.get_params(deep=True).items())
-        if name.rpartition("__")[2] == "random_state"
-        and (value is None or isinstance(value, (int, np.integer)))
-    }
-    estimator.set_params(**states)
-    x, y = members
-    return estimator.fit(x, y)
 
 
 def members_of_all(members: Records, nonmembers: Records, chosen: np.ndarray, *, pair: bool) -> Any:
@@ -75,19 +28,6 @@ def members_of_all(members: Records, nonmembers: Records, chosen: np.ndarray, *,
     else:
         one, other = rows_of(members.given, first), rows_of(nonmembers.given, second)
     return joined(one, other)
-
-
-def trained(train: Train, given: Any, seed: int, name: str) -> Any:
-    """The shadow model. Raises InvalidInput where the training fails, or returns nothing."""
-    try:
-        model = train(given, seed)
-    except LosslakeError:
-        raise
-    except Exception as error:  # whatever a training of somebody's raises
-        raise InvalidInput(f"{name} could not be trained: {type(error).__name__}: {error}") from error
-    if model is None:
-        raise InvalidInput(f"train returned nothing for {name}; it must return the trained model")
-    return model
 
 
 def check_numbers(shadows: int, seed: int) -> None:
@@ -109,24 +49,7 @@ def maker_of(model: Any, train: Train | None) -> str:
     name of ``train`` with a digest of its code."""
     if train is not None:
         return f"train={_named(train)}"
-    return f"{_CLONES} {_class(model)}({_spoken(model)})"
-
-
-def parameters(model: Any, *, parts: bool = True) -> dict[str, Any]:
-    """The parameters of an estimator, apart from its seeds; empty for what has none. ``parts``: with the classes of its own estimators."""
-    if not hasattr(model, "get_params") or isinstance(model, type):
-        return {}
-    found: dict[str, Any] = {}
-    for name, value in model.get_params(deep=True).items():
-        if name.rpartition("__")[2] == "random_state":
-            continue
-        if hasattr(value, "get_params"):
-            if parts:
-                found[name] = _class(value)
-            continue
-        plain = value is None or isinstance(value, (bool, int, float, str))
-        found[name] = value if plain and json.dumps(value) else type(value).__name__
-    return found
+    return f"{_CLONES} {class_of(model)}({_spoken(model)})"
 
 
 def check_made_alike(lake: Lake, experiment: str, maker: str | None, seed: int | None) -> None:
@@ -169,10 +92,6 @@ def _spoken(model: Any) -> str:
     )
 
 
-def _class(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
-
-
 def _named(function: Any) -> str:
     if isinstance(function, functools.partial):
         more = [*map(_plainly, function.args), *(f"{k}={_plainly(v)}" for k, v in function.keywords.items())]
@@ -180,7 +99,7 @@ def _named(function: Any) -> str:
     function = getattr(function, "__wrapped__", function)
     code = getattr(function, "__code__", None)
     if code is None:
-        return f"a {_class(function)}" if not hasattr(function, "__qualname__") else function.__qualname__
+        return f"a {class_of(function)}" if not hasattr(function, "__qualname__") else function.__qualname__
     held = [
         _plainly(cell.cell_contents) for cell in getattr(function, "__closure__", None) or () if _filled(cell)
     ]
@@ -216,5 +135,5 @@ def _plainly(value: Any) -> str:
     return (
         repr(value)
         if value is None or isinstance(value, (bool, int, float, str, bytes))
-        else f"a {_class(value)}"
+        else f"a {class_of(value)}"
     )

@@ -10,9 +10,9 @@ import losslake
 import numpy as np
 import pytest
 import torch
-from losslake.collect.audit.answers import Output, way_of
+from losslake.collect.audit.answers import way_of
 from losslake.collect.audit.collect import collect_audit
-from losslake.collect.audit.logits import as_logits, kind_of, least_of
+from losslake.collect.estimators.logits import Output, as_logits, kind_of, least_of
 from losslake.store.errors import InvalidInput, InvalidOption, LosslakeError
 from losslake.store.lake import Lake
 from sklearn.dummy import DummyClassifier

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ...store.errors import InvalidInput
-from .answers import Output, Way
+
+Output = Literal["logits", "probabilities"]
 
 _SHARES = 2e-2
 """How far apart the sums of shares may lie, of the largest: percentages are often whole numbers."""
@@ -135,20 +136,26 @@ def as_logits(outputs: np.ndarray, output: Output, least: float, where: Callable
     return np.log(np.where(p > 0, p, least)).astype(np.float32)
 
 
-def in_order(outputs: np.ndarray, way: Way, wanted: Sequence[Any] | None) -> np.ndarray:
-    """Outputs of a model in the order of the classes ``wanted``: a probability of 0 for a class that it has not seen.
+def in_order(
+    outputs: np.ndarray,
+    name: str,
+    output: Output | None,
+    classes: Sequence[Any] | None,
+    wanted: Sequence[Any] | None,
+) -> np.ndarray:
+    """Outputs of a model of these ``classes`` in the order of those ``wanted``: a probability of 0 for a class that it has not seen.
 
     Raises InvalidInput for logits of other classes, of which nothing is known.
     """
-    if way.classes is None or wanted is None or list(way.classes) == list(wanted):
+    if classes is None or wanted is None or list(classes) == list(wanted):
         return outputs
-    if way.output != "probabilities" or outputs.ndim != 2 or outputs.shape[1] != len(way.classes):
+    if output != "probabilities" or outputs.ndim != 2 or outputs.shape[1] != len(classes):
         raise InvalidInput(
-            f"{way.name} knows the classes {way.classes[:5]}, and the audited model {list(wanted)[:5]}: their outputs do not compare"
+            f"{name} knows the classes {list(classes)[:5]}, and the audited model {list(wanted)[:5]}: their outputs do not compare"
         )
     found = np.zeros((len(outputs), len(wanted)))
-    for column, label in enumerate(way.classes):
+    for column, label in enumerate(classes):
         if label not in wanted:
-            raise InvalidInput(f"{way.name} knows the class {label!r}, which the audited model does not")
+            raise InvalidInput(f"{name} knows the class {label!r}, which the audited model does not")
         found[:, list(wanted).index(label)] = outputs[:, column]
     return found

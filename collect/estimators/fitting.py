@@ -1,0 +1,93 @@
+"""Fitting an estimator anew: a clone of it on other records, with random states of its own; and what its parameters are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...store.errors import InvalidInput, InvalidOption, LosslakeError
+from ..callables import a
+
+Train = Callable[[Any, int], Any]
+"""train(members, seed) -> a trained model; the members as they were given to the audit: (X, y), a frame or a data set."""
+
+_LARGEST_SEED = 2**31 - 1
+
+
+def trainer_of(model: Any, train: Train | None) -> Train:
+    """What fits a shadow model: ``train``, or a clone of the estimator, each with a seed of its own.
+
+    Raises InvalidOption for a model that cannot be cloned, and for one whose clone is fitted already.
+    """
+    if train is not None:
+        if not callable(train):
+            raise InvalidOption(
+                f"train is {a(type(train).__name__)}; give a function (members, seed) -> model"
+            )
+        return train
+    name = type(model).__name__
+    if not (hasattr(model, "fit") and hasattr(model, "get_params")):
+        raise InvalidOption(
+            f"shadow models of {a(name)} take train=, a function (members, seed) -> a model trained on these members as this one was"
+        )
+    from sklearn.base import clone
+
+    parts = [value for value in model.get_params(deep=True).values() if hasattr(value, "fit")]
+    for part in (model, *parts):
+        if not isinstance(part, type) and clone(part, safe=False) is part:
+            raise InvalidOption(
+                f"{type(part).__name__} stays fitted when it is cloned, so that shadow models would know the members; give train="
+            )
+    return lambda members, seed: fitted(clone(model), members, seed)
+
+
+def fitted(estimator: Any, members: Any, seed: int) -> Any:
+    """The estimator fitted, with the random states of it and of its parts drawn from the seed."""
+    stream = np.random.default_rng(seed)
+    states = {
+        name: int(stream.integers(_LARGEST_SEED))
+        for name, value in sorted(estimator.get_params(deep=True).items())
+        if name.rpartition("__")[2] == "random_state"
+        and (value is None or isinstance(value, (int, np.integer)))
+    }
+    estimator.set_params(**states)
+    x, y = members
+    return estimator.fit(x, y)
+
+
+def trained(train: Train, given: Any, seed: int, name: str) -> Any:
+    """The shadow model. Raises InvalidInput where the training fails, or returns nothing."""
+    try:
+        model = train(given, seed)
+    except LosslakeError:
+        raise
+    except Exception as error:  # whatever a training of somebody's raises
+        raise InvalidInput(f"{name} could not be trained: {type(error).__name__}: {error}") from error
+    if model is None:
+        raise InvalidInput(f"train returned nothing for {name}; it must return the trained model")
+    return model
+
+
+def parameters(model: Any, *, parts: bool = True) -> dict[str, Any]:
+    """The parameters of an estimator, apart from its seeds; empty for what has none. ``parts``: with the classes of its own estimators."""
+    if not hasattr(model, "get_params") or isinstance(model, type):
+        return {}
+    found: dict[str, Any] = {}
+    for name, value in model.get_params(deep=True).items():
+        if name.rpartition("__")[2] == "random_state":
+            continue
+        if hasattr(value, "get_params"):
+            if parts:
+                found[name] = class_of(value)
+            continue
+        plain = value is None or isinstance(value, (bool, int, float, str))
+        found[name] = value if plain and json.dumps(value) else type(value).__name__
+    return found
+
+
+def class_of(value: Any) -> str:
+    """The module and name of a value's class."""
+    return f"{type(value).__module__}.{type(value).__qualname__}"
