@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import reduce
@@ -17,6 +20,10 @@ from .data.room import VARIABLE, room_for
 from .recipe import Recipe, changed, load_recipe
 
 Command = Callable[..., Any]
+
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_WORD = re.compile(r"[A-Za-z_][\w.-]*")
+_OF_PYTHON = {"True": "true", "False": "false", "None": "null"}
 
 
 def option_set(*options: Command) -> Callable[[Command], Command]:
@@ -87,7 +94,18 @@ RECIPE = option_set(
         metavar="FILE",
         help="A recipe in TOML, or a preset by its name: fast, for pictures on a GPU (on a CPU with --precision fp32; few records want a smaller --batch-size and --lr), or a paper's, such as lt-iqr-wrn28-2; docs/recipes.md lists them.",
     ),
-    click.option("--model", metavar="M", help="Architecture, or module:function."),
+    click.option(
+        "--model",
+        metavar="M",
+        help="Architecture, module:function that makes a network, or an estimator's module:class, such as sklearn.ensemble:RandomForestClassifier.",
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A parameter of the model, such as n_estimators=200, as in TOML or JSON; may be given many times.",
+    ),
     click.option(
         "--forward",
         metavar="FUNCTION",
@@ -210,6 +228,10 @@ def recipe_of(given: dict[str, Any], base: Callable[[], Recipe | None] = lambda:
             model_options["widths"] = tuple(int(width) for width in widths.split(","))
         except ValueError as error:
             raise InvalidOption(f"--widths takes numbers such as 512,256, not {widths!r}") from error
+    for name, value in map(_setting, given.pop("settings", ())):
+        if name in model_options:
+            raise InvalidOption(f"{name} of the model is given twice; give it once")
+        model_options[name] = value
     if model_options:
         chosen["model_options"] = model_options
     if file is None and not chosen:
@@ -219,6 +241,33 @@ def recipe_of(given: dict[str, Any], base: Callable[[], Recipe | None] = lambda:
         return load_recipe(file, chosen)
     below.refuse_unnamed("the target", chosen)
     return changed(below, chosen)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """The name and value that ``NAME=VALUE`` gives: a literal of TOML or of JSON, or one word, which is text. Nothing is run."""
+    name, equals, written = (part.strip() for part in text.partition("="))
+    if not equals or not _NAME.fullmatch(name):
+        raise InvalidOption(f"--set takes NAME=VALUE, such as n_estimators=200, not {text!r}")
+    if written in _OF_PYTHON:
+        raise InvalidOption(
+            f"--set {name}={written}: values are as in TOML or JSON; write {_OF_PYTHON[written]}"
+        )
+    try:
+        return name, json.loads(written)
+    except ValueError:
+        pass
+    try:
+        found = tomllib.loads(f"value = {written}")
+    except tomllib.TOMLDecodeError:
+        found = {}
+    if found.keys() == {"value"}:
+        return name, found["value"]
+    if _WORD.fullmatch(written):
+        return name, written
+    raise InvalidOption(
+        f"--set {name}={written}: a value is a number, true, false, null, a list such as [64, 32], one word, or text in quotes "
+        f"(--set '{name}=\"two words\"')"
+    )
 
 
 def data_of(given: dict[str, Any]) -> dict[str, Any]:

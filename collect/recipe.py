@@ -15,6 +15,9 @@ from ..store.format.text import read_toml
 from .callables import is_callable_spec, refuse_unnamed, unknown_choice
 from .presets import PRESETS
 
+OF_ESTIMATORS = ("model", "model_options", "estimator")
+"""The fields of a recipe for an estimator."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -44,6 +47,8 @@ class Recipe:
     dp_delta                of the epsilon; None: see `budget_of`
     early_stop              stop after so many epochs in a row without a lower loss of the population, and take the weights
                             of the lowest (see `EarlyStopping`); ``epochs`` is the most. None: train them all
+    estimator               the libraries, with their versions, of a model that is an estimator, as of scikit-learn, which has
+                            model and model_options alone; found, not chosen. None: a network
     """
 
     model: str = "cnn"
@@ -74,6 +79,7 @@ class Recipe:
     dp_delta: float | None = None
     early_stop: int | None = None
     forward: str | None = None
+    estimator: str | None = None
 
     def __post_init__(self) -> None:
         for name, rule in _RULES.items():
@@ -97,6 +103,13 @@ class Recipe:
                 "recipe field step_epochs is empty; schedule 'step' needs the epochs to step at"
             )
         self._check_private()
+        if self.estimator is not None:
+            for each in dataclasses.fields(self):
+                if each.name not in OF_ESTIMATORS and getattr(self, each.name) != each.default:
+                    raise InvalidOption(
+                        f"recipe field {each.name} is of networks, and {self.model} is an estimator, which is fitted in one call; leave it out, "
+                        "and give its own parameters with --set NAME=VALUE"
+                    )
 
     def refuse_unnamed(self, whose: str, named: Container[str] = ()) -> None:
         """Raises InvalidOption for functions of a recipe from a lake that the user has not ``named`` (fields); see there."""
@@ -175,6 +188,7 @@ def changed(recipe: Recipe, overrides: Mapping[str, object]) -> Recipe:
     values = to_json(recipe)
     if overrides.get("model", recipe.model) != recipe.model:
         del values["model_options"]
+        values.pop("estimator", None)
     return from_json(_on_top(values, overrides))
 
 
@@ -187,10 +201,16 @@ def _on_top(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON values (tuples as lists), forward only where there is one. from_json(to_json(r)) == r."""
+    """The recipe as plain JSON values (tuples as lists), forward only where there is one. from_json(to_json(r)) == r.
+
+    Of an estimator, what it is and its options alone: it has no optimizer and no epochs.
+    """
     values = {each.name: _plain(getattr(recipe, each.name)) for each in dataclasses.fields(recipe)}
-    if recipe.forward is None:  # as in all runs from before it was thought of
-        del values["forward"]
+    if recipe.estimator is not None:
+        return {name: values[name] for name in OF_ESTIMATORS}
+    for name in ("forward", "estimator"):
+        if values[name] is None:  # as in all runs from before it was thought of
+            del values[name]
     return values
 
 
@@ -315,4 +335,5 @@ _RULES: Mapping[str, _Rule] = {
     "forward": _or_none(
         _checked(lambda value: isinstance(value, str) and is_callable_spec(value), "package.module:function")
     ),
+    "estimator": _or_none(_checked(lambda value: isinstance(value, str) and value != "", "text")),
 }

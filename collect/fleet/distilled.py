@@ -11,12 +11,15 @@ from ...store.errors import InvalidInput, InvalidOption, NotEnoughData
 from ...store.format.records import Run, pack_samples
 from ...store.lake import Lake
 from ..callables import unknown_choice
+from ..estimators.named import with_estimator
 from ..experiment.membership import random_subset
 from ..recipe import Recipe
 from ..signals.queries import PLAIN
 from ..train.run import RunPlan
 from .design import derived, lay_down, numbered
-from .setup import Running, choose_target, open_fleet, recipe_of_run
+from .estimators import refuse_soft_labels
+from .running import Running
+from .setup import choose_target, open_fleet, recipe_of_run
 
 _DISTILLED = 15
 _FLEET = "distilled"
@@ -59,6 +62,7 @@ def collect_distilled(
         raise InvalidOption(f"temperature is {temperature}; it must be above 0")
     teacher = choose_target(lake, experiment, target)
     recipe = replace(recipe or recipe_of_run(teacher), label_smoothing=0.0)
+    refuse_soft_labels(with_estimator(recipe))
     fleet = open_fleet(lake, experiment, recipe, running, about=[teacher])
     data = fleet.prepared.data
     on = on or ("population" if data.population.any() else "audit")

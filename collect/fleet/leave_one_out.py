@@ -14,7 +14,8 @@ from ..data.training import TrainingData
 from ..recipe import Recipe
 from ..train.run import RunPlan
 from .design import derived, lay_down
-from .setup import Running, choose_target, members_of, open_fleet, recipe_of_run
+from .running import Running
+from .setup import choose_target, members_of, open_fleet, recipe_of_run
 
 _LEAVE_OUT = 16
 _FLEET = "leave-out"

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from ...store.errors import AlreadyExists, InvalidOption, TrainingFailed
 from ...store.format.records import Run
 from ..callables import is_callable_spec, load_callable
+from ..estimators.run import LEAST
 from ..experiment.prepare import Prepared
 from ..grad_norms.layers import watched_layers
 from ..models.build import build_model
@@ -41,7 +42,10 @@ _STACK = 32
 
 @dataclass(frozen=True, eq=False)
 class Fleet:
-    """A fleet that is ready to train. ``seed`` is the one all seeds of its runs are derived from."""
+    """A fleet that is ready to train. ``seed`` is the one all seeds of its runs are derived from.
+
+    ``least`` is what estimators' probabilities of exactly 0 are read as; None: each says it itself, as targets do.
+    """
 
     prepared: Prepared
     recipe: Recipe
@@ -54,6 +58,7 @@ class Fleet:
     engine: OnRay | None
     shard: Shard
     progress: Progress
+    least: float | None = None
 
     def train(
         self, plans: Sequence[RunPlan], records: RecordsOf, *, checkpointing: Checkpointing | None = None
@@ -62,10 +67,13 @@ class Fleet:
         own = self.shard.of(len(plans))
         return train_fleet(
             self,
-            [plans[number] for number in own],
+            [self._planned(plans[number]) for number in own],
             lambda number: records(own[number]) & ~self.prepared.data.forgotten,
             checkpointing=checkpointing,
         )
+
+    def _planned(self, plan: RunPlan) -> RunPlan:
+        return plan if self.least is None else replace(plan, extra={**plan.extra, LEAST: self.least})
 
 
 def train_fleet(
@@ -109,7 +117,8 @@ def train_fleet(
             there = prepared.data.population & ~prepared.data.forgotten
             held_out(there, np.zeros(len(prepared.data), dtype=np.bool_))
         _check_model(prepared, recipe, recording)
-    watch = Watch(plans, recipe.epochs, progress)
+    steps = recipe.epochs if recipe.estimator is None else 1
+    watch = Watch(plans, steps, progress)
     work = FleetWork(
         prepared,
         recipe,
@@ -123,7 +132,7 @@ def train_fleet(
         checkpointing,
         watch,
     )
-    progress.start(len(todo) * recipe.epochs, "epochs")
+    progress.start(len(todo) * steps, "epochs" if recipe.estimator is None else "models")
     try:
         if len(todo) < len(plans):
             watch.say(f"{len(plans) - len(todo)} of {len(plans)} runs are in the lake already")
@@ -236,6 +245,8 @@ def _choices(extra: object) -> dict[str, object]:
     """What of a run's extra facts was chosen beforehand, rather than found; what it does not tell was the default."""
     chosen: dict[str, object] = {"recording.grad_norms": "none"}
     if isinstance(extra, dict):
+        if LEAST in extra:
+            chosen[LEAST] = extra[LEAST]
         for key in ("recording", "design"):
             if isinstance(extra.get(key), dict):
                 chosen |= {f"{key}.{name}": value for name, value in extra[key].items()}

@@ -12,7 +12,8 @@ from ..experiment.membership import random_subset
 from ..recipe import Recipe
 from ..train.run import RunPlan
 from .design import derived, lay_down, numbered
-from .setup import Running, choose_target, members_of, open_fleet, recipe_of_run
+from .running import Running
+from .setup import choose_target, members_of, open_fleet, recipe_of_run
 
 _REFERENCES = 14
 _FLEET = "reference"

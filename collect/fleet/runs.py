@@ -13,6 +13,7 @@ import torch
 from ...store.errors import AlreadyExists, LosslakeError, TrainingFailed
 from ...store.lake import Lake
 from ..data.training import TrainingData
+from ..estimators.run import fit_run
 from ..recipe import from_json
 from ..signals.ask import Recording
 from ..train.checkpoint import Checkpointing
@@ -37,6 +38,8 @@ class Runs:
         recording = setup["recording"]
         self._recording = Recording(**{**recording, "queries": tuple(recording["queries"])})
         self._stacked = setup["stacked"]
+        if self._recipe.estimator is not None:
+            return  # nothing of it lies on a device
         held = on_device(data, torch.device(setup["device"]), self._recipe)
         self._step = TrainStep(held, self._recipe, compiled=setup["compiled"] and not self._stacked)
         self._checkpointing = setup["checkpointing"] and Checkpointing(**setup["checkpointing"])
@@ -51,6 +54,9 @@ class Runs:
                 self._train_alone(number, plan, row)
 
     def _train_alone(self, number: int, plan: RunPlan, row: np.ndarray) -> None:
+        if self._recipe.estimator is not None:
+            fit_run(self._lake, self._experiment, self._data, self._recipe, plan, row, self._recording)
+            return
         train_run(
             self._lake,
             self._experiment,

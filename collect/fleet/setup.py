@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 
@@ -13,52 +11,17 @@ from ...store.errors import InvalidInput, InvalidOption, LosslakeError, NotFound
 from ...store.format.records import Run
 from ...store.lake import Lake
 from ..data.nested import Nested
+from ..estimators.named import with_estimator
 from ..experiment.prepare import Prepared, prepare_experiment
-from ..progress import Progress, Silent
+from ..progress import Silent
 from ..recipe import Recipe, from_json
 from ..run_facts import choose_device
-from ..signals.ask import Logits, Norms, Recording
+from ..signals.ask import Recording
 from ..signals.queries import parse_queries
 from .design import Shard
+from .estimators import least_of_targets, of_estimators
 from .many_runs import Fleet
-from .ray.cluster import OnRay
-
-
-class Running(TypedDict, total=False):
-    """How a fleet runs and what it keeps; what is left out, or None, has a default.
-
-    prepared            the experiment with its data in memory; saves loading it again
-    seed                of the fleet (default: the experiment's)
-    traces              the eval trace of every audit sample (epoch 0 = before training) and the free train trace of
-                        the members
-    queries             see `parse_queries` (default: those of the target that the fleet is about)
-    logits, features, grad_norms  see `Recording` (default: float16, no features, no norms)
-    device              see `choose_device` (default: auto)
-    jobs                processes that train side by side (default: one a CPU; 1 on a GPU; on Ray as many as it has room for)
-    engine              the Ray cluster that trains (default: this machine does)
-    compiled            see `compiles` (default: where it pays)
-    stack               plain mlps trained as one (default: on a GPU; see `train_fleet`)
-    shard               train, and return, this part of the runs alone; other calls train the others (default: all). The parts
-                        may run at the same time anywhere: who is in which run is laid down in the lake by the first of them
-    data_dir            where downloads are kept
-    progress            is told how far it is
-    """
-
-    prepared: Prepared | None
-    seed: int | None
-    traces: bool
-    queries: str | Sequence[str] | None
-    logits: Logits
-    features: bool
-    grad_norms: Norms
-    device: str
-    jobs: int | None
-    compiled: bool | None
-    stack: int | None
-    engine: OnRay | None
-    shard: Shard | None
-    data_dir: Path | None
-    progress: Progress | None
+from .running import Running
 
 
 def open_fleet(
@@ -67,7 +30,7 @@ def open_fleet(
     recipe: Recipe,
     running: Running,
     *,
-    about: Sequence[Run] = (),
+    about: Sequence[Run] | None = None,
     traces: bool = False,
 ) -> Fleet:
     """A fleet with the defaults filled in: queries from the targets it is ``about``; ``traces`` is that of the switch.
@@ -77,12 +40,15 @@ def open_fleet(
     prepared = running.get("prepared") or prepare_experiment(
         lake, experiment, data_dir=running.get("data_dir")
     )
+    recipe = with_estimator(recipe)
+    if recipe.estimator is not None:
+        running, traces = of_estimators(recipe, running, prepared.data, traces=traces)
     seed = running.get("seed")
     queries = running.get("queries")
     engine, device = running.get("engine"), running.get("device", "auto")
     recording = Recording(
         queries=parse_queries(
-            _queries_of(about) if queries is None else queries, pictures=prepared.data.pictures
+            _queries_of(about or ()) if queries is None else queries, pictures=prepared.data.pictures
         ),
         traces=running.get("traces", traces),
         logits=running.get("logits", "float16"),
@@ -101,6 +67,7 @@ def open_fleet(
         engine,
         running.get("shard") or Shard(1, 1),
         running.get("progress") or Silent(),
+        None if recipe.estimator is None else least_of_targets(about),
     )
 
 

@@ -14,7 +14,9 @@ from ..recipe import Recipe
 from ..train.checkpoint import Checkpointing
 from ..train.run import RunPlan
 from .design import Block, derived, lay_down, numbered
-from .setup import Running, open_fleet, target_recipe, targets_of
+from .estimators import refuse_checkpoints
+from .running import Running
+from .setup import open_fleet, target_recipe, targets_of
 
 _DUALS, _SHADOWS = 11, 12
 _FLEET = "shadow"
@@ -42,6 +44,7 @@ def collect_target(
     `Checkpointing`. Raises AlreadyExists where it was made with others, TrainingFailed where training diverged.
     """
     fleet = open_fleet(lake, experiment, recipe, running, traces=True)
+    refuse_checkpoints(fleet.recipe, checkpoint_every, restart=restart)
     if duals < 0:
         raise InvalidOption(f"duals is {duals}; it must be 0 or more")
     fraction = fleet.prepared.options["fraction"] if fraction is None else fraction

@@ -79,8 +79,7 @@ def answer_and_commit(
         tested = None
         if data.test_x is not None:
             tested, _ = ask(stored(data.test_x), query=AS_IT_IS)
-    correct, members = found.correct, setup.members
-    test_accuracy, tested_on = _test_accuracy(data, tested, correct, setup.records)
+    test_accuracy, tested_on = test_accuracy_of(data, tested, found.correct, setup.records)
     return writer.commit(
         RunInfo(
             role=plan.role,
@@ -89,7 +88,7 @@ def answer_and_commit(
             model=setup.recipe.model,
             recipe=to_json(setup.recipe),
             epochs=epochs,
-            train_accuracy=float(correct[members].mean()) if members.any() else None,
+            train_accuracy=share_right(found.correct, setup.members),
             test_accuracy=test_accuracy,
             seconds=round(seconds, 3),
             device=device_name(held.device),
@@ -100,7 +99,12 @@ def answer_and_commit(
     )
 
 
-def _test_accuracy(
+def share_right(correct: np.ndarray, members: np.ndarray) -> float | None:
+    """Share of right predictions among the members; None without any."""
+    return float(correct[members].mean()) if members.any() else None
+
+
+def test_accuracy_of(
     data: TrainingData, tested: np.ndarray | None, correct: np.ndarray, records: np.ndarray
 ) -> tuple[float | None, str | None]:
     """Share of right predictions on what the run never saw, and what that was."""
