@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from ...store.format.records import Experiment
 from ..source import of_audit, of_own_loop
@@ -35,6 +35,7 @@ def steps(report: Report) -> tuple[Step, ...]:
         len(report.shadows),
         with_classes=not report.exposed or any(record.label is not None for record in report.exposed),
         shell=report.shell,
+        recipe=report.target.info.recipe if report.target else {},
     )
     if report.kept:
         return found
@@ -62,11 +63,16 @@ def next_steps(
     *,
     with_classes: bool = True,
     shell: bool = False,
+    recipe: Mapping[str, Any] | None = None,
 ) -> tuple[Step, ...]:
     """What to do now after this verdict on a target with so many shadow models.
 
-    ``with_classes``: records have labels. ``shell``: of an audit, whose reader calls it from a shell.
+    ``with_classes``: records have labels. ``shell``: of an audit, whose reader calls it from a shell. ``recipe`` is the target's.
     """
+    trained = recipe or {}
+    model = str(trained.get("model", ""))
+    # A function or a class runs only where the user names it again.
+    named = f" --model {shlex.quote(model)}" if ":" in model else ""
     of, own_loop = f"--experiment {shlex.quote(experiment.name)}", of_own_loop(experiment)
     private = f"--experiment {shlex.quote(experiment.name + '-private')}"
     on = of if target is None else f"{of} --target {shlex.quote(target)}"
@@ -88,7 +94,9 @@ def next_steps(
             f"Train shadow models with your own loop, {stronger}: for run in lake.shadow_runs({experiment.name!r}, count={more})."
         )
         if own_loop
-        else Step(f"Collect shadow models, {stronger}.", f"losslake collect shadows {of} --count {more}")
+        else Step(
+            f"Collect shadow models, {stronger}.", f"losslake collect shadows {of} --count {more}{named}"
+        )
     )
     attack = judged.attack.scored.name if judged.attack else "lira"
     name = shlex.quote(attack)
@@ -119,6 +127,11 @@ def next_steps(
             f"lake.start_run({experiment.name + '-private'!r}, ...)."
         )
         if own_loop
+        else Step(
+            "Fit a model that holds less of single records (shallower trees, fewer rounds, a stronger penalty: --set) to the same records, as another "
+            f"experiment, {experiment.name}-private, and shadow models likewise."
+        )
+        if trained.get("estimator")
         else Step(
             "Train the same records with DP-SGD as another experiment, with the options of this target added, and shadow models likewise.",
             f"losslake collect target {private} --dp-epsilon 4",
