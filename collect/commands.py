@@ -55,9 +55,13 @@ def collect_group() -> None:
 def target(lake: str, experiment: str, **given: Any) -> None:
     """Train the model to audit, and record every sample's loss before training and after each epoch.
 
+    An estimator, as of scikit-learn, has a loss after each of its boosting rounds or trees, where it has these.
+
     \b
-    Example:
+    Examples:
       losslake collect target --lake my-lake --experiment digits --dataset digits --model mlp --epochs 40
+      losslake collect target --lake my-lake --experiment forest --dataset patients.csv --label diagnosis \\
+          --key patient --model sklearn.ensemble:RandomForestClassifier --set n_estimators=200
     """
     progress = ProgressLines(f"{experiment} {given['run']}")
     progress.note(GETTING_READY)
