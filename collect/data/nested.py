@@ -78,7 +78,7 @@ class Nested:
 
 
 def layout_of(batch: Any, where: str) -> tuple[list[Any], Any]:
-    """(leaves, layout) of a collated batch of dicts, lists and tuples. Raises InvalidInput for other containers."""
+    """(leaves, layout) of a collated batch of dicts, lists and tuples. Raises InvalidInput for entries 1 and "1" of one dict."""
     leaves: list[Any] = []
     return leaves, _layout(batch, leaves, where)
 
@@ -145,6 +145,10 @@ def _call(args: tuple[Any, ...], keywords: Mapping[str, Any]) -> str:
 
 def _layout(batch: Any, leaves: list[Any], where: str) -> Any:
     if isinstance(batch, Mapping):
+        if len({str(name) for name in batch}) < len(batch):
+            raise InvalidInput(
+                f"{where}: entries of its records have the same name as text: {', '.join(map(repr, batch))}"
+            )
         return {"dict": {str(name): _layout(part, leaves, where) for name, part in batch.items()}}
     # Texts that were collated are a leaf, to be named where it is refused.
     if isinstance(batch, (list, tuple)) and not all(isinstance(part, (str, bytes)) for part in batch):

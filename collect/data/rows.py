@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
 
 from ...store.errors import InvalidInput, InvalidOption
 from ..callables import a, unknown_choice
@@ -43,21 +43,20 @@ def load_records(
     """The records of a data set, or of {"train": ..., "test": ...}, all collated into one batch.
 
     A DataLoader's collate_fn is used where one is given, else torch's; a collate that pads, pads to the longest record of
-    all. Of dicts the label is the entry ``label`` (by default the only one of LABELS), and ``group`` and ``key`` are entries
+    all. Its batch size, order and drop_last are not: all its data set's records are read, and the recipe says how they are
+    trained on. Of dicts the label is the entry ``label`` (by default the only one of LABELS), and ``group`` and ``key`` are entries
     that are no inputs; of tuples it is the last one. Whole numbers and bools stay as they are, floating-point
     numbers become float32; nothing is normalised.
 
-    Raises InvalidInput for records that differ when they are read twice or collated with others, and for what is no tensor of
-    a row a record; InvalidOption for an entry that does not exist.
+    Raises InvalidInput for records that differ when they are read twice or collated with others, that are not nested alike,
+    and for what is no tensor of a row a record; for a loader that draws some of its records alone, and for several that collate
+    differently; InvalidOption for an entry that does not exist.
     """
     parts = made if isinstance(made, Mapping) else {"train": made}
     sources: dict[str, Any] = {
         name: each.dataset if isinstance(each, DataLoader) else each for name, each in parts.items()
     }
-    first = next(iter(parts.values()))
-    collate = first.collate_fn if isinstance(first, DataLoader) else default_collate
-    if collate is default_collate:
-        collate = _collate_numbers
+    collate = _collate_of(spec, parts)
     held = [_record(spec, source, row) for source in sources.values() for row in range(len(source))]
     if not held:
         raise InvalidInput(f"{spec}: no rows")
@@ -73,6 +72,16 @@ def load_records(
             _labels(spec, leaf, len(held), name) if of_labels else _array(spec, leaf, len(held), name)
         )
     y, classes = encode_labels(arrays[nested.label], where=f"{spec}: {nested.names()[nested.label]}")
+    if (
+        not isinstance(batch, Mapping)
+        and len(batch) > 2
+        and len(held) > _AGAIN
+        and len(np.unique(y)) == len(held)
+    ):
+        raise InvalidInput(
+            f"{spec}: the last of the {len(batch)} entries of a record is taken for its label and is another one in each record, as an index or an "
+            "identifier is; return records whose last entry is the label, or dicts"
+        )
     _check_again(spec, sources, collate, held, Nested(tuple(arrays), layout, nested.label), names)
     split = np.repeat(list(sources), [len(source) for source in sources.values()])
     return Dataset(
@@ -95,6 +104,39 @@ def nested_inputs(spec: str, x: Mapping[str, Any], y: np.ndarray) -> Nested:
     return Nested((*arrays, y), named.layout, number)
 
 
+def _collate_of(spec: str, parts: Mapping[str, Any]) -> Callable[[list[Any]], Any]:
+    """How all records are collated: as by every loader that there is, else as torch does."""
+    loaders = [each for each in parts.values() if isinstance(each, DataLoader)]
+    for loader in loaders:
+        drawn = _drawn_by(loader)
+        if drawn is not None:
+            raise InvalidInput(
+                f"{spec}: its DataLoader has {drawn}, and of a loader nothing but the data set and the collate_fn is taken, so that all "
+                f"{len(loader.dataset)} records would be; return the data set itself, or torch.utils.data.Subset(data, rows) for some of them"
+            )
+    if any(loader.collate_fn != loaders[0].collate_fn for loader in loaders):
+        raise InvalidInput(
+            f"{spec}: its DataLoaders ({', '.join(parts)}) have several collate_fn, and all records are collated together; give them the same one"
+        )
+    collate = loaders[0].collate_fn if loaders else default_collate
+    return _collate_numbers if collate is default_collate else collate
+
+
+def _drawn_by(loader: DataLoader[Any]) -> str | None:
+    """What lets a loader give other records than its data set has, each once; None where nothing does."""
+    if loader.batch_sampler is None:
+        return "batch_size=None, so that nothing is collated"
+    if type(loader.batch_sampler) is not BatchSampler:
+        return f"a {type(loader.batch_sampler).__name__} for its batch_sampler"
+    sampler = loader.batch_sampler.sampler
+    each_once = isinstance(sampler, (SequentialSampler, RandomSampler)) and len(sampler) == len(
+        loader.dataset
+    )
+    if each_once and not getattr(sampler, "replacement", False):
+        return None
+    return f"{a(type(sampler).__name__)} for its sampler"
+
+
 def _record(spec: str, source: Any, row: int) -> Any:
     try:
         return source[row]
@@ -105,6 +147,11 @@ def _record(spec: str, source: Any, row: int) -> Any:
 
 
 def _collate_numbers(records: list[Any]) -> Any:
+    """torch's collate. It takes the entries of the first record; where others have more, these would be lost."""
+    first = _entries(records[0])
+    for row, record in enumerate(records):
+        if _entries(record) != first:
+            raise ValueError(f"record {row} has other entries than record 0: {_entries(record)}, not {first}")
     return default_collate([_as_tensors(record) for record in records])
 
 
@@ -117,6 +164,15 @@ def _as_tensors(record: Any) -> Any:
     if isinstance(record, list):
         return torch.as_tensor(record) if _numbers(record) else [_as_tensors(part) for part in record]
     return record
+
+
+def _entries(record: Any) -> Any:
+    """What is nested in a record, without the values: names sorted, as their order means nothing."""
+    if isinstance(record, Mapping):
+        return {str(name): _entries(record[name]) for name in sorted(record, key=str)}
+    if isinstance(record, (tuple, list)) and not (isinstance(record, list) and _numbers(record)):
+        return [_entries(part) for part in record]
+    return "..."
 
 
 def _numbers(values: list[Any]) -> bool:
@@ -142,6 +198,10 @@ def _named_entries(spec: str, batch: Any, names: Mapping[str, str | None]) -> tu
     if given and not isinstance(batch, Mapping):
         raise InvalidOption(
             f"{next(iter(given))} names an entry of records that are dicts; those of {spec} are not"
+        )
+    if len(set(given.values())) < len(given):
+        raise InvalidOption(
+            f"{' and '.join(given)} name the same entry of the records of {spec}; each needs one of its own"
         )
     for option, name in given.items():
         if name not in batch:
@@ -209,7 +269,11 @@ def _array(spec: str, leaf: Any, rows: int, name: str) -> np.ndarray:
         raise InvalidInput(f"{spec}: {name} has shape {found.shape}: its records are empty")
     if found.dtype.kind != "f":
         return np.ascontiguousarray(found)
-    numbers = np.ascontiguousarray(found, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        numbers = np.ascontiguousarray(found, dtype=np.float32)
+    if found.dtype.itemsize > 4 and (beyond := np.isinf(numbers) & np.isfinite(found)).any():
+        row = int(beyond.reshape(rows, -1).any(axis=1).argmax())
+        raise InvalidInput(f"{spec}: {name} of record {row} is larger than a float32 holds; scale it")
     missing = np.isnan(numbers).reshape(rows, -1).any(axis=1)
     if missing.any():
         raise InvalidInput(f"{spec}: {name} of record {int(missing.argmax())} is NaN")
