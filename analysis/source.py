@@ -81,7 +81,7 @@ class Source:
     """An experiment opened for analysis. ``target`` is the run under attack, or None.
 
     ``runs`` and every query answer as of the moment of opening: the rows of these runs, wherever others have moved them
-    since. ``forgotten`` are the samples that were forgotten then. Use as a context manager: leaving it raises ForgottenMeanwhile
+    since. What has to be looked for again raises NotFound where one of them was removed, or collected anew, since. ``forgotten`` are the samples that were forgotten then. Use as a context manager: leaving it raises ForgottenMeanwhile
     where one was forgotten since, as what was read may know it.
     """
 
@@ -350,8 +350,14 @@ class Source:
         return read_again(read_what_is_there, look)
 
     def _reconnect(self) -> None:
-        names = {run.run for run in self.runs}
-        self.runs = tuple(run for run in self.lake.runs(self.experiment) if run.run in names)
+        there = {run.run: run for run in self.lake.runs(self.experiment)}
+        # Rows of theirs have been read: with those of other trainings they would make a result of neither.
+        gone = [run.run for run in self.runs if run.run not in there or there[run.run].created != run.created]
+        if gone:
+            raise NotFound(
+                f"run {gone[0]!r} of experiment {self.experiment!r} was removed or collected anew while it was analysed; run it again"
+            )
+        self.runs = tuple(there[run.run] for run in self.runs)
         self.target = self.now([self.target])[0] if self.target else None
         check_unchanged(self.lake.files, self.runs)
         self._close()
