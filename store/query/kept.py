@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from ..format.records import Run
+from .held import plain_columns, worth_holding
 from .scan import rows_of_each
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def kept_rows_of_each(
 ) -> list[pl.DataFrame]:
     """`rows_of_each`, of which nothing is read that is kept; ``every`` is how many rows all runs have in the table.
 
+    Of small tables in many files all columns of one number a row are read and kept at once, as opening the files takes longer.
     Raises CorruptLake for a damaged file.
     """
     places = [place_of(run, table) for run in runs]
@@ -73,10 +75,13 @@ def kept_rows_of_each(
     lacking = [row for row, known in enumerate(found) if any(column is None for column in known.values())]
     if lacking:
         wanted = [name for name in columns if any(found[row][name] is None for row in lacking)]
-        frames = rows_of_each(lake, [runs[row] for row in lacking], table, wanted)
+        chosen = [runs[row] for row in lacking]
+        if worth_holding([file for run in chosen for file in run.files if file.table == table]):
+            wanted = list(dict.fromkeys((*wanted, *plain_columns(table))))
+        frames = rows_of_each(lake, chosen, table, wanted)
         for row, frame in zip(lacking, frames, strict=True):
             for name in wanted:
-                if found[row][name] is None:
+                if found[row].get(name) is None:
                     found[row][name] = _keep(kept, (table, name, places[row]), frame[name], every)
     return [pl.DataFrame([known[name] for name in columns]) for known in found]
 

@@ -16,7 +16,6 @@ from ..format.schema import TRACE_SIGNALS
 from ..format.tables import empty_table
 from ..read.changes import check_unchanged
 from .connection import read_view
-from .held import rows_kept, worth_holding
 from .views import COLUMNS, table_files
 
 if TYPE_CHECKING:
@@ -94,8 +93,6 @@ def rows_of_each(lake: Catalogue, runs: Sequence[Run], table: str, columns: list
 def _rows_of_files(lake: Catalogue, listed: Sequence[DataFile], columns: list[str]) -> pl.DataFrame:
     """The rows of the files in their order."""
     own = [file.path for file in listed if file.shared is None]
-    if len(own) == len(listed) and worth_holding(listed):
-        return rows_kept(lake, listed, columns, lambda paths, names: _read(lake, paths, names))
     of_own = _read(lake, own, columns) if own or not listed else pl.DataFrame()
     if len(own) == len(listed):
         return of_own

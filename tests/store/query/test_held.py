@@ -10,8 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 from losslake.analysis.scoring.catalogue import open_source
+from losslake.store.format.records import Run
 from losslake.store.lake import Lake
 from losslake.store.query import held, scan
+from losslake.store.query.kept import Kept, kept_rows_of_each, place_of
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.forget import forget
 
@@ -42,10 +44,14 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     return seen
 
 
+def rows(store: Kept, lake: Lake, runs: list[Run], columns: list[str]) -> list[pl.DataFrame]:
+    return kept_rows_of_each(store, lake, runs, "signals", columns, RUNS * N)
+
+
 def test_rows_are_those_of_the_files_whichever_runs_and_columns_are_asked_for(
-    lake: Lake, read: Counter[int], monkeypatch: pytest.MonkeyPatch
+    lake: Lake, read: Counter[int]
 ) -> None:
-    runs = lake.runs("tests")
+    runs, store = lake.runs("tests"), Kept(1 << 20)
     some = [
         runs,
         runs[1:],
@@ -55,16 +61,13 @@ def test_rows_are_those_of_the_files_whichever_runs_and_columns_are_asked_for(
         runs[3:8],
         runs[::-1],
         runs[:2],
+        [runs[4], runs[4], *runs[3:8]],
     ]
     kept = [
-        [
-            scan.rows_of_each(lake, chosen, "signals", columns)
-            for columns in (COLUMNS[:3], COLUMNS, ["logits"])
-        ]
+        [rows(store, lake, chosen, columns) for columns in (COLUMNS[:3], COLUMNS, ["logits"])]
         for chosen in some
     ]
-    assert read[RUNS] == 4  # twice each of all columns and of the lists; the other way round they are others
-    monkeypatch.setattr(held, "FILES", 1000)
+    assert read == {RUNS: 2}  # all columns of numbers, and the lists
     for chosen, found in zip(some, kept, strict=True):
         for columns, frames in zip((COLUMNS[:3], COLUMNS, ["logits"]), found, strict=True):
             plain = scan.rows_of_each(lake, chosen, "signals", columns)
@@ -72,13 +75,14 @@ def test_rows_are_those_of_the_files_whichever_runs_and_columns_are_asked_for(
 
 
 def test_what_is_forgotten_or_moved_is_read_anew(lake: Lake) -> None:
-    before = scan.rows_of_each(lake, lake.runs("tests"), "signals", COLUMNS)
+    store = Kept(1 << 20)
+    before = rows(store, lake, lake.runs("tests"), COLUMNS)
     forget(lake, "tests", [7])
-    after = scan.rows_of_each(lake, lake.runs("tests"), "signals", COLUMNS)
+    after = rows(store, lake, lake.runs("tests"), COLUMNS)
     for old, new in zip(before, after, strict=True):
         assert new.equals(old.filter(pl.col("sample_id") != 7))
     compact(lake, "tests", least=2)
-    for old, new in zip(after, scan.rows_of_each(lake, lake.runs("tests"), "signals", COLUMNS), strict=True):
+    for old, new in zip(after, rows(store, lake, lake.runs("tests"), COLUMNS), strict=True):
         assert new.equals(old)
 
 
@@ -110,6 +114,8 @@ def test_what_is_large_or_lies_in_few_files_is_not_held(
     lake: Lake, read: Counter[int], monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     monkeypatch.setattr(held, bound, 1000 if bound == "FILES" else 10)
-    for _ in range(3):
-        scan.rows_of_each(lake, lake.runs("tests"), "signals", COLUMNS)
-    assert read == {RUNS: 3}
+    store = Kept(1 << 20)
+    rows(store, lake, lake.runs("tests"), COLUMNS[:3])
+    assert store.find(("signals", "sample_id")) is not None
+    assert store.find(("signals", "phi", place_of(lake.runs("tests")[0], "signals"))) is None
+    assert read == {RUNS: 1}
