@@ -112,7 +112,7 @@ def _collate_of(spec: str, parts: Mapping[str, Any]) -> Callable[[list[Any]], An
         if drawn is not None:
             raise InvalidInput(
                 f"{spec}: its DataLoader has {drawn}, and of a loader nothing but the data set and the collate_fn is taken, so that all "
-                f"{len(loader.dataset)} records would be; return the data set itself, or torch.utils.data.Subset(data, rows) for some of them"
+                f"{_rows_of(loader)} records would be; return the data set itself, or torch.utils.data.Subset(data, rows) for some of them"
             )
     if any(loader.collate_fn != loaders[0].collate_fn for loader in loaders):
         raise InvalidInput(
@@ -120,6 +120,11 @@ def _collate_of(spec: str, parts: Mapping[str, Any]) -> Callable[[list[Any]], An
         )
     collate = loaders[0].collate_fn if loaders else default_collate
     return _collate_numbers if collate is default_collate else collate
+
+
+def _rows_of(loader: DataLoader[Any]) -> int:
+    source: Any = loader.dataset  # torch does not say that it has a length
+    return len(source)
 
 
 def _drawn_by(loader: DataLoader[Any]) -> str | None:
