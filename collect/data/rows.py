@@ -134,9 +134,7 @@ def _drawn_by(loader: DataLoader[Any]) -> str | None:
     if type(loader.batch_sampler) is not BatchSampler:
         return f"a {type(loader.batch_sampler).__name__} for its batch_sampler"
     sampler = loader.batch_sampler.sampler
-    each_once = isinstance(sampler, (SequentialSampler, RandomSampler)) and len(sampler) == len(
-        loader.dataset
-    )
+    each_once = isinstance(sampler, (SequentialSampler, RandomSampler)) and len(sampler) == _rows_of(loader)
     if each_once and not getattr(sampler, "replacement", False):
         return None
     return f"{a(type(sampler).__name__)} for its sampler"
