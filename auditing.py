@@ -107,7 +107,8 @@ class Audit:
     def exposed(self, k: int = 10) -> pl.DataFrame:
         """The ``k`` members with the highest scores of the attack that the verdict rests on: sample_id, key, label, score.
 
-        Where the verdict is that nobody is given away, chance explains the highest scores as well.
+        Where the verdict is that nobody is given away, chance explains the highest scores as well. The loss attack, on which it rests where there
+        are neither shadow models nor losses after each epoch, is surest of easy records, seldom those most at risk.
         """
         from .analysis.report.records import exposed_table
         from .analysis.scoring.catalogue import open_source

@@ -222,14 +222,18 @@ def _judged(analysis: Analysis, outcome: Outcome, warned: list[str]) -> Judgemen
 
 def _heading(outcome: Outcome, judged: Judgement | None) -> str:
     """What to call the records with the highest scores: exposed only where they differ from others, and chance does not explain it."""
-    from .report.verdict import chance_explains, explanation
+    from .report.verdict import chance_explains, easy_first, explanation
 
     if outcome.scores.frame["score"].drop_nulls().n_unique() < 2:
         return "the first of all records, which have the same score"
     why = "chance" if chance_explains(outcome.metrics) else None
     if judged is not None:
         why = explanation(judged) or why
-    return f"highest scores; explained by {why}" if why else "most exposed"
+    if why:
+        return f"highest scores; explained by {why}"
+    return (
+        "highest scores; easy records more than exposed ones" if easy_first(outcome.label) else "most exposed"
+    )
 
 
 def _verdict_line(judged: Judgement, shadows: int) -> str:

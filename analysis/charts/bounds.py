@@ -203,7 +203,8 @@ def tail_estimates(finding: Finding) -> alt.Chart | alt.LayerChart:
         "What the tail of the losses tells",
         f"Share of non-members beyond nearly all members: {spoken or 'none could be measured'}.",
         subtitle=[
-            "About as many members would LiRA name at that FPR, with shadow models. Grey tick: without a leak.",
+            "By the loss, about as many members would LiRA name at that FPR, with shadow models. "
+            "Grey tick: without a leak, where members are drawn like the others.",
         ],
         height=max(90, len(parts) * (16 + 18 * max(len(scores), 1))),
     )

@@ -28,7 +28,7 @@ from .compared import compare_models
 from .data import LOSSES, Attack, Headline, Report, Said, Scored, label_of
 from .desk import Desk, asks, has_lists
 from .records import describe, most_exposed, read_traces, suspected
-from .verdict import headline_of, is_strong, judge
+from .verdict import easy_first, headline_of, is_strong, judge
 
 COMPUTED = (
     "lira",
@@ -148,7 +148,8 @@ def gather(
             *(one for one in scored if one.name not in FIRST),
         ]
         differing = [one for one in shown if one.scores.frame["score"].drop_nulls().n_unique() > 1]
-        ranked = next((one for one in differing if one.name in SHARP), (differing or shown)[0])
+        sharp = [one for one in differing if one.name in SHARP]
+        ranked = (sharp or [one for one in differing if not easy_first(one.name)] or differing or shown)[0]
         comparison = _compare(desk, headline, lt_iqr)
         pairing = (
             desk.evaluate("spearman", ("memorization", "privacy-score")) if memorization and privacy else None

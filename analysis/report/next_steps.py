@@ -11,7 +11,7 @@ from ...store.format.records import Experiment
 from ..source import of_audit, of_own_loop
 from ..statistics.roc import RESOLVED_FROM
 from .data import Report
-from .verdict import FEWEST_MEMBERS, Judgement, rests_on_likeness
+from .verdict import FEWEST_MEMBERS, Judgement, is_strong, rests_on_likeness
 
 MANY_SHADOWS = 64
 """Shadow models from which LiRA gains little from more."""
@@ -85,7 +85,12 @@ def next_steps(
     if target is None:
         return (Step("Collect a target, to say something about one model.", f"losslake collect target {of}"),)
     more = max(MANY_SHADOWS, 2 * shadows)
-    stronger = f"to {more} in all: the attack grows stronger, and so does what it shows"
+    with_them = judged.attack is None or is_strong(judged.attack)
+    stronger = f"to {more} in all: " + (
+        "the attack grows stronger, and so does what it shows"
+        if with_them
+        else "attacks that compare with them find what this one cannot, and tell a leak from members that are easier by themselves"
+    )
     audited = of_audit(experiment)
     collect = (
         Step(f"Have shadow models fitted, {stronger}: {audit_call({'shadows': more}, shell=shell)}.")

@@ -14,7 +14,7 @@ import polars as pl
 
 from ..charts.roc import curve
 from ..evaluations.likeness import SHIFTED, UNLIKE
-from ..evaluations.shifted_members import compares_with_itself
+from ..evaluations.shifted_members import VOID, compares_with_itself
 from ..scores import Scores
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
@@ -192,6 +192,15 @@ def judge(
 
 def _counts(attack: Attack, warned: Collection[str]) -> bool:
     return SHIFTED not in warned or compares_with_itself(attack.scored.name)
+
+
+def easy_first(score: str) -> bool:
+    """Whether this score, NAME or NAME[option=value,...], is highest for records that are easy for the target.
+
+    It sees one answer to a record, and no other model's: what stands out by it is what a model is sure of, trained on it or not, and seldom what
+    it gives away. The records at risk are hard ones that the model learnt all the same.
+    """
+    return score.partition("[")[0] in VOID
 
 
 def headline_of(judged: Judgement, wanted: float) -> Headline | None:

@@ -12,7 +12,7 @@ from ..evaluations.likeness import SHIFTED
 from ..source import of_own_loop
 from ..statistics.metric import Metric
 from ..statistics.roc import RESOLVED_FROM, firm
-from .data import Attack, Report, beats_guessing
+from .data import Attack, Report, beats_guessing, label_of
 from .next_steps import Step, steps
 from .parts import fixed, interval, plural
 from .trust import Trust, trust
@@ -143,7 +143,7 @@ def _of_attack(report: Report, judged: Judgement, attack: Attack) -> Verdict:
     text = " ".join(
         filter(
             None,
-            (_measured(judged, attack, by), _meaning(judged, attack, by), _tail(report, judged), _area(area)),
+            (_measured(judged, attack, by), _meaning(judged, attack, by), _area(area), _tail(report, judged)),
         )
     )
     return Verdict(
@@ -242,11 +242,16 @@ def _meaning(judged: Judgement, attack: Attack, by: str) -> str:
 def _tail(report: Report, judged: Judgement) -> str:
     """What the tail of the losses lets expect of LiRA, where there are no shadow models; at the lowest rate that the members resolve."""
     finding = report.finding("tail")
-    if finding is None or SHIFTED in judged.warned:
+    # One that is kept may be from before there were shadow models, or of another score's tail.
+    if finding is None or SHIFTED in judged.warned or any(map(is_strong, report.attacks)):
         return ""
     for metric in finding.metrics:
         fnr = float(metric.parameters["fnr"])
-        if metric.value is not None and firm(fnr, metric.parameters["members"]):
+        if (
+            metric.parameters["score"] == label_of("loss")
+            and metric.value is not None
+            and firm(fnr, metric.parameters["members"])
+        ):
             return (
                 f"By the tail of its losses, LiRA with shadow models would name about {percent(metric.value)} ({interval(metric.ci_low, metric.ci_high)}) "
                 f"of the members at a false-positive rate of {percent(fnr)} (guessing: {percent(fnr)}), if members are drawn like the others: a rough estimate "

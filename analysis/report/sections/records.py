@@ -13,7 +13,12 @@ from ...statistics.metric import Metric
 from ..data import LOSSES, Report, Scored, correlation, label_of, metric_of
 from ..parts import Figure, Figures, Gallery, Part, Section, Table, brush_of, plural
 from ..trust import FEW_SHADOWS
-from ..verdict import chance_explains, explanation, judge
+from ..verdict import chance_explains, easy_first, explanation, judge
+
+EASY_FIRST = (
+    "This attack looks at one model, and the highest scores are those of easy records, seldom of those most at risk: these stand out beside shadow "
+    "models, or by LT-IQR, where losses are recorded after each epoch."
+)
 
 
 def exposed(report: Report) -> Section | None:
@@ -33,6 +38,9 @@ def exposed(report: Report) -> Section | None:
     why = explanation(judge([ranking], ranking, report.judgement.warned)) if ranking is not None else None
     if why is not None:
         title, doubt = "The records with the highest scores", f" They are explained by {why}."
+    if ranking is not None and easy_first(ranking.scored.name):
+        title = "The records with the highest scores"
+        doubt += f" {EASY_FIRST}"
     typical = tuple(report.traces.band.median.tolist()) if report.traces else ()
     spark = (
         " The small curve is the record's loss over training; grey, the median member's." if typical else ""

@@ -20,6 +20,7 @@ from losslake.analysis.report.data import Report
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.parts import Table
 from losslake.analysis.report.sections.attacks import IN_COLOUR, attacks, matter_most
+from losslake.analysis.report.sections.records import exposed
 from losslake.analysis.report.verdict import as_attack, judge
 from losslake.analysis.report.words import Verdict, luck, title_of, verdict
 from losslake.analysis.report.write import write_report
@@ -405,3 +406,42 @@ def test_noise_is_seldom_called_a_sign() -> None:
     # At most 2.5% each for AUC and rate of the leading attack, and 2.5% for all others together: 7.5%.
     assert wrong <= 20  # above that with probability 0.003 at 7.5%
     assert clear <= 3
+
+
+def test_the_tail_is_told_of_losses_where_no_attack_compares_with_shadow_models(tmp_path: Path) -> None:
+    lake = make(tmp_path / "alone", signal=2.0, shadows=0)
+    report = gather(lake, "e")
+    text = verdict(report).text
+    found = re.search(
+        r"By the tail of its losses, .* name about ([\d.]+%) .* at a false-positive rate of ([\d.]+%)", text
+    )
+    assert found
+    # "it" of the sentence on the area is the attack of those before.
+    assert text.index("Shown one member and one non-member, it tells") < found.start()
+    score, member = next(one.scored.scores.arrays() for one in report.attacks if one.scored.name == "loss")
+    inside, outside = np.sort(score[member]), score[~member]
+    edge = inside[int(len(inside) * share(found[2]) + 1e-9)]
+    assert share(found[1]) == pytest.approx((outside < edge).mean(), abs=6e-3)
+
+    both = make(tmp_path / "both", signal=2.0)
+    kept = CliRunner().invoke(analyze_group, ["tail", "loss", "--lake", str(both.path), "--experiment", "e"])
+    assert kept.exit_code == 0
+    report = gather(both, "e")
+    assert report.finding("tail") is not None
+    assert "By the tail" not in verdict(report).text  # LiRA was made, and does not find what was estimated
+
+
+def test_easy_records_are_not_called_the_most_exposed(tmp_path: Path) -> None:
+    lake = make(tmp_path / "lake", signal=2.0, shadows=0)
+    report = gather(lake, "e")
+    assert (report.ranked_by, report.judgement.level) == ("loss attack", "signs")
+    section = exposed(report)
+    assert section is not None
+    assert section.title == "The records with the highest scores"
+    assert "those of easy records" in section.lead
+    run = CliRunner().invoke(analyze_group, ["loss", "--lake", str(lake.path), "--experiment", "e"])
+    assert "most exposed" not in run.output
+    assert "highest scores; easy records" in run.output
+    section = exposed(gather(make(tmp_path / "leak", signal=5.0), "e"))
+    assert section is not None
+    assert section.title == "The most exposed records"
