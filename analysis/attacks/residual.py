@@ -74,6 +74,8 @@ def residual(
     to know records that were not trained on, and to see the model after these epochs as well as at the end. Metric of its own: explained, the share of the variance
     of the non-members' final phi that the prediction takes away (less than 0 where it does worse than their mean).
 
+    Members that are easier from the first epochs on are no leak by it; members of another kind, which are learnt faster later on, look like one.
+
     Needs: the target's losses after each epoch, of two epochs or more, of members and of non-members (20 or more).
 
     Source: Bertran et al. 2023, "Scalable Membership Inference Attacks via Quantile Regression", which regresses on the records themselves.
@@ -231,14 +233,17 @@ def _standard(fitted: Floats, asked: Floats) -> tuple[Floats, Floats]:
 
 
 def _least_squares(seen: Seen, final: Floats, asked: Seen) -> Floats:
+    from threadpoolctl import threadpool_limits
+
     fitted, other = (
         np.concatenate([values, values**2, classes], axis=1) for values, classes in (seen, asked)
     )
     middle, centre = final.mean(), fitted.mean(axis=0)
     fitted, other = fitted - centre, other - centre
     penalty = RIDGE * len(fitted) * np.eye(fitted.shape[1])
-    weights = np.linalg.solve(fitted.T @ fitted + penalty, fitted.T @ (final - middle))
-    return np.asarray(other @ weights + middle)
+    with threadpool_limits(1):  # several would add up in an order of their own
+        weights = np.linalg.solve(fitted.T @ fitted + penalty, fitted.T @ (final - middle))
+        return np.asarray(other @ weights + middle)
 
 
 def _boosted(quantile: float) -> Fit:

@@ -14,6 +14,7 @@ from losslake.analysis.scoring.run import Outcome, run_analysis
 from losslake.analysis.statistics.roc import auc, split, tpr_at_fpr
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.lake import Lake
+from threadpoolctl import threadpool_limits
 
 MakeLake = Callable[..., Lake]
 Array = npt.NDArray[Any]
@@ -123,6 +124,30 @@ def test_without_an_effect_it_claims_nothing(design: str) -> None:
             held[at] += metric.ci_low <= true <= metric.ci_high
     assert min(held.values()) >= 0.92 * trials
     assert abs(np.mean(areas) - 0.5) < 4 * np.std(areas) / np.sqrt(trials)
+
+
+@pytest.mark.parametrize(("records", "fit"), [(20_000, attack._least_squares), (2_000, attack._boosted(0.5))])
+def test_scores_do_not_depend_on_how_many_threads_there_are(records: int, fit: attack.Fit) -> None:
+    rng = np.random.default_rng(0)
+    member, phi = trained(records, 13, 1.0, 0)
+    seen = (phi[:, 1:13], np.eye(50)[rng.integers(0, 50, records)])
+    found = set()
+    for threads in (1, 2, 8):
+        with threadpool_limits(threads):
+            found.add(attack._predicted(seen, phi[:, -1], np.ones(records, bool), ~member, fit).tobytes())
+    assert len(found) == 1
+
+
+def test_members_that_are_easier_from_the_beginning_are_no_leak(lake_of: MakeLake) -> None:
+    member, phi = trained(2_000, 6, 0.0, 4)
+    phi = phi + 1.0 * member[:, None]
+    outcome = scored(made(lake_of, member, phi))
+    area = outcome.metrics[0]
+    assert area.ci_low is not None
+    assert area.ci_low < 0.5
+    final = auc(*split(phi[:, -1], member))
+    assert final.ci_low is not None
+    assert final.ci_low > 0.55  # which the loss attack takes for one
 
 
 def test_a_quantile_accuses_as_many_non_members_as_it_says(lake_of: MakeLake) -> None:
