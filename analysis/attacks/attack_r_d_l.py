@@ -44,6 +44,9 @@ def attack_r(source: Source, *, alpha: Alpha = ALPHAS, interpolate: Interpolate 
     share <= alpha yields, tpr_at_alpha, fpr_at_alpha and their difference advantage_at_alpha. Column thresholds: the
     loss under which each alpha rejects, the sample's own. The target is left out of its own reference.
 
+    In steps all records whose loss lies under every reference loss have one score, with n references 1 in n + 1 non-members at the least: at a
+    lower FPR nobody is named and the TPR is 0 (a note says so), where interpolate goes on.
+
     Needs: the target's signals; shadow or reference runs without each sample.
 
     Source: Ye et al. 2022, "Enhanced Membership Inference Attacks against Machine Learning Models", section 4.3.

@@ -26,7 +26,8 @@ Alpha = Annotated[
     tuple[float, ...], "significance levels to reject at: the false-positive rates that are aimed at"
 ]
 Interpolate = Annotated[
-    bool, "let F run straight between reference losses (from F = 0 at loss 0), not in steps"
+    bool,
+    "let F run straight between reference losses (from F = 0 at loss 0), not in steps: records under all of them keep an order",
 ]
 
 Counts = npt.NDArray[np.int64]
@@ -60,6 +61,7 @@ def share_scores(frame: pl.DataFrame, levels: Levels, interpolate: bool, why: st
         notes += _beyond_the_level(metrics, 0.0 if interpolate else typical)
         if not interpolate:
             notes += _too_coarse(levels, typical)
+            notes += _tied_at_the_top(share, member, levels)
     return Scores(frame, tuple(notes), tuple(metrics))
 
 
@@ -87,6 +89,18 @@ def _too_coarse(levels: Levels, typical: float) -> list[str]:
     return [
         f"{typical:g} reference losses a sample cannot resolve alpha {', '.join(coarse)}: that rejects where all of them lie "
         f"above the target's, which a non-member's do with probability {1 / (typical + 1):.2g}"
+    ]
+
+
+def _tied_at_the_top(share: Floats, member: npt.NDArray[np.bool_], levels: Levels) -> list[str]:
+    """A note where so many non-members share the highest score that no threshold on it comes down to the lowest level."""
+    first = share == share.min() if len(share) else np.zeros(0, dtype=bool)
+    others = int((first & ~member).sum())
+    if others < 2 or others <= levels[0] * int((~member).sum()):
+        return []
+    return [
+        f"{others} of {int((~member).sum())} non-members and {int((first & member).sum())} members have one and the same score, the highest: "
+        "at a lower false-positive rate it names nobody, and a TPR of 0 there is this tie and no absence of a leak; --interpolate puts them in order"
     ]
 
 

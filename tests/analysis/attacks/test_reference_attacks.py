@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pytest
 from losslake.analysis.attacks.attack_p_s import attack_p, attack_s, share_at_or_below
 from losslake.analysis.attacks.attack_r_d_l import attack_d, attack_l, attack_r
@@ -17,7 +18,7 @@ from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
 from losslake.analysis.statistics.metric import Metric
-from losslake.analysis.statistics.roc import evaluate
+from losslake.analysis.statistics.roc import evaluate, split, tpr_at_fpr
 from losslake.store.errors import CorruptLake, InvalidOption, NotEnoughData
 from losslake.store.format.records import pack_samples, unpack_samples
 from losslake.store.lake import Lake
@@ -378,12 +379,40 @@ def test_a_rate_beyond_its_level_is_told(lake_of: MakeLake) -> None:
     case = Case(20, runs=25, samples=240)
     case.loss[1:] += 5  # reference models that are worse than the target at everything
     scores = scores_of(case.lake(lake_of), "attack-r", alpha=(0.2, 0.3))
-    assert scores.notes == (
+    assert scores.notes[:1] == (
         "rejecting at alpha 0.2 (0.97), 0.3 (0.97) has the false-positive rate in brackets: the reference losses are higher "
         "than the target's on records it did not train on; the score ranks records, but 1 - score is no p-value",
     )
+    # The target's losses lie under nearly all of these: that they tie is told as well.
+    assert [note.partition(" non-members and ")[0] for note in scores.notes[1:]] == ["66 of 72"]
     case.loss[1:] -= 5
     assert scores_of(case.lake(lake_of), "attack-r", alpha=(0.2, 0.3)).notes == ()
+
+
+def test_a_tie_at_the_top_is_told_and_interpolation_orders_it(lake_of: MakeLake) -> None:
+    rng = np.random.default_rng(0)
+    keep = rng.random((9, 1_000)) < 0.5
+    phi = rng.normal(1, 2, 1_000) + 2.0 * keep + rng.normal(0, 1, (9, 1_000))
+    lake = lake_of(keep, phi)
+    steps = scores_of(lake, "attack-r")
+    known = steps.frame.filter(pl.col("score").is_not_null())
+    score, member = known["score"].to_numpy(), known["member"].to_numpy()
+    tied = int((score == score.max())[~member].sum())
+    assert tied > 0.05 * (~member).sum()
+    assert (
+        f"{tied} of {(~member).sum()} non-members and {(score == score.max())[member].sum()} members"
+        in steps.notes[-1]
+    )
+    straight = scores_of(lake, "attack-r", interpolate=True)
+    assert not any("one and the same score" in note for note in straight.notes)
+    found = [tpr_at_fpr(*split(*one.arrays()), 0.01) for one in (steps, straight)]
+    assert found[0].value == 0
+    assert found[1].ci_low is not None
+    assert found[1].ci_low > 0.02
+    # Nor where few enough tie for every level that was asked for.
+    assert not any(
+        "one and the same score" in note for note in scores_of(lake, "attack-r", alpha=(0.9,)).notes
+    )
 
 
 # --- attack D: who was distilled from whom, and on what -----------------------------------------------------
