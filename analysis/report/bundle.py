@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -20,25 +21,37 @@ def kept_bundle(call: str) -> str:
     """
     asked = hashlib.sha256(f"{version('vl-convert-python')} {call}".encode()).hexdigest()[:16]
     path = user_cache_path("losslake", appauthor=False) / f"vega-{asked}.js"
-    found = _whole(path)
+    found = _whole(path) if path.is_absolute() else None
     if found is None:
         import vl_convert
 
         found = str(vl_convert.javascript_bundle(call))
-        with contextlib.suppress(OSError):
-            _keep(path, found)
+        # Without a home the folder's name is relative, and would be made wherever this runs.
+        if path.is_absolute():
+            with contextlib.suppress(OSError):
+                _keep(path, found)
     return found
 
 
 def _whole(path: Path) -> str | None:
-    """The script in a file, without the line at its head that says which it is; None where it is not whole, or another user's."""
+    """The script in a file, without the line at its head that says which it is; None where it is not whole, or others could have written it."""
     try:
-        if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
-            return None
-        head, _, script = path.read_bytes().decode("utf-8").partition("\n")
+        # Asked of what was opened, which nobody can put another file in the place of; a pipe is not waited for.
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(number, "rb") as file:
+            if not _own(os.fstat(number)):
+                return None
+            head, _, script = file.read().decode("utf-8").partition("\n")
     except (OSError, UnicodeDecodeError):
         return None
     return script if head == _head(script) else None
+
+
+def _own(about: os.stat_result) -> bool:
+    """Whether it is a file of this user's that nobody else may write to."""
+    if not stat.S_ISREG(about.st_mode):
+        return False
+    return not hasattr(os, "getuid") or (about.st_uid == os.getuid() and not about.st_mode & 0o022)
 
 
 def _keep(path: Path, script: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,32 @@ def test_where_nothing_can_be_kept_it_is_put_together_each_time(made: list[str],
     (tmp_path / "caches").write_text("in the way")
     assert bundle.kept_bundle("draw();") == bundle.kept_bundle("draw();")
     assert made == ["draw();"] * 2
+
+
+def _pipe(kept: Path) -> None:
+    kept.unlink()
+    os.mkfifo(kept)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX files")
+@pytest.mark.parametrize("spoil", [lambda kept: kept.chmod(0o622), lambda kept: kept.chmod(0o620), _pipe])
+def test_what_others_could_have_written_is_not_taken(
+    made: list[str], tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    first = bundle.kept_bundle("draw();")
+    (kept,) = (tmp_path / "caches").iterdir()
+    spoil(kept)
+    assert bundle.kept_bundle("draw();") == first
+    assert made == ["draw();"] * 2
+    assert bundle.kept_bundle("draw();") == first  # what is in its place now is one's own
+    assert made == ["draw();"] * 2
+
+
+def test_without_a_home_nothing_is_made_where_it_runs(
+    made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bundle, "user_cache_path", lambda *_, **__: Path("~/.cache/losslake"))
+    assert bundle.kept_bundle("draw();") == bundle.kept_bundle("draw();")
+    assert made == ["draw();"] * 2
+    assert list(tmp_path.iterdir()) == []
