@@ -158,8 +158,10 @@ def lt_iqr(
     values = scores.frame["score"].drop_nulls().cast(pl.Float64).to_numpy()
     # Where nobody moved, either the model learnt nothing or there was nothing to see: only the second is an error.
     if not values.any() and _epochs(source, source_, first, last) < 2:
+        other = _epochs(source, "train", first, last) if source_ == "auto" else 0
         raise NotEnoughData(
-            f"run {source.target_name!r} has one recorded epoch there; the range of a loss over training takes two or more"
+            f"run {source.target_name!r} of experiment {source.experiment!r} has one loss of each record in these epochs; the range of a loss over "
+            f"training takes two or more{f'. --source train has {other}' if other > 1 else ''}"
         )
     return scores
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
-from ...store.errors import AlreadyExists, InvalidInput, InvalidOption
+from ...store.errors import AlreadyExists, InvalidInput, InvalidOption, NotEnoughData
 from ...store.format.records import Run, RunInfo
 from ...store.write.run_writer import RunWriter
 from .. import ranks
@@ -254,7 +254,13 @@ class RecordedRun:
         if not ranks.writes():
             return pl.DataFrame(schema=COLUMNS)
         self._recorder.wait()
-        traces = self._writer.staged_traces("eval" if self._eval_points else "train", "loss")
+        source = "eval" if self._eval_points else "train"
+        if source == "eval" and self._eval_points < 2 <= self._recorder.epochs:
+            raise NotEnoughData(
+                f"trace_eval of run {self.name!r} was called before training alone, and {self._recorder.epochs} epochs have ended since; "
+                "call it after each epoch too, or not at all: exposed() then reads what is recorded within the steps"
+            )
+        traces = self._writer.staged_traces(source, "loss")
         return most_exposed(traces, self.members & ~self._population, k, self.name)
 
     def trace_eval(
@@ -395,6 +401,12 @@ class RecordedRun:
         if self._recorder.epochs:
             missing = self.members & ~self._writer.forgotten & ~self._recorder.trained_on
             tell_who_was_in_no_batch(self.name, self.members, missing)
+        if self._eval_points == 1 and self._recorder.epochs > 1:
+            warnings.warn(
+                f"trace_eval of run {self.name!r} was called before training alone, and its eval trace says nothing of the {self._recorder.epochs} "
+                "epochs; call it after each of them too",
+                stacklevel=4,
+            )
         info = dataclasses.replace(
             self._evaluation.info,
             extra={

@@ -91,6 +91,23 @@ def test_the_eval_trace_is_taken_where_there_is_one(lake: Lake, monkeypatch: pyt
     check(found, analysed(lake, 2).head(4))
 
 
+def test_an_eval_trace_that_stays_at_its_first_point_is_told(lake: Lake) -> None:
+    """Before training alone: refused while it goes on, warned of at its end, and the train trace is pointed at."""
+    random = np.random.default_rng(5)
+    members = np.flatnonzero(MEMBERS)
+    run = start_run(lake, "e", samples=LABELS, members=MEMBERS)
+    evaluated(run, random.gamma(1.0, size=N).astype(np.float32))
+    for _ in range(3):
+        epoch(run, random.gamma(1.0, size=N).astype(np.float32), members)
+    with pytest.raises(NotEnoughData, match=r"before training alone, and 3 epochs.*after each epoch"):
+        run.exposed()
+    with pytest.warns(UserWarning, match=r"before training alone.*nothing of the 3 epochs"):
+        run.commit()
+    with pytest.raises(NotEnoughData, match=r"one loss of each record.*--source train has 3"):
+        analysed(lake, 3)
+    assert len(analysed(lake, 3, source_="train")) == len(members)
+
+
 def test_margins_beside_the_losses_make_no_difference(lake: Lake) -> None:
     random = np.random.default_rng(4)
     members = np.flatnonzero(MEMBERS)
