@@ -45,7 +45,7 @@ class _Analyses(click.Group):
     """Knows the declared analyses by name and makes a command only to run it, so that it loads what that one needs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*self.commands, "gate", *(entry.name for entry in (*ANALYSES, *EVALUATIONS))])
+        return sorted({*self.commands, "gate", *(entry.name for entry in (*ANALYSES, *EVALUATIONS))})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.commands:
@@ -54,6 +54,20 @@ class _Analyses(click.Group):
                 return None
             self.add_command(made)
         return self.commands[cmd_name]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], self.list_commands(ctx))
+            meant = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise click.UsageError(
+                f"No such command {args[0]!r}.{meant} 'losslake analyze list' names them all.", ctx
+            ) from error
 
 
 @click.group(name="analyze", cls=_Analyses)

@@ -144,7 +144,7 @@ def traced(source: Source, target: Run, name: str) -> tuple[pl.DataFrame, int]:
     if "eval" not in target.trace_sources():
         raise NotEnoughData(
             f"run {target.run!r} of experiment {source.experiment!r} was traced inside its steps, which see members alone; {name} learns from "
-            "records that were not trained on, so trace by a pass after each epoch"
+            "records that were not trained on: call run.trace_eval(model, data), data of all samples, before training and after each epoch"
         )
     rows = source.rows(target, "traces", ["sample_id", "source", "member", "loss", "margin"])
     rows = rows.filter(pl.col("source") == "eval").sort("sample_id")

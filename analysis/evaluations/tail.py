@@ -10,7 +10,7 @@ from ..scoring.run import FPRS
 from ..scoring.stored import keep_scores
 from ..source import Source
 from ..statistics.metric import Metric
-from ..statistics.roc import Floats, split, tpr_at_fpr
+from ..statistics.roc import Floats, firm, split, tpr_at_fpr
 
 
 def tail(
@@ -47,6 +47,14 @@ def tail(
             Metric(m.metric, m.value, m.ci_low, m.ci_high, m.n, {"score": name, **m.parameters})
             for m in found
         ]
+        rough = next(
+            (m for m in found if m.value is not None and firm(m.parameters["fnr"], len(members))), None
+        )
+        if rough is not None:
+            notes.append(
+                f"{name}: without shadow models, LiRA's TPR at an FPR of {rough.parameters['fnr']:g} is put at about {rough.value:.2g} (guessing: "
+                f"{rough.parameters['fnr']:g}), if members are drawn like the others; on small models mostly right within a factor of two"
+            )
         coarse = [f"{m.parameters['fnr']:g}" for m in found if not m.parameters["resolved"]]
         if coarse:
             notes.append(

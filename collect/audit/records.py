@@ -383,7 +383,9 @@ def _of_records(data: Any, what: str) -> Records:
     for i in range(len(data)):
         record = data[i]
         if not isinstance(record, (tuple, list)) or len(record) < 2:
-            raise InvalidInput(f"record {i} of {what} is {a(type(record).__name__)}, no (x, y)")
+            raise InvalidInput(
+                f"record {i} of {what} is {a(type(record).__name__)}, no (x, y); give (X, y), a frame with its label=, or a data set of pairs (x, y)"
+            )
         inputs.append(np.asarray(plain(record[0])))
         labels.append(np.asarray(plain(record[1])))
     try:

@@ -187,7 +187,9 @@ def _check_columns(
     names: list[str], path: Path, label: str | None, group: str | None, key: str | None
 ) -> None:
     if label is None and "label" not in names:
-        raise InvalidInput(f"{path}: no column 'label'; name the label column, one of: {', '.join(names)}")
+        raise InvalidInput(
+            f"{path}: no column 'label'; name the label column (--label), one of: {', '.join(names)}"
+        )
     for what, name in (("label column", label), ("group column", group), ("key column", key)):
         if name is not None and name not in names:
             raise unknown_choice(f"{what} of {path.name}", name, names)

@@ -109,13 +109,20 @@ def logits_of(
         output, targets = said
         if check:
             _check_targets(targets, y)
-    if not isinstance(output, torch.Tensor) or output.ndim != 2 or output.shape[0] != len(y):
+    or_else = "" if forward is not None else ", or --forward must"
+    return checked_logits(model, output, records=len(y), classes=max(2, classes), or_else=or_else)
+
+
+def checked_logits(
+    model: nn.Module, output: Any, *, records: int, classes: int, or_else: str = ""
+) -> torch.Tensor:
+    """What a model said of so many records, where it is logits (B, C) of as many classes or more; else InvalidInput."""
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or output.shape[0] != records:
         what = tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
         raise InvalidInput(
-            f"{type(model).__name__} gives {what} for {len(y)} records; it must give {ROWS_TOLD}"
-            + ("" if forward is not None else ", or --forward must")
+            f"{type(model).__name__} gives {what} for {records} records; it must give {ROWS_TOLD}{or_else}"
         )
-    if output.shape[1] < max(2, classes):
+    if output.shape[1] < classes:
         raise InvalidInput(
             f"{type(model).__name__} gives {output.shape[1]} numbers a record, and there are {classes} classes; it must give {ROWS_TOLD}"
         )

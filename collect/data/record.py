@@ -145,7 +145,10 @@ def encode_labels(
         raise InvalidInput(f"{where}: labels are {values.dtype}; they must be integers or strings")
     if values.dtype.kind == "f":
         _refuse_first(
-            ~np.isfinite(values) | (values != np.floor(values)), values, where, "is not a whole number"
+            ~np.isfinite(values) | (values != np.floor(values)),
+            values,
+            where,
+            "is not a whole number; losslake trains classifiers, and a regression is recorded in a loop of your own (start_run)",
         )
     if values.dtype.kind in "if":
         _refuse_first(values < 0, values, where, "is negative; labels run from 0")

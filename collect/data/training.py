@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from ...store.errors import InvalidOption
-from .nested import Forward, Nested, logits_of
+from .nested import Forward, Nested, checked_logits, logits_of
 
 _ROWS = 4096
 
@@ -163,8 +163,7 @@ class DeviceData:
         """What a model says of stored records x (B, ...): logits (B, C). ``check`` as in `logits_of`, of several inputs."""
         if self.nested:
             return logits_of(model, x, self.forward, classes=self.classes, check=check)
-        said: torch.Tensor = model(self.inputs(x))
-        return said
+        return checked_logits(model, model(self.inputs(x)), records=len(x), classes=self.classes)
 
     def inputs(self, x: torch.Tensor) -> torch.Tensor:
         """Stored records (B, ...) as what a model takes: float32, normalised; pictures channels last."""

@@ -254,13 +254,12 @@ class RecordedRun:
         if not ranks.writes():
             return pl.DataFrame(schema=COLUMNS)
         self._recorder.wait()
-        source = "eval" if self._eval_points else "train"
-        if source == "eval" and self._eval_points < 2 <= self._recorder.epochs:
+        if self._eval_points == 1 and self._recorder.epochs > 1:
             raise NotEnoughData(
                 f"trace_eval of run {self.name!r} was called before training alone, and {self._recorder.epochs} epochs have ended since; "
                 "call it after each epoch too, or not at all: exposed() then reads what is recorded within the steps"
             )
-        traces = self._writer.staged_traces(source, "loss")
+        traces = self._writer.staged_traces("eval" if self._eval_points else "train", "loss")
         return most_exposed(traces, self.members & ~self._population, k, self.name)
 
     def trace_eval(

@@ -198,7 +198,7 @@ def _build_by_function(spec: str, input_shape: Any, classes: int, options: Mappi
         inspect.signature(function).bind(input_shape=input_shape, classes=classes, **options)
     except TypeError as error:
         raise InvalidOption(
-            f"{spec} cannot be called with input_shape, classes and options {list(options)}: {error}"
+            f"{spec} cannot be called with {', '.join(['input_shape', 'classes', *options])}: {error}"
         ) from error
     except ValueError:  # a builtin that has no signature to look at
         pass

@@ -115,9 +115,10 @@ def check_labels(labels: np.ndarray, y: torch.Tensor, ids: np.ndarray) -> None:
     known = torch.from_numpy(labels[ids])
     differs = (known >= 0) & (known != y.cpu())
     if differs.any():
-        row = int(ids[int(differs.int().argmax())])
+        at = int(differs.int().argmax())
         raise InvalidInput(
-            f"record {row} of data has another label than sample {row}; data must be in the order of sample ids"
+            f"record {ids[at]} of data has another label than sample {ids[at]}: {y[at].item()}, not {known[at].item()}; data must be in the order "
+            "of sample ids, and its labels numbered as the samples' (names are numbered in sorted order)"
         )
 
 

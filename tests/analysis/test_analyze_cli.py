@@ -189,7 +189,9 @@ def test_the_lake_comes_from_the_environment(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("lirra",), "No such command 'lirra'"),
+        (("lirra",), "No such command 'lirra'. Did you mean 'lira'"),
+        (("lt_iqr",), "Did you mean 'lt-iqr' or 'lira'?"),
+        (("zzz",), "No such command 'zzz'. 'losslake analyze list' names them all."),
         (("lira", "--mode", "both"), "'both' is not one of 'online', 'offline'"),
         (("lira", "--depth", "3"), "No such option"),
         (("lira", "--fpr", "2"), "a false-positive rate lies between 0 and 1, not 2.0"),

@@ -112,6 +112,12 @@ def test_what_cannot_be_told_is_said(lake_of: MakeLake) -> None:
     finding = found(lake_of(member[None], np.zeros((1, 60), np.float32), loss=loss), fnr=(0.001, 0.1))
     assert [metric.value is None for metric in finding.metrics] == [True, False]
     assert any("30 members cannot resolve an FNR of 0.001" in note for note in finding.notes)
+    assert not any(
+        "is put at about" in note for note in finding.notes
+    )  # 3 members beyond the threshold are too few
+    firm = found(lake_of(member[None], np.zeros((1, 60), np.float32), loss=loss), fnr=(0.001, 0.2))
+    put = f"LiRA's TPR at an FPR of 0.2 is put at about {firm.metrics[1].value:.2g} (guessing: 0.2)"
+    assert [put in note for note in firm.notes] == [True, False]
     everyone = found(lake_of(np.ones((1, 60), bool), np.zeros((1, 60), np.float32), loss=loss))
     assert everyone.metrics == ()
     assert any("both members and non-members" in note for note in everyone.notes)

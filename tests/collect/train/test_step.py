@@ -21,7 +21,7 @@ from losslake.collect.train.optimizers import make_optimizer, set_rate
 from losslake.collect.train.run import RunPlan
 from losslake.collect.train.step import TrainStep, compiles, copy_values
 from losslake.collect.train.trainer import train_run
-from losslake.store.errors import InvalidOption
+from losslake.store.errors import InvalidInput, InvalidOption
 from losslake.store.lake import Lake
 from torch import nn
 from trainer_data import lake_with, pictures
@@ -70,6 +70,33 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def held() -> DeviceData:
     return DeviceData(DATA, CPU, normalize=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (lambda z: (z, z.mean()), "Answers gives a tuple for 6 records; it must give a tensor of logits"),
+        (lambda z: {"logits": z}, "gives a dict for 6 records"),
+        (lambda z: z[:, 0], r"gives \(6,\) for 6 records"),
+        (lambda z: z.T, r"gives \(4, 6\) for 6 records"),
+        (lambda z: z[:, :3], "gives 3 numbers a record, and there are 4 classes"),
+        (lambda z: z, None),
+        (lambda z: torch.cat([z, z], 1), None),  # more outputs than classes that occur
+    ],
+)
+def test_what_is_no_logits_is_refused_by_name(
+    answer: Callable[[torch.Tensor], Any], text: str | None
+) -> None:
+    class Answers(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return answer(x.flatten(1)[:, :4])
+
+    data = held()
+    if text is None:
+        assert len(data.logits(Answers(), data.x[:6])) == 6
+        return
+    with pytest.raises(InvalidInput, match=text):
+        data.logits(Answers(), data.x[:6])
 
 
 def state(model: nn.Module) -> dict[str, torch.Tensor]:
