@@ -101,6 +101,10 @@ def opening(
     return [
         *(f"**{line}**" for line in take_home(values, there, most)),
         "",
+        "An attack claims of records that the target was trained on them. Its TPR at an FPR of 1% is the share of the training records that it",
+        "names while it wrongly accuses 1 of 100 others. [LiRA](analyses/lira.md) and most attacks compare the target with shadow models, trained",
+        "alike on halves of the data; the others need the target alone. [analyses/](analyses/README.md) says of each what it computes.",
+        "",
         f"Measured on {said or 'nothing yet'}.",
         "MLPs of 256 and 128 trained for 25 epochs by `losslake collect shadows`, a coin a model and record, on 4,000 records with a",
         f"population of 400 (digits: 1,611 and 179). {most + 1} models; one after the other is the target, and the 1, 2, 4, ... after it are its shadow models.",
@@ -272,7 +276,7 @@ def free_table(
     lines = [
         "## Free scores: who is found, before a shadow model is trained",
         "",
-        "Precision at the top 1% and 5% of the members: the share of them that LiRA with every shadow model finds at an FPR of 0.1%. Picking at random: "
+        "`trace[signal=..., aggregate=...]` are what [trace](analyses/trace.md) makes of a record's values after each epoch. Precision at the top 1% and 5% of the members: the share of them that LiRA with every shadow model finds at an FPR of 0.1%. Picking at random: "
         + ", ".join(f"{titles[name]} {value:.3f}" for name, value in share.items() if value is not None)
         + ". Scores of the target's own training; none needs another model. `lt-iqr` is the paper's: the interquartile range of the loss after each epoch and before the first.",
         "",
