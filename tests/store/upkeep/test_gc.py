@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -201,16 +202,18 @@ def collecting_all_the_time(
 ) -> Iterator[list[gc.Collected]]:
     """Collect garbage before everything that touches the disk, ``most`` times."""
     done: list[gc.Collected] = []
-    busy = False
+    busy: set[int] = (
+        set()
+    )  # threads: one that collects for long, as it is not let run, keeps no other from it
 
     def collect() -> None:
-        nonlocal busy
-        if not busy and len(done) < most:
-            busy = True
+        me = threading.get_ident()
+        if me not in busy and len(done) < most:
+            busy.add(me)
             try:
                 done.append(collect_garbage(lake, older_than=NOW))
             finally:
-                busy = False
+                busy.discard(me)
 
     class Watched:
         """The os module, as the file system's module sees it."""
