@@ -317,6 +317,7 @@ def draw(
         return False
     shown = [score for score in DRAWN if any(row["attack"] == score for row in rows)]
     colours, dashes = zip(*(DRAWN[score] for score in shown), strict=True)
+    legend = alt.Legend(symbolType="stroke", symbolStrokeWidth=2, columns=4)
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=alt.X(
             "shadows:O",
@@ -330,14 +331,14 @@ def draw(
             sort=shown,
             scale=alt.Scale(domain=shown, range=list(colours)),
             title=None,
-            legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=2, columns=4),
+            legend=legend,
         ),
         strokeDash=alt.StrokeDash(
             "attack:N",
             sort=shown,
             scale=alt.Scale(domain=shown, range=list(dashes)),
             title=None,
-            legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=2, columns=4),
+            legend=legend,
         ),
     )
     chart = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..scores import Finding
@@ -96,53 +97,32 @@ def usage_shares(finding: Finding) -> alt.Chart | alt.LayerChart:
             {
                 "of": f"{kind} {metric.parameters[kind]}" if kind else "all records",
                 "score": metric.parameters["score"],
-                "share": metric.value,
+                "value": metric.value,
                 "low": metric.ci_low,
                 "high": metric.ci_high,
-                "true": metric.parameters["true_share"],
+                "mark": metric.parameters["true_share"],
                 "told": percent(metric.value),
                 "n": metric.n,
             }
         )
-    scores = list(dict.fromkeys(row["score"] for row in rows))
-    parts = list(dict.fromkeys(row["of"] for row in rows))
-    y = alt.Y("of:N", sort=parts, axis=alt.Axis(title=None, grid=False, ticks=False, domain=False))
-    offset = alt.YOffset("score:N", sort=scores)
-    colour = alt.Color("score:N", scale=colours(scores), legend=alt.Legend() if len(scores) > 1 else None)
     axis = alt.Axis(title="share used for training, 95% interval", format="~%", tickCount=6)
-    x = alt.X("low:Q", scale=alt.Scale(domain=[0, 1]), axis=axis)
     tooltip = [
         alt.Tooltip("of:N"),
         alt.Tooltip("score:N"),
         alt.Tooltip("told:N", title="estimate"),
         *interval(".1%"),
-        alt.Tooltip("true:Q", title="true share", format=".1%"),
+        alt.Tooltip("mark:Q", title="true share", format=".1%"),
         alt.Tooltip("n:Q", title="records", format=",d"),
     ]
-    base = alt.Chart(inline(rows))
-    spread = (
-        base.transform_filter("datum.low !== null")
-        .mark_rule(strokeWidth=2)
-        .encode(x=x, x2=alt.X2("high:Q"), y=y, yOffset=offset, color=colour, tooltip=tooltip)
-    )
-    dots = (
-        base.transform_filter("datum.share !== null")
-        .mark_point(filled=True, size=80, opacity=1)
-        .encode(x=alt.X("share:Q"), y=y, yOffset=offset, color=colour, tooltip=tooltip)
-    )
-    truth = base.mark_tick(color=GREY, thickness=2, size=18).encode(
-        x=alt.X("true:Q"),
-        y=y,
-        yOffset=offset,
-        tooltip=[alt.Tooltip("true:Q", title="true share", format=".1%")],
-    )
+    x = alt.X("low:Q", scale=alt.Scale(domain=[0, 1]), axis=axis)
+    drawn, height = _estimates(rows, x, None, tooltip, "true share")
     spoken = "; ".join(f"{row['of']} by {row['score']}: {row['told']}" for row in rows[:8])
     return finish(
-        layered(spread, truth, dots),
+        drawn,
         "Share of the data set used",
         f"Estimated share of the data set used for training. {spoken or 'None could be estimated'}.",
         subtitle=["Grey tick: the true share. Without a dot: the score tells no members from non-members."],
-        height=max(90, len(parts) * (16 + 18 * max(len(scores), 1))),
+        height=height,
     )
 
 
@@ -154,21 +134,16 @@ def tail_estimates(finding: Finding) -> alt.Chart | alt.LayerChart:
         {
             "of": percent(metric.parameters["fnr"]),
             "score": metric.parameters["score"],
-            "tnr": metric.value,
+            "value": metric.value,
             "low": metric.ci_low,
             "high": metric.ci_high,
-            "guess": metric.parameters["fnr"],
+            "mark": metric.parameters["fnr"],
             "told": percent(metric.value),
             "n": metric.n,
         }
         for metric in finding.metrics
         if metric.metric == "tnr_at_fnr"
     ]
-    scores = list(dict.fromkeys(row["score"] for row in rows))
-    parts = list(dict.fromkeys(row["of"] for row in rows))
-    y = alt.Y("of:N", sort=parts, axis=alt.Axis(title="FNR", grid=False, ticks=False, domain=False))
-    offset = alt.YOffset("score:N", sort=scores)
-    colour = alt.Color("score:N", scale=colours(scores), legend=alt.Legend() if len(scores) > 1 else None)
     axis = alt.Axis(title="TNR, 95% interval", format="~%", tickCount=6)
     tooltip = [
         alt.Tooltip("of:N", title="FNR"),
@@ -177,34 +152,44 @@ def tail_estimates(finding: Finding) -> alt.Chart | alt.LayerChart:
         *interval(".1%"),
         alt.Tooltip("n:Q", title="non-members", format=",d"),
     ]
-    base = alt.Chart(inline(rows))
-    spread = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("low:Q", scale=alt.Scale(domainMin=0), axis=axis),
-        x2="high:Q",
-        y=y,
-        yOffset=offset,
-        color=colour,
-        tooltip=tooltip,
-    )
-    dots = (
-        base.transform_filter("datum.tnr !== null")
-        .mark_point(filled=True, size=80, opacity=1)
-        .encode(x=alt.X("tnr:Q"), y=y, yOffset=offset, color=colour, tooltip=tooltip)
-    )
-    guess = base.mark_tick(color=GREY, thickness=2, size=18).encode(
-        x="guess:Q",
-        y=y,
-        yOffset=offset,
-        tooltip=[alt.Tooltip("guess:Q", title="without a leak", format=".1%")],
-    )
+    x = alt.X("low:Q", scale=alt.Scale(domainMin=0), axis=axis)
+    drawn, height = _estimates(rows, x, "FNR", tooltip, "without a leak")
     spoken = "; ".join(f"{row['told']} at an FNR of {row['of']} by {row['score']}" for row in rows[:8])
     return finish(
-        layered(spread, guess, dots),
+        drawn,
         "What the tail of the losses tells",
         f"Share of non-members beyond nearly all members: {spoken or 'none could be measured'}.",
         subtitle=[
             "By the loss, about as many members would LiRA name at that FPR, with shadow models. "
             "Grey tick: without a leak, where members are drawn like the others.",
         ],
-        height=max(90, len(parts) * (16 + 18 * max(len(scores), 1))),
+        height=height,
     )
+
+
+def _estimates(
+    rows: Sequence[Mapping[str, Any]], x: alt.X, title: str | None, tooltip: list[alt.Tooltip], mark: str
+) -> tuple[alt.LayerChart, int]:
+    """Each ``value`` of something by some score with its interval, low to high, and a grey tick at its ``mark``; and the height that they take."""
+    import altair as alt
+
+    scores = list(dict.fromkeys(row["score"] for row in rows))
+    parts = list(dict.fromkeys(row["of"] for row in rows))
+    y = alt.Y("of:N", sort=parts, axis=alt.Axis(title=title, grid=False, ticks=False, domain=False))
+    offset = alt.YOffset("score:N", sort=scores)
+    colour = alt.Color("score:N", scale=colours(scores), legend=alt.Legend() if len(scores) > 1 else None)
+    base = alt.Chart(inline(rows))
+    spread = (
+        base.transform_filter("datum.low !== null")
+        .mark_rule(strokeWidth=2)
+        .encode(x=x, x2=alt.X2("high:Q"), y=y, yOffset=offset, color=colour, tooltip=tooltip)
+    )
+    dots = (
+        base.transform_filter("datum.value !== null")
+        .mark_point(filled=True, size=80, opacity=1)
+        .encode(x=alt.X("value:Q"), y=y, yOffset=offset, color=colour, tooltip=tooltip)
+    )
+    tick = base.mark_tick(color=GREY, thickness=2, size=18).encode(
+        x=alt.X("mark:Q"), y=y, yOffset=offset, tooltip=[alt.Tooltip("mark:Q", title=mark, format=".1%")]
+    )
+    return layered(spread, tick, dots), max(90, len(parts) * (16 + 18 * max(len(scores), 1)))
