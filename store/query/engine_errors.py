@@ -33,6 +33,17 @@ _ABOUT_THE_QUERY = (
 )
 
 
+# By the words that DuckDB's own text begins with: an error while rows stream through Arrow keeps only its text.
+_STREAMED = {
+    "INTERRUPT": duckdb.InterruptException,
+    "Out of Memory": duckdb.OutOfMemoryException,
+    "Conversion": duckdb.ConversionException,
+    "Not implemented": duckdb.NotImplementedException,
+    "Out of Range": duckdb.OutOfRangeException,
+    "Permission": duckdb.PermissionException,
+}
+
+
 @contextlib.contextmanager
 def engine_errors(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Turn what DuckDB raises in the block into losslake's errors.
@@ -41,7 +52,8 @@ def engine_errors(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     out, QueryRefused for what is wrong with the query itself.
     """
     try:
-        yield
+        with _as_duckdb_raises():
+            yield
     except duckdb.InterruptException as error:
         raise KeyboardInterrupt from error
     except (duckdb.OutOfMemoryException, MemoryError) as error:
@@ -55,6 +67,18 @@ def engine_errors(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         if "interrupted" in str(error).casefold():
             raise KeyboardInterrupt from error
         raise
+
+
+@contextlib.contextmanager
+def _as_duckdb_raises() -> Iterator[None]:
+    """Give an error that came through an Arrow stream its own kind again: PyArrow makes an OSError of every one."""
+    try:
+        yield
+    except OSError as error:
+        told = re.match(r"([A-Za-z][A-Za-z ]*) Error: ", str(error))
+        if told is None or error.errno is not None:
+            raise
+        raise _STREAMED.get(told[1], duckdb.Error)(str(error)) from error
 
 
 def _used_up(text: str) -> LimitReached:
