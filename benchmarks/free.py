@@ -6,6 +6,7 @@ arrays`, or benchmarks/science.py). Every model is the target in turn, up to --t
 its data set), and a logistic regression on ranks that was fitted to the others.
 
     python benchmarks/free.py LAKE [EXPERIMENT ...] [--targets 24]
+    LOSSLAKE_SHARED_DATA=... python benchmarks/free.py LAKE --collect FOLDER    # trains the convolutional fleets there first; FOLDER keeps their records
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from losslake.analysis.attacks.lira_each import lira_each
 from losslake.analysis.attacks.phi_matrix import read_phi
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.analysis.statistics.roc import split, threshold_at_fpr
+from losslake.collect.experiment.prepare import prepare_experiment
+from losslake.collect.fleet.target_and_shadows import collect_shadows
+from losslake.collect.recipe import Recipe
 from losslake.store.lake import Lake
+from science_data import DATA, PLAIN, SEED
 from sklearn.linear_model import LogisticRegression
 
 Floats = npt.NDArray[np.float64]
@@ -33,6 +38,14 @@ SHARES = (0.01, 0.05)
 KNOWN = ("lt-iqr", "error 1-3", "first-half-minus-final", "sd of p", "mean loss", "mean error")
 """Scores that people know; the others are of one family, early loss less the final one, with the loss as it is or held down."""
 
+CONVOLUTIONAL = {
+    "cifar10-cnn": (32, Recipe(**{**PLAIN.__dict__, "model": "cnn", "model_options": {}, "epochs": 20})),
+    "mnist-cnn": (32, Recipe(**{**PLAIN.__dict__, "model": "cnn", "model_options": {}, "epochs": 12})),
+    "cifar10-resnet20": (24, Recipe(**{**PLAIN.__dict__, "model": "resnet20", "model_options": {}, "epochs": 15, "lr": 0.1})),
+    "mnist-resnet20": (24, Recipe(**{**PLAIN.__dict__, "model": "resnet20", "model_options": {}, "epochs": 10, "lr": 0.1})),
+}  # fmt: skip
+"""Experiments beside those of `science.py`, whose models are MLPs: how many models, and how they are trained."""
+
 
 def main() -> None:
     """Measure, print."""
@@ -40,8 +53,13 @@ def main() -> None:
     parser.add_argument("lake", type=Path)
     parser.add_argument("experiments", nargs="*")
     parser.add_argument("--targets", type=int, default=24)
+    parser.add_argument(
+        "--collect", type=Path, metavar="FOLDER", help="train CNNs and ResNets on the records in FOLDER/data"
+    )
     given = parser.parse_args()
-    lake = Lake.open(given.lake)
+    lake = Lake.open(given.lake, create=given.collect is not None)
+    if given.collect is not None:
+        collect(lake, given.collect)
     names = given.experiments or list(lake.experiments())
     targets = {name: read(lake, name, given.targets) for name in names}
     found = {
@@ -50,6 +68,18 @@ def main() -> None:
     }
     table(found)
     left_out(found, targets)
+
+
+def collect(lake: Lake, folder: Path) -> None:
+    """Train the models of `CONVOLUTIONAL` that are not there yet, on the records that `science.py` takes."""
+    for name, (count, recipe) in CONVOLUTIONAL.items():
+        data = DATA[name.partition("-")[0]]
+        prepared = prepare_experiment(
+            lake, name, dataset=data.make(folder / "data"), samples=data.samples, population=data.population, seed=SEED, pictures=False
+        )  # fmt: skip
+        collect_shadows(
+            lake, name, count=count, design="bernoulli", recipe=recipe, prepared=prepared, traces=True, queries="original", device="cpu", jobs=1
+        )  # fmt: skip
 
 
 def read(lake: Lake, experiment: str, most: int) -> list[Target]:
