@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from losslake.store import interrupted
 from losslake.store.files.filesystem import Files
 from losslake.store.format.ranges import parse_range
 from losslake.store.format.records import RunInfo
@@ -85,6 +86,14 @@ def no_power_fails() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: os.fstat(handle))
         yield
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_forgotten() -> Iterator[None]:
+    """A command that a test runs in this process listens for Ctrl-C from then on, and keeps in mind that it was pressed."""
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupted.answered()
 
 
 @pytest.fixture

@@ -267,10 +267,12 @@ class RunWriter:
             self.discard()
             raise
         self._open = False
-        if self._onto is None:
-            self._withdraw_if_lost()
-            self._withdraw_if_removed()
-        self._drop_staging()
+        try:
+            if self._onto is None:
+                self._withdraw_if_lost()
+                self._withdraw_if_removed()
+        finally:
+            self._drop_staging()
         # Whoever forgets a sample looks for runs after saying so: one of both sees the other.
         late = forgotten_mask(self._files, self.experiment, len(self.members)) & ~self.forgotten
         if late.any():

@@ -136,8 +136,11 @@ def test_killed_and_completed(tmp_path: Path) -> None:
             assert list(temporary.glob("losslake-fleet-*")) == [], (
                 "the next one removes what a killed one left"
             )
-        # Workers have discarded what they were at.
-        assert lake.files.list("staging") == []
+        # Workers have discarded what they were at. One that had just committed may have had no time to tidy up.
+        at_work = [
+            file for file in lake.files.list("staging") if file.split("run=")[1].split("/")[0] not in found
+        ]
+        assert at_work == []
 
     before = {run.run: run.created for run in lake.runs("e")}
     collect_shadows(lake, "e", count=COUNT, recipe=Recipe(**RECIPE), jobs=1, device="cpu", traces=True)
