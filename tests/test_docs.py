@@ -46,7 +46,7 @@ from pathlib import Path
 
 import pytest
 from places import ROOT
-from warm import HANGS, warm_losslake, warm_python
+from warm import HANGS, OF_DOCS, warm_losslake, warm_python
 
 MADE = "<!-- Made by docs/generate.py"
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if MADE not in page.read_text()]
@@ -190,7 +190,7 @@ class Runner:
     def __init__(self, folder: Path) -> None:
         programs = folder.parent / "programs"
         programs.mkdir()
-        for name, command in (("losslake", warm_losslake()), ("python", warm_python())):
+        for name, command in (("losslake", warm_losslake(OF_DOCS)), ("python", warm_python(OF_DOCS))):
             (programs / name).write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
             (programs / name).chmod(0o755)
         folder.mkdir()
@@ -224,7 +224,7 @@ class Runner:
         return self._ask("bash", ["bash"], ask, step)
 
     def _python(self, code: str, step: Step) -> list[str]:
-        return self._ask("python", [*warm_python(), "-c", PYTHON], json.dumps(code), step)
+        return self._ask("python", [*warm_python(OF_DOCS), "-c", PYTHON], json.dumps(code), step)
 
     def _ask(self, program: str, command: list[str], text: str, step: Step) -> list[str]:
         process = self.running.get(program)

@@ -23,6 +23,7 @@ import tempfile
 import traceback
 import types
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,6 +42,17 @@ EVERYTHING = (
     "losslake.analysis.report.write",
     "losslake.analysis.evaluations.catalogue",
     "rich.table",
+)
+OF_DOCS = (
+    *EVERYTHING,
+    *(name for name in ("opacus", "pandas") if find_spec(name)),
+    "altair",
+    "jinja2",
+    "losslake.analysis.gate.command",
+    "losslake.collect.audit.collect",
+    "losslake.collect.estimators.fitting",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
 )
 LIGHTNING = (*EVERYTHING, "lightning.pytorch")
 HUGGINGFACE = (

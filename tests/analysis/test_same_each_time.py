@@ -81,8 +81,7 @@ def test_everything_has_the_same_bytes(base: Path, tmp_path: Path) -> None:
         everything(lake, tmp_path, threads, order)
         for lake, threads, order in (
             (base, 1, "forwards"),
-            (base, 2, "backwards"),
-            (compacted, 8, "forwards"),
+            (compacted, 8, "backwards"),
         )
     ]
     assert len(said[0]) > 150

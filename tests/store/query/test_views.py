@@ -344,8 +344,10 @@ def test_nan_is_found_in_every_column(tmp_path: Path, rest: np.ndarray) -> None:
     scores = {"sample_id": np.arange(200), "member": np.zeros(200, bool), "score": values, **own}
     save_result(lake, "e", "lira", "r", "", options={}, notes=[], metrics=[], scores=pa.table(scores))
     columns = [("samples", name) for name in kinds] + [("scores", name) for name in (*kinds, "score")]
+    opened = lake.connect()
     for view, column in [*columns, ("trace_points", "loss")]:
-        held = lake.sql(f"select {column} as x from {view}")["x"].to_numpy().astype(float)  # noqa: S608
+        rows = opened.sql(f"select {column} as x from {view}")  # noqa: S608
+        held = rows.pl()["x"].to_numpy().astype(float)
         assert np.isnan(held).any()
         # DuckDB and Polars alike take NaN for greater than any number.
         beyond = np.isnan(held) | (held > 1000)
@@ -357,7 +359,7 @@ def test_nan_is_found_in_every_column(tmp_path: Path, rest: np.ndarray) -> None:
             ("x = 'nan'::float", np.isnan(held)),
         ):
             text = f"select count(*) from (select {column} as x from {view}) where {asked}"  # noqa: S608
-            assert lake.sql(text).item() == np.count_nonzero(found), (view, column, asked)
+            assert opened.sql(text).fetchall() == [(np.count_nonzero(found),)], (view, column, asked)
         scanned = lake.scan(view).filter(pl.col(column).cast(pl.Float64) > 1000).collect()
         assert scanned.height == np.count_nonzero(beyond), (view, column)
 
