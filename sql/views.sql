@@ -9,18 +9,37 @@ select experiment, sample_id, label, pool, split, "group", "key",
 from read_parquet(getvariable('samples_files'), union_by_name = true,
                   hive_partitioning = true, hive_types = {'experiment': varchar});
 
--- signals: one row a (run, sample, query): what the finished model says.
+-- signals: one row a (run, sample, query): what the finished model says. The columns are said, not read off the first file:
+-- only files of language models have those of tokens.
 create view signals as
-select experiment, run, sample_id, query, member, label, loss, phi, correct, logits, features
+select experiment, run, sample_id, query, member, label, loss, phi, correct, logits, features,
+       token_losses, token_z, lower_loss
 from read_parquet(getvariable('signals_files'),
+                  schema = map_from_entries([
+                      {k: each[1], v: {name: each[1], type: each[2], default_value: null}} for each in [
+                          ['sample_id', 'integer'], ['query', 'smallint'], ['member', 'boolean'], ['label', 'integer'],
+                          ['loss', 'float'], ['phi', 'float'], ['correct', 'boolean'], ['logits', 'float[]'], ['features', 'float[]'],
+                          ['token_losses', 'float[]'], ['token_z', 'float[]'], ['lower_loss', 'float']]]),
                   hive_partitioning = true, hive_types = {'experiment': varchar, 'run': varchar})
 union all
-select experiment, run, sample_id, query, member, label, loss, phi, correct, logits, features
+select experiment, run, sample_id, query, member, label, loss, phi, correct, logits, features,
+       token_losses, token_z, lower_loss
 from read_parquet(getvariable('signals_shared_files'),
+                  schema = map_from_entries([
+                      {k: each[1], v: {name: each[1], type: each[2], default_value: null}} for each in [
+                          ['run', 'varchar'], ['sample_id', 'integer'], ['query', 'smallint'], ['member', 'boolean'], ['label', 'integer'],
+                          ['loss', 'float'], ['phi', 'float'], ['correct', 'boolean'], ['logits', 'float[]'], ['features', 'float[]'],
+                          ['token_losses', 'float[]'], ['token_z', 'float[]'], ['lower_loss', 'float']]]),
                   hive_partitioning = true, hive_types = {'experiment': varchar})
 union all
-select experiment, run, sample_id, query, member, label, loss, phi, correct, logits, features
+select experiment, run, sample_id, query, member, label, loss, phi, correct, logits, features,
+       token_losses, token_z, lower_loss
 from read_parquet(getvariable('signals_part_files'), filename = true,
+                  schema = map_from_entries([
+                      {k: each[1], v: {name: each[1], type: each[2], default_value: null}} for each in [
+                          ['run', 'varchar'], ['sample_id', 'integer'], ['query', 'smallint'], ['member', 'boolean'], ['label', 'integer'],
+                          ['loss', 'float'], ['phi', 'float'], ['correct', 'boolean'], ['logits', 'float[]'], ['features', 'float[]'],
+                          ['token_losses', 'float[]'], ['token_z', 'float[]'], ['lower_loss', 'float']]]),
                   hive_partitioning = true, hive_types = {'experiment': varchar}) as shared
 semi join (select unnest(getvariable('signals_part_rows'), recursive := true)) as counted
   on counted.part_file = shared.filename and counted.part_run = shared.run;

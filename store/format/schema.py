@@ -49,8 +49,14 @@ SIGNALS = pa.schema(
         ("correct", pa.bool_()),
         ("logits", pa.list_(pa.float32())),
         ("features", pa.list_(pa.float32())),
+        ("token_losses", pa.list_(pa.float32())),
+        ("token_z", pa.list_(pa.float32())),
+        ("lower_loss", pa.float32()),
     ]
 )
+
+TOKENS = ("token_losses", "token_z", "lower_loss")
+"""Columns of signals that a file has only where they were given: language models'. They are NULL in all others."""
 
 TRACES = pa.schema(
     [

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ..format.manifest import DataFile
 from ..format.records import Run
+from ..format.schema import TOKENS
 from .views import COLUMNS
 
 FILES = 64
@@ -52,5 +53,12 @@ def worth_holding(files: Sequence[DataFile]) -> bool:
 
 
 def plain_columns(table: str) -> list[str]:
-    """The columns of one number a row, which are read together where opening the files takes longer than reading them."""
-    return [field.name for field in COLUMNS[table] if not pa.types.is_list(field.type)]
+    """The columns of one number a row, which are read together where opening the files takes longer than reading them.
+
+    Those of tokens are not among them: few files have any.
+    """
+    return [
+        field.name
+        for field in COLUMNS[table]
+        if not pa.types.is_list(field.type) and field.name not in TOKENS
+    ]

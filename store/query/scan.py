@@ -66,6 +66,7 @@ def _scan_files(
         glob=False,
         hive_partitioning=True,
         hive_schema={name: names[name] for name in partitions},
+        missing_columns="insert",  # of tokens, which only files of language models have
         cast_options=pl.ScanCastOptions(float_cast="upcast"),
         storage_options=files.storage_options,
         credential_provider=None,

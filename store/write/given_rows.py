@@ -12,7 +12,8 @@ import pyarrow as pa
 from ..errors import InvalidInput, InvalidOption
 from ..format.contents import INFO, check_said
 from ..format.records import ROLES, RunInfo
-from ..format.schema import SIGNALS
+from ..format.schema import SIGNALS, TOKENS
+from .token_lists import token_array
 
 Ids = npt.NDArray[np.integer]
 Values = npt.NDArray[np.floating]
@@ -146,9 +147,10 @@ def samples_seen(
 
 
 def signal_schema(columns: Mapping[str, npt.NDArray]) -> pa.Schema:
-    """The schema of signals whose wide columns are as wide, and of the type, that they were given."""
+    """The schema of signals whose wide columns are of the type that they were given; of tokens only what was given."""
     types = {name: pa.list_(pa.from_numpy_dtype(v.dtype)) for name, v in columns.items() if v.ndim == 2}
-    return pa.schema([field.with_type(types.get(field.name, field.type)) for field in SIGNALS])
+    there = [field for field in SIGNALS if field.name in columns or field.name not in TOKENS]
+    return pa.schema([field.with_type(types.get(field.name, field.type)) for field in there])
 
 
 def signal_tables(
@@ -228,6 +230,8 @@ def _matrix(values: Values, rows: int, name: str) -> Values:
 
 def _copied(values: npt.NDArray, rows: slice) -> pa.Array:
     """Some rows as Arrow values of their own: the caller may use the array again before they are written."""
+    if values.dtype == object:
+        return token_array(values[rows])
     part = np.array(values[rows], order="C")
     if part.ndim == 1:
         return pa.array(part)

@@ -121,6 +121,8 @@ def complete_samples(samples: pa.Table) -> pa.Table:
             raise InvalidInput(f"pool must be one of {', '.join(POOLS)}, not {pool!r}")
     for name, column in given.items():
         _check_storable(name, column.type)
+    if "zlib_bytes" in given:
+        _check_counts("zlib_bytes", given["zlib_bytes"])
     return pa.table(columns | given)
 
 
@@ -170,6 +172,18 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
         return column.cast(field.type)
     except pa.ArrowException as error:
         raise InvalidInput(f"the samples' column {field.name!r} must be {field.type}: {error}") from error
+
+
+def _check_counts(name: str, column: pa.ChunkedArray) -> None:
+    import pyarrow.compute as pc
+
+    if not pa.types.is_integer(column.type) and not pa.types.is_null(column.type):
+        raise InvalidInput(
+            f"the samples' column {name!r} has type {column.type}; give whole numbers: the bytes of the text, compressed"
+        )
+    lowest = pc.min(column).as_py()
+    if lowest is not None and lowest < 1:
+        raise InvalidInput(f"the samples' column {name!r} holds {lowest}: a compressed text has bytes")
 
 
 def _check_storable(name: str, kind: pa.DataType) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Literal, Self, get_args
@@ -49,6 +49,7 @@ from .given_rows import (
 from .index import index_if_worth
 from .leases import claim
 from .table_file import TableFile, check_there, copy_without, lost_files
+from .token_lists import token_columns
 from .traces import StagedTrace, Traces, given_traces, write_traces
 
 Source = Literal["train", "eval"]
@@ -191,15 +192,23 @@ class RunWriter:
         correct: npt.NDArray[np.bool_] | None = None,
         logits: Values | None = None,
         features: Values | None = None,
+        token_losses: Sequence[Values] | None = None,
+        token_z: Sequence[Values] | None = None,
+        lower_loss: Values | None = None,
     ) -> None:
         """Add signals of the finished model, one row a (sample, query): arrays of shape (rows,).
 
         ``logits`` and ``features`` have shape (rows, width), float16 or float32; the first call fixes which
         columns are there. phi, loss and logits must not be NaN and phi must be finite; None where the loss has no phi.
+
+        Of a language model: ``token_losses``, -log p of the tokens that its loss counts, an array a row, of its own length;
+        ``token_z`` likewise, each log p in standard deviations above what the model expects of a token drawn from it;
+        ``lower_loss`` (rows,), the mean token loss of the text in lower case. All are finite, losses not negative.
         """
         self._check_open()
         ids = self._ids(sample_id, "signals")
         columns = signal_columns(ids, query, label, loss, phi, correct, logits, features)
+        columns |= token_columns(self.run, ids, token_losses, token_z, lower_loss)
         ids, columns = self._without_forgotten(ids, columns)
         check_finite(self.run, ids, columns)
         seen = samples_seen(self.run, ids, columns["query"], len(self.members), self._seen)

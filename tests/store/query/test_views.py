@@ -49,6 +49,9 @@ COLUMNS = {
             "correct",
             "logits",
             "features",
+            "token_losses",
+            "token_z",
+            "lower_loss",
         )
     ],
     "traces": ["experiment", "run", "sample_id", "source", "member", "loss", "grad_norm", "margin"],
