@@ -124,6 +124,8 @@ def _read(
         files,
         hive_partitioning=False,
         glob=False,
+        missing_columns="insert",  # the first file says which there are, and only some have those of tokens
+        extra_columns="ignore",
         storage_options=lake.files.storage_options,
         credential_provider=None,
     ).select(columns)

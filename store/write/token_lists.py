@@ -41,6 +41,8 @@ def token_columns(
                 "give one of each a counted token"
             )
     if lower_loss is not None:
+        if token_losses is None:
+            raise InvalidInput(f"run {run!r}: lower_loss was given without token_losses; give both")
         columns["lower_loss"] = _lower(run, ids, lower_loss)
     return columns
 

@@ -152,7 +152,9 @@ def expected_signals() -> list[tuple[Any, ...]]:
                 logits = tuple((i - k * (query + 1) - number) / 4 for k in range(3))
                 member, label = i % 2 == number and i < 18, i % 3 if i % 7 else 0
                 phi = 2 - min(loss, 9)
-                found.append((EXPERIMENT, run, i, query, member, label, loss, phi, i % 4 > 0, logits, None))
+                found.append(
+                    (EXPERIMENT, run, i, query, member, label, loss, phi, i % 4 > 0, logits, *(None,) * 4)
+                )
     return found
 
 

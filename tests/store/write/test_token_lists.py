@@ -13,6 +13,7 @@ import pytest
 from losslake.store.errors import InvalidInput
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
+from losslake.store.query.scan import rows_of_each
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.export import export
 from losslake.store.upkeep.forget import forget
@@ -66,6 +67,11 @@ def test_lists_come_back_beside_runs_that_have_none(lake: Lake, tmp_path: Path) 
         for run, given in known.items():
             for frame in frames:
                 check(frame, run, given, gone)
+        for order in ("abcd", "badc"):  # whichever file comes first
+            read = rows_of_each(lake, [lake.run("e", run) for run in order], "signals", ["sample_id", "loss"])
+            assert [sorted(frame["sample_id"]) for frame in read] == [
+                [i for i in range(N) if i not in gone]
+            ] * 4
         out = tmp_path / f"{len(list(tmp_path.iterdir()))}.duckdb"
         for views in (False, True):
             export(lake, out, views=views, force=True)
@@ -135,7 +141,8 @@ def with_row(name: str, row: Any) -> dict[str, Any]:
         ({"token_losses": tokens(1)["token_losses"][1:]}, "6 lists.*5 were given"),
         ({"token_losses": "abcdef"}, "6 lists"),
         ({"token_losses": iter([])}, "6 lists.*not list_iterator"),
-        ({"lower_loss": [1.0]}, "shape"),
+        ({"lower_loss": tokens(1)["lower_loss"]}, "without token_losses"),
+        ({**tokens(1), "lower_loss": [1.0]}, "shape"),
     ],
 )
 def test_wrong_tokens_are_named_and_none_of_them_is_taken(
