@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
@@ -23,6 +23,7 @@ from ..store.query.held import hold
 from ..store.query.kept import Kept, kept_rows_of_each
 from ..store.read.catalogue import check_remembered, listed_files
 from ..store.read.changes import check_unchanged, read_again
+from ..store.read.data_rows import has_column
 from .declare import Analysis, parse_score
 from .not_compared import (
     MembershipBits,
@@ -30,6 +31,7 @@ from .not_compared import (
     NotCompared,
     find_not_compared,
     read_training_sets,
+    refuse_other_tokens,
     with_signals,
 )
 from .statistics.dependence import TrainingSets
@@ -98,6 +100,7 @@ class Source:
     left_out: tuple[str, ...] = ()
     _connection: duckdb.DuckDBPyConnection | None = field(default=None, repr=False)
     _not_compared: NotCompared | None = field(default=None, repr=False)
+    _other_tokens: list[dict[str, Any]] | None = field(default=None, repr=False)
     _asked: bool = field(default=False, repr=False)
     _sets: dict[tuple[Any, ...], TrainingSets] = field(default_factory=dict, repr=False)
     kept: Kept = field(default_factory=lambda: Kept(KEPT), repr=False)
@@ -196,7 +199,18 @@ class Source:
 
     def _others(self, *roles: Role) -> tuple[Run, ...]:
         self._asked = True
-        return with_signals(self.runs, self.target_name, roles, but=self.not_compared().runs)
+        found = with_signals(self.runs, self.target_name, roles, but=self.not_compared().runs)
+        self._check_tokens({run.run for run in found})
+        return found
+
+    def _check_tokens(self, runs: Collection[str]) -> None:
+        """Raises NotEnoughData where one of these runs counts other tokens of a text than the target; asked once."""
+        if self._other_tokens is None:
+            self._other_tokens = []
+            if self.target is not None and keeps_tokens(self, self.target):
+                asked = self.sql(read_sql("token_counts"), {"target": self.target.run})
+                self._other_tokens = asked.to_dicts()
+        refuse_other_tokens(self._other_tokens, runs, self.experiment, self.target_name)
 
     def told(self) -> tuple[str, ...]:
         """What was left out of the runs to compare with, if these were asked for since this was called last."""
@@ -427,6 +441,16 @@ def _only_target(experiment: str, runs: tuple[Run, ...]) -> Run | None:
             "choose one with --target"
         )
     return first[0] if first else None
+
+
+def keeps_tokens(source: Source, run: Run, column: str = "token_losses") -> bool:
+    """Whether a run has a column that a language model says of tokens: the footers of its files say so."""
+    files = source.lake.files
+    return source.again(
+        lambda: any(
+            has_column(files, file, column) for file in source.now([run])[0].files if file.table == "signals"
+        )
+    )
 
 
 def with_membership(source: Source, frame: pl.DataFrame) -> pl.DataFrame:

@@ -30,7 +30,7 @@ from losslake.store.format.ranges import parse_range
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
 from losslake.store.write import leases
-from run_data import SAMPLES, nine_runs
+from run_data import SAMPLES, nine_runs, of_texts
 from warm import HANGS, warm_server, warm_worker
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -241,16 +241,22 @@ def everything(lake_of: Callable[..., Lake]) -> Lake:
     runs = nine_runs(rng)
     keep, population = runs["keep"], runs["population"]
     near = runs["phi"][:, :, None] + rng.normal(0, [0, 0.3, 0.3], (*keep.shape, 3))
+    columns = {
+        "zlib_bytes": [50 + i for i in range(SAMPLES)],
+        "group": ["canary" if i % 2 else None for i in range(SAMPLES)],
+    }
     made = lake_of(
         **{**runs, "phi": near},
         traces={"loss": rng.random((SAMPLES, 6))},
         recorded=[("original", "crop:2:4")] * 9,
+        tokens=[of_texts(SAMPLES, 1), *[{}] * 8],
+        columns=columns,
     )
     # The experiment that this one's records are part of, for onion.
     whole = np.hstack([keep, rng.random((9, 5)) < 0.5])
     lake_of(whole, rng.normal(0, 2, whole.shape), lake=made, experiment="whole")
     # The same records with a defence, for defences.
-    lake_of(keep, near[:, :, 0] / 2, population=population, lake=made, experiment="defended")
+    lake_of(keep, near[:, :, 0] / 2, population=population, columns=columns, lake=made, experiment="defended")
     of_target = np.stack([np.zeros_like(keep[0]), keep[0], keep[0]])
     left_out = [int(np.flatnonzero(side & ~population)[0]) for side in (keep[0], ~keep[0])]
     of_target[1, left_out[0]] = False
@@ -285,6 +291,7 @@ def _write(
     parents: Sequence[str | None] | None = None,
     recorded: Sequence[Sequence[str]] | None = None,
     extras: Sequence[Mapping[str, object]] | None = None,
+    tokens: Sequence[Mapping[str, Sequence[object]]] | None = None,
     experiment: str = "tests",
 ) -> None:
     """Commit M runs on N samples: keep (M, N), phi (M, N) or (M, N, Q), loss and correct like phi.
@@ -294,7 +301,7 @@ def _write(
     ``held`` (M, N) marks the samples a run has signals of (default: all). Traces are of the first run: signal to an
     array (N, E) whose masked entries were not recorded. The first run is the target, the others are shadows, unless
     ``roles`` says otherwise. ``recorded`` are each run's query specs, such as ("original", "crop:2:4"): then Q are its
-    views, beginning with the first. ``extras`` are each run's extra facts.
+    views, beginning with the first. ``extras`` are each run's extra facts, ``tokens`` its columns of tokens, a row a sample.
     """
     runs, samples = keep.shape
     labels = np.zeros(samples, np.int32) if labels is None else labels
@@ -329,6 +336,10 @@ def _write(
                         logits=None
                         if logits is None
                         else (logits[m] if logits.ndim == 3 else logits[m, :, q])[ids],
+                        **{
+                            name: [rows[i] for i in ids]
+                            for name, rows in (tokens[m] if tokens else {}).items()
+                        },
                     )
             if m == 0:
                 for source, given in (("eval", traces), ("train", train_traces)):

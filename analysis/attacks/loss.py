@@ -39,7 +39,8 @@ def loss(source: Source) -> Scores:
 
     score = -loss of the record as it is. Higher = member. Metrics of its own: mean_loss, the mean loss of the
     target's members, which the paper's attack takes for its threshold, and the rates of naming every record at or
-    under it a member: tpr_at_mean_loss, fpr_at_mean_loss and advantage_at_mean_loss, which is their difference.
+    under it a member: tpr_at_mean_loss, fpr_at_mean_loss and advantage_at_mean_loss, which is their difference. Of a
+    language model the loss is the mean over the tokens, the logarithm of the perplexity: both order texts alike.
 
     Needs: the target's signals.
 
@@ -77,10 +78,15 @@ def calibrated(
     that trained on the record and of those that did not ("both"), or the latter alone ("out"); columns mean_in,
     mean_out, n_in, n_out. The target is left out. Higher = member.
 
+    With --tau out and reference runs this is the reference attack on language models: the log-perplexity of the text under
+    models that were not trained on it less that under the target, a mean over the same tokens. Where a run counts other
+    tokens than the target, as with another tokenizer, it is refused; --without leaves that run out.
+
     Needs: the target's signals; shadow or reference runs with and (both) without each sample.
 
     Source: Sablayrolles et al. 2019, "White-box vs Black-box: Bayes Optimal Strategies for Membership Inference"
-    ("both"); Watson et al. 2022, "On the Importance of Difficulty Calibration in Membership Inference Attacks" ("out").
+    ("both"); Watson et al. 2022, "On the Importance of Difficulty Calibration in Membership Inference Attacks" ("out");
+    Carlini et al. 2021, "Extracting Training Data from Large Language Models", section 5.2 (the ratio to another model).
     """
     target = source.need_target_table("signals")
     runs = source.need_references()
@@ -91,7 +97,7 @@ def calibrated(
         raise NotEnoughData(
             f"no sample of experiment {source.experiment!r} with a finite loss was "
             f"{'both in and out of' if tau == 'both' else 'left out of'} the training sets of its {len(runs)} shadow "
-            "and reference runs; collect more"
+            f"and reference runs; collect more{'' if tau == 'out' else ', or hold it against those without alone: --tau out'}"
         )
     others = (
         "no other run trained on them, or none did without them"

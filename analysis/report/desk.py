@@ -14,6 +14,7 @@ from ...store.format.records import Result, Run
 from ..attacks.logits import Lists, need_lists
 from ..declare import parse_options
 from ..evaluations.catalogue import evaluation_variant, find_evaluation, run_evaluation
+from ..evaluations.dp_audit import CANARY
 from ..scores import Finding
 from ..scoring.catalogue import ANALYSES
 from ..scoring.stored import fresh_results, keep_scores, read_scores
@@ -41,6 +42,11 @@ QUESTIONS: tuple[Ask, ...] = (
     Ask("ramia", "exposure of records that lie near a training record", ("ranges", "shadows")),
     Ask("attack-d", "an attack calibrated on distilled copies of the target", ("signals", "distilled")),
     Ask("attack-l", "an attack calibrated on models that leave one record out", ("signals", "leave_one_out")),
+    Ask(
+        "exposure",
+        "how far up each canary stands among those that were not trained on",
+        ("signals", "canaries"),
+    ),
     Ask(
         "likeness",
         "each model's z-scores, and the AUC of records under models trained on neither side",
@@ -180,8 +186,11 @@ def _kinds(source: Source) -> set[str]:
     shadows = [run for run in source.runs if run.info.role == "shadow" and "signals" in run.tables()]
     if shadows:
         found.add("shadows")
-    if "population" in source.lake.samples(source.experiment)["pool"].unique().to_pylist():
+    samples = source.lake.samples(source.experiment)
+    if "population" in samples["pool"].unique().to_pylist():
         found.add("population")
+    if CANARY in samples["group"].unique().to_pylist():
+        found.add("canaries")
     found |= {"distilled", "leave_one_out"} & {run.info.role for run in source.runs}
     if source.target is None:
         return found

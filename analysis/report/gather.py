@@ -21,7 +21,7 @@ from ..evaluations.by_group import MOST_GROUPS
 from ..evaluations.likeness import cautions
 from ..scoring.catalogue import open_source
 from ..scoring.run import FPRS
-from ..source import Source
+from ..source import Source, keeps_tokens
 from ..statistics.roc import evaluate
 from .audit import audit_of
 from .compared import compare_models
@@ -42,6 +42,9 @@ COMPUTED = (
     "calibrated",
 )
 """Attacks that a report computes where they are missing, the leading one first. Others are shown where they are kept."""
+
+OF_TEXTS = ("min-k", "min-k[plus-plus=true]", "zlib", "lowercase")
+"""Attacks that are computed beside them where the target says something of each token of a text."""
 
 STRONG = ("lira", "lira[mode=offline]", "rmia")
 """Attacks that a verdict may rest on. That a weaker one, such as the loss attack, finds nothing would reassure wrongly."""
@@ -213,7 +216,9 @@ def _made() -> str:
 
 def _attacks(desk: Desk, fprs: tuple[float, ...]) -> tuple[Attack, ...]:
     """The attacks that are computed, then those that are kept in the lake."""
-    computed = [desk.score(name) for name in COMPUTED]
+    target = desk.source.target
+    of_texts = OF_TEXTS if target is not None and keeps_tokens(desk.source, target) else ()
+    computed = [desk.score(name) for name in (*COMPUTED, *of_texts)]
     names = tuple(one.name for one in computed if one)
     found = _judge(filter(None, computed), fprs)
     kept = [(name, result) for name, result in desk.kept(attack=True) if name not in names]

@@ -73,6 +73,22 @@ ANALYSES: tuple[Analysis, ...] = (
         "charts.scores:score_by_membership",
         attack=True,
     ),
+    Analysis("min-k", "language.min_k:min_k", ("min_k",), "charts.scores:score_by_membership", attack=True),
+    Analysis("zlib", "language.normalised:zlib", ("zlib",), "charts.scores:score_by_membership", attack=True),
+    Analysis(
+        "lowercase",
+        "language.normalised:lowercase",
+        ("lowercase",),
+        "charts.scores:score_by_membership",
+        attack=True,
+    ),
+    Analysis(
+        "exposure",
+        "language.exposure:exposure",
+        ("exposure",),
+        "charts.scores:score_by_membership",
+        attack=True,
+    ),
     Analysis(
         "memorization",
         "measures.memorization:memorization",

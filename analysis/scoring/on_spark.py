@@ -21,7 +21,8 @@ ON_SPARK = (
     "privacy-score",
     "hellinger",
 )
-"""Analyses whose queries do the reading; the others read what many models say into the memory of one machine."""
+"""Analyses whose queries do the reading; the others read what many models say into the memory of one machine, or look at
+single tokens of one model's texts."""
 
 NOT_ON_SPARK = ("per-model", "shadow-curve")
 """Evaluations that read so themselves; the others look at scores, and at the target's own traces."""
@@ -31,7 +32,7 @@ def check_on_spark(name: str) -> None:
     """Raises InvalidOption for an analysis that Spark does not compute."""
     if name not in ON_SPARK:
         raise InvalidOption(
-            f"{name} is not computed in SQL; on Spark there are {', '.join(ON_SPARK)}. Compute it without --engine spark: "
+            f"{name} is not computed on Spark, where there are {', '.join(ON_SPARK)}. Compute it without --engine spark: "
             "evaluations on Spark take scores that the lake keeps"
         )
 

@@ -16,14 +16,27 @@ from ..data.npy import NpzArrays
 from ..progress import Progress
 from .files import as_bool, check_labels
 from .runs import SIGNALS, GivenRun, Universe, import_runs
+from .tokens import TOKENS, mean_losses
 
-PER_RUN = (*SIGNALS, "traces", "grad_norms")
-PER_SAMPLE = ("labels", "population", "groups")
-_DIMENSIONS = {"logits": (3, 4), "loss": (2, 3), "phi": (2, 3), "traces": (3,), "grad_norms": (3,)}
+PER_RUN = (*SIGNALS, "traces", "grad_norms", *TOKENS)
+PER_SAMPLE = ("labels", "population", "groups", "zlib_bytes")
+_DIMENSIONS = {
+    "logits": (3, 4),
+    "loss": (2, 3),
+    "phi": (2, 3),
+    "token_losses": (3,),
+    "token_z": (3,),
+    "lower_loss": (2,),
+    "traces": (3,),
+    "grad_norms": (3,),
+}
 _SHAPES = {
     "logits": "(M, N, Q, C) or (M, N, C)",
     "loss": "(M, N) or (M, N, Q)",
     "phi": "(M, N) or (M, N, Q)",
+    "token_losses": "(M, N, T), NaN after a text's last token",
+    "token_z": "(M, N, T), NaN after a text's last token",
+    "lower_loss": "(M, N)",
     "traces": "(M, N, E)",
     "grad_norms": "(M, N, E)",
 }
@@ -45,7 +58,9 @@ def import_arrays(
     (M, N, E), epoch 0 = before training; population (N,) bool; groups (N,) text. Q counts views of a sample, the
     first is the original; C = 1 is a model of two classes that gives one logit, of class 1. Probabilities in place of logits
     are refused. What is missing of loss and phi follows from logits, or from the other one;
-    ``correct`` is NULL without logits. One run is in memory at a time; nothing is ever unpickled.
+    ``correct`` is NULL without logits. Of language models: token_losses (M, N, T), -log p of each token that counts, NaN after a
+    text's last one, from which the loss follows as their mean where neither it nor another is given; token_z (M, N, T) likewise,
+    lower_loss (M, N), and zlib_bytes (N,) integers (see docs/schema.md). One run is in memory at a time; nothing is ever unpickled.
 
     The run ``target`` gets the role target, all others get ``role``. Makes the experiment or matches it, and skips
     runs that were imported from the same values before. Raises InvalidInput for arrays that do not fit each other,
@@ -80,7 +95,10 @@ def _runs(
     """Run 0, 1, ...: all arrays are read side by side, one run of each at a time."""
     rows = zip(*(arrays.rows(name) for name in present), strict=True)
     for name, members, values in zip(names, keep, rows, strict=True):
-        yield GivenRun(name, name, members, dict(zip(present, values, strict=True)), role=role)
+        given = dict(zip(present, values, strict=True))
+        if "token_losses" in given and not given.keys() & set(SIGNALS):
+            given["loss"] = mean_losses(given)
+        yield GivenRun(name, name, members, given, role=role)
 
 
 def _read_universe(arrays: NpzArrays) -> tuple[Universe, np.ndarray]:
@@ -98,7 +116,9 @@ def _read_universe(arrays: NpzArrays) -> tuple[Universe, np.ndarray]:
         raise InvalidInput(
             f"{arrays.path}: keep says that run {run} trained on sample {sample}, which population sets aside from training"
         )
-    columns = {"group": _groups(arrays)} if "groups" in shapes else {}
+    columns: dict[str, pa.Array] = {"group": _groups(arrays)} if "groups" in shapes else {}
+    if "zlib_bytes" in shapes:
+        columns["zlib_bytes"] = pa.array(arrays.whole("zlib_bytes"))
     return Universe(labels, population, columns), keep
 
 
@@ -149,7 +169,23 @@ def _check_shapes(arrays: NpzArrays) -> None:
     if len(set(queries.values())) > 1:
         named = ", ".join(f"{name} {shapes[name]}" for name in queries)
         raise InvalidInput(f"{arrays.path}: different numbers of queries: {named}")
+    _check_tokens(arrays, max(queries.values(), default=1))
     if "traces" in shapes and "grad_norms" in shapes and shapes["traces"] != shapes["grad_norms"]:
         raise InvalidInput(
             f"{arrays.path}: traces have shape {shapes['traces']}, grad_norms {shapes['grad_norms']}"
+        )
+
+
+def _check_tokens(arrays: NpzArrays, queries: int) -> None:
+    shapes = arrays.shapes
+    there = [name for name in TOKENS if name in shapes]
+    if there and "token_losses" not in there:
+        raise InvalidInput(f"{arrays.path}: {there[0]} is there without token_losses; give both")
+    if there and queries > 1:
+        raise InvalidInput(
+            f"{arrays.path}: token_losses are of the samples as they are, and there are {queries} queries; give one"
+        )
+    if "token_z" in there and shapes["token_z"] != shapes["token_losses"]:
+        raise InvalidInput(
+            f"{arrays.path}: token_losses have shape {shapes['token_losses']}, token_z {shapes['token_z']}"
         )

@@ -18,6 +18,7 @@ from ..callables import unknown_choice
 from ..progress import Progress, Silent
 from ..run_facts import versions
 from ..signals.from_logits import loss_from_phi, phi_from_loss, signals_from_logits
+from .tokens import tokens_of
 
 SIGNALS = ("logits", "loss", "phi")
 
@@ -57,7 +58,8 @@ class GivenRun:
     origin    where it was found, as errors name it
     members   bool (N,): its training set
     values    any of logits (n, Q, C) or (n, C), C = 1 being the one logit of a model of two classes, loss and phi (n[, Q]) of the samples ``ids``; traces, grad_norms and
-              margins (N, E) of all samples, epoch 0 = before training. May be memory-mapped.
+              margins (N, E) of all samples, epoch 0 = before training; token_losses and token_z (n, T), NaN after a text's
+              last token, and lower_loss (n,), with a single query. May be memory-mapped.
     ids       sample ids (n,) of the signals; None: all samples
     model, recipe, extra   what the run's facts say of the model, where it is known
     """
@@ -113,6 +115,7 @@ def import_runs(
                 progress.note("one logit a sample is taken for that of class 1, beside 0 for class 0")
                 told = True
             progress.advance(0, f"checking {run.name}")
+            tokens_of(run.values, run.origin)
             _check_values(run.values, _labels_of(universe, run), run.origin)
             digests[run.name] = _digest(run)
             _check_same(lake, experiment, run, digests[run.name])
@@ -208,6 +211,7 @@ def _write(lake: Lake, experiment: str, universe: Universe, run: GivenRun, extra
     kept = np.ones(len(run.members), dtype=bool)
     kept[list(lake.experiment(experiment).forgotten)] = False
     with lake.write_run(experiment, run.name, members=run.members & kept) as writer:
+        tokens = tokens_of(values, run.origin)
         for query, given in enumerate(_each_query(values)):
             loss, phi, correct = _signals_of(given, labels, f"{run.origin} query {query}")
             logits = given.get("logits")
@@ -221,6 +225,7 @@ def _write(lake: Lake, experiment: str, universe: Universe, run: GivenRun, extra
                 phi=phi,
                 correct=correct,
                 logits=logits,
+                **tokens,
             )
             if query == 0 and correct is not None:
                 members, outside = run.members & kept, ~run.members & ~universe.population & kept

@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from in_sql import InSql
-from losslake.analysis import attacks, charts, evaluations, measures
+from losslake.analysis import attacks, charts, evaluations, language, measures
 from losslake.analysis.commands import analyze_group
 from losslake.analysis.declare import Analysis, Evaluation, parse_options, variant_of
 from losslake.analysis.evaluations.catalogue import EVALUATIONS, run_evaluation
@@ -34,8 +34,8 @@ from places import ROOT
 
 ENTRIES: tuple[Analysis | Evaluation, ...] = (*ANALYSES, *EVALUATIONS)
 NO_QUERY = {"views", "views_spark", "macros_duckdb", "macros_spark"}
-OF_EVERY_ANALYSIS = {"training_sets", "training_counts"}
-"""What every analysis that compares with other runs asks Spark first; see `Source.need_shadows`."""
+OF_EVERY_ANALYSIS = {"training_sets", "training_counts", "token_counts"}
+"""What every analysis that compares with other runs asks first, the first two on Spark; see `Source.need_shadows`."""
 
 
 each = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
@@ -168,10 +168,12 @@ def computes_scores_or_a_finding(function: Callable[..., Any]) -> bool:
     )
 
 
-@pytest.mark.parametrize("package", [attacks, measures, evaluations], ids=lambda package: package.__name__)
+@pytest.mark.parametrize(
+    "package", [attacks, language, measures, evaluations], ids=lambda package: package.__name__
+)
 def test_every_one_that_is_written_is_declared(package: ModuleType) -> None:
     written = [function for function in public_functions(package) if computes_scores_or_a_finding(function)]
-    assert len(written) > 5
+    assert len(written) > 3
     declared = {entry.compute for entry in ENTRIES}
     left = [function.__name__ for function in written if function not in declared]
     assert left == [], "name them in scoring/catalogue.py or evaluations/catalogue.py"
@@ -179,7 +181,9 @@ def test_every_one_that_is_written_is_declared(package: ModuleType) -> None:
 
 @each
 def test_it_has_tests_of_its_own(entry: Analysis | Evaluation) -> None:
-    folders = [ROOT / "tests" / "analysis" / name for name in ("attacks", "measures", "evaluations")]
+    folders = [
+        ROOT / "tests" / "analysis" / name for name in ("attacks", "language", "measures", "evaluations")
+    ]
     texts = [file.read_text() for folder in folders for file in folder.glob("test_*.py")]
     named = re.compile(rf"""\b{entry.compute.__name__}\b|["']{entry.name}["'[]""")
     module = entry.compute.__module__.removeprefix("losslake.").replace(".", "/")

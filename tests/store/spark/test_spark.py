@@ -271,7 +271,7 @@ def test_evaluations_take_their_scores_from_spark(cluster: Any, lake: Lake, tmp_
             assert found[0].notes == found[1].notes
             assert alike(*([metric.to_json() for metric in each.metrics] for each in found))
         with pytest.raises(
-            InvalidOption, match=r"entropy is not computed in SQL.*scores that the lake keeps"
+            InvalidOption, match=r"entropy is not computed on Spark.*scores that the lake keeps"
         ):
             run_evaluation(on_spark, find_evaluation("spearman"), ("loss", "entropy"))
         for name in NOT_ON_SPARK:
