@@ -57,6 +57,9 @@ class AnalysisOptions(TypedDict, total=False):
     interpolate: bool
     rows: int
     tau: Literal["both", "out"]
+    k: float
+    plus_plus: bool
+    group: str
     of: Literal["correct", "probability"]
     on: Literal["population", "audit"]
     top: int

@@ -153,7 +153,7 @@ def test_all_runs_everything(shell: Shell, everything: Lake) -> None:
     titles = [line.split()[0] for line in out.splitlines()]  # a line each, and no more
     with_defaults = [evaluation.name for evaluation in EVALUATIONS if evaluation.default_scores]
     assert ": left out, " not in err
-    assert "note: compare: without trajectory, attack-l, which score too few of the records" in err
+    assert "note: compare: without trajectory, attack-l, exposure, which score too few of the records" in err
     assert titles == [*(analysis.name for analysis in ANALYSES), "compare", *with_defaults]
     lira = next(line for line in out.splitlines() if line.startswith("lira "))
     metrics = json.loads(
