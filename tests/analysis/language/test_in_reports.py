@@ -1,0 +1,46 @@
+"""Reports make the attacks on tokens where the target keeps them, and do not speak of them elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from losslake.analysis.report.gather import OF_TEXTS, gather
+from losslake.store.lake import Lake
+from run_data import of_texts
+
+MakeLake = Callable[..., Lake]
+N = 80
+KEEP = np.arange(N)[None] % 2 == 0
+
+
+def lake_with(lake_of: MakeLake, names: list[str], columns: dict[str, Any]) -> Lake:
+    given = of_texts(N, 1, members=KEEP[0])
+    loss = np.array([[np.mean(row) for row in given["token_losses"]]])
+    tokens = [{name: given[name] for name in names}]
+    return lake_of(KEEP, np.zeros(KEEP.shape), loss=loss, tokens=tokens, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("names", "columns", "made"),
+    [
+        (["token_losses", "token_z", "lower_loss"], {"zlib_bytes": [9] * N}, OF_TEXTS),
+        (["token_losses"], {}, ("min-k",)),
+        ([], {}, ()),
+    ],
+    ids=["all of them", "losses alone", "none"],
+)
+def test_they_are_made_where_the_columns_are(
+    lake_of: MakeLake, names: list[str], columns: dict[str, Any], made: tuple[str, ...]
+) -> None:
+    report = gather(lake_with(lake_of, names, {**columns, "group": ["canary"] * N}), "tests")
+    shown = {attack.scored.name: attack.scored.label for attack in report.attacks}
+    assert [name for name in shown if name in OF_TEXTS] == list(made)
+    assert not made or shown["min-k"] == "Min-K%"
+    left_out = {name for name, _ in report.absent} & {"Min-K%++", "zlib attack", "lowercase attack"}
+    assert left_out == ({"Min-K%++", "zlib attack", "lowercase attack"} if len(made) == 1 else set())
+    assert "exposure" in {ask.name for ask in report.asks}
+    assert report.judgement.attack is not None
+    assert report.judgement.attack.scored.name == "loss"
