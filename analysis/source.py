@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
@@ -100,7 +100,7 @@ class Source:
     left_out: tuple[str, ...] = ()
     _connection: duckdb.DuckDBPyConnection | None = field(default=None, repr=False)
     _not_compared: NotCompared | None = field(default=None, repr=False)
-    _other_tokens: list[dict[str, Any]] | None = field(default=None, repr=False)
+    _token_marks: dict[tuple[str, ...], tuple[int, int] | None] = field(default_factory=dict, repr=False)
     _asked: bool = field(default=False, repr=False)
     _sets: dict[tuple[Any, ...], TrainingSets] = field(default_factory=dict, repr=False)
     kept: Kept = field(default_factory=lambda: Kept(KEPT), repr=False)
@@ -200,17 +200,26 @@ class Source:
     def _others(self, *roles: Role) -> tuple[Run, ...]:
         self._asked = True
         found = with_signals(self.runs, self.target_name, roles, but=self.not_compared().runs)
-        self._check_tokens({run.run for run in found})
+        self._check_tokens(found)
         return found
 
-    def _check_tokens(self, runs: Collection[str]) -> None:
-        """Raises NotEnoughData where one of these runs counts other tokens of a text than the target; asked once."""
-        if self._other_tokens is None:
-            self._other_tokens = []
-            if self.target is not None and keeps_tokens(self, self.target):
-                asked = self.sql(read_sql("token_counts"), {"target": self.target.run})
-                self._other_tokens = asked.to_dicts()
-        refuse_other_tokens(self._other_tokens, runs, self.experiment, self.target_name)
+    def _check_tokens(self, runs: Sequence[Run]) -> None:
+        """Raises NotEnoughData where one of these runs counts other tokens of a text than the target."""
+        if self.target is None or not runs:
+            return
+        marks, own = self._token_marks, _files_of(self.target)
+        if own not in marks and not keeps_tokens(self, self.target):
+            marks[own] = None
+        if own in marks and marks[own] is None:
+            return
+        if any(_files_of(run) not in marks for run in (self.target, *runs)):
+            rows = self.sql(read_sql("token_marks"))
+            found = {row["run"]: (row["texts"], row["mark"]) for row in rows.iter_rows(named=True)}
+            marks.update({_files_of(run): found.get(run.run) for run in (self.target, *runs)})
+        differ = [run.run for run in runs if marks[_files_of(run)] not in (None, marks[own])]
+        if differ:  # in tokens, or in the samples that they have
+            others = self.sql(read_sql("token_counts"), {"target": self.target.run})
+            refuse_other_tokens(others.to_dicts(), differ, self.experiment, self.target_name)
 
     def told(self) -> tuple[str, ...]:
         """What was left out of the runs to compare with, if these were asked for since this was called last."""
@@ -253,11 +262,7 @@ class Source:
             for run in self.runs
             if "signals" in run.tables() and (run.info.role in roles or run.run == self.target_name)
         ]
-        # The sums of rows stay when they are laid out anew.
-        key = (
-            self.experiment,
-            *((run.run, *(file.sha256 for file in run.files if file.table == "signals")) for run in runs),
-        )
+        key = (self.experiment, *map(_files_of, runs))
         if key not in self._sets:
             self._sets.clear()
             self._sets[key] = read_training_sets(runs, self.audited(), self.rows_of_each)
@@ -412,7 +417,7 @@ class Source:
             lake or self.lake, experiment or self.experiment, target, find=self.find, left_out=left_out
         )
         if lake is None:
-            found._sets, found.kept = self._sets, self.kept
+            found._sets, found.kept, found._token_marks = self._sets, self.kept, self._token_marks
         return found
 
     def analysis(self, score: str) -> tuple[Analysis, dict[str, Any]]:
@@ -441,6 +446,15 @@ def _only_target(experiment: str, runs: tuple[Run, ...]) -> Run | None:
             "choose one with --target"
         )
     return first[0] if first else None
+
+
+def _files_of(run: Run) -> tuple[str, ...]:
+    """A run by what it holds: the sums of rows stay when they are laid out anew."""
+    return (
+        run.experiment,
+        run.run,
+        *(file.sha256 for file in run.files if file.table == "signals"),
+    )
 
 
 def keeps_tokens(source: Source, run: Run, column: str = "token_losses") -> bool:

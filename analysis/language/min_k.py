@@ -28,8 +28,8 @@ def min_k(
 
     Needs: the target's losses of tokens; with --plus-plus also their token_z.
 
-    Source: Shi et al. 2024, "Detecting Pretraining Data from Large Language Models", equation 1; Zhang et al. 2024,
-    "Min-K%++: Improved Baseline for Detecting Pre-Training Data from Large Language Models", equations 3 and 4.
+    Source: Shi et al. 2024, "Detecting Pretraining Data from Large Language Models" (MIN-K% PROB); Zhang et al. 2024,
+    "Min-K%++: Improved Baseline for Detecting Pre-Training Data from Large Language Models".
     """
     if not 0 < k <= 100:
         raise InvalidOption(f"k of min-k is per cent of the tokens, above 0 and up to 100, not {k:g}")

@@ -34,7 +34,7 @@ from places import ROOT
 
 ENTRIES: tuple[Analysis | Evaluation, ...] = (*ANALYSES, *EVALUATIONS)
 NO_QUERY = {"views", "views_spark", "macros_duckdb", "macros_spark"}
-OF_EVERY_ANALYSIS = {"training_sets", "training_counts", "token_counts"}
+OF_EVERY_ANALYSIS = {"training_sets", "training_counts", "token_counts", "token_marks"}
 """What every analysis that compares with other runs asks first, the first two on Spark; see `Source.need_shadows`."""
 
 

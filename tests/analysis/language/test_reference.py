@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import Outcome, run_analysis
+from losslake.analysis.source import Source
 from losslake.store.errors import NotEnoughData
 from losslake.store.lake import Lake
 
@@ -57,6 +58,28 @@ def test_another_tokenizer_is_refused_and_can_be_left_out(lake_of: MakeLake) -> 
     found = outcome(lake, tau="out", without=("run-0002",)).scores.frame
     np.testing.assert_allclose(found["score"], loss[[1, 3]].mean(axis=0) - loss[0], rtol=1e-5)
     assert len(outcome(lake, "loss").scores.frame) == N  # compares with nobody
+
+
+def test_runs_of_some_of_the_texts_are_compared(lake_of: MakeLake) -> None:
+    tokens = [texts(seed) for seed in range(4)]
+    held = np.ones(KEEP.shape, bool)
+    held[2, 10:] = False
+    loss = np.ones(KEEP.shape)
+    lake = lake_of(KEEP, np.zeros(KEEP.shape), loss=loss, tokens=tokens, roles=ROLES, held=held)
+    assert outcome(lake, tau="out").scores.frame["n_out"].to_list() == [3] * 10 + [2] * (N - 10)
+
+
+def test_targets_beside_each_other_ask_once(lake_of: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake, _ = fleet(lake_of, [texts(seed) for seed in range(4)])
+    asked: list[str] = []
+    sql = Source.sql
+    monkeypatch.setattr(Source, "sql", lambda self, text, *more: asked.append(text) or sql(self, text, *more))
+    with open_source(lake, "tests") as source:
+        source.need_references()
+        for run in ("run-0001", "run-0000"):
+            with source.beside(run) as other:
+                assert len(other.need_references()) >= 2
+    assert sum("mark" in text for text in asked) == 1
 
 
 def test_runs_without_token_losses_are_taken_at_their_word(lake_of: MakeLake) -> None:
