@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
@@ -20,7 +20,8 @@ from ..store.lake import Lake
 from ..store.query.connection import connect
 from ..store.query.engine_errors import engine_errors
 from ..store.query.held import hold
-from ..store.query.kept import Kept, kept_rows_of_each
+from ..store.query.kept import Kept, kept_rows_of_each, place_of
+from ..store.query.views import OF_RESULTS
 from ..store.read.catalogue import check_remembered, listed_files
 from ..store.read.changes import check_unchanged, read_again
 from ..store.read.data_rows import has_column
@@ -40,6 +41,8 @@ T = TypeVar("T")
 
 KEPT, KEPT_BY_MANY = 64 << 20, 256 << 20
 """Bytes of what was read that one analysis keeps at most, and many together, which read the same again and again."""
+
+_ASKS_RESULTS = re.compile(rf"\b({'|'.join(OF_RESULTS)})\b")
 
 _PASSED_OVER = """
 create or replace temp view signals as
@@ -108,6 +111,8 @@ class Source:
     _moved: bool = field(default=False, repr=False)
     _asked_for: set[str] = field(default_factory=set, repr=False)
     _held: set[str] = field(default_factory=set, repr=False)
+    _with_results: bool = field(default=False, repr=False)
+    _audited: np.ndarray | None = field(default=None, repr=False)
 
     @classmethod
     def open(
@@ -139,8 +144,14 @@ class Source:
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
         """The engine's, with the views: made when it is first asked for, as many analyses read columns alone."""
+        return self._connected(with_results=True)
+
+    def _connected(self, *, with_results: bool) -> duckdb.DuckDBPyConnection:
+        if with_results and not self._with_results:
+            self._close()
         if self._connection is None:
-            connection = connect(self.lake, self.experiment, runs=self._shown())
+            self._with_results = with_results
+            connection = connect(self.lake, self.experiment, runs=self._shown(), with_results=with_results)
             cells = self._not_compared.passed_over if self._not_compared else None
             if cells is not None:
                 self._provided["passed_over"] = cells
@@ -270,7 +281,10 @@ class Source:
 
     def audited(self) -> np.ndarray:
         """Which samples are of the audit pool, (samples,) bool."""
-        return (pl.Series(self.lake.samples(self.experiment)["pool"]) == "audit").to_numpy()
+        if self._audited is None:
+            pool = pl.DataFrame(self.lake.samples(self.experiment).select(["pool"]))
+            self._audited = (pool["pool"] == "audit").to_numpy()
+        return self._audited
 
     def passed_over(self, runs: Sequence[Run], sample_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of what is passed over in a matrix of ``runs`` and ``sample_id`` (samples,), ascending."""
@@ -301,7 +315,8 @@ class Source:
         """The answer to one query with its ``$parameters`` bound. Raises CorruptLake for a damaged file."""
 
         def ask() -> pl.DataFrame:
-            connection = self.connection
+            # Of what analyses found each is a manifest of its own, which few queries ask for.
+            connection = self._connected(with_results=bool(_ASKS_RESULTS.search(text)))
             with engine_errors(connection):
                 self._hold(connection, text)
                 return connection.sql(text, params=dict(parameters or {})).pl()
@@ -332,6 +347,15 @@ class Source:
         every = sum(file.rows for run in self.runs for file in run.files if file.table == table)
         return self.again(
             lambda: kept_rows_of_each(self.kept, self.lake, self.now(runs), table, columns, every)
+        )
+
+    def compared(self) -> tuple[Hashable, ...]:
+        """What the answers of runs that the target is compared with follow from, as a key of what is kept."""
+        return (
+            self.experiment,
+            self.target_name,
+            self.left_out,
+            tuple((run.run, place_of(run, "signals")) for run in self.runs),
         )
 
     def keep_more(self) -> None:

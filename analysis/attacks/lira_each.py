@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_ndtr
 
+from ..statistics.special import log_ndtr
 from .in_and_out import Fit, Fits, Sums
 from .phi_matrix import PhiMatrix
 from .variance_prior import LogVariances, Prior, log_gamma_half, log_t_tail, log_variances

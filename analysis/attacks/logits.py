@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ...store.errors import CorruptLake, InvalidInput, NotEnoughData
@@ -223,6 +222,8 @@ def _rows_a_piece(width: int) -> int:
 
 
 def _piece(batch: pa.RecordBatch, column: Lists, query: int | None, file: DataFile) -> Piece:
+    import pyarrow.compute as pc
+
     kept = pc.is_valid(batch[column])
     if query is not None:
         kept = pc.and_(kept, pc.equal(batch["query"], query))

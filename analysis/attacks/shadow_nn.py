@@ -10,12 +10,12 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.special import expit
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ..scores import Scores, count_unscored
 from ..source import Source
 from ..statistics.roc import rates
+from ..statistics.special import expit
 from .logits import Piece, left_out, shadow_logits, target_logits
 from .loss import attacked_losses
 

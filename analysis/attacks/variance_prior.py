@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import digamma, gammaln, log_ndtr, polygamma
+
+from ..statistics.special import gammaln, log_ndtr, psi, tetragamma, trigamma
 
 LEAST_SPREAD, MOST_SPREAD = 1e-4, 100.0
 """Bounds of the variance of log variances: dof of the prior from 2e4, as good as one variance for all, to 0.2."""
@@ -58,7 +59,7 @@ class LogVariances:
         level = self.level / weight
         spread = np.clip(self.square / weight - level**2 - self.noise / weight, LEAST_SPREAD, MOST_SPREAD)
         half = _inverse_trigamma(np.where(self.weight > 0, spread, LEAST_SPREAD))
-        fitted = np.exp(level + digamma(half) - np.log(half))
+        fitted = np.exp(level + psi(half) - np.log(half))
         return Prior(2 * half, np.where(self.weight > 0, fitted, 0.0))
 
 
@@ -74,13 +75,13 @@ def log_variances(
     half = (np.arange(int(n.max(initial=1)) + 1) - 1) / 2
     half[:2] = 0.5
     weight = np.where(counts, n - 1.0, 0.0)
-    level = np.log(np.where(counts, squares / 2, 1.0)) - digamma(half)[n]
+    level = np.log(np.where(counts, squares / 2, 1.0)) - psi(half)[n]
     weighted = weight * level
     return LogVariances(
         weight.sum(axis=axis, keepdims=True),
         weighted.sum(axis=axis, keepdims=True),
         (weighted * level).sum(axis=axis, keepdims=True),
-        (weight * polygamma(1, half)[n]).sum(axis=axis, keepdims=True),
+        (weight * trigamma(half)[n]).sum(axis=axis, keepdims=True),
     )
 
 
@@ -88,8 +89,8 @@ def _inverse_trigamma(value: Floats) -> Floats:
     """x with trigamma(x) = value, by Newton's method on 1 / trigamma, which is nearly a straight line."""
     x = 0.5 + 1 / value
     for _ in range(_NEWTON):
-        trigamma = polygamma(1, x)
-        x = x + trigamma * (1 - trigamma / value) / polygamma(2, x)
+        reached = trigamma(x)
+        x = x + reached * (1 - reached / value) / tetragamma(x)
     return np.asarray(x, dtype=np.float64)
 
 

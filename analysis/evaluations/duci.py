@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.special import ndtri, stdtrit
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
@@ -20,6 +19,7 @@ from ..source import Source, collect_shadows
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
 from ..statistics.roc import roc, split
+from ..statistics.special import ndtri, stdtrit
 
 GRID = 2001
 """Shares from 0 to 1 that are tested for the interval."""

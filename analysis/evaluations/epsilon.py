@@ -21,10 +21,10 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtrc, betaincinv, gammaln, log_ndtr, ndtri
 
 from ..statistics.intervals import clopper_pearson
 from ..statistics.roots import root
+from ..statistics.special import bdtrc, betaincinv, gammaln, log_ndtr, ndtri
 
 Floats = npt.NDArray[np.float64]
 Sides = Literal["both", "members"]

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr, bdtrik, ndtri
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ..scores import Finding
 from ..source import Source
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
+from ..statistics.special import bdtr, bdtrik, ndtri
 from .compare import FoundBy, check_fprs, check_k, found_by
 from .quantile_ablation import RangeScore, Traces, parse_range, read_traces, trace_quantiles
 

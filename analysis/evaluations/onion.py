@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.special import ndtri
 
 from ...store.errors import InvalidInput, InvalidOption, NotEnoughData, NotFound
 from ..scores import Finding, Scores
@@ -21,6 +20,7 @@ from ..statistics.intervals import CONFIDENCE, clopper_pearson
 from ..statistics.metric import Metric
 from ..statistics.reestimation import Outcomes, chance_above, distribution
 from ..statistics.roc import split, threshold_at_fpr, tpr_at_fpr
+from ..statistics.special import ndtri
 from .compare import check_fprs
 
 MEMORIZED = (0.2, 0.4, 0.6, 0.8)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
-from scipy.special import stdtrit
 
 from ..attacks.each_run import attack_each
 from ..scores import Finding
@@ -16,6 +15,7 @@ from ..source import Source
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
 from ..statistics.roc import evaluate
+from ..statistics.special import stdtrit
 from .compare import check_fprs
 
 

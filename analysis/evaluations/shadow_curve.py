@@ -7,17 +7,17 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri, stdtrit
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ..attacks.lira_each import growing, scores_of
 from ..attacks.phi_matrix import queries_of, read_phi, shadow_phi
-from ..measures.memorization import memorization
+from ..measures.memorization import estimates
 from ..scores import Finding
 from ..source import Source
 from ..statistics.intervals import CONFIDENCE, logit_interval
 from ..statistics.metric import Metric
 from ..statistics.roc import evaluate, whole_part
+from ..statistics.special import ndtri, stdtrit
 from .compare import check_fprs
 
 Floats = npt.NDArray[np.float64]
@@ -130,7 +130,7 @@ def _memorized(
 ) -> tuple[Flags | None, list[str]]:
     """Members and non-members with the highest memorization, ``top`` of each that have one; None where none has."""
     try:
-        frame = memorization(source).frame
+        frame = estimates(source, "correct")
     except NotEnoughData as error:
         return None, [f"no record can be said to be memorized: {error}"]
     value = np.full(int(sample_id.max(initial=-1)) + 1, np.nan)

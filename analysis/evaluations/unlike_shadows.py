@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 from ...store.format.records import Run
+from ..statistics.special import stdtrit
 
 Floats = npt.NDArray[np.float64]
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr, bdtrik, betainc, betaincinv, ndtri, stdtr, stdtrit
 
 from .roots import rising_root, root
+from .special import bdtr, bdtrik, betainc, betaincinv, ndtri, stdtr, stdtrit
 
 CONFIDENCE = 0.95
 

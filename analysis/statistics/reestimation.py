@@ -13,9 +13,9 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtrc, gammaln, xlog1py, xlogy
 
 from .intervals import CONFIDENCE, clopper_pearson
+from .special import bdtrc, gammaln, xlog1py, xlogy
 
 GRID = np.sin(np.linspace(0, np.pi / 2, 21)) ** 2
 """Shares that a record may have: closer together towards 0 and 1, where most lie."""

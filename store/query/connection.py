@@ -29,7 +29,7 @@ from ..read.changes import check_unchanged
 from .engine_errors import engine_errors, first_lines
 from .limits import StillRunning, wait_for
 from .read_only import one_query
-from .views import FILE_LISTS, VIEWS, define_views, file_lists, metrics_table, runs_table
+from .views import FILE_LISTS, OF_RESULTS, VIEWS, define_views, file_lists, metrics_table, runs_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -166,19 +166,20 @@ def connect(
     runs: Sequence[Run] | None = None,
     threads: int | None = None,
     memory: str | None = None,
+    with_results: bool = True,
 ) -> duckdb.DuckDBPyConnection:
     """A connection with the lake's views that can read the lake and nothing else, and change no setting.
 
     ``runs`` are the ones to show, for a caller that has read their manifests already; by default all that are
     committed. ``memory`` is a limit in DuckDB's notation, such as '4GB'. A private folder takes what does not fit, up to half
-    of what is free on its disk.
+    of what is free on its disk. Without results no manifest of one is read, and the views of them, `OF_RESULTS`, are not there.
 
     What runs here is not looked at: this is for losslake's own SQL. A text of a user's goes through `run_query` or
     `Lake.connect`.
     """
     experiments = [experiment] if experiment is not None else lake.experiments()
     shown = [run for name in experiments for run in lake.runs(name)] if runs is None else list(runs)
-    found = [result for name in experiments for result in results(lake, name)]
+    found = [result for name in experiments for result in results(lake, name)] if with_results else []
     known = [lake.experiment(name) for name in experiments]
     check_unchanged(lake.files, [*known, *shown, *found])
     lists = file_lists(known, shown, found, lake.files.location)
@@ -188,8 +189,9 @@ def connect(
         lake.files.let_read(connection)
         with engine_errors(connection):
             connection.from_arrow(runs_table(shown)).create("runs")
-            connection.from_arrow(metrics_table(found)).create("metrics")
-            define_views(connection, lists)
+            if with_results:
+                connection.from_arrow(metrics_table(found)).create("metrics")
+            define_views(connection, lists, without=() if with_results else OF_RESULTS)
             connection.execute(read_sql("macros_duckdb"))
             _close_the_door(connection, [file for name in FILE_LISTS for file in lists[name]])
     except BaseException:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 
 from ...sql import read_sql
@@ -22,7 +21,12 @@ from ..format.tables import empty_table, table_of_rows
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import duckdb
+
 VIEWS = ("samples", "runs", "signals", "traces", "trace_points", "scores", "metrics", "risk")
+
+OF_RESULTS = ("scores", "metrics", "risk")
+"""Those of what analyses found, of which each is a manifest of its own."""
 
 COLUMNS = {"samples": SAMPLES, "signals": SIGNALS, "traces": TRACES, "scores": SCORES}
 """The columns of the views over files, in the files; the folders say the rest, `PARTITIONS`. Of the others metrics and
@@ -34,6 +38,9 @@ PARTITIONS = {
     "traces": ("experiment", "run"),
     "scores": ("experiment", "analysis", "target"),
 }
+
+_END = re.compile(r";\n")
+"""Where a statement of views.sql ends; DuckDB's parser, which has no connection here, would start an engine of its own to say so."""
 
 _VARIABLE = r"getvariable\('(\w+)'\)"
 
@@ -139,24 +146,26 @@ def lists_behind(connection: duckdb.DuckDBPyConnection) -> dict[str, list[Any]]:
 # --- DuckDB ---------------------------------------------------------------------------------------------------
 
 
-def define_views(connection: duckdb.DuckDBPyConnection, lists: Mapping[str, list[Any]]) -> None:
-    """Create the views over files, and an empty table of the same columns where there are no files."""
+def define_views(
+    connection: duckdb.DuckDBPyConnection, lists: Mapping[str, list[Any]], without: Collection[str] = ()
+) -> None:
+    """Create the views over files, and an empty table of the same columns where there are no files; none of those ``without``."""
     for name, given in lists.items():
         connection.execute(_SET_LIST[name], {"list": given})
     views = view_statements(lists)
-    for name in COLUMNS.keys() - views.keys():
+    for name in COLUMNS.keys() - views.keys() - set(without):
         partitions = [pa.field(part, pa.string()) for part in PARTITIONS[name]]
         empty = empty_table(pa.schema([*partitions, *COLUMNS[name]]))
         connection.from_arrow(empty).create(name)
-    for statement in views.values():
-        connection.execute(statement)
+    for name, statement in views.items():
+        if name not in without:
+            connection.execute(statement)
 
 
 def view_statements(lists: Mapping[str, list[Any]]) -> dict[str, str]:
     """What creates each view of views.sql, without the parts whose lists are empty; none of a view without any part."""
     found = {}
-    for statement in duckdb.extract_statements(read_sql("views")):
-        text = statement.query
+    for text in _END.split(read_sql("views")):
         created = re.search(r"create view (\w+) as\n", text)
         if created:
             parts = text[created.end() :].split("\nunion all\n")

@@ -113,7 +113,9 @@ def _scores_table(analysis: str, variant: str, scores: pa.Table) -> pa.Table:
         )
     try:
         fixed = {
-            field.name: scores[field.name].cast(field.type) for field in SCORES if field.name != "variant"
+            field.name: _as_type(scores[field.name], field.type)
+            for field in SCORES
+            if field.name != "variant"
         }
     except pa.ArrowException as error:
         raise InvalidInput(f"the scores of {analysis} have a column of the wrong type: {error}") from error
@@ -121,3 +123,8 @@ def _scores_table(analysis: str, variant: str, scores: pa.Table) -> pa.Table:
     return pa.Table.from_arrays(
         [of, *fixed.values(), *(scores[name] for name in own)], ["variant", *fixed, *own]
     )
+
+
+def _as_type(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
+    # To cast, pyarrow imports all of its functions first.
+    return column if column.type == wanted else column.cast(wanted)
