@@ -12,7 +12,6 @@ import numpy.typing as npt
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.format.schema import PLAIN_QUERIES
-from ...store.query.kept import place_of
 from ..declare import DUALS, MASK, SHARED, WITHOUT, Analysis
 from ..source import Source, collect_shadows
 from ..statistics.dependence import (
@@ -82,16 +81,7 @@ def attack_each(
         with masked_source(source, parse_mask(mask)) as (hidden, notes):
             masked = attack_each(hidden, analysis, options, count, duals=duals)
         return replace(masked, notes=(*notes, *masked.notes))
-    answers = tuple((run.run, place_of(run, "signals")) for run in source.runs)
-    key = (
-        source.target_name,
-        source.left_out,
-        answers,
-        analysis.name,
-        str(sorted(options.items())),
-        count,
-        duals,
-    )
+    key = ("each", *source.compared(), analysis.name, str(sorted(options.items())), count, duals)
     remembered: EachRun | None = source.kept.find(key)
     if remembered is not None:
         return remembered

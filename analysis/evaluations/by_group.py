@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ...store.errors import InvalidOption, NotEnoughData
-from ..measures.memorization import memorization
+from ..measures.memorization import estimates
 from ..measures.subpopulation import subpopulation
 from ..scores import Finding, Scores
 from ..scoring.run import FPRS
@@ -145,7 +145,7 @@ def groups_of(source: Source, by: str, threshold: float) -> SampleGroups:
 def _singletons(source: Source, threshold: float) -> SampleGroups:
     if not -1 <= threshold < 1:
         raise InvalidOption(f"memorization lies between -1 and 1; a threshold of {threshold:g} parts nothing")
-    frame = memorization(source).frame
+    frame = estimates(source, "correct")
     above = pl.when(pl.col("score") > threshold).then(pl.lit(SINGLETONS)).otherwise(pl.lit("others"))
     part = pl.when(pl.col("score").is_not_null()).then(above)
     count = int((frame["score"] > threshold).sum())

@@ -42,6 +42,15 @@ def memorization(
 
     Source: Feldman & Zhang 2020, "What Neural Networks Memorize and Why", equation 1.
     """
+    frame = estimates(source, of)
+    known = frame["score"].drop_nulls().to_numpy()
+    above = shares_above(frame.filter(pl.col("score").is_not_null()), of, LEVELS)
+    notes = count_unscored(frame, "no shadow run trained on them, or none did without them")
+    return Scores(with_membership(source, frame), notes, (_mean(known), *above))
+
+
+def estimates(source: Source, of: str) -> pl.DataFrame:
+    """`memorized`, of some sample at least. Raises NotEnoughData, with what is lacking, where no sample has an estimate."""
     shadows = source.need_shadows()
     frame = memorized(source, of)
     if frame["score"].null_count() == len(frame):
@@ -55,17 +64,22 @@ def memorization(
             or f"memorization needs shadow runs with and without each sample, and that {reason}; "
             f"experiment {source.experiment!r} has {len(shadows)} shadow runs"
         )
-    known = frame["score"].drop_nulls().to_numpy()
-    above = shares_above(frame.filter(pl.col("score").is_not_null()), of, LEVELS)
-    notes = count_unscored(frame, "no shadow run trained on them, or none did without them")
-    return Scores(with_membership(source, frame), notes, (_mean(known), *above))
+    return frame
 
 
 def memorized(source: Source, of: str) -> pl.DataFrame:
-    """The estimates and their intervals, a row a sample; see sql/memorization.sql."""
+    """The estimates and their intervals, a row a sample; see sql/memorization.sql. Several analyses ask for them: kept since."""
+    shadows = source.need_shadows()
+    key = ("memorized", of, *source.compared())
+    known: pl.DataFrame | None = source.kept.find(key)
+    if known is not None:
+        return known
     column, outcome = ("correct", None) if of == "correct" else ("loss", lambda loss: np.exp(-loss))
-    sides = sides_in_numpy(source, source.need_shadows(), column, outcome)
-    return source.query("memorization", {"target": source.target_name, "of": of}, sides)
+    sides = sides_in_numpy(source, shadows, column, outcome)
+    found = source.query("memorization", {"target": source.target_name, "of": of}, sides)
+    if source.kept.allows(key, found.estimated_size()):
+        source.kept.keep(key, found)
+    return found
 
 
 def shares_above(frame: pl.DataFrame, of: str, levels: Sequence[float]) -> list[Metric]:
