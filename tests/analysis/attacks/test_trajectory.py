@@ -14,6 +14,7 @@ from losslake.analysis.scoring.run import Outcome, run_analysis
 from losslake.analysis.statistics.roc import auc, split, tpr_at_fpr
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.lake import Lake
+from threadpoolctl import threadpool_limits
 
 MakeLake = Callable[..., Lake]
 Array = npt.NDArray[Any]
@@ -117,3 +118,20 @@ def test_what_it_refuses(lake_of: MakeLake) -> None:
     for options in ({"fraction": 1.0}, {"seed": -1}):
         with pytest.raises(InvalidOption):
             scored(lake_of(member[None], traces={"loss": loss}), **options)
+
+
+@pytest.mark.parametrize(("records", "decimals"), [(40, 6), (3_000, 6), (3_000, 1), (3_000, 2)])
+def test_bins_are_those_of_scikit_learn(records: int, decimals: int) -> None:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    rng = np.random.default_rng(records + decimals)
+    member = rng.random(records) < 0.2
+    known = np.round(rng.normal(size=(records, 3)) + member[:, None], decimals)
+    asked = np.concatenate([known, np.round(2 * rng.normal(size=(500, 3)), 3), np.full((1, 3), 1e300)])
+    weight = np.where(member, 0.5 / member.mean(), 0.5 / (1 - member.mean()))
+    model = HistGradientBoostingClassifier(
+        max_iter=60, max_leaf_nodes=8, learning_rate=0.08, early_stopping=False, random_state=0
+    )
+    with threadpool_limits(1):
+        model.fit(known, member, sample_weight=weight)
+        np.testing.assert_array_equal(log_odds(known, member, asked), model.decision_function(asked))
