@@ -19,7 +19,7 @@ from ..statistics.alike import Fronts, shared_tops
 from ..statistics.correlation import Ranked, correlation_of, rank_correlations
 from ..statistics.metric import Metric
 from ..statistics.roc import split, threshold_at_fpr, tpr_at_fpr, whole_part
-from ..statistics.top_k import Truth, precision_and_recall
+from ..statistics.top_k import Truth, precision_alone, precision_and_recall
 
 Among = Literal["all", "members", "non-members"]
 Floats = npt.NDArray[np.float64]
@@ -170,7 +170,7 @@ class FoundAmong:
         ranked = Ranked.of(value)
         about = {**parameters, "against": self.by.name}
         at_fpr = {**about, "fpr": self.by.fpr}
-        precision, _ = _at_k(value, ranked, self.vulnerable, self.truth, k, at_fpr)
+        precision = _precision_at_k(value, ranked, self.vulnerable, self.truth, k, at_fpr)
         return [precision, correlation_of(ranked, self.ranked, {**about, "among": "members"})]
 
 
@@ -213,9 +213,7 @@ def _at_k(
     k, total = whole_part(share, len(score)), int(vulnerable.sum())
     about = {**parameters, "k": share, "records": k}
     if k == 0:
-        return Metric("precision_at_k", None, n=0, parameters=about), Metric(
-            "recall_at_k", None, n=total, parameters=about
-        )
+        return _no_precision(about), Metric("recall_at_k", None, n=total, parameters=about)
     hits = expected_hits(score, vulnerable, k)
     recall = hits / total if total else None
     of_precision, of_recall = precision_and_recall(ranked, truth, share)
@@ -223,6 +221,27 @@ def _at_k(
         Metric("precision_at_k", hits / k, *of_precision, k, about),
         Metric("recall_at_k", recall, *of_recall, total, about),
     )
+
+
+def _precision_at_k(
+    score: Floats,
+    ranked: Ranked,
+    vulnerable: Mask,
+    truth: Truth,
+    share: float,
+    parameters: dict[str, object],
+) -> Metric:
+    """The first of these, for half of the time."""
+    k = whole_part(share, len(score))
+    about = {**parameters, "k": share, "records": k}
+    if k == 0:
+        return _no_precision(about)
+    hits = expected_hits(score, vulnerable, k)
+    return Metric("precision_at_k", hits / k, *precision_alone(ranked, truth, share), k, about)
+
+
+def _no_precision(about: dict[str, object]) -> Metric:
+    return Metric("precision_at_k", None, n=0, parameters=about)
 
 
 def expected_hits(score: Floats, vulnerable: Mask, k: int) -> float:

@@ -53,20 +53,50 @@ def precision_and_recall(score: Ranked, truth: Truth, share: float) -> tuple[Int
     They are of what the shares would be in endlessly many members and non-members like these. Members tied at an edge are found by
     their expected share.
     """
-    n = len(score.order)
-    top, chance = hidden_counts(n, share, _VALUES)
-    weight = (chance[:, None] * truth.weight).ravel()
-    named = np.repeat(top.astype(np.float64), len(truth.weight))
-    fewest, most = (
-        [part.ravel() for part in _hits(score, reached, top, len(truth.weight))]
-        for reached in (truth.surely, truth.perhaps)
-    )
-    precision = uncertain_share(weight, (fewest[0], named - fewest[0]), (most[0], named - most[0]))
-    if share >= 1:
-        return precision, (1.0, 1.0)
-    laws = [_recalled(hits, found, named, share, n) for hits, found in (fewest, most)]
-    bounds = [uncertain_share(weight, law, law) for law in laws]
-    return precision, (min(low for low, _ in bounds), max(high for _, high in bounds))
+    counted = _Counted.of(score, truth, share)
+    return counted.precision(), counted.recall()
+
+
+def precision_alone(score: Ranked, truth: Truth, share: float) -> Interval:
+    """The first of these."""
+    return _Counted.of(score, truth, share).precision()
+
+
+@dataclass(frozen=True, eq=False)
+class _Counted:
+    """Of each pair of a number of members named and a threshold: its ``weight``, how many are ``named``, and how many of them, and of all,
+    are found at the ``fewest`` and at the ``most``."""
+
+    weight: Floats
+    named: Floats
+    fewest: list[Floats]
+    most: list[Floats]
+    share: float
+    n: int
+
+    @classmethod
+    def of(cls, score: Ranked, truth: Truth, share: float) -> _Counted:
+        n = len(score.order)
+        top, chance = hidden_counts(n, share, _VALUES)
+        fewest, most = (
+            [part.ravel() for part in _hits(score, reached, top, len(truth.weight))]
+            for reached in (truth.surely, truth.perhaps)
+        )
+        named = np.repeat(top.astype(np.float64), len(truth.weight))
+        return cls((chance[:, None] * truth.weight).ravel(), named, fewest, most, share, n)
+
+    def precision(self) -> Interval:
+        fewest, most = self.fewest[0], self.most[0]
+        return uncertain_share(self.weight, (fewest, self.named - fewest), (most, self.named - most))
+
+    def recall(self) -> Interval:
+        if self.share >= 1:
+            return 1.0, 1.0
+        laws = [
+            _recalled(hits, found, self.named, self.share, self.n) for hits, found in (self.fewest, self.most)
+        ]
+        bounds = [uncertain_share(self.weight, law, law) for law in laws]
+        return min(low for low, _ in bounds), max(high for _, high in bounds)
 
 
 def _hits(score: Ranked, reached: Counts, top: Counts, thresholds: int) -> tuple[Floats, Floats]:
