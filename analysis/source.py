@@ -42,6 +42,8 @@ T = TypeVar("T")
 KEPT, KEPT_BY_MANY = 64 << 20, 256 << 20
 """Bytes of what was read that one analysis keeps at most, and many together, which read the same again and again."""
 
+_COMMENT = re.compile(r"--.*")
+
 _ASKS_RESULTS = re.compile(rf"\b({'|'.join(OF_RESULTS)})\b")
 
 _PASSED_OVER = """
@@ -250,7 +252,7 @@ class Source:
                 )
             if run not in names:
                 raise NotFound(f"experiment {self.experiment!r} has no run {run!r} to leave out")
-        return self._beside(self.target_name or None, left_out=tuple(dict.fromkeys((*self.left_out, *runs))))
+        return self._beside(self.target_name or None, tuple(dict.fromkeys((*self.left_out, *runs))))
 
     def not_compared(self) -> NotCompared:
         """What is left out of the runs to compare with; found once."""
@@ -284,6 +286,7 @@ class Source:
         if self._audited is None:
             pool = pl.DataFrame(self.lake.samples(self.experiment).select(["pool"]))
             self._audited = (pool["pool"] == "audit").to_numpy()
+            self._audited.flags.writeable = False
         return self._audited
 
     def passed_over(self, runs: Sequence[Run], sample_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -308,7 +311,7 @@ class Source:
         for table, rows in (given or {}).items():
             self.provide(f"given_{table}", rows)
         text = read_sql(name, given or ())
-        asked = re.sub(r"--.*", "", text)  # what is given may have been all that a parameter was for
+        asked = _COMMENT.sub("", text)  # what is given may have been all that a parameter was for
         return self.sql(text, {key: value for key, value in parameters.items() if f"${key}" in asked})
 
     def sql(self, text: str, parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
@@ -316,7 +319,7 @@ class Source:
 
         def ask() -> pl.DataFrame:
             # Of what analyses found each is a manifest of its own, which few queries ask for.
-            connection = self._connected(with_results=bool(_ASKS_RESULTS.search(text)))
+            connection = self._connected(with_results=bool(_ASKS_RESULTS.search(_COMMENT.sub("", text))))
             with engine_errors(connection):
                 self._hold(connection, text)
                 return connection.sql(text, params=dict(parameters or {})).pl()
@@ -419,28 +422,31 @@ class Source:
 
     def reopened(self) -> Self:
         """The same experiment and target as of now, with what was kept since."""
-        return self.beside(self.target_name or None)
+        return self._opened(self.lake, self.experiment, self.target_name or None, self.left_out)
 
     def beside(self, target: str | None, *, experiment: str | None = None, lake: Lake | None = None) -> Self:
         """Another target, of this experiment or another one, in this lake or another one.
 
-        In this experiment it is compared with the same runs: those left out are left out of it too.
+        In this experiment it is compared with the same runs, those of the moment in which this one was opened: those left out are left out of it too.
         """
+        if lake is None and experiment in (None, self.experiment):
+            return self._beside(target, self.left_out)
         left_out = self.left_out if experiment in (None, self.experiment) else ()
-        return self._beside(target, experiment=experiment, lake=lake, left_out=left_out)
+        return self._opened(lake or self.lake, experiment or self.experiment, target, left_out)
 
-    def _beside(
-        self,
-        target: str | None,
-        *,
-        experiment: str | None = None,
-        lake: Lake | None = None,
-        left_out: tuple[str, ...],
-    ) -> Self:
-        found = type(self).open(
-            lake or self.lake, experiment or self.experiment, target, find=self.find, left_out=left_out
-        )
-        if lake is None:
+    def _beside(self, target: str | None, left_out: tuple[str, ...]) -> Self:
+        """Of the same lake and experiment, of which nothing is read anew."""
+        chosen = next((run for run in self.runs if run.run == target), None)
+        if chosen is None:
+            # To say so as `open` does; one that was collected since is compared with the others of now.
+            return self._opened(self.lake, self.experiment, target, left_out)
+        found = type(self)(self.lake, self.experiment, chosen, self.runs, self.forgotten, self.find, left_out)
+        found._sets, found.kept, found._audited = self._sets, self.kept, self._audited
+        return found
+
+    def _opened(self, lake: Lake, experiment: str, target: str | None, left_out: tuple[str, ...]) -> Self:
+        found = type(self).open(lake, experiment, target, find=self.find, left_out=left_out)
+        if lake is self.lake:
             found._sets, found.kept, found._token_marks = self._sets, self.kept, self._token_marks
         return found
 

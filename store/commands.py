@@ -60,7 +60,7 @@ def runs(lake: str, experiment: str | None, chosen: str | None) -> None:
 
     Committed ones, and those in the making, as ``collecting, epoch 7``: a run shows once its first epoch is recorded, one
     that records no epochs once its first signals are. One whose collector was killed is shown as ``killed, epoch 7``; of a
-    collector on another machine only the age tells. CSV, JSON and Parquet have all columns, with times and seconds.
+    collector on another machine only the age tells. CSV, JSON and Parquet have all columns, with times (UTC) and seconds.
 
     \b
     Example:

@@ -367,12 +367,8 @@ def binned(known: Floats, weight: Floats, asked: Floats) -> tuple[Floats, Floats
 
     It sorts a column anew for the bound of each bin, which takes longer than to learn. A tree of the numbers of bins is that of the values.
     """
-    return tuple(
-        np.stack(columns, axis=1)
-        for columns in zip(
-            *(_bins(*column, weight) for column in zip(known.T, asked.T, strict=True)), strict=True
-        )
-    )
+    pairs = [_bins(*column, weight) for column in zip(known.T, asked.T, strict=True)]
+    return np.stack([inside for inside, _ in pairs], axis=1), np.stack([other for _, other in pairs], axis=1)
 
 
 def _bins(known: Floats, asked: Floats, weight: Floats) -> tuple[Floats, Floats]:

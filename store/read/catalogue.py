@@ -95,17 +95,13 @@ class Catalogue:
         loaded = [run for run in found.values() if run is not None]
         return [run for run in loaded if role is None or run.info.role == role]
 
-    def run_names(self, experiment: str) -> list[str]:
-        """Names of the committed runs, sorted; no manifest is read."""
-        return self._names_in(f"runs/experiment={check_name('experiment', experiment)}")
-
     def run(self, experiment: str, run: str) -> Run:
         """One committed run. Raises NotFound with the names there are."""
         self.experiment(experiment)
         check_name("run", run)
         path = paths.run_manifest(experiment, run)
         if not self.files.exists(path):
-            names = self.run_names(experiment)
+            names = self._names_in(f"runs/experiment={experiment}")
             known = ", ".join([*names[:8], "..."] if len(names) > 8 else names) or "none yet"
             raise NotFound(f"there is no run {run!r} in experiment {experiment!r} (runs: {known})")
         return self._load_run(path)

@@ -121,7 +121,8 @@ def running(lake: Catalogue, experiments: Iterable[str]) -> list[RunningRun]:
             for folder in ("staging", "signals")
             for path in lake.files.list(f"{folder}/experiment={experiment}")
         ]
-        committed = set(lake.run_names(experiment))
+        folder = f"runs/experiment={experiment}"
+        committed = {path[len(folder) + 1 : -len(".json")] for path in lake.files.list(folder, ".json")}
         # After the files: a writer that has none of its own left by now had its lease when they were listed.
         states = leases.states(lake.files)
         by_writer: dict[tuple[str, str | None], list[str]] = {}
