@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
+_NOWHERE = frozenset(("", ".", ".."))
+
 _TRIES = 100
 """How often to try again where others keep removing a folder or a temporary file, or changing a folder that is listed."""
 
@@ -52,7 +54,7 @@ class LocalFiles:
         A lake that somebody gave one must not have its reader open files of the reader's own.
         """
         target = self._path(path)
-        self._refuse_foreign(os.path.dirname(target), path)
+        self._refuse_foreign(target.rpartition("/")[0], path)
         with disk_explained(self.root, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             mode = os.lstat(target).st_mode
             if stat.S_ISLNK(mode):
@@ -81,7 +83,7 @@ class LocalFiles:
     def size_and_time(self, path: str) -> tuple[int, float]:
         """What `size` and `modified` say, with one question to the disk."""
         target = self._path(path)
-        self._refuse_foreign(os.path.dirname(target), path)
+        self._refuse_foreign(target.rpartition("/")[0], path)
         with disk_explained(self.root, path):
             seen = os.lstat(target)
         if stat.S_ISREG(seen.st_mode):
@@ -147,8 +149,11 @@ class LocalFiles:
     def stamps(self, folder: str, suffix: str = "") -> dict[str, str]:
         found = {}
         for path in self.list(folder, suffix):
-            with disk_explained(self.root, path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                seen = os.lstat(f"{self.root}/{path}")  # a link tells nothing of what it leads to
+            with disk_explained(self.root, path):
+                try:
+                    seen = os.lstat(f"{self.root}/{path}")  # a link tells nothing of what it leads to
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
                 found[path] = f"{seen.st_size} {seen.st_mtime_ns}" if stat.S_ISREG(seen.st_mode) else ""
         return found
 
@@ -194,7 +199,7 @@ class LocalFiles:
                 _sync_folder(os.path.dirname(top))
 
     def _path(self, path: str) -> str:
-        if "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        if "\0" in path or "\\" in path or not _NOWHERE.isdisjoint(path.split("/")):
             raise InvalidInput(f"{path[:300]!r} is not a path inside the lake")
         return f"{self.root}/{path}"
 
