@@ -27,7 +27,10 @@ _COMMANDS = {
     ),
     "analyze": ("losslake.analysis.commands:analyze_group", "Score every record, and judge the scores."),
     "sql": ("losslake.store.shell.command:sql", "Ask the lake in SQL."),
-    "report": ("losslake.analysis.commands:report", "One file that says which records the model exposes."),
+    "report": (
+        "losslake.analysis.report.command:report",
+        "One file that says which records the model exposes.",
+    ),
     "lake": ("losslake.store.commands:lake_group", "Look at a lake: what it holds, whether it is whole."),
 }
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from losslake.analysis.commands import report as command
 from losslake.analysis.report.audit import audit_from_json, audit_json, data_digest, recipe_digest
 from losslake.analysis.report.check import check_report, read_report
+from losslake.analysis.report.command import report as command
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.page import build, page, printed_page
 from losslake.analysis.report.words import verdict

@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
-from losslake.analysis.commands import report as command
 from losslake.analysis.report.as_json import SCHEMA
 from losslake.analysis.report.check import check_report
+from losslake.analysis.report.command import report as command
 from losslake.analysis.report.compared import change_of, changes, models_named
 from losslake.analysis.report.data import Report
 from losslake.analysis.report.gather import gather

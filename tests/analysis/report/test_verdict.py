@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from losslake.analysis.commands import analyze_group
-from losslake.analysis.commands import report as report_command
 from losslake.analysis.evaluations.likeness import SHIFTED, UNLIKE
 from losslake.analysis.evaluations.shifted_members import LEANING, VOID
+from losslake.analysis.report.command import report as report_command
 from losslake.analysis.report.data import Report
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.parts import Table
