@@ -13,6 +13,7 @@ import click
 from .command_options import choose_experiment, experiment_option, lake_option
 from .errors import InvalidOption
 from .format.outgoing import FORMATS, printable
+from .format.text import bytes_in_words, counted
 from .lake import Lake
 from .shell.output import format_of, write_frame
 
@@ -47,7 +48,7 @@ def info(lake: str) -> None:
         dataset = experiment.dataset.get("name", "")
         click.echo(
             f"  {name}: {experiment.samples} samples{f' of {printable(str(dataset))}' if dataset else ''}"
-            f"{f' ({len(experiment.forgotten)} of them forgotten)' if experiment.forgotten else ''}; {counts}; {_bytes(size)}"
+            f"{f' ({len(experiment.forgotten)} of them forgotten)' if experiment.forgotten else ''}; {counts}; {bytes_in_words(size)}"
         )
 
 
@@ -78,8 +79,9 @@ def runs(lake: str, experiment: str | None, chosen: str | None) -> None:
 def verify(lake: str) -> None:
     """Check every manifest and every file it lists; name leftovers, and what became of their writers.
 
-    Leftovers are files that no manifest names: 'losslake lake gc' removes those of writers that are gone. Exit code 1 when
-    anything is damaged, or something is left of a sample that was forgotten.
+    Leftovers are files that no manifest names: 'losslake lake gc' removes those of writers that are gone. Of a published lake it
+    says where its Delta tables lack what is committed, or name what is not. Exit code 1 when anything is damaged, something is
+    left of a sample that was forgotten, or a table names what it should not.
 
     \b
     Example:
@@ -94,11 +96,13 @@ def verify(lake: str) -> None:
         click.echo(f"not forgotten: {printable(sentence)}")
     for path in result.leftovers:
         click.echo(f"leftover: {printable(path)} (its writer: {printable(result.writers[path])})")
+    for sentence in (*result.misnamed, *result.behind):
+        click.echo(f"published: {printable(sentence)}")
     click.echo(
-        f"{result.manifests} manifests, {result.files} files, {_bytes(result.bytes)}: "
+        f"{result.manifests} manifests, {result.files} files, {bytes_in_words(result.bytes)}: "
         f"{len(result.damage)} damaged, {len(result.leftovers)} leftovers"
     )
-    if result.damage or result.remembered:
+    if result.damage or result.remembered or result.misnamed:
         raise SystemExit(1)
 
 
@@ -131,7 +135,7 @@ def gc(lake: str, older_than: str, dry_run: bool, checkpoints: bool) -> None:
         click.echo(f"{'would remove' if dry_run else 'removed'}: {printable(path)}")
     for reason, count in done.kept.items():
         click.echo(f"kept: {count} {reason}")
-    click.echo(f"{len(done.removed)} files, {_bytes(done.bytes)}")
+    click.echo(f"{len(done.removed)} files, {bytes_in_words(done.bytes)}")
     for sentence in done.damaged:
         click.echo(f"note: {sentence}", err=True)
 
@@ -176,8 +180,8 @@ def compact(lake: str, experiment: str | None, below: int, least: int) -> None:
         )
         if done.files_before:
             click.echo(
-                f"{name}: {done.files_before} files of {done.runs} runs, {_bytes(done.bytes_before)}, became "
-                f"{done.files_after}, {_bytes(done.bytes_after)}"
+                f"{name}: {done.files_before} files of {done.runs} runs, {bytes_in_words(done.bytes_before)}, became "
+                f"{done.files_after}, {bytes_in_words(done.bytes_after)}"
             )
         else:
             click.echo(f"{name}: nothing to gain")
@@ -280,15 +284,11 @@ def remove(lake: str, experiment: str, runs: tuple[str, ...], yes: bool, dry_run
 def _what_goes(removed: Removed) -> str:
     """An experiment or runs in words, with what hangs on them."""
     names = ", ".join([*removed.runs[:8], "..."] if len(removed.runs) > 8 else removed.runs)
-    runs = _counted(len(removed.runs), "run") + (f" ({names})" if names else "")
-    parts = [runs, _counted(removed.results, "result"), _bytes(removed.bytes)]
+    runs = counted(len(removed.runs), "run") + (f" ({names})" if names else "")
+    parts = [runs, counted(removed.results, "result"), bytes_in_words(removed.bytes)]
     if removed.samples is not None:
-        return f"experiment {removed.experiment}: {', '.join([_counted(removed.samples, 'sample'), *parts])}"
+        return f"experiment {removed.experiment}: {', '.join([counted(removed.samples, 'sample'), *parts])}"
     return f"of experiment {removed.experiment}: {', '.join(parts)}"
-
-
-def _counted(count: int, unit: str) -> str:
-    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
 @lake_group.command()
@@ -342,6 +342,47 @@ def export(file: Path, lake: str, experiment: str | None, views: bool, force: bo
         )
 
 
+@lake_group.command()
+@lake_option
+@click.option(
+    "--keep/--no-keep",
+    default=None,
+    help="Whether every commit brings the tables up to date from now on. Default: as it is, and at first not.",
+)
+@click.option("--drop", is_flag=True, help="Remove the tables, and nothing of the lake itself.")
+def publish(lake: str, keep: bool | None, drop: bool) -> None:
+    """Let other engines read the lake as Delta Lake tables: samples, runs, signals, traces, scores, metrics in LAKE/delta/.
+
+    The tables name the lake's own Parquet files, by links beside their logs, and no row is copied. Where no file has the rows as a
+    Delta table can name them a copy is written: runs and metrics, which lie in manifests; columns of types that Delta lacks, or that two
+    experiments have in two types; runs that an older losslake wrote, until 'losslake lake compact' has put them into shared files.
+
+    Readers see committed runs and nothing else: what was committed when the tables were published last. compact, forget, remove and gc
+    publish a published lake anew; collect and analyze do with --keep. Versions from before something was removed or replaced
+    cannot be read any more. It can be stopped at any time and done again, and many may publish at once. Lakes in object stores are refused.
+
+    \b
+    Examples:
+      losslake lake publish --lake my-lake
+      losslake lake publish --lake my-lake --keep
+      losslake lake publish --lake my-lake --drop
+    """
+    from .delta.publish import publish as bring_up_to_date
+    from .delta.publish import unpublish
+
+    if drop:
+        if keep is not None:
+            raise InvalidOption("--drop removes the tables: leave --keep and --no-keep out")
+        click.echo(f"{counted(unpublish(Lake.open(lake)), 'file')} removed")
+        return
+    opened = Lake.open(lake)
+    for each in bring_up_to_date(opened, keep=keep):
+        copied = f" ({counted(each.copies, 'copy', 'copies')})" if each.copies else ""
+        click.echo(
+            f"{each.table}: {counted(each.rows, 'row')} in {counted(each.files, 'file')}{copied}; version {each.version}"
+        )
+
+
 def _told(what: str, unit: str) -> Callable[[int, int], None]:
     """Says on standard error now and then how far work is that takes long."""
     last = time.monotonic()
@@ -353,12 +394,3 @@ def _told(what: str, unit: str) -> Callable[[int, int], None]:
             click.echo(f"{what}: {done}/{total} {unit}", err=True)
 
     return told
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from .errors import AlreadyExists, InvalidInput, LosslakeError, NotFound, OlderFormat
 from .files.filesystem import files_at
+from .files.local import LocalFiles
 from .format import manifest, paths
 from .format.contents import DESIGN, check_said
 from .format.paths import check_distinct, check_name
@@ -55,6 +56,13 @@ class Lake(Catalogue):
         manifest.load(files, paths.LAKE)
         return cls(files)
 
+    def changed(self, experiment: str | None, *, rewritten: bool = False) -> None:
+        """Bring the Delta tables of a published lake along (see `delta.publish.follow`)."""
+        if isinstance(self.files, LocalFiles) and self.files.exists(paths.PUBLISHED):
+            from .delta.publish import follow
+
+            follow(self, experiment, rewritten=rewritten)
+
     # --- writing ------------------------------------------------------------------------------------------
 
     def create_experiment(
@@ -84,6 +92,7 @@ class Lake(Catalogue):
             complete_removal(self, name)
             check_distinct("experiment", name, self.experiments())
             write_experiment(self.files, name, table, digest, dict(dataset or {}), pictures)
+            self.changed(name)
         experiment = self.experiment(name)
         if experiment.digest != digest:
             raise AlreadyExists(
@@ -118,7 +127,15 @@ class Lake(Catalogue):
                 ):  # what ended the run is told, and not that this failed as well
                     remove_unused(self, experiment)
 
-        writer = RunWriter(self.files, experiment, run, members, forget_late=self._forget_late, failed=failed)
+        writer = RunWriter(
+            self.files,
+            experiment,
+            run,
+            members,
+            forget_late=self._forget_late,
+            committed=self.changed,
+            failed=failed,
+        )
         others = self._names_in(f"runs/experiment={experiment}")
         check_distinct("run", run, others)
         writer.beside = len(others)
@@ -145,7 +162,13 @@ class Lake(Catalogue):
         known = self.run(run.experiment, run.run)
         check_no_signals(known)
         writer = RunWriter(
-            self.files, run.experiment, run.run, members, forget_late=self._forget_late, onto=known
+            self.files,
+            run.experiment,
+            run.run,
+            members,
+            forget_late=self._forget_late,
+            committed=self.changed,
+            onto=known,
         )
         count = int((writer.members & ~writer.forgotten).sum())
         if count != known.members:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
+import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from ..errors import CorruptLake, LosslakeError, NotFound
 
@@ -68,6 +71,34 @@ class disk_explained:  # noqa: N801  # called as those below, and no generator, 
             raise LosslakeError(
                 f"{self._path} in the lake {self._root}: {error.strerror or error}{advice}"
             ) from error
+
+
+class NewFile(io.FileIO):
+    """A new private file whose write errors (a full disk) name it, whoever does the writing."""
+
+    def __init__(self, target: str, root: str, path: str) -> None:
+        super().__init__(target, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))
+        self._named = (root, path)
+
+    def write(self, data: Any) -> int:
+        with disk_explained(*self._named):
+            return super().write(data)
+
+
+class FileToRead(io.FileIO):
+    """A file to read whose errors (a failing disk) name it, whoever does the reading."""
+
+    def __init__(self, target: str, root: str, path: str) -> None:
+        super().__init__(target, "rb", opener=lambda name, flags: os.open(name, flags))
+        self._named = (root, path)
+
+    def readinto(self, buffer: Any) -> int | None:
+        with disk_explained(*self._named):
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        with disk_explained(*self._named):
+            return super().readall()
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from ..errors import CorruptLake, InvalidInput, LosslakeError
-from .faults import disk_explained
+from .faults import FileToRead, NewFile, disk_explained
 from .tokens import TEMPORARY, is_temporary, new_token
 
 if TYPE_CHECKING:
@@ -139,6 +139,37 @@ class LocalFiles:
             return True
 
         return not self.exists(path) and self._in_one_step(path, data, claim)
+
+    def link(self, path: str, target: str) -> None:
+        """Another name for the file ``target`` of the lake, in place of any link of that name; no power failure is waited for.
+
+        It says where the file lies from there, so a lake that is moved or copied keeps it.
+        """
+        where = self._path(path)
+        to = os.path.relpath(self._path(target), os.path.dirname(where))
+        self._refuse_foreign(os.path.dirname(where), path)
+        with disk_explained(self.root, path):
+            for _ in range(_TRIES):
+                with contextlib.suppress(FileNotFoundError):  # others remove the folder while it is empty
+                    self._make_folder(os.path.dirname(where), durable=True)
+                    try:
+                        os.symlink(to, where)
+                    except FileExistsError:
+                        if os.path.islink(where) and os.readlink(where) == to:
+                            return
+                        os.unlink(where)
+                        continue
+                    return
+        raise LosslakeError(f"{path} in the lake {self.root}: others remove it again and again")
+
+    def linked(self, path: str) -> str | None:
+        """The file of the lake that a link leads to, there or not; None for what is no link, and for one that leads out."""
+        where = self._path(path)
+        try:
+            to = os.path.normpath(os.path.join(os.path.dirname(where), os.readlink(where)))
+        except OSError:
+            return None
+        return to.removeprefix(f"{self.root}/") if to.startswith(f"{self.root}/") else None
 
     def list(self, folder: str, suffix: str = "") -> list[str]:
         names = self._walk(self._path(folder))
@@ -309,34 +340,6 @@ class LocalFiles:
                         yield inside, name
                     if is_folder and not os.path.islink(f"{where}/{name}"):
                         waiting.append(f"{where}/{name}")
-
-
-class NewFile(io.FileIO):
-    """A new private file whose write errors (a full disk) name it, whoever does the writing."""
-
-    def __init__(self, target: str, root: str, path: str) -> None:
-        super().__init__(target, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))
-        self._named = (root, path)
-
-    def write(self, data: Any) -> int:
-        with disk_explained(*self._named):
-            return super().write(data)
-
-
-class FileToRead(io.FileIO):
-    """A file to read whose errors (a failing disk) name it, whoever does the reading."""
-
-    def __init__(self, target: str, root: str, path: str) -> None:
-        super().__init__(target, "rb", opener=lambda name, flags: os.open(name, flags))
-        self._named = (root, path)
-
-    def readinto(self, buffer: Any) -> int | None:
-        with disk_explained(*self._named):
-            return super().readinto(buffer)
-
-    def readall(self) -> bytes:
-        with disk_explained(*self._named):
-            return super().readall()
 
 
 class _Vanished(Exception):

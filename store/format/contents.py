@@ -23,6 +23,7 @@ from .kinds import (
     or_null,
     record,
     text,
+    truth,
     whole,
     wrong,
 )
@@ -109,6 +110,7 @@ _PLACES: Mapping[str, re.Pattern[str]] = {
     ),
     "design": re.compile(rf"designs/experiment={_NAME}/{_NAME}\.json"),
     "index": re.compile(rf"{paths.INDEXES}/{_EXPERIMENT}/runs\.json"),
+    "published": re.compile(re.escape(paths.PUBLISHED)),
     "removal": re.compile(rf"{paths.REMOVALS}/(?P<experiment>{_NAME})\.json"),
     "writer": re.compile(rf"{paths.LEASES}/(?P<writer>{_NAME})\.json"),
     "clock": re.compile(rf"{paths.claims_folder('clock')}/{_NAME}\.json"),
@@ -126,6 +128,7 @@ _CALLED: Mapping[str, str] = {
     "design": "a design of a fleet",
     "index": "an index of runs",
     "removal": "the mark of a removal",
+    "published": "what says how a lake is published",
     "writer": "a writer's lease",
     "clock": "a look at the clock",
     "claim": "a claim",
@@ -267,6 +270,7 @@ _SCHEMAS: Mapping[str, Kind] = {
         }
     ),
     "removal": record({"begun": _moment}),
+    "published": record({"keep": truth}),
     "writer": record(_WHERE, {"created": _moment}),
     "clock": record({}),
     "claim": record({"created": _moment}, _WHERE),

@@ -41,6 +41,12 @@ def number(value: Any, name: str) -> None:
         raise wrong(value, name)
 
 
+def truth(value: Any, name: str) -> None:
+    """True or false."""
+    if type(value) is not bool:
+        raise wrong(value, name)
+
+
 def whole(least: int = 0, end: int = 1 << 63) -> Kind:
     """A whole number from ``least`` on, below ``end``."""
 

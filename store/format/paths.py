@@ -23,6 +23,12 @@ INDEXES = "index"
 REMOVALS = "removals"
 """Where it is said of experiments that they are being removed, until nothing of them is left."""
 
+DELTA = "delta"
+"""Where Delta tables over the lake's files lie."""
+
+PUBLISHED = f"{DELTA}/published.json"
+"""What says that the lake is published as Delta tables, and whether every commit brings them up to date."""
+
 NO_TARGET = "all"
 """Stands where a run's name would for an analysis that looks at all runs alike; no run is called so."""
 
@@ -53,6 +59,14 @@ def run_manifest(experiment: str, run: str) -> str:
 def index(experiment: str) -> str:
     """What spares reading the manifests of an experiment's runs one by one."""
     return f"{INDEXES}/experiment={experiment}/runs.json"
+
+
+def delta_table(table: str) -> str:
+    return f"{DELTA}/{table}"
+
+
+def delta_log(table: str) -> str:
+    return f"{delta_table(table)}/_delta_log"
 
 
 def design_file(experiment: str, fleet: str, number: int) -> str:

@@ -91,6 +91,12 @@ METRICS = pa.schema(
 
 TRACE_SIGNALS = ("loss", "grad_norm", "margin")
 
+RUN = pa.field("run", pa.string())
+"""The first column of every file of signals and traces: whose rows these are, also where the file lies alone."""
+
+OF_RUNS = ("signals", "traces")
+"""The tables whose files have it."""
+
 ROW_GROUP = 131_072
 """Rows a row group: few enough groups to scan fast, small enough to hold several in memory."""
 

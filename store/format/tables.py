@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from .schema import RUN
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -34,6 +36,11 @@ def constant_column(text: str, rows: int) -> pa.Array:
         raise OverflowError(f"{rows} times a text of {len(data)} bytes")
     ends = np.arange(rows + 1, dtype=np.int32) * np.int32(len(data))
     return pa.Array.from_buffers(pa.string(), rows, [None, pa.py_buffer(ends), pa.py_buffer(data * rows)])
+
+
+def with_run(rows: pa.Table, run: str) -> pa.Table:
+    """Rows with a first column that says which run they are of."""
+    return rows.add_column(0, RUN, constant_column(run, len(rows)))
 
 
 def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:

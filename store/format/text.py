@@ -40,6 +40,21 @@ def took(seconds: float) -> str:
     return " ".join(part for part in parts if not part.startswith("0 "))
 
 
+def counted(count: int, unit: str, units: str = "") -> str:
+    """How many: ``1 run``, ``3 runs``; ``units`` are many where that is not the unit with an s."""
+    return f"{count} {unit}" if count == 1 else f"{count} {units or f'{unit}s'}"
+
+
+def bytes_in_words(count: int) -> str:
+    """How many bytes, in the largest unit below a thousand: ``512 B``, ``1.4 MB``."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
 def parse_age(text: str) -> timedelta:
     """``1d``, ``12 h``, ``30min``, ``90s`` or ``0``. Raises InvalidOption for anything else."""
     match = re.fullmatch(r"\s*(\d{1,9})\s*(d|h|min|s)\s*|\s*0\s*", text)

@@ -43,6 +43,12 @@ class Catalogue:
     def path(self) -> str:
         return self.files.root
 
+    def changed(self, experiment: str | None, *, rewritten: bool = False) -> None:
+        """Called after something of an experiment, or of any, was committed: `Lake` brings along what hangs on it.
+
+        ``rewritten``: after files that manifests listed were replaced or removed.
+        """
+
     # --- experiments --------------------------------------------------------------------------------------
 
     def experiments(self) -> list[str]:

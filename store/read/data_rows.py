@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ..errors import CorruptLake
 from ..files.filesystem import Files
 from ..format.manifest import DataFile
+from ..format.schema import OF_RUNS, RUN
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def read_rows(
         there = parquet.schema_arrow.names
         names = columns
         if names is None:
-            names = [name for name in there if file.shared is None or name != "run"]
+            names = own_columns(file, there)
         if missing := [name for name in names if name not in there]:
             raise ValueError(f"it has no column {', '.join(missing)}")
         return parquet.read_row_groups(_groups(file, parquet.num_row_groups), columns=names).select(names)
@@ -56,6 +57,9 @@ def _filtered(
     import pyarrow.dataset as ds
 
     if file.shared is None:
+        if columns is None:
+            columns = own_columns(file, pq.read_schema(source).names)
+            source.seek(0)
         return pq.read_table(
             source, columns=columns, filters=filters, partitioning=None, page_checksum_verification=True
         )
@@ -63,11 +67,16 @@ def _filtered(
     groups = _groups(file, pq.read_metadata(source).num_row_groups)
     source.seek(0)
     whole = ds.ParquetFileFormat(default_fragment_scan_options=scan).make_fragment(source, row_groups=groups)
-    names = [name for name in whole.physical_schema.names if name != "run"]
+    names = own_columns(file, whole.physical_schema.names)
     rows: pa.Table = whole.to_table(
         columns=names if columns is None else columns, filter=pq.filters_to_expression(filters)
     )
     return rows
+
+
+def own_columns(file: DataFile, names: Sequence[str]) -> list[str]:
+    """The columns of a listed file less the one that says whose rows it has, which its owner knows."""
+    return [name for name in names if name != RUN.name or file.table not in OF_RUNS]
 
 
 @contextmanager

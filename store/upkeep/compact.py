@@ -20,7 +20,8 @@ from ..errors import CorruptLake, LosslakeError
 from ..format import manifest, paths
 from ..format.manifest import DataFile, HashingFile, Shared, files_to_json, sha256_of
 from ..format.paths import trace_source
-from ..format.schema import parquet_writer
+from ..format.schema import RUN, parquet_writer
+from ..format.tables import with_run
 from ..read.catalogue import Catalogue
 from ..read.data_rows import open_rows
 from ..write import leases
@@ -102,6 +103,7 @@ def compact(
                     lake.files.delete(packed[0][1].path)
             done += _count_files(parts)
             told(done, total)
+    lake.changed(experiment, rewritten=True)
     if runs:
         with contextlib.suppress(LosslakeError):  # it costs time where there is none, and no more
             write_index(lake.files, experiment, wait=True)
@@ -171,7 +173,7 @@ def _batches(parts: Sequence[Part]) -> Iterator[list[Part]]:
 def _schema_of(lake: Catalogue, file: DataFile) -> pa.Schema:
     """The columns of a run's rows."""
     with open_rows(lake.files, file) as (parquet, _):
-        return pa.schema([field for field in parquet.schema_arrow if field.name != "run"])
+        return pa.schema([field for field in parquet.schema_arrow if field.name != RUN.name])
 
 
 # --- packing -------------------------------------------------------------------------------------------------
@@ -206,7 +208,7 @@ def pack(
     counts: list[list[int]] = []
     with lake.files.create(path) as raw:
         file = HashingFile(raw)
-        with parquet_writer(file, pa.schema([("run", pa.string()), *schema])) as writer:
+        with parquet_writer(file, pa.schema([RUN, *schema])) as writer:
             for part in parts:
                 counts.append([])
                 there = 0
@@ -214,7 +216,7 @@ def pack(
                     there += len(rows)
                     kept = rows_without(rows, without) if without else rows
                     if len(kept):
-                        named = kept.add_column(0, "run", pa.repeat(part.run, len(kept)))
+                        named = with_run(kept, part.run)
                         writer.write_table(named, row_group_size=len(named))
                         counts[-1].append(len(named))
                 if there != part.file.rows:

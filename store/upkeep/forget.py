@@ -115,9 +115,11 @@ def forget(
             again |= _forget_results(lake, experiment, ids)
         renew()
         drop_index(lake.files, experiment)
+        lake.changed(experiment, rewritten=True)
         removed, pending = remove_leftovers(lake, known, ids)
         for top in _FOLDERS:  # also what a call removed that was stopped
             lake.files.settle(f"{top}/experiment={experiment}")
+        lake.files.settle(paths.DELTA)
         _finish(lake, experiment)
     rows = {**counted, "files": len(removed)} if removed else counted
     return Forgot(experiment, chosen, rows, tuple(pending), completed)
@@ -138,6 +140,7 @@ def forget_in_run(lake: Catalogue, experiment: str, run: str) -> Run:
                     if run in {each.run for each in runs}:
                         _forget_in_runs(lake, known, runs, known.forgotten, holdings)
                         drop_index(lake.files, experiment)
+            lake.changed(experiment, rewritten=True)
             return lake.run(experiment, run)
         except CorruptLake:
             raise

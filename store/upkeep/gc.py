@@ -66,6 +66,8 @@ def collect_garbage(
     was written since then stays: a reader may be in the middle of it. Checkpoints that a run which was stopped could be
     gone on with stay, unless ``checkpoints``.
     """
+    if not dry_run:
+        lake.changed(None, rewritten=True)  # no table shall name what goes
     found = take_inventory(lake, checkpoints=checkpoints)
     now = _now(lake.files, dry_run)
     last = _last_writes(lake.files, found)

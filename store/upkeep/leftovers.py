@@ -16,6 +16,7 @@ import pyarrow as pa
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from ..delta.log import COPY, named_copies
 from ..errors import CorruptLake, LosslakeError
 from ..files import tokens
 from ..files.filesystem import Files
@@ -77,6 +78,7 @@ def take_inventory(lake: Catalogue, *, checkpoints: bool = False) -> Inventory:
     """
     files = lake.files
     present = {*files.temporaries(), *(path for folder in _DATA for path in files.list(folder))}
+    present.update(files.list(paths.DELTA, COPY))
     writers = leases.states(files)
     listed: dict[str, tuple[DataFile, ...]] = {}
     damaged: dict[str, str] = {}
@@ -90,7 +92,7 @@ def take_inventory(lake: Catalogue, *, checkpoints: bool = False) -> Inventory:
             damaged[path] = str(error)
             kept_back += [*_folders_of(path), *_mentioned(files, path)]
     damaged |= _damaged_notes(files)
-    needed = {file.path for own in listed.values() for file in own}
+    needed = {file.path for own in listed.values() for file in own} | named_copies(files)
     if not checkpoints:
         needed |= resumable_files(files)
     loose = present - needed
@@ -118,7 +120,7 @@ def by_experiment(found: Inventory) -> dict[str, Inventory]:
 
 
 def _experiment_of(path: str) -> str:
-    match = re.match(r"experiments/([^/]+)\.json$|[^/]+/experiment=([^/]+)/", path)
+    match = re.match(r"experiments/([^/]+)\.json$|(?:delta/)?[^/]+/experiment=([^/]+)/", path)
     return (match[1] or match[2]) if match else ""
 
 

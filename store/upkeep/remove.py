@@ -151,6 +151,7 @@ def _remove_experiment(lake: Catalogue, experiment: str, dry_run: bool) -> Remov
                 raise
         for folder in ("results", "runs", "designs", paths.INDEXES, *_DATA):
             files.each(files.delete, files.list(f"{folder}/experiment={experiment}"))
+        lake.changed(experiment, rewritten=True)
         files.delete(mark)
     return counted
 
@@ -196,6 +197,7 @@ def _remove_runs(lake: Catalogue, experiment: str, names: tuple[str, ...], dry_r
             if path not in listed:
                 lake.files.delete(path)
         _drop_results(lake, experiment)  # an analysis may have gone on meanwhile
+        lake.changed(experiment, rewritten=True)
     return counted
 
 

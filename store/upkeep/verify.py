@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..delta.compare import compare
 from ..errors import LosslakeError
 from ..format import manifest
 from ..format.manifest import DataFile
@@ -36,7 +37,8 @@ class Verification:
 
     Leftovers are what killed writers and replaced results left, and the files of writers at work right now; their
     ``writers`` say which. What belongs to a damaged manifest is not called a leftover. ``remembered`` are sentences about
-    samples that were forgotten and of which something is left.
+    samples that were forgotten and of which something is left. ``misnamed`` are about published tables that name what they should
+    not, ``behind`` about those that lack what is committed.
     """
 
     manifests: int
@@ -46,6 +48,8 @@ class Verification:
     leftovers: tuple[str, ...]
     writers: Mapping[str, Writer]
     remembered: tuple[str, ...]
+    misnamed: tuple[str, ...]
+    behind: tuple[str, ...]
 
 
 def verify(lake: Catalogue) -> Verification:
@@ -65,6 +69,7 @@ def verify(lake: Catalogue) -> Verification:
         wrong = list(_damage_of(lake, promise, [file for _, file in parts]))
         if wrong and any(_still_listed(lake, path, file) for path, file in parts):
             damage += wrong
+    published = compare(lake)
     present = {promise.path: promise for promise in listed}
     return Verification(
         manifests=len(found.listed) + sum(not path.startswith(NOTES) for path in found.damaged),
@@ -74,6 +79,8 @@ def verify(lake: Catalogue) -> Verification:
         leftovers=tuple(found.leftovers),
         writers=found.leftovers,
         remembered=tuple(_remembered(lake)),
+        misnamed=published.wrong,
+        behind=published.behind,
     )
 
 

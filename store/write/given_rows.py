@@ -12,7 +12,8 @@ import pyarrow as pa
 from ..errors import InvalidInput, InvalidOption
 from ..format.contents import INFO, check_said
 from ..format.records import ROLES, RunInfo
-from ..format.schema import SIGNALS, TOKENS
+from ..format.schema import RUN, SIGNALS, TOKENS
+from ..format.tables import with_run
 from .token_lists import token_array
 
 Ids = npt.NDArray[np.integer]
@@ -147,26 +148,29 @@ def samples_seen(
 
 
 def signal_schema(columns: Mapping[str, npt.NDArray]) -> pa.Schema:
-    """The schema of signals whose wide columns are of the type that they were given; of tokens only what was given."""
+    """The schema of signals whose wide columns are of the type that they were given; of tokens only what was given. In a run's file."""
     types = {name: pa.list_(pa.from_numpy_dtype(v.dtype)) for name, v in columns.items() if v.ndim == 2}
     there = [field for field in SIGNALS if field.name in columns or field.name not in TOKENS]
-    return pa.schema([field.with_type(types.get(field.name, field.type)) for field in there])
+    return pa.schema([RUN, *(field.with_type(types.get(field.name, field.type)) for field in there)])
 
 
 def signal_tables(
+    run: str,
     ids: npt.NDArray[np.int64],
     member: npt.NDArray[np.bool_],
     columns: Mapping[str, npt.NDArray],
     schema: pa.Schema,
 ) -> Iterator[pa.Table]:
-    """Signals as tables of the lake, some rows at a time."""
+    """Signals of a run as tables of the lake, some rows at a time."""
     columns = {"sample_id": ids.astype(np.int32), "member": member, **columns}
     for start in range(0, len(ids), _ROWS):
         rows = slice(start, min(start + _ROWS, len(ids)))
         arrays = {name: _copied(values, rows) for name, values in columns.items()}
         absent = rows.stop - rows.start
-        yield pa.table(
-            [arrays.get(field.name, pa.nulls(absent, field.type)) for field in schema], schema=schema
+        own = [field for field in schema if field != RUN]
+        yield with_run(
+            pa.table([arrays.get(field.name, pa.nulls(absent, field.type)) for field in own], pa.schema(own)),
+            run,
         )
 
 

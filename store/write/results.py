@@ -96,6 +96,7 @@ def save_result(
     if lost and lake.files.exists(path) and lake.files.read(path) == data:  # else another one has replaced it
         lake.files.delete(path)
         check_there(lake.files, written, unkept)
+    lake.changed(experiment)
 
 
 def _scores_table(analysis: str, variant: str, scores: pa.Table) -> pa.Table:

@@ -8,7 +8,6 @@ exist for any reader, after it the run is whole.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -48,7 +47,7 @@ from .given_rows import (
 )
 from .index import index_if_worth
 from .leases import claim
-from .table_file import TableFile, check_there, copy_without, lost_files
+from .table_file import TableFile, check_there, copy_as, copy_without, lost_files
 from .token_lists import token_columns
 from .traces import StagedTrace, Traces, given_traces, write_traces
 
@@ -73,11 +72,14 @@ class RunWriter:
         members: npt.NDArray[np.bool_],
         *,
         forget_late: Callable[[str, str], Run],
+        committed: Callable[[str], object] = lambda experiment: None,
         failed: Callable[[], object] = lambda: None,
         onto: Run | None = None,
     ) -> None:
-        # What to do where samples were forgotten while the run was committed; given, as it stands on all else in the store.
+        # What to do where samples were forgotten while the run was committed, and after the commit; given, as they stand on all
+        # else in the store.
         self._forget_late = forget_late
+        self._committed = committed
         self._failed = failed
         if onto is None and files.exists(run_manifest(experiment, run)):
             raise _taken(experiment, run)
@@ -217,7 +219,7 @@ class RunWriter:
             path = f"{signals_folder(self.experiment, self.run)}/{self.token}.parquet"
             self._signals = TableFile(self._files, "signals", path, schema)
         self._signals.check(schema)
-        for table in signal_tables(ids, self.members[ids], columns, schema):
+        for table in signal_tables(self.run, ids, self.members[ids], columns, schema):
             self._signals.write(table)
         self._seen = seen
 
@@ -287,6 +289,7 @@ class RunWriter:
         if late.any():
             run = self._forget_late(self.experiment, self.run)
         index_if_worth(self._files, self.experiment, self.beside + 1)
+        self._committed(self.experiment)
         return run
 
     def discard(self) -> None:
@@ -370,15 +373,13 @@ class RunWriter:
         return run
 
     def _rename(self, run: str) -> None:
-        """Give the run another name, before its manifest: its files lie in folders of the name."""
+        """Give the run another name, before its manifest: its files lie in folders of the name, and say it in every row."""
         moved: list[DataFile] = []
         try:
             for file in self._written:
                 folder, _, name = file.path.rpartition("/")
                 path = f"{folder.rpartition('/')[0]}/run={run}/{name}"
-                with self._files.open_input(file.path) as old, self._files.create(path) as new:
-                    shutil.copyfileobj(old, new)
-                moved.append(replace(file, path=path))
+                moved.append(copy_as(self._files, file, run, path))
         except BaseException:
             self._delete([file.path for file in moved])
             raise
@@ -447,7 +448,7 @@ class RunWriter:
 
     def _write_traces(self, source: Source, traces: Traces) -> None:
         path = trace_file(self.experiment, self.run, self.token, source)
-        self._written.append(write_traces(self._files, path, source, self.members, traces))
+        self._written.append(write_traces(self._files, path, self.run, source, self.members, traces))
 
     def _drop_forgotten(self) -> None:
         """Take the samples that were forgotten since the writer began out of what it has written."""

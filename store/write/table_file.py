@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from ..errors import CorruptLake, InvalidInput, LosslakeError
 from ..files.filesystem import Files
 from ..format.manifest import DataFile, HashingFile
-from ..format.schema import parquet_writer, row_group_size
+from ..format.schema import RUN, parquet_writer, row_group_size
+from ..format.tables import with_run
 from ..read.data_rows import open_rows
 
 _ROWS_WORTH_THREADS = 100_000
@@ -134,6 +135,13 @@ def copy_without(files: Files, file: DataFile, samples: Collection[int], path: s
     with open_rows(files, file) as (parquet, groups):
         kept = (rows_without(_read_group(parquet, group), samples) for group in groups)
         return write_parts(files, file.table, path, parquet.schema_arrow, kept)
+
+
+def copy_as(files: Files, file: DataFile, run: str, path: str) -> DataFile:
+    """Write the rows of a file of one run's to ``path`` as those of another ``run``."""
+    with open_rows(files, file) as (parquet, groups):
+        rows = (with_run(_read_group(parquet, group).drop_columns([RUN.name]), run) for group in groups)
+        return write_parts(files, file.table, path, parquet.schema_arrow, rows)
 
 
 def rows_without(rows: pa.Table, samples: Collection[int]) -> pa.Table:

@@ -15,7 +15,8 @@ import pyarrow as pa
 from ..errors import CorruptLake
 from ..files.filesystem import Files
 from ..format.manifest import DataFile
-from ..format.schema import TRACE_ROW_GROUP, TRACES
+from ..format.schema import RUN, TRACE_ROW_GROUP, TRACES
+from ..format.tables import with_run
 from .given_rows import Values
 from .table_file import write_parts
 
@@ -33,11 +34,11 @@ _LAID_OUT_BYTES = 64 << 20
 
 
 def write_traces(
-    files: Files, path: str, source: str, members: npt.NDArray[np.bool_], traces: Traces
+    files: Files, path: str, run: str, source: str, members: npt.NDArray[np.bool_], traces: Traces
 ) -> DataFile:
-    """Write one row a sample. ``members`` is boolean over all samples of the experiment."""
-    rows = (_rows(source, ids, members, part) for ids, part in traces)
-    return write_parts(files, "traces", path, TRACES, rows)
+    """Write one row a sample of a run. ``members`` is boolean over all samples of the experiment."""
+    rows = (with_run(_rows(source, ids, members, part), run) for ids, part in traces)
+    return write_parts(files, "traces", path, pa.schema([RUN, *TRACES]), rows)
 
 
 def _rows(

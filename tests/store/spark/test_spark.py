@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from losslake.analysis.scoring.spark_source import SparkSource
 from losslake.analysis.source import Source
 from losslake.cli import main
 from losslake.sql import read_sql
+from losslake.store.delta.publish import publish
+from losslake.store.delta.tables import FOLDERS, TABLES
 from losslake.store.errors import (
     CorruptLake,
     InvalidOption,
@@ -42,6 +45,7 @@ from losslake.store.shell.named_queries import query_names
 from losslake.store.spark import connection as sessions
 from losslake.store.spark.connection import SparkConnection, connect_spark
 from losslake.store.upkeep.compact import compact
+from polars.testing import assert_frame_equal
 from warm import HANGS
 
 MASTER = "local-cluster[2,1,700]"
@@ -309,6 +313,33 @@ def test_of_shared_files_only_the_rows_of_listed_runs_count(cluster: Any, lake: 
 
 
 @needs_spark
+def test_the_files_that_delta_tables_name_hold_the_same(cluster: Any, lake: Lake, tmp_path: Path) -> None:
+    deltalake = pytest.importorskip("deltalake", reason="needs the extra delta")
+    from pyspark.sql.functions import lit
+    from pyspark.sql.types import StructType
+
+    published = Lake.open(shutil.copytree(lake.path, tmp_path / "lake", symlinks=True))
+    publish(published)
+    for table in TABLES:
+        opened = deltalake.DeltaTable(f"{published.path}/delta/{table}")
+        schema = StructType.fromJson(json.loads(opened.schema().to_json()))
+        # Half precision, which Spark has not.
+        read = StructType([field for field in schema if field.name not in ("logits", *FOLDERS[table])])
+        parts = []
+        for row in pl.DataFrame(opened.get_add_actions(flatten=True)).iter_rows(named=True):
+            part = cluster.read.schema(read).parquet(f"file://{published.path}/delta/{table}/{row['path']}")
+            for name in FOLDERS[table]:
+                part = part.withColumn(name, lit(row[f"partition.{name}"]))
+            parts.append(part)
+        rows = reduce(lambda one, other: one.unionByName(other), parts)
+        expected = lake.sql(f"from {table}").drop("logits", strict=False)
+        found = pl.DataFrame(rows.select(*expected.columns).toArrow())
+        keys = [name for name in expected.columns if not isinstance(expected.schema[name], pl.List)]
+        assert_frame_equal(
+            found.cast(dict(expected.schema)).sort(keys), expected.sort(keys), check_exact=True
+        )
+
+
 def test_what_no_manifest_lists_is_not_read(cluster: Any, lake_of: Callable[..., Lake]) -> None:
     small = lake_of(np.ones((1, 3), dtype=bool), np.zeros((1, 3)))
     (file,) = small.run("tests", "run-0000").files

@@ -173,7 +173,8 @@ def test_a_whole_trace_is_stored_as_its_epochs_are(
     monkeypatch.setattr(trace_rows, "_LAID_OUT_BYTES", 1)  # one block a piece
     samples, epochs = 2 * BLOCK + 77, 3
     lake = Lake.open(tmp_path / "lake", create=True)
-    lake.create_experiment("e", pa.table({"label": np.zeros(samples, np.int32)}))
+    for experiment in ("e", "f"):  # files say which run they are of, so the runs have one name
+        lake.create_experiment(experiment, pa.table({"label": np.zeros(samples, np.int32)}))
     rng = np.random.default_rng(3)
     loss = rng.random((samples, epochs))
     loss[5, 1], loss[6, 2], loss[7, 0] = np.nan, np.inf, 1e300
@@ -182,15 +183,15 @@ def test_a_whole_trace_is_stored_as_its_epochs_are(
     held = rng.permutation(np.flatnonzero(rng.random(samples) < 0.7))
     members = rng.random(samples) < 0.5
     digests = {}
-    for name, ids in (("all", np.arange(samples)), ("some", held)):
-        with lake.write_run("e", f"{name}-epochs", members=members) as writer:
+    for name, ids in (("every", np.arange(samples)), ("some", held)):
+        with lake.write_run("e", name, members=members) as writer:
             for epoch in range(epochs):
                 writer.append_epoch(source, epoch, ids, loss=loss[ids, epoch], margin=margin[ids, epoch])
             by_epoch = writer.commit(INFO)
         mapped = np.load(tmp_path / "margin.npy", mmap_mode="r")
         given = loss[ids].copy()
-        with lake.write_run("e", f"{name}-whole", members=members) as writer:
-            writer.append_traces(source, ids, loss=given, margin=mapped if name == "all" else margin[ids])
+        with lake.write_run("f", name, members=members) as writer:
+            writer.append_traces(source, ids, loss=given, margin=mapped if name == "every" else margin[ids])
             given[:] = -1  # what was given may be used again
             whole = writer.commit(INFO)
         assert whole.trace_sources() == {source}

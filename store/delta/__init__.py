@@ -1,0 +1,1 @@
+"""A Delta Lake log over the lake's files, for other engines."""
