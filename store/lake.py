@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .errors import AlreadyExists, InvalidInput, LosslakeError, NotFound, OlderFormat
-from .files.filesystem import files_at
+from .files.filesystem import Files, files_at
 from .files.local import LocalFiles
 from .format import manifest, paths
 from .format.contents import DESIGN, check_said
@@ -35,6 +35,10 @@ T = TypeVar("T")
 class Lake(Catalogue):
     """One lake. Make it with `Lake.open`; everything it returns is committed data."""
 
+    def __init__(self, files: Files) -> None:
+        super().__init__(files)
+        self.changed = self._bring_along
+
     @classmethod
     def open(cls, path: str | Path, *, create: bool = False) -> Self:
         """The lake at ``path``. With ``create`` a missing one is made; otherwise NotFound says how.
@@ -56,7 +60,7 @@ class Lake(Catalogue):
         manifest.load(files, paths.LAKE)
         return cls(files)
 
-    def changed(self, experiment: str | None, *, rewritten: bool = False) -> None:
+    def _bring_along(self, experiment: str | None, *, rewritten: bool = False) -> None:
         """Bring the Delta tables of a published lake along (see `delta.publish.follow`)."""
         if isinstance(self.files, LocalFiles) and self.files.exists(paths.PUBLISHED):
             from .delta.publish import follow

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -31,6 +31,18 @@ from .index import LEAST, Indexed, manifest_in, read_index
 T = TypeVar("T")
 
 
+class Changed(Protocol):
+    """What is called after something of an experiment, or of any, was committed.
+
+    ``rewritten``: after files that manifests listed were replaced or removed.
+    """
+
+    def __call__(self, experiment: str | None, *, rewritten: bool = False) -> None: ...
+
+
+def _nothing_follows(experiment: str | None, *, rewritten: bool = False) -> None: ...
+
+
 class Catalogue:
     """What is committed in the lake whose ``files`` these are. `Lake` is the one that users see."""
 
@@ -38,16 +50,12 @@ class Catalogue:
         self.files = files
         self.not_indexed: dict[str, int] = {}
         """How many manifests of runs were read one by one when the runs of an experiment were read last."""
+        self.changed: Changed = _nothing_follows
+        """Called after something was committed or rewritten: `Lake` brings along what hangs on it."""
 
     @property
     def path(self) -> str:
         return self.files.root
-
-    def changed(self, experiment: str | None, *, rewritten: bool = False) -> None:
-        """Called after something of an experiment, or of any, was committed: `Lake` brings along what hangs on it.
-
-        ``rewritten``: after files that manifests listed were replaced or removed.
-        """
 
     # --- experiments --------------------------------------------------------------------------------------
 
