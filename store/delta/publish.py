@@ -47,7 +47,10 @@ from .tables import (
 )
 
 _TRIES = 30
-"""How often others may be faster, or replace what is being published, before it is given up."""
+"""How often others may be faster before it is given up."""
+
+_MISSED = 5
+"""How often they may replace what is being published."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ def follow(lake: Catalogue, experiment: str | None, *, rewritten: bool) -> None:
 
 def _publish(lake: Catalogue, files: LocalFiles, experiments: Sequence[str] | None) -> list[Published]:
     leases.hold(files)
+    missed = 0
     for attempt in itertools.count():
         # Before the manifests: what another process publishes from now on is newer than this, and this is not put then.
         states = {table: read_state(files, table) for table in TABLES}
@@ -136,7 +140,8 @@ def _publish(lake: Catalogue, files: LocalFiles, experiments: Sequence[str] | No
                 return done
         except (CorruptLake, NotFound):
             # Others have replaced or removed it since its manifest was read. Where that is not so it is damaged.
-            if attempt >= _TRIES:
+            missed += 1
+            if missed > _MISSED:
                 raise
         if attempt >= _TRIES:
             raise LosslakeError(

@@ -9,6 +9,7 @@ another file has in another type. Runs and metrics lie in manifests: they are wr
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -257,7 +258,7 @@ def _written_out(table: str, there: Listed, columns: Mapping[str, Type]) -> Iter
         if len(rows):
             rows = cast_rows(rows.drop_columns(["experiment"]), columns)
             of = f"{table}/experiment={name} {_digest(rows.to_pylist())}"
-            yield Entry(of, {"experiment": name}, None, lambda rows=rows: iter([rows]))
+            yield Entry(of, {"experiment": name}, None, functools.partial(iter, [rows]))
 
 
 # --- inside ---------------------------------------------------------------------------------------------------

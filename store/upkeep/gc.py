@@ -45,7 +45,8 @@ _LISTED_BY = (
 class Collected:
     """What was removed, or would be, with its ``bytes``; ``kept`` counts the leftovers that stay by the reason why.
 
-    ``damaged`` are sentences about manifests that cannot be trusted, beside which nothing was removed.
+    ``damaged`` are sentences about manifests that cannot be trusted, beside which nothing was removed, and about published tables
+    that could not be brought along for that.
     """
 
     removed: tuple[str, ...]
@@ -66,8 +67,12 @@ def collect_garbage(
     was written since then stays: a reader may be in the middle of it. Checkpoints that a run which was stopped could be
     gone on with stay, unless ``checkpoints``.
     """
+    unpublished = []
     if not dry_run:
-        lake.changed(None, rewritten=True)  # no table shall name what goes
+        try:
+            lake.changed(None, rewritten=True)  # no table shall name what goes
+        except CorruptLake as error:
+            unpublished.append(f"the Delta tables stay as they were: {error}")
     found = take_inventory(lake, checkpoints=checkpoints)
     now = _now(lake.files, dry_run)
     last = _last_writes(lake.files, found)
@@ -98,7 +103,7 @@ def collect_garbage(
         removed.append(path)
     if found.withheld:
         kept["beside a damaged manifest"] = len(found.withheld)
-    return Collected(tuple(removed), size, kept, tuple(found.damaged.values()))
+    return Collected(tuple(removed), size, kept, (*found.damaged.values(), *unpublished))
 
 
 def _why_keep(

@@ -618,6 +618,24 @@ def test_garbage_collection_takes_copies_that_no_table_names(lake: Lake) -> None
     check_read_back(lake)
 
 
+def test_with_a_damaged_manifest_nothing_is_published_and_garbage_goes_all_the_same(lake: Lake) -> None:
+    publish(lake, keep=True)
+    before = log.read_state(lake.files, "signals")
+    small(lake, "more", "other")
+    path = Path(lake.path, paths.run_manifest("tests", "run-0001"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    with pytest.raises(CorruptLake, match="run-0001"):
+        publish(lake)
+    small(lake, "most", "other")  # another experiment is brought up to date
+    assert len(log.read_state(lake.files, "signals").adds) == len(before.adds) + 2
+    told = collect_garbage(lake).damaged
+    assert any("the Delta tables stay as they were" in each for each in told)
+    path.write_bytes(whole)
+    publish(lake)
+    check_read_back(lake)
+
+
 def test_a_lake_in_an_object_store_is_refused() -> None:
     class Bucket:
         root = "s3://bucket/lake"
