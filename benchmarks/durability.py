@@ -1,7 +1,7 @@
 """Is anything lost: kills at random instants, and many processes at one lake.
 
     python benchmarks/durability.py kills [--kills 300] [--trainings 40] [--seed 0]
-    python benchmarks/durability.py crowd [--seconds 180] [--seed 0]
+    python benchmarks/durability.py crowd [--seconds 180] [--seed 0] [--machines 2]
 
 Ends with a table in Markdown and exit code 0, or with a sentence that says what a lake showed that it must not; the folder
 with lakes and logs then stays. The seed fixes the commands and, as shares of their usual time, the instants.
@@ -79,7 +79,16 @@ def _print_kills(seasons: list[Killing]) -> None:
 
 def many(zygote: Zygote, folder: Path, given: argparse.Namespace) -> None:
     """Sixteen collectors, four analyses, two that compact and collect garbage, two ranks of one training."""
-    done = crowd(zygote, folder / "crowd", seconds=given.seconds, seed=given.seed)
+    several = given.machines > 1  # ranks start anew, and would be on a third
+    done = crowd(
+        zygote,
+        folder / "crowd",
+        seconds=given.seconds,
+        seed=given.seed,
+        machines=given.machines,
+        ranks=not several,
+        samples=1000 if several else 5000,
+    )
     print("| what | how often |\n| --- | --- |")
     for name, count in asdict(done).items():
         print(f"| {name.replace('_', ' ')} | {count} |")
@@ -92,12 +101,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--trainings", type=int, default=40, help="of the kills")
     parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--machines", type=int, choices=[1, 2], default=1, help="of the crowd")
     parser.add_argument("--samples", type=int, default=500, help="records of the lakes for kills")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="losslake-durability-"))
     try:
-        with Zygote("durability_lake", "durability_crowd") as zygote:
+        with Zygote("durability_lake", "durability_crowd", "durability_machines") as zygote:
             (kills if given.what == "kills" else many)(zygote, folder, given)
     except Broken as error:
         sys.exit(f"broken: {error}\nLakes and logs are in {folder}")

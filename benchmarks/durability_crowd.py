@@ -2,6 +2,10 @@
 
 Every run that a collector was told is in the lake must be there, once, with that collector's rows; of several that write
 one run all but one must be told that it exists; readers must see whole runs and never fail.
+
+With two machines (`durability_machines`) their clocks are an hour apart, records are forgotten, all kinds of processes are
+killed, and some are stopped for longer than a lease is waited for, as on a machine that sleeps: what they had written may be
+collected then, and whoever commits it must be told that it is not there.
 """
 
 from __future__ import annotations
@@ -11,23 +15,39 @@ import itertools
 import json
 import os
 import random
+import re
+import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from durability_lake import Broken, collect, rows_for_polars
+from durability_machines import any_machine, be_on
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
-from losslake.store.errors import AlreadyExists, LosslakeError, NotEnoughData
+from losslake.store.errors import (
+    AlreadyExists,
+    CorruptLake,
+    ForgottenMeanwhile,
+    InvalidInput,
+    LosslakeError,
+    NotEnoughData,
+)
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
+from losslake.store.upkeep import gc
 from losslake.store.upkeep.compact import compact
+from losslake.store.upkeep.forget import forget
 from losslake.store.upkeep.verify import verify
+from losslake.store.write import leases
 from zygote import Child, Zygote
 
 EXPERIMENT = "crowd"
@@ -37,6 +57,14 @@ TRAINING = [
     "--queries",
     "original",
 ]
+SHORTER = 150.0
+"""What is waited for by time is so many times shorter with two machines: half an hour is 12 s."""
+
+LATE = "is missing or not whole|was lost"
+"""What one is told whose machine slept while others went on."""
+
+OTHERS = "another process"
+
 SHARED_SECONDS = 2.0
 """How long every collector tries the same run name, before the next one."""
 
@@ -100,6 +128,7 @@ def _write(lake: Lake, run: str, writer: int) -> None:
     ids = np.arange(samples)
     marks = np.full(samples, float(writer))
     members = np.random.default_rng(writer).random(samples) < 0.5
+    members[list(lake.experiment(EXPERIMENT).forgotten)] = False
     with lake.write_run(EXPERIMENT, run, members=members) as rows:
         for epoch in range(EPOCHS):
             rows.append_epoch("eval", epoch, ids, loss=marks)
@@ -115,19 +144,33 @@ def collect_on(path: str, writer: int, began: float, end: float) -> None:
     """
     lake, number = Lake.open(path), 0
     tried = set()
-    while time.time() < end:
-        own, shared = f"c{writer}-{number}", f"shared-{int((time.time() - began) / SHARED_SECONDS)}"
-        if not lake.has_run(EXPERIMENT, own):
-            _write(lake, own, writer)
-            _tell(own, "won", writer)
-        number += 1
+    while time.monotonic() < end:
+        own, shared = f"c{writer}-{number}", f"shared-{int((time.monotonic() - began) / SHARED_SECONDS)}"
+        if lake.has_run(EXPERIMENT, own) or _try(lake, own, writer):
+            number += 1
         if shared not in tried:
             tried.add(shared)
-            try:
-                _write(lake, shared, writer)
-                _tell(shared, "won", writer)
-            except AlreadyExists:
-                _tell(shared, "told")
+            _try(lake, shared, writer)
+
+
+def _try(lake: Lake, run: str, writer: int) -> bool:
+    """Write a run and say what became of it; whether it is there."""
+    try:
+        _write(lake, run, writer)
+    except AlreadyExists:
+        _tell(run, "told")
+        return True
+    except InvalidInput as error:
+        if "was forgotten" not in str(error):
+            raise
+        return False
+    except CorruptLake as error:
+        if not re.search(LATE, str(error)):
+            raise
+        _tell(run, "late", os.getpid())
+        return False
+    _tell(run, "won", writer)
+    return True
 
 
 def train_on(path: str, writer: int, end: float) -> None:
@@ -135,7 +178,7 @@ def train_on(path: str, writer: int, end: float) -> None:
     from losslake.cli import cli
 
     number = 0
-    while time.time() < end:
+    while time.monotonic() < end:
         run = f"trained-{writer}-{number}"
         where = ["--lake", path, "--experiment", EXPERIMENT, "--run", run]
         if not Lake.open(path).has_run(EXPERIMENT, run):
@@ -148,30 +191,35 @@ def analyse_on(path: str, number: int, target: str, end: float) -> None:
     """Read in all ways, and keep what analyses find; raises Broken where a run shows in part."""
     seen: set[str] = set()
     count = 0
-    while time.time() < end:
+    while time.monotonic() < end:
         lake = Lake.open(path)
         shown = lake.sql(RUNS_SEEN, experiment=EXPERIMENT)
         _check_whole(lake, shown)
         if gone := seen - set(shown["run"]):
             raise Broken(f"{gone} were there and are not any more")
         seen = set(shown["run"])
-        with open_source(lake, EXPERIMENT, target) as source:
+        # No shadow model is committed yet, or what was computed is not kept.
+        with (
+            contextlib.suppress(NotEnoughData, ForgottenMeanwhile),
+            open_source(lake, EXPERIMENT, target) as source,
+        ):
             for name in ("loss", "privacy-score") if number % 2 else ("lira", "calibrated"):
-                with contextlib.suppress(NotEnoughData):  # no shadow model is committed yet
-                    run_analysis(source, find(name))
+                run_analysis(source, find(name))
         if gone := {("signals", EXPERIMENT, run) for run in seen} - rows_for_polars(lake).keys():
             raise Broken(f"Polars does not see {gone}")
         found = lake.sql("select analysis, count(*) as n from scores group by analysis")
-        if wrong := [row for row in found.rows() if row[1] != lake.experiment(EXPERIMENT).samples]:
+        known = lake.experiment(EXPERIMENT)
+        least = known.samples - len(known.forgotten)
+        if wrong := [row for row in found.rows() if not least <= row[1] <= known.samples]:
             raise Broken(f"scores of {wrong}")
         count += 1
     print(json.dumps({"reads": count}))
 
 
-def keep_on(path: str, end: float) -> None:
+def keep_on(path: str, machine: str, end: float) -> None:
     """Compact and collect garbage all the time. Another one that compacts at the same moment keeps this one out."""
     counts: Counter[str] = Counter()
-    while time.time() < end:
+    while time.monotonic() < end:
         lake = Lake.open(path)
         try:
             done = compact(lake, EXPERIMENT, least=8)
@@ -179,47 +227,81 @@ def keep_on(path: str, end: float) -> None:
             if done.left_out:
                 raise Broken(f"compaction met {done.left_out}")
         except LosslakeError as error:
-            if "another process" not in str(error):
+            if not re.search(f"{OTHERS}|{LATE}", str(error)):
                 raise
             counts["kept out"] += 1
-        counts["removed"] += len(collect(lake).removed)
+        counts["removed"] += len(_collect(lake, machine).removed)
         if damage := verify(lake).damage:
             raise Broken(f"damage: {damage}")
     print(json.dumps(counts))
+
+
+def _collect(lake: Lake, machine: str, *, checkpoints: bool = False) -> gc.Collected:
+    """Collect garbage; with several machines what they may be at work on has the time that it has."""
+    if not machine:
+        return collect(lake, checkpoints=checkpoints)
+    return gc.collect_garbage(lake, older_than=timedelta(), checkpoints=checkpoints)
+
+
+def forget_on(path: str, samples: int, pause: float, end: float) -> None:
+    """Forget one record after another, from the last one on, half of them at most."""
+    lake, count = Lake.open(path), 0
+    while time.monotonic() < end:
+        gone = lake.experiment(EXPERIMENT).forgotten
+        if len(gone) < samples // 2:
+            try:
+                forget(lake, EXPERIMENT, [min(gone, default=samples) - 1])
+                count += 1
+            except LosslakeError as error:
+                if not re.search(f"{OTHERS}|{LATE}", str(error)):
+                    raise
+        time.sleep(pause)
+    print(json.dumps({"forgotten": count}))
 
 
 def _tell(run: str, what: str, writer: int | None = None) -> None:
     print(json.dumps({"run": run, what: True, "writer": writer}), flush=True)
 
 
-def _check_whole(lake: Lake, shown: pl.DataFrame) -> None:
-    """Raises Broken where a run that a collector wrote is not whole, or has the rows of two."""
-    samples = lake.experiment(EXPERIMENT).samples
+def _check_whole(lake: Lake, shown: pl.DataFrame, *, ended: bool = False) -> None:
+    """Raises Broken where a run that a collector wrote is not whole, or has the rows of two.
+
+    While somebody forgets, a run may have rows of records that are to go; once that has ``ended`` it has none.
+    """
+    known = lake.experiment(EXPERIMENT)
+    most, least_rows = known.samples, known.samples - len(known.forgotten)
     if shown["run"].n_unique() != len(shown):
         raise Broken("a run is there twice")
-    for run, seed, signals, least, most, traces, length in shown.rows():
+    for run, seed, signals, least, greatest, traces, length in shown.rows():
         marked = run.startswith(("c", "shared"))
-        if (signals, traces) != ((2 if marked else 1) * samples, samples) or length != (
-            EPOCHS if marked else 3
-        ):
+        queries = 2 if marked else 1
+        whole = all(
+            least_rows * each <= rows <= (least_rows if ended else most) * each
+            for rows, each in ((signals or 0, queries), (traces or 0, 1))
+        )
+        if not whole or length != (EPOCHS if marked else 3):
             raise Broken(f"{run} has {signals} signals and {traces} traces of {length}")
-        if marked and not least == most == seed:
-            raise Broken(f"{run} of writer {seed} has rows of the writers {least} and {most}")
+        if marked and not least == greatest == seed:
+            raise Broken(f"{run} of writer {seed} has rows of the writers {least} and {greatest}")
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """How it went: collectors killed on purpose, runs in the lake, tries of a run that another was faster with, readings,
-    files that were compacted and removed meanwhile, and how often a compaction was kept out by another one."""
+    """How it went: processes killed on purpose and stopped for a while, runs in the lake, tries of a run that another was faster
+    with, and of runs whose files had gone when their writer went on, readings, files that were compacted and removed meanwhile,
+    how often a compaction was kept out by another one, and records that were forgotten."""
 
     crashes: int
+    stopped: int
     runs: int
     trained: int
     told: int
+    late: int
     readings: int
     files_compacted: int
     files_removed: int
     compactions_kept_out: int
+    forgotten: int
 
 
 def crowd(
@@ -233,57 +315,99 @@ def crowd(
     keepers: int = 2,
     samples: int = 5000,
     ranks: bool = True,
+    machines: int = 1,
 ) -> Crowd:
     """Let them at one lake for so long, and look whether all is there. An eighth of the collectors, or one, train models.
 
-    Now and then one of the collectors is killed and started again. Raises Broken.
+    Now and then one of the collectors is killed and started again; with two machines any process is, or is stopped for a while,
+    and somebody forgets records. Raises Broken.
     """
     folder.mkdir()
     chance = random.Random(seed)
     lake, logs = _begin(zygote, folder, samples, seed), itertools.count()
-    began = time.time()
+    began = time.monotonic()
     end = began + seconds
 
     def start(name: str, *arguments: Any) -> Child:
         log = folder / f"log-{next(logs):03d}"
-        return zygote.start(f"durability_crowd:{name}", [lake.path, *arguments], log)
+        call, given = f"durability_crowd:{name}", [lake.path, *arguments]
+        if machines == 1:
+            return zygote.start(call, given, log)
+        machine = any_machine(chance)
+        return zygote.start("durability_machines:act", [machine, SHORTER, call, given], log)
 
     def collector(number: int) -> Child:
         if number < max(1, collectors // 8):
             return start("train_on", number, end)
         return start("collect_on", number, began, end)
 
-    at_work = {number: collector(number) for number in range(collectors)}
-    others = [start("analyse_on", number, "trained-first", end) for number in range(analysts)]
-    others += [start("keep_on", end) for _ in range(keepers)]
+    several = "several" if machines > 1 else ""
+    begin = {("collector", number): partial(collector, number) for number in range(collectors)}
+    killed = [*begin]
+    begin |= {("analyst", n): partial(start, "analyse_on", n, "trained-first", end) for n in range(analysts)}
+    begin |= {("keeper", n): partial(start, "keep_on", several, end) for n in range(keepers)}
+    if several:
+        begin["forgetter", 0] = partial(start, "forget_on", samples, 5.0, end)
+        killed = [*begin]
     if ranks:
-        others += [start("rank", "trained-ranks", str(folder / "meeting"), number) for number in (0, 1)]
-    ended, crashes = [], 0
-    while time.time() < end:
-        time.sleep(min(chance.uniform(0.3, 1.5), max(0.0, end - time.time())))
-        if failed := [child for child in (*others, *at_work.values()) if child.poll()]:
-            raise Broken(f"a process has failed with {failed[0].code}: {failed[0].text()}")
-        if time.time() < end - 1:
-            number = chance.randrange(collectors)
-            if at_work[number].poll() is None:
-                at_work[number].kill()
-                at_work[number].wait()
+        meeting = str(folder / "meeting")
+        begin |= {("rank", n): partial(start, "rank", "trained-ranks", meeting, n) for n in (0, 1)}
+    at_work = {who: make() for who, make in begin.items()}
+    ended, crashes, stopped, asleep = [], 0, set(), {}
+    try:
+        while time.monotonic() < end:
+            time.sleep(min(chance.uniform(0.3, 1.5), max(0.0, end - time.monotonic())))
+            for child in [child for child, until in asleep.items() if time.monotonic() > until]:
+                os.kill(child.pid, signal.SIGCONT)
+                del asleep[child]
+            _see_that_none_failed(at_work.values())
+            if time.monotonic() < end - 1:
+                who = chance.choice(killed)
+                child = at_work[who]
+                if child.poll() is not None or child in asleep:
+                    continue
+                if several and chance.random() < 0.25 and who[0] in ("collector", "keeper", "forgetter"):
+                    if who[1] >= max(1, collectors // 8) or who[0] != "collector":
+                        os.kill(child.pid, signal.SIGSTOP)
+                        asleep[child] = time.monotonic() + chance.uniform(0, 4200 / SHORTER)
+                        stopped.add(child.pid)
+                    continue
+                child.kill()
+                child.wait()
                 crashes += 1
-                ended.append(at_work[number])
-                at_work[number] = collector(number)
-    for child in (*others, *at_work.values()):
-        if child.wait() != 0:
-            raise Broken(f"a process has failed with {child.code}: {child.text()}")
-    told = [line for child in (*ended, *at_work.values()) for line in _lines(child)]
-    counts = sum((Counter(line) for child in others for line in _lines(child)), Counter())
+                ended.append(child)
+                at_work[who] = begin[who]()
+    finally:
+        for child in asleep:
+            os.kill(child.pid, signal.SIGCONT)
+    for child in at_work.values():
+        child.wait()
+    _see_that_none_failed(at_work.values())
+    lines = [line for child in (*ended, *at_work.values()) for line in _lines(child)]
+    counts = sum((Counter(line) for line in lines if "run" not in line), Counter())
+    if wrong := {line["writer"] for line in lines if line.get("late")} - stopped:
+        raise Broken(f"the files of {wrong} were removed, which were never stopped")
+    if several:
+        be_on("north", SHORTER)
+        time.sleep(leases.STALE.total_seconds() + 1)  # no claim or lease of a killed one counts any more
+        if lake.experiment(EXPERIMENT).forgettings:
+            forget(lake, EXPERIMENT)
     return Crowd(
         crashes,
-        *_check_end(lake, told, ranks=ranks),
+        len(stopped),
+        *_check_end(lake, lines, several, ranks=ranks),
         counts["reads"],
         counts["compacted"],
         counts["removed"],
         counts["kept out"],
+        len(lake.experiment(EXPERIMENT).forgotten),
     )
+
+
+def _see_that_none_failed(children: Iterable[Child]) -> None:
+    for child in children:
+        if child.poll():
+            raise Broken(f"a process has failed with {child.code}: {child.text()}")
 
 
 def _begin(zygote: Zygote, folder: Path, samples: int, seed: int) -> Lake:
@@ -309,10 +433,12 @@ def _lines(child: Child) -> list[dict[str, Any]]:
     return [line for line in found if isinstance(line, dict)]
 
 
-def _check_end(lake: Lake, told: list[dict[str, Any]], *, ranks: bool) -> tuple[int, int, int]:
-    """Runs in the lake, trained ones, and tries that were told of another's run. Raises Broken."""
+def _check_end(
+    lake: Lake, told: list[dict[str, Any]], machine: str, *, ranks: bool
+) -> tuple[int, int, int, int]:
+    """Runs in the lake, trained ones, and tries that were told of another's run, or were too late. Raises Broken."""
     shown = lake.sql(RUNS_SEEN, experiment=EXPERIMENT)
-    _check_whole(lake, shown)
+    _check_whole(lake, shown, ended=True)
     there = set(shown["run"])
     won = Counter(line["run"] for line in told if line.get("won"))
     if twice := [run for run, count in won.items() if count > 1]:
@@ -325,9 +451,10 @@ def _check_end(lake: Lake, told: list[dict[str, Any]], *, ranks: bool) -> tuple[
         line for line in told if line.get("won") and line["writer"] not in (None, writers[line["run"]])
     ]:
         raise Broken(f"the run of another was taken for one's own: {wrong}")
-    collect(lake, checkpoints=True)
+    _collect(lake, machine, checkpoints=True)
     found = verify(lake)
-    if found.damage or found.leftovers:
-        raise Broken(f"left in the end: {found.damage or found.leftovers}")
+    if found.damage or found.leftovers or found.remembered:
+        raise Broken(f"left in the end: {found.damage or found.leftovers or found.remembered}")
     trained = sum(run.startswith("trained") for run in there)
-    return len(there), trained, sum("told" in line for line in told)
+    tries = [sum(what in line for line in told) for what in ("told", "late")]
+    return len(there), trained, tries[0], tries[1]

@@ -143,8 +143,7 @@ class Lake(Catalogue):
         others = self._names_in(f"runs/experiment={experiment}")
         check_distinct("run", run, others)
         writer.beside = len(others)
-        listed = [self.read_file(file, columns=["pool"]) for file in known.files if file.table == "samples"]
-        population = pc.equal(pa.concat_tables(listed)["pool"], "population").to_numpy()
+        population = pc.equal(self.samples(experiment, columns=["pool"])["pool"], "population").to_numpy()
         wrong = np.flatnonzero(members & population)
         if len(wrong):
             raise InvalidInput(

@@ -72,14 +72,14 @@ class Catalogue:
             raise NotFound(f"there is no experiment {name!r} in the lake {self.path} (experiments: {known})")
         return experiment_from_json(manifest.load(self.files, path))
 
-    def samples(self, experiment: str) -> pa.Table:
-        """The samples of an experiment, one row each, in the order of sample ids, with the user's columns."""
-        return self._again(
-            experiment,
-            lambda: pa.concat_tables(
-                [self.read_file(file) for file in self._unchanged(self.experiment(experiment), "samples")]
-            ),
-        )
+    def samples(self, experiment: str, *, columns: list[str] | None = None) -> pa.Table:
+        """The samples of an experiment, one row each, in the order of sample ids, with the user's columns; or some columns."""
+
+        def read() -> pa.Table:
+            listed = self._unchanged(self.experiment(experiment), "samples")
+            return pa.concat_tables([self.read_file(file, columns=columns) for file in listed])
+
+        return self._again(experiment, read)
 
     def pictures(self, experiment: str, sample_ids: list[int]) -> dict[int, bytes]:
         """PNG bytes of the samples asked for; empty when the experiment holds no pictures."""

@@ -21,7 +21,7 @@ from ..format import paths
 from ..format.text import age
 from ..read.catalogue import Catalogue
 from ..write import leases
-from ..write.index import orphaned_indexes
+from ..write.index import outdated_indexes
 from .leftovers import Inventory, files_listed_by, take_inventory
 
 OLDER_THAN = timedelta(days=1)
@@ -96,8 +96,9 @@ def collect_garbage(
         if not dry_run:
             lake.files.delete(path)
         removed.append(path)
-    for path in orphaned_indexes(lake.files):
-        size += lake.files.size(path)
+    for path in outdated_indexes(lake.files):
+        with contextlib.suppress(CorruptLake):  # it has gone since
+            size += lake.files.size(path)
         if not dry_run:
             lake.files.delete(path)
         removed.append(path)

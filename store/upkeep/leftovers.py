@@ -288,17 +288,12 @@ def without_class_names(lake: Catalogue, known: Experiment) -> dict[str, Any]:
     told, names = dict(known.dataset), known.dataset.get("classes")
     if not known.forgettings or not isinstance(names, list | dict):
         return told
-    labels = {label for file in known.files if file.table == "samples" for label in _labels(lake, file)}
+    labels = set(lake.samples(known.name, columns=["label"])["label"].unique().to_pylist())
     if isinstance(names, list):
         told["classes"] = [name if label in labels else None for label, name in enumerate(names)]
     else:
         told["classes"] = {label: name for label, name in names.items() if label in set(map(str, labels))}
     return told
-
-
-def _labels(lake: Catalogue, file: DataFile) -> list[int]:
-    found: list[int] = lake.read_file(file, columns=["label"])["label"].unique().to_pylist()
-    return found
 
 
 def _may_hold(files: Files, path: str, ids: Sequence[int]) -> bool:

@@ -17,7 +17,7 @@ from ..errors import LosslakeError
 from ..format import manifest
 from ..format.manifest import DataFile
 from ..read.catalogue import Catalogue
-from ..write.index import indexes, wrong_in_index
+from ..write.index import indexes, removed_in_index, wrong_in_index
 from .leftovers import (
     NOTES,
     NOTHING,
@@ -37,8 +37,8 @@ class Verification:
 
     Leftovers are what killed writers and replaced results left, and the files of writers at work right now; their
     ``writers`` say which. What belongs to a damaged manifest is not called a leftover. ``remembered`` are sentences about
-    samples that were forgotten and of which something is left. ``misnamed`` are about published tables that name what they should
-    not, ``behind`` about those that lack what is committed.
+    samples that were forgotten, or runs that were removed, and of which something is left. ``misnamed`` are about published tables
+    that name what they should not, ``behind`` about those that lack what is committed.
     """
 
     manifests: int
@@ -85,6 +85,7 @@ def verify(lake: Catalogue) -> Verification:
 
 
 def _remembered(lake: Catalogue) -> Iterator[str]:
+    yield from filter(None, (removed_in_index(lake.files, name) for name, _ in indexes(lake.files)))
     found: Mapping[str, Inventory] | None = None
     for name in lake.experiments():
         with contextlib.suppress(LosslakeError):  # its manifest is damaged, which is told already

@@ -15,7 +15,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import CorruptLake, LosslakeError
@@ -108,12 +108,16 @@ def drop_index(files: Files, experiment: str) -> None:
 
 
 def wrong_in_index(files: Files, experiment: str) -> str | None:
-    """A sentence about what the index of an experiment says and should not; None where there is nothing of the kind.
+    """A sentence about what the index of an experiment says of a manifest and is not so; None where there is nothing of the kind.
 
-    A file that is no index at all is not told here, nor one of which a writer takes back in this moment what it has put.
+    A file that is no index at all is not told here.
     """
-    told = _wrong(files, experiment)
-    return told if told is not None and told == _wrong(files, experiment) else None
+    return _twice(_wrong, files, experiment)
+
+
+def removed_in_index(files: Files, experiment: str) -> str | None:
+    """A sentence where an index speaks of what is not there any more: whoever removed or wrote it was killed. Nobody reads that."""
+    return _twice(_removed, files, experiment)
 
 
 def remembered_in_index(files: Files, experiment: str, forgotten: Sequence[int]) -> str | None:
@@ -132,9 +136,9 @@ def remembered_in_index(files: Files, experiment: str, forgotten: Sequence[int])
     return f"{path} may say what was so before samples were forgotten"
 
 
-def orphaned_indexes(files: Files) -> list[str]:
-    """The indexes of experiments that are not there."""
-    return [path for name, path in indexes(files) if not files.exists(paths.experiment_manifest(name))]
+def outdated_indexes(files: Files) -> list[str]:
+    """The indexes that speak of experiments or runs that are not there."""
+    return [path for name, path in indexes(files) if removed_in_index(files, name) is not None]
 
 
 def indexes(files: Files) -> list[tuple[str, str]]:
@@ -143,21 +147,40 @@ def indexes(files: Files) -> list[tuple[str, str]]:
     return [(path.split("/")[1].partition("=")[2], path) for path in found]
 
 
+def _twice(look: Callable[[Files, str], str | None], files: Files, experiment: str) -> str | None:
+    """What is found two times: a writer may take back in this moment what it has put."""
+    told = look(files, experiment)
+    return told if told is not None and told == look(files, experiment) else None
+
+
 def _wrong(files: Files, experiment: str) -> str | None:
     path = paths.index(experiment)
     try:
         content = load_index(files, experiment)
     except LosslakeError:
         return None
-    if not files.exists(paths.experiment_manifest(experiment)):
-        return f"{path} is about an experiment that is not there; {_AGAIN_WRITTEN}"
     stamps = files.stamps(f"runs/experiment={experiment}", ".json")
     for each, entry in read_index(files, experiment, content["forgotten"]).items():
-        if each not in stamps:
-            return f"{path} speaks of {each}, which is not there any more; {_AGAIN_WRITTEN}"
         with contextlib.suppress(CorruptLake):  # the manifest is damaged, which is told elsewhere
-            if stamps[each] == entry.stamp and manifest.load(files, each) != _content_or_none(entry, each):
+            if stamps.get(each) == entry.stamp and manifest.load(files, each) != _content_or_none(
+                entry, each
+            ):
                 return f"{path} says of {each} what is not so; {_AGAIN_WRITTEN}"
+    return None
+
+
+def _removed(files: Files, experiment: str) -> str | None:
+    path = paths.index(experiment)
+    try:
+        content = load_index(files, experiment)
+    except LosslakeError:
+        return None
+    if not files.exists(paths.experiment_manifest(experiment)):
+        return f"{path} is about an experiment that is not there; run 'losslake lake gc'"
+    there = files.list(f"runs/experiment={experiment}", ".json")
+    for each in read_index(files, experiment, content["forgotten"]):
+        if each not in there:
+            return f"{path} speaks of {each}, which is not there any more; run 'losslake lake gc'"
     return None
 
 

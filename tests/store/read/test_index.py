@@ -289,7 +289,6 @@ def test_a_folder_in_its_place_changes_nothing(lake: Lake, monkeypatch: pytest.M
         ("newer", f"{INDEX} in "),
         ("text", "says of runs/experiment=e/run-03.json what is not so"),
         ("a file elsewhere", "says of runs/experiment=e/run-03.json what is not so"),
-        ("more runs", "speaks of runs/experiment=e/more.json, which is not there any more"),
     ],
 )
 def test_verify_names_a_bad_index(lake: Lake, name: str, told: str) -> None:
@@ -298,6 +297,17 @@ def test_verify_names_a_bad_index(lake: Lake, name: str, told: str) -> None:
     (sentence,) = verify(lake).damage
     assert INDEX in sentence
     assert told in sentence
+
+
+def test_an_index_of_a_run_that_is_gone_is_no_damage_and_goes_with_gc(lake: Lake) -> None:
+    """Whoever removed the run, or wrote the index beside, was killed: nobody reads what it says, and it has to go."""
+    write_index(lake.files, "e")
+    BAD["more runs"](lake)
+    found = verify(lake)
+    assert found.damage == ()
+    assert "speaks of runs/experiment=e/more.json, which is not there any more" in found.remembered[0]
+    assert collect_garbage(lake).removed == (INDEX,)
+    assert (verify(lake).damage, verify(lake).remembered) == ((), ())
 
 
 def test_verify_names_a_forged_role_and_deleting_the_index_mends_it(lake: Lake) -> None:

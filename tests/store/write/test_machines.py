@@ -1,9 +1,11 @@
-"""Several machines, kills and clocks that jump: what was committed is whole, and nobody is kept out for longer than is said."""
+"""Several machines, kills and clocks that differ: what was committed is whole, and nobody is kept out for longer than is said.
+
+`test_protocol` has any interleaving of theirs.
+"""
 
 from __future__ import annotations
 
 import os
-import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,25 +13,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from losslake.store.errors import LosslakeError
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
-from losslake.store.read import catalogue
-from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.forget import forget
 from losslake.store.upkeep.gc import collect_garbage
 from losslake.store.upkeep.verify import verify
-from losslake.store.write import index, leases
+from losslake.store.write import leases
 from losslake.store.write.run_writer import RunWriter
-from machines import Disk, Process
+from machines import Disk
 
 N = 6
 HOUR = 3600.0
-HOSTS = {"a": 0.0, "b": HOUR, "c": -HOUR}
-"""Machines, and by how many seconds their clocks differ from the disk's."""
 
 
 def make(lake: Lake) -> None:
@@ -172,163 +167,3 @@ def test_another_machine_s_work_before_any_step_of_a_commit_does_no_harm(tmp_pat
         assert verify(lake).damage == (), step
         assert verify(lake).remembered == (), step
     assert 10 < step < 99
-
-
-class Machines(RuleBasedStateMachine):
-    """Writers, collections, compactions and forgettings on three machines, with kills and other machines' work in between."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._folder = tempfile.TemporaryDirectory()
-        self.disk = Disk(Path(self._folder.name) / "lake")
-        self.writing: list[tuple[Process, str, RunWriter]] = []
-        self.committed: set[str] = set()
-        self.doubtful: set[str] = set()
-        self.forgotten: set[int] = set()
-        self.number = 0
-
-    @initialize()
-    def make(self) -> None:
-        self.disk.process("a").act(make)
-
-    def _on(self, host: str) -> Process:
-        return self.disk.process(host, HOSTS[host])
-
-    @rule(
-        what=st.sampled_from(
-            ["begin", "begin", "commit", "commit", "gc", "forget", "compact", "kill", "time"]
-        ),
-        host=st.sampled_from([*HOSTS]),
-        which=st.integers(0, 3),
-        at=st.none() | st.integers(0, 60),
-        other=st.sampled_from(["killed", "gc", "forget", "compact", "time"]),
-    )
-    def step(self, what: str, host: str, which: int, at: int | None, other: str) -> None:
-        """One rule, so that each kind of step is as likely after every other."""
-        if what == "begin":
-            self.begin("c" if host == "c" else "a")
-        elif what == "commit":
-            self.commit(which, at, other)
-        elif what == "kill":
-            self.kill(which)
-        elif what == "time":
-            self.disk.pass_time([1.0, 600.0, HOUR, 30 * HOUR][which])
-        else:
-            self.upkeep("a" if host == "a" else "b", what, at if other == "killed" else None)
-
-    def begin(self, host: str) -> None:
-        process, run = self._on(host), f"r{self.number}"
-        self.number += 1
-        self.writing.append((process, run, process.act(lambda lake: begin(lake, run))))
-
-    def commit(self, which: int, at: int | None, other: str) -> None:
-        """As it goes, killed at a step, or with another machine's work before a step."""
-        if not self.writing:
-            return
-        process, run, writer = self.writing.pop(which % len(self.writing))
-        process.left.append(writer)
-        then = None if other == "killed" else lambda: self._between(other)
-        try:
-            process.act(lambda _: commit(writer), at=at, then=then)
-        except LosslakeError:
-            process.end()
-            return  # it said so, and the run is not there
-        if process.alive:
-            self.committed.add(run)
-            process.end()
-        else:
-            self.doubtful.add(run)
-
-    def _between(self, what: str) -> None:
-        if what == "time":
-            self.disk.pass_time(2 * HOUR)
-        else:
-            self.upkeep("b", what, None)
-
-    def kill(self, which: int) -> None:
-        if self.writing:
-            process, _, writer = self.writing.pop(which % len(self.writing))
-            process.left.append(writer)
-            process.alive = False
-
-    def upkeep(self, host: str, what: str, at: int | None) -> None:
-        process = self._on(host)
-        act = {
-            "gc": lambda lake: collect_garbage(lake, older_than=timedelta(0)),
-            "forget": self._forget,
-            "compact": lambda lake: compact(lake, "e", least=2),
-        }[what]
-        try:
-            process.act(act, at=at)
-        except LosslakeError as error:
-            told = str(error)
-            if "another process" not in told and "do it again" not in told:
-                raise
-        if process.alive:
-            process.end()
-
-    def _forget(self, lake: Lake) -> None:
-        sample = len(self.forgotten) % N
-        if len(lake.experiment("e").forgotten) < 3:
-            forget(lake, "e", [sample])
-            self.forgotten.add(sample)
-
-    @invariant()
-    def what_was_committed_is_whole(self) -> None:
-        if not (self.disk.path / "experiments/e.json").exists():
-            return
-        lake = Lake.open(self.disk.path)
-        gone = set(lake.experiment("e").forgotten)
-        assert self.forgotten <= gone
-        found = signals(self.disk)
-        assert self.committed <= found.keys() <= self.committed | self.doubtful
-        finished = all(each.finished for each in lake.experiment("e").forgettings)
-        for run, ids in found.items():
-            assert set(range(N)) - gone <= set(ids)
-            if finished and run in self.committed:
-                assert gone.isdisjoint(ids)
-        assert verify(lake).damage == ()
-
-    def teardown(self) -> None:
-        if (self.disk.path / "experiments/e.json").exists():
-            self.disk.pass_time(30 * HOUR)  # nobody that was killed has a claim by then
-            process = self._on("a")
-            if Lake.open(self.disk.path).experiment("e").forgettings:
-                process.act(lambda lake: forget(lake, "e"))
-            lake = Lake.open(self.disk.path)
-            for ids in signals(self.disk).values():
-                assert set(ids) == set(range(N)) - set(lake.experiment("e").forgotten)
-            assert verify(lake).damage == ()
-            assert verify(lake).remembered == ()
-        self._folder.cleanup()
-
-
-def test_machines_and_kills_and_clocks_lose_nothing() -> None:
-    run_state_machine_as_test(
-        Machines,
-        settings=settings(
-            max_examples=12, stateful_step_count=8, deadline=None, suppress_health_check=[*HealthCheck]
-        ),
-    )
-
-
-def test_nor_do_they_with_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (catalogue, index):
-        monkeypatch.setattr(module, "LEAST", 1)
-    monkeypatch.setattr(index, "SETTLED", -0.1)
-    monkeypatch.setattr(index, "_AGAIN", 0.0)
-    indexed: list[int] = []
-    real = index.write_index
-
-    def write_index(*given: Any, **named: Any) -> int:
-        indexed.append(real(*given, **named))
-        return indexed[-1]
-
-    monkeypatch.setattr(index, "write_index", write_index)
-    run_state_machine_as_test(
-        Machines,
-        settings=settings(
-            max_examples=8, stateful_step_count=10, deadline=None, suppress_health_check=[*HealthCheck]
-        ),
-    )
-    assert sum(indexed) > 0

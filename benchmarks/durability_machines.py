@@ -1,0 +1,66 @@
+"""Processes of two machines on one: each says that it is on the machine, and has the clock, that it is given.
+
+The seam is what losslake asks of the system about its machine: its identity in leases and claims, and the time. What others wait
+for by time (a lease that is silent for half an hour, a claim of an hour) is shortened alike for all, as are the renewals.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from losslake.store.files import local
+from losslake.store.format import manifest
+from losslake.store.upkeep import gc
+from losslake.store.write import leases
+
+CLOCKS = {"north": 0.0, "south": 3600.0}
+"""Machines, and by how many seconds their clocks are ahead of the disk's."""
+
+_TIMES = ((leases, "STALE"), (leases, "RENEWED"), (leases, "RETRIED"), (leases, "SILENT"), (leases, "SHOWN"))
+_REALLY = {name: getattr(module, name) for module, name in _TIMES}
+
+
+class _Clock:
+    """The module time, ahead."""
+
+    def __init__(self, ahead: float) -> None:
+        self._ahead = ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def time(self) -> float:
+        return time.time() + self._ahead
+
+    def time_ns(self) -> int:
+        return time.time_ns() + int(self._ahead * 1e9)
+
+
+def be_on(machine: str, shorter: float) -> None:
+    """From now on this process is on that machine, and all that is waited for by time is so many times shorter."""
+    ahead = CLOCKS[machine]
+    leases.host_identity = lambda: machine
+    for module in (leases, local, gc):
+        module.time = _Clock(ahead)
+    manifest.now = lambda: (datetime.now(UTC) + timedelta(seconds=ahead)).isoformat(timespec="milliseconds")
+    for module, name in _TIMES:
+        setattr(module, name, _REALLY[name] / shorter)
+    leases._OFTEN = 30.0 / shorter
+    gc.GRACE = timedelta(minutes=10) / shorter
+
+
+def act(machine: str, shorter: float, call: str, arguments: Sequence[Any]) -> None:
+    """Call ``module:function`` on a machine."""
+    be_on(machine, shorter)
+    module, _, name = call.partition(":")
+    getattr(importlib.import_module(module), name)(*arguments)
+
+
+def any_machine(chance: random.Random) -> str:
+    """One of them."""
+    return chance.choice([*CLOCKS])

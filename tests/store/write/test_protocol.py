@@ -1,0 +1,118 @@
+"""The commit protocol under any interleaving: what `protocol.Protocol` holds a lake to, with steps that hypothesis draws.
+
+In the suite a few seconds of it. ``LOSSLAKE_PROTOCOL_SECONDS=600 pytest -n 0 -s tests/store/write/test_protocol.py`` goes on for
+ten minutes, with other steps each time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from protocol import CLOCKS, HOUR, KINDS, Protocol
+
+SECONDS = float(os.environ.get("LOSSLAKE_PROTOCOL_SECONDS", "0"))
+HOSTS = st.sampled_from([*CLOCKS])
+CALLS = st.integers(0, 20) | st.integers(0, 150) | st.integers(0, 600) | st.just(1_000_000)
+
+done: Counter[str] = Counter()
+
+
+class Machines(RuleBasedStateMachine):
+    """Processes on three machines, whose clocks are an hour apart and jump."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.protocol: Protocol | None = None
+
+    @initialize(indexed=st.booleans())
+    def make(self, indexed: bool) -> None:
+        self.protocol = Protocol(indexed=indexed)
+
+    @rule(
+        what=st.sampled_from([*["start"] * 4, *["go on"] * 4, "kill", "time", "jump"]),
+        kind=st.sampled_from(KINDS),
+        host=HOSTS,
+        which=st.integers(0, 7),
+        calls=CALLS,
+        seconds=st.sampled_from([1.0, 600.0, 2 * HOUR, 30 * HOUR]),
+        asleep=st.sampled_from(["", "", "a", "b"]),
+    )
+    def step(
+        self, what: str, kind: str, host: str, which: int, calls: int, seconds: float, asleep: str
+    ) -> None:
+        """One rule, so that each kind of step is as likely after every other."""
+        if self.protocol is None:
+            return
+        match what:
+            case "start":
+                self.protocol.start(kind, host, which, calls)
+            case "go on":
+                self.protocol.go_on(which, calls)
+            case "kill":
+                self.protocol.kill(which)
+            case "time":
+                self.protocol.time(seconds, asleep)
+            case _:
+                self.protocol.jump(host, HOUR if which % 2 else -HOUR)
+
+    def teardown(self) -> None:
+        if self.protocol is None:
+            return
+        try:
+            self.protocol.end(kill=len(self.protocol.work) % 2 == 0)
+            done["lakes"] += 1
+            done["steps"] += self.protocol.steps
+            for work in self.protocol.work:
+                how = "done" if work.done else "refused" if work.refused else "killed"
+                done[f"{work.kind}, {how}"] += 1
+                done["calls"] += work.process.calls
+        finally:
+            self.protocol.close()
+
+
+def test_no_interleaving_breaks_the_protocol() -> None:
+    done.clear()
+    end = time.monotonic() + SECONDS
+    while True:
+        run_state_machine_as_test(
+            Machines,
+            settings=settings(
+                max_examples=50 if SECONDS else 12,
+                stateful_step_count=30 if SECONDS else 14,
+                deadline=None,
+                database=None,
+                derandomize=not SECONDS,
+                phases=[Phase.generate] if SECONDS else [Phase.generate, Phase.shrink],
+                suppress_health_check=[*HealthCheck],
+            ),
+        )
+        if time.monotonic() > end:
+            break
+    print("\n" + "\n".join(f"| {what} | {count} |" for what, count in sorted(done.items())))
+    assert done["steps"] > 50
+    assert done["write, done"] > 10
+
+
+@pytest.mark.parametrize("kind", sorted({*KINDS}) if SECONDS else ["write"])
+@pytest.mark.parametrize("other", sorted({*KINDS}) if SECONDS else ["forget"])
+def test_one_in_the_middle_of_another(kind: str, other: str) -> None:
+    """What one does whole on another machine before any call of the first, in the suite before some of them."""
+    for calls in range(0, 2000, 1 if SECONDS else 19):
+        protocol = Protocol(indexed=True)
+        try:
+            for which in (0, 1):
+                protocol.start("write", "a", which, 1_000_000)
+            protocol.start(kind, "a", 2, calls)
+            if not protocol.work[-1].process.at_work:
+                break
+            protocol.start(other, "b", 1, 1_000_000)
+            protocol.end(kill=False)
+        finally:
+            protocol.close()
+    assert calls > 30
