@@ -62,6 +62,7 @@ class World:
         for module in (leases, index, forget, gc, local):
             self._held.enter_context(patch.object(module, "time", clock))
         self._held.enter_context(patch.object(local, "os", seen))
+        self._held.enter_context(patch.object(local, "_SETTLED", 0))  # else the real time decides how often
         self._held.enter_context(patch.object(local, "NewFile", _new_file(self)))
         self._held.enter_context(patch.object(manifest, "now", self._now))
         self._held.enter_context(patch.object(leases, "host_identity", self._host))

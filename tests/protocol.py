@@ -269,7 +269,7 @@ class Protocol:
             if damage := verify(Lake.open(self.path)).damage:
                 raise Broken(f"damage: {damage}")
         except (Broken, LosslakeError) as error:
-            raise Broken(f"{error!r} after\n  " + "\n  ".join(self.log)) from error
+            raise Broken(f"{error!r} after\n  {self._told()}") from error
 
     def _check_answers(self) -> None:
         for work in self.work:
@@ -337,6 +337,9 @@ class Protocol:
                 if said["total"] != total:
                     raise Broken(f"a fresh result says {said['total']}, it is {total}")
 
+    def _told(self) -> str:
+        return "\n  ".join([*self.log, "and so", *map(str, self.work)])
+
     def _of(self, kind: str) -> list[Work]:
         return [work for work in self.work if work.kind == kind]
 
@@ -364,12 +367,10 @@ class Protocol:
         lake = Lake.open(self.path)
         found = verify(lake)
         if found.remembered or found.leftovers:
-            raise Broken(
-                f"left in the end: {found.remembered} {found.leftovers} after\n  " + "\n  ".join(self.log)
-            )
+            raise Broken(f"left in the end: {found.remembered} {found.leftovers} after\n  " + self._told())
         gone = set(lake.experiment("e").forgotten)
         if wrong := {str(path): ids for path, ids in samples_in_files(self.path).items() if gone & ids}:
-            raise Broken(f"files hold forgotten samples {gone}: {wrong} after\n  " + "\n  ".join(self.log))
+            raise Broken(f"files hold forgotten samples {gone}: {wrong} after\n  " + self._told())
         for run in RUNS:  # every name is free, or has a whole run
             if run not in rows_of(lake):
                 self.start("write", "a", RUNS.index(run), 1_000_000)
@@ -380,7 +381,7 @@ class Protocol:
         made = self.world.start(host, act)
         made.go_on()
         if made.error or made.at_work:
-            raise Broken(f"kept out: {made.error!r} after\n  " + "\n  ".join(self.log)) from made.error
+            raise Broken(f"kept out: {made.error!r} after\n  " + self._told()) from made.error
 
     def close(self) -> None:
         """Kill what is at work and remove the lake."""

@@ -61,8 +61,8 @@ class Files(Protocol):
         Not ``durable``: a power failure may lose it, for what is thrown away then anyhow.
         """
 
-    def put(self, path: str, data: bytes) -> None:
-        """Write or replace a small file in one atomic step."""
+    def put(self, path: str, data: bytes, *, before: Callable[[], object] | None = None) -> None:
+        """Write or replace a small file in one atomic step. ``before`` is called as late before it as can be; it may raise."""
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Write a small file in one atomic step unless it exists; say whether this call wrote it."""

@@ -118,8 +118,13 @@ class LocalFiles:
                 self.delete(path)
             raise
 
-    def put(self, path: str, data: bytes) -> None:
-        self._in_one_step(path, data, lambda temporary: os.replace(temporary, self._path(path)))
+    def put(self, path: str, data: bytes, *, before: Callable[[], object] | None = None) -> None:
+        def replace(temporary: str) -> None:
+            if before is not None:
+                before()
+            os.replace(temporary, self._path(path))
+
+        self._in_one_step(path, data, replace)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         def claim(temporary: str) -> bool:

@@ -150,8 +150,10 @@ class ObjectFiles:
                 self.delete(path)
                 raise
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: bytes, *, before: Callable[[], object] | None = None) -> None:
         key = self._key(path)
+        if before is not None:
+            before()
         with self._explained(path):
             obstore.put(self._store, key, data, use_multipart=False)
 

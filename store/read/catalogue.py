@@ -67,10 +67,11 @@ class Catalogue:
         """One experiment. Raises NotFound with the names there are."""
         check_name("experiment", name)
         path = paths.experiment_manifest(name)
-        if not self.files.exists(path):
+        content = self._content_if_there(path)
+        if content is None:
             known = ", ".join(self.experiments()) or "none yet"
             raise NotFound(f"there is no experiment {name!r} in the lake {self.path} (experiments: {known})")
-        return experiment_from_json(manifest.load(self.files, path))
+        return experiment_from_json(content)
 
     def samples(self, experiment: str, *, columns: list[str] | None = None) -> pa.Table:
         """The samples of an experiment, one row each, in the order of sample ids, with the user's columns; or some columns."""
@@ -105,7 +106,7 @@ class Catalogue:
         found = {path: self._indexed_run(path, indexed.get(path), stamp) for path, stamp in stamps.items()}
         missing = [path for path, run in found.items() if run is None]
         self.not_indexed[experiment] = len(missing)
-        found |= zip(missing, self.files.each(self._load_run, missing), strict=True)
+        found |= zip(missing, self.files.each(self._run_if_there, missing), strict=True)
         loaded = [run for run in found.values() if run is not None]
         return [run for run in loaded if role is None or run.info.role == role]
 
@@ -114,11 +115,12 @@ class Catalogue:
         self.experiment(experiment)
         check_name("run", run)
         path = paths.run_manifest(experiment, run)
-        if not self.files.exists(path):
+        found = self._run_if_there(path)
+        if found is None:
             names = self._names_in(f"runs/experiment={experiment}")
             known = ", ".join([*names[:8], "..."] if len(names) > 8 else names) or "none yet"
             raise NotFound(f"there is no run {run!r} in experiment {experiment!r} (runs: {known})")
-        return self._load_run(path)
+        return found
 
     def has_run(self, experiment: str, run: str) -> bool:
         """Whether that run is committed."""
@@ -189,8 +191,19 @@ class Catalogue:
         except CorruptLake:
             return None
 
-    def _load_run(self, path: str) -> Run:
-        return run_from_json(manifest.load(self.files, path))
+    def _run_if_there(self, path: str) -> Run | None:
+        """A run by its manifest; None where there is none, or none any more."""
+        content = self._content_if_there(path)
+        return None if content is None else run_from_json(content)
+
+    def _content_if_there(self, path: str) -> dict[str, Any] | None:
+        """`manifest.load`; None where there is nothing: looked for after it was not found, as it may be removed at any moment."""
+        try:
+            return manifest.load(self.files, path)
+        except CorruptLake:
+            if self.files.exists(path):
+                raise
+            return None
 
 
 def results(lake: Catalogue, experiment: str) -> list[Result]:

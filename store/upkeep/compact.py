@@ -26,7 +26,7 @@ from ..read.catalogue import Catalogue
 from ..read.data_rows import open_rows
 from ..write import leases
 from ..write.index import write_index
-from ..write.leases import claim
+from ..write.leases import Claim, claim
 from ..write.table_file import check_there, rows_without, sha_without
 
 SMALL = 16 << 20
@@ -85,7 +85,7 @@ def compact(
     before: dict[str, int] = {}
     after: dict[str, int] = {}
     left_out: dict[str, str] = {}
-    with claim(lake.files, f"experiment={experiment}") as renew:
+    with claim(lake.files, f"experiment={experiment}") as held:
         batches = list(_plan(lake, experiment, small, least, left_out))
         total = sum(map(_count_files, batches))
         done = 0
@@ -93,8 +93,8 @@ def compact(
             whole = _whole(lake, parts, left_out)
             if _count_files(whole) > 1:
                 packed = pack(lake, experiment, whole)
-                renew()
-                moved = _replace(lake, experiment, packed)
+                held.renew()
+                moved = _replace(lake, experiment, packed, held)
                 runs |= moved
                 if moved:
                     before |= {part.file.path: (part.file.shared or part.file).bytes for part in whole}
@@ -103,6 +103,7 @@ def compact(
                     lake.files.delete(packed[0][1].path)
             done += _count_files(parts)
             told(done, total)
+        held.check()  # else others have replaced what is missing here
     lake.changed(experiment, rewritten=True)
     if runs:
         with contextlib.suppress(LosslakeError):  # it costs time where there is none, and no more
@@ -251,7 +252,9 @@ def _group_sizes(footer: pq.FileMetaData) -> list[int]:
     return [sum(group.column(i).total_compressed_size for i in range(group.num_columns)) for group in groups]
 
 
-def _replace(lake: Catalogue, experiment: str, packed: Sequence[tuple[Part, DataFile]]) -> set[str]:
+def _replace(
+    lake: Catalogue, experiment: str, packed: Sequence[tuple[Part, DataFile]], held: Claim
+) -> set[str]:
     """Let the runs' manifests list the new file in place of the old ones; the runs whose did list those still.
 
     Raises CorruptLake where the new file is lost; then they list the old ones, which stay until garbage is collected.
@@ -260,18 +263,18 @@ def _replace(lake: Catalogue, experiment: str, packed: Sequence[tuple[Part, Data
     unmoved = f"experiment {experiment!r} is as it was"
     check_there(lake.files, [packed[0][1]], unmoved)
     for part, new in packed:
-        if _exchange(lake, experiment, part.run, part.file, new):
+        if _exchange(lake, experiment, part.run, part.file, new, held):
             moved.add(part.run)
     try:
         check_there(lake.files, [packed[0][1]], unmoved)
     except CorruptLake:
         for part, new in packed:
-            _exchange(lake, experiment, part.run, new, part.file)
+            _exchange(lake, experiment, part.run, new, part.file, held)
         raise
     return moved
 
 
-def _exchange(lake: Catalogue, experiment: str, run: str, old: DataFile, new: DataFile) -> bool:
+def _exchange(lake: Catalogue, experiment: str, run: str, old: DataFile, new: DataFile, held: Claim) -> bool:
     """Let a run's manifest list one file for another; False where it does not list that."""
     path = paths.run_manifest(experiment, run)
     gone, entry = files_to_json((old, new))
@@ -279,5 +282,5 @@ def _exchange(lake: Catalogue, experiment: str, run: str, old: DataFile, new: Da
     if gone not in content["files"]:
         return False
     listed = [entry if file == gone else file for file in content["files"]]
-    lake.files.put(path, manifest.dump({**content, "files": listed}))
+    lake.files.put(path, manifest.dump({**content, "files": listed}), before=held.check)
     return True

@@ -33,7 +33,7 @@ from ..format.records import (
 from ..read.catalogue import Catalogue, results_with
 from ..write import leases
 from ..write.index import drop_index
-from ..write.leases import claim
+from ..write.leases import Claim, claim
 from ..write.table_file import Holdings, check_there, copy_without, write_table
 from .compact import Part, pack
 from .leftovers import remove_leftovers, without_class_names
@@ -92,7 +92,7 @@ def forget(
         return Forgot(
             experiment, chosen, _count(lake, known, chosen, Holdings(lake.files, chosen)), (), False
         )
-    with claim(lake.files, f"experiment={experiment}") as renew:
+    with claim(lake.files, f"experiment={experiment}") as held:
         known = lake.experiment(experiment)
         completed = any(each.finished is None for each in known.forgettings)
         chosen = _chosen(lake, known, samples, keys)
@@ -100,8 +100,8 @@ def forget(
         counted = _count(lake, known, chosen, holdings)
         if set(chosen) - set(known.forgotten) or counted:
             begun = Forgetting(manifest.now(), chosen, counted, None)
-            known = _replace_experiment(lake, replace(known, forgettings=(*known.forgettings, begun)))
-        _forget_class_names(lake, known)
+            known = _replace_experiment(lake, replace(known, forgettings=(*known.forgettings, begun)), held)
+        _forget_class_names(lake, known, held)
         ids = known.forgotten
         if ids != chosen:  # some were forgotten before; else what was looked into for the count stands
             holdings = Holdings(lake.files, ids)
@@ -109,18 +109,19 @@ def forget(
         while again:  # for what was committed meanwhile by a writer that did not know yet
             again = False
             for runs in _together(lake, known, ids, holdings):
-                renew()
-                _forget_in_runs(lake, known, runs, ids, holdings)
+                held.renew()
+                _forget_in_runs(lake, known, runs, ids, holdings, held)
                 again = True
+            held.check()
             again |= _forget_results(lake, experiment, ids)
-        renew()
+        held.renew()
         drop_index(lake.files, experiment)
         lake.changed(experiment, rewritten=True)
-        removed, pending = remove_leftovers(lake, known, ids)
+        removed, pending = remove_leftovers(lake, known, ids, held.check)
         for top in _FOLDERS:  # also what a call removed that was stopped
             lake.files.settle(f"{top}/experiment={experiment}")
         lake.files.settle(paths.DELTA)
-        _finish(lake, experiment)
+        _finish(lake, experiment, held)
     rows = {**counted, "files": len(removed)} if removed else counted
     return Forgot(experiment, chosen, rows, tuple(pending), completed)
 
@@ -133,12 +134,12 @@ def forget_in_run(lake: Catalogue, experiment: str, run: str) -> Run:
     until = time.monotonic() + _PATIENCE
     while True:
         try:
-            with claim(lake.files, f"experiment={experiment}"):
+            with claim(lake.files, f"experiment={experiment}") as held:
                 known = lake.experiment(experiment)
                 holdings = Holdings(lake.files, known.forgotten)
                 for runs in _together(lake, known, known.forgotten, holdings):
                     if run in {each.run for each in runs}:
-                        _forget_in_runs(lake, known, runs, known.forgotten, holdings)
+                        _forget_in_runs(lake, known, runs, known.forgotten, holdings, held)
                         drop_index(lake.files, experiment)
             lake.changed(experiment, rewritten=True)
             return lake.run(experiment, run)
@@ -198,7 +199,7 @@ def _count(lake: Catalogue, known: Experiment, ids: Sequence[int], holdings: Hol
 # --- the experiment's manifest ------------------------------------------------------------------------------
 
 
-def _replace_experiment(lake: Catalogue, known: Experiment) -> Experiment:
+def _replace_experiment(lake: Catalogue, known: Experiment, held: Claim) -> Experiment:
     """Write the manifest with the forgettings of ``known``, over files without the forgotten samples; delete the old ones.
 
     Saying that samples are forgotten and taking out what identifies them is one step.
@@ -218,7 +219,7 @@ def _replace_experiment(lake: Catalogue, known: Experiment) -> Experiment:
         "files": manifest.files_to_json(tuple(written)),
         "forgotten": forgettings_to_json(known.forgettings),
     }
-    _put_checked(lake, {path: (before, content)}, written)
+    _put_checked(lake, {path: (before, content)}, written, held)
     for file in known.files:
         lake.files.delete(file.path)
     return lake.experiment(known.name)
@@ -236,15 +237,16 @@ def _emptied(samples: pa.Table, ids: Sequence[int]) -> pa.Table:
     return emptied
 
 
-def _forget_class_names(lake: Catalogue, known: Experiment) -> None:
+def _forget_class_names(lake: Catalogue, known: Experiment, held: Claim) -> None:
     """Take the names of classes out of the manifest that only forgotten samples were of."""
     told = without_class_names(lake, known)
     if told != known.dataset:
         path = paths.experiment_manifest(known.name)
-        lake.files.put(path, manifest.dump({**manifest.load(lake.files, path), "dataset": told}))
+        content = {**manifest.load(lake.files, path), "dataset": told}
+        lake.files.put(path, manifest.dump(content), before=held.check)
 
 
-def _finish(lake: Catalogue, experiment: str) -> None:
+def _finish(lake: Catalogue, experiment: str, held: Claim) -> None:
     known = lake.experiment(experiment)
     if all(each.finished for each in known.forgettings):
         return
@@ -252,7 +254,8 @@ def _finish(lake: Catalogue, experiment: str) -> None:
     done = tuple(replace(each, finished=each.finished or now) for each in known.forgettings)
     path = paths.experiment_manifest(experiment)
     content = {**manifest.load(lake.files, path), "forgotten": forgettings_to_json(done)}
-    lake.files.put(path, manifest.dump(content))
+    lake.files.put(path, manifest.dump(content), before=held.check)
+    held.check()
 
 
 # --- runs and results ---------------------------------------------------------------------------------------
@@ -284,7 +287,12 @@ def _together(
 
 
 def _forget_in_runs(
-    lake: Catalogue, known: Experiment, runs: Sequence[Run], ids: Sequence[int], holdings: Holdings
+    lake: Catalogue,
+    known: Experiment,
+    runs: Sequence[Run],
+    ids: Sequence[int],
+    holdings: Holdings,
+    held: Claim,
 ) -> None:
     """Replace the manifests of runs that share files by ones that list copies without ``ids``; delete the old files."""
     new: dict[tuple[str, DataFile], DataFile] = {}
@@ -310,7 +318,7 @@ def _forget_in_runs(
             "info": {**content["info"], "extra": _extra_without(run.info.extra, ids, known.samples)},
         }
         replaced[path] = (content, {**content, **changed})
-    _put_checked(lake, replaced, {file.path: file for file in new.values()}.values())
+    _put_checked(lake, replaced, {file.path: file for file in new.values()}.values(), held)
     for old in {file.path for _, file in new}:
         lake.files.delete(old)
 
@@ -319,6 +327,7 @@ def _put_checked(
     lake: Catalogue,
     replaced: Mapping[str, tuple[dict[str, Any], dict[str, Any]]],
     written: Collection[DataFile],
+    held: Claim,
 ) -> None:
     """Replace manifests, each by its new content, which lists files that were ``written``.
 
@@ -327,12 +336,13 @@ def _put_checked(
     undone = "the samples are not forgotten yet"
     check_there(lake.files, written, undone)
     for path, (_, content) in replaced.items():
-        lake.files.put(path, manifest.dump(content))
+        lake.files.put(path, manifest.dump(content), before=held.check)
+    held.check()
     try:
         check_there(lake.files, written, undone)
     except CorruptLake:
         for path, (before, _) in replaced.items():
-            lake.files.put(path, manifest.dump(before))
+            lake.files.put(path, manifest.dump(before), before=held.check)
         raise
 
 

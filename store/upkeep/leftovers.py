@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -192,16 +192,19 @@ def _mentioned(files: Files, path: str) -> list[str]:
 # --- of forgotten samples -----------------------------------------------------------------------------------
 
 
-def remove_leftovers(lake: Catalogue, known: Experiment, ids: Sequence[int]) -> tuple[list[str], list[str]]:
+def remove_leftovers(
+    lake: Catalogue, known: Experiment, ids: Sequence[int], check: Callable[[], None]
+) -> tuple[list[str], list[str]]:
     """Delete the loose files that hold rows of ``ids``, or may; those deleted, and those of writers still at work.
 
     Checkpoints go with the folder of their writer, at work or not, where they hold rows or the run was begun before the
-    samples were forgotten: what they go on with has seen these. The caller has the claim to the experiment.
+    samples were forgotten: what they go on with has seen these. The caller has the claim to the experiment, by ``check``.
     """
     found = by_experiment(take_inventory(lake, checkpoints=True)).get(known.name, NOTHING)
     removed, pending = [], []
     for path, state in _suspects(lake.files, found, ids):
         if state in _GONE or _never_needed(path, found):
+            check()
             lake.files.delete(path)
             removed.append(path)
         else:

@@ -24,13 +24,13 @@ def migrate(lake: Catalogue, *, told: Callable[[int, int], None] = lambda done, 
     """
     if manifest.load_as_written(lake.files, paths.LAKE)["format"] == FORMAT and not _older(lake):
         return 0
-    with claim(lake.files, "lake", any_format=True) as renew:
+    with claim(lake.files, "lake", any_format=True) as held:
         older = _older(lake)
         for done, path in enumerate(older):
             if done % 100 == 0:
-                renew()
+                held.renew()
             content = manifest.load_as_written(lake.files, path)
-            lake.files.put(path, manifest.dump(upgraded(content)))
+            lake.files.put(path, manifest.dump(upgraded(content)), before=held.check)
             told(done + 1, len(older))
     return len(older)
 

@@ -24,7 +24,7 @@ from ..read.catalogue import Catalogue, listed_files
 from ..write import leases
 from ..write.checkpoints import resumable_files
 from ..write.index import drop_index
-from ..write.leases import claim
+from ..write.leases import Claim, claim
 from .compact import Part, pack
 from .leftovers import files_listed_by, what_became_of
 
@@ -133,14 +133,14 @@ def _remove_experiment(lake: Catalogue, experiment: str, dry_run: bool) -> Remov
         lake.experiment(experiment)  # raises NotFound with the names there are
     if dry_run:
         return _counted(lake, experiment, stopped)
-    with claim(files, f"experiment={experiment}"):
+    with claim(files, f"experiment={experiment}") as held:
         _refuse_at_work(files, experiment)
         counted = _counted(lake, experiment, stopped)
         if not stopped:
             content = files.read(path)
-            files.put(
-                mark, manifest.dump({"kind": "removal", "experiment": experiment, "begun": manifest.now()})
-            )
+            begun = {"kind": "removal", "experiment": experiment, "begun": manifest.now()}
+            files.put(mark, manifest.dump(begun), before=held.check)
+            held.check()
             files.delete(path)
             try:
                 _refuse_at_work(files, experiment)
@@ -149,10 +149,15 @@ def _remove_experiment(lake: Catalogue, experiment: str, dry_run: bool) -> Remov
                 files.put_if_absent(path, content)
                 files.delete(mark)
                 raise
+
+        def take(path: str) -> None:
+            held.check()  # else the name may be another experiment's by now
+            files.delete(path)
+
         for folder in ("results", "runs", "designs", paths.INDEXES, *_DATA):
-            files.each(files.delete, files.list(f"{folder}/experiment={experiment}"))
+            files.each(take, files.list(f"{folder}/experiment={experiment}"))
         lake.changed(experiment, rewritten=True)
-        files.delete(mark)
+        take(mark)
     return counted
 
 
@@ -176,25 +181,29 @@ def _remove_runs(lake: Catalogue, experiment: str, names: tuple[str, ...], dry_r
     known = lake.experiment(experiment)
     if dry_run:
         return _checked(lake, known, names)
-    with claim(lake.files, f"experiment={experiment}") as renew:
+    with claim(lake.files, f"experiment={experiment}") as held:
         _refuse_at_work(lake.files, experiment)
         counted = _checked(lake, known, names)
         runs = [run for run in lake.runs(experiment) if run.run in counted.runs]
         shared = {file.path for run in runs for file in run.files if file.shared is not None}
         for path in sorted(shared):
-            renew()
-            _let_others_leave(lake, experiment, path, set(names))
+            held.renew()
+            _let_others_leave(lake, experiment, path, set(names), held)
+        held.check()
         _drop_results(lake, experiment)
         for run in runs:
+            held.check()  # else the name may be another run's by now
             lake.files.delete(paths.run_manifest(experiment, run.run))
         drop_index(lake.files, experiment)
         for name in names:
             for path in _files_of(lake.files, experiment, name):
+                held.check()
                 lake.files.delete(path)
         # What was shared, by these or by runs of a call that was stopped, no manifest lists any more.
         listed = listed_files(lake, experiment)
         for path in lake.files.list(paths.packed_folder(experiment)):
             if path not in listed:
+                held.check()
                 lake.files.delete(path)
         _drop_results(lake, experiment)  # an analysis may have gone on meanwhile
         lake.changed(experiment, rewritten=True)
@@ -225,7 +234,7 @@ def _checked(lake: Catalogue, known: Experiment, names: tuple[str, ...]) -> Remo
     )
 
 
-def _let_others_leave(lake: Catalogue, experiment: str, path: str, leaving: set[str]) -> None:
+def _let_others_leave(lake: Catalogue, experiment: str, path: str, leaving: set[str], held: Claim) -> None:
     """Let the runs that share a file with those that are removed share one without them."""
     parts = [
         Part(run.run, file)
@@ -241,7 +250,7 @@ def _let_others_leave(lake: Catalogue, experiment: str, path: str, leaving: set[
         content = manifest.load(lake.files, where)
         old, entry = manifest.files_to_json((part.file, new))
         listed = [entry if file == old else file for file in content["files"]]
-        lake.files.put(where, manifest.dump({**content, "files": listed}))
+        lake.files.put(where, manifest.dump({**content, "files": listed}), before=held.check)
 
 
 def _drop_results(lake: Catalogue, experiment: str) -> None:

@@ -21,6 +21,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -162,13 +163,24 @@ def _whereabouts() -> dict[str, Any]:
     return {"host": host_identity(), "pid": os.getpid(), "started": start_time(os.getpid())}
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What the holder of a claim calls; both raise LosslakeError where it was lost, because the holder's machine slept too long.
+
+    ``renew`` before every few changes. ``check`` as late as can be before each of them, and after the last one: whoever took the
+    claim over may have changed the same, and a manifest that is put over theirs would list what is not there any more, or what
+    they have forgotten.
+    """
+
+    renew: Callable[[], None]
+    check: Callable[[], None]
+
+
 @contextlib.contextmanager
-def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Callable[[], None]]:
+def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Claim]:
     """While the block lasts no other process has the claim to ``what``, such as ``experiment=E``.
 
-    The block gets a function that renews the claim. Call it before every few changes: it raises LosslakeError where the
-    claim was lost, because this process slept too long. Raises LosslakeError where another process is at work, and
-    OlderFormat as `hold`.
+    Raises LosslakeError where another process is at work, and OlderFormat as `hold`.
     """
     hold(files, any_format=any_format)
     remove_ended(files)
@@ -191,15 +203,21 @@ def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Call
 
         last = _seconds()
 
+        def check() -> None:
+            if not files.exists(path):
+                raise LosslakeError(
+                    f"the claim to {what} in the lake {files.root} was lost: this machine slept, or did not reach the lake, for "
+                    "longer than others wait; start again"
+                )
+
         def renew() -> None:
             nonlocal last
-            if not files.exists(path):
-                raise LosslakeError(f"the claim to {what} in the lake {files.root} was lost; start again")
+            check()
             if not 0 <= _seconds() - last < _OFTEN:
                 files.put(path, data)
                 last = _seconds()
 
-        yield renew
+        yield Claim(renew, check)
     finally:
         _held.discard(held)
         _remove_claim(files, path)

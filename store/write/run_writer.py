@@ -357,18 +357,19 @@ class RunWriter:
     def _add(self, info: RunInfo) -> Run:
         """List the signals in the manifest of the run that is committed, which says ``info`` from now on."""
         path = run_manifest(self.experiment, self.run)
-        with claim(self._files, f"experiment={self.experiment}") as renew:
+        with claim(self._files, f"experiment={self.experiment}") as held:
             content = manifest.load(self._files, path)
             known = run_from_json(content)
             check_no_signals(known)
             if not self._written:
                 raise InvalidInput(f"run {self.run!r} was given no signals")
             run = replace(known, info=info, files=(*known.files, *self._written))
-            renew()
+            held.renew()
             self._claiming = True
-            self._files.put(path, manifest.dump({**content, **run_to_json(run)}))
+            self._files.put(path, manifest.dump({**content, **run_to_json(run)}), before=held.check)
+            held.check()
             if lost_files(self._files, self._written):  # a collection had not seen the manifest
-                self._files.put(path, manifest.dump(content))
+                self._files.put(path, manifest.dump(content), before=held.check)
                 check_there(self._files, self._written, self._not_committed())
         return run
 

@@ -175,10 +175,10 @@ def test_commits_write_few_entries_and_leave_few_out(tmp_path: Path, monkeypatch
     written = []
     real = LocalFiles.put
 
-    def put(self: LocalFiles, path: str, data: bytes) -> None:
+    def put(self: LocalFiles, path: str, data: bytes, **given: Any) -> None:
         if path == INDEX:
             written.append(json.loads(data)["count"])
-        real(self, path, data)
+        real(self, path, data, **given)
 
     monkeypatch.setattr(LocalFiles, "put", put)
     total = 100
@@ -325,10 +325,10 @@ def test_a_lake_that_cannot_be_written_opens_and_a_commit_stands(
     unasked(monkeypatch)
     real = LocalFiles.put
 
-    def put(self: LocalFiles, path: str, data: bytes) -> None:
+    def put(self: LocalFiles, path: str, data: bytes, **given: Any) -> None:
         if path == INDEX:
             raise LosslakeError("no room")
-        real(self, path, data)
+        real(self, path, data, **given)
 
     monkeypatch.setattr(LocalFiles, "put", put)
     add_runs(lake, "late")
@@ -345,13 +345,13 @@ def meanwhile(
     """Write the index while something else is done: before or after it is put."""
     real, done = LocalFiles.put, []
 
-    def put(self: LocalFiles, path: str, data: bytes) -> None:
+    def put(self: LocalFiles, path: str, data: bytes, **given: Any) -> None:
         first = path == INDEX and not done
         if first:
             done.append(path)
         if first and before == "put":
             act()
-        real(self, path, data)
+        real(self, path, data, **given)
         if first and before != "put":
             act()
 

@@ -768,7 +768,7 @@ def test_whatever_puts_a_manifest_checks_its_files(
         at = [step]
 
         def harming(original: Callable[..., Any], at: list[int] = at) -> Callable[..., Any]:
-            def put(files: Any, path: str, data: bytes) -> Any:
+            def put(files: Any, path: str, data: bytes, **given: Any) -> Any:
                 manifests = [data, (Path(lake.path) / path).read_bytes() if files.exists(path) else b"{}"]
                 listed, before = (
                     {file["path"] for file in json.loads(each).get("files", [])} for each in manifests
@@ -776,10 +776,10 @@ def test_whatever_puts_a_manifest_checks_its_files(
                 new = [Path(lake.path) / each for each in sorted(listed - before)]
                 now = bool(new) and at[0] == 0
                 at[0] -= bool(new)
-                answer = original(files, path, data) if late else None
+                answer = original(files, path, data, **given) if late else None
                 if now:
                     new[0].unlink() if harm == "removed" else os.truncate(new[0], 10)
-                return answer if late else original(files, path, data)
+                return answer if late else original(files, path, data, **given)
 
             return put
 

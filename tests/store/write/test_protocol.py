@@ -116,3 +116,31 @@ def test_one_in_the_middle_of_another(kind: str, other: str) -> None:
         finally:
             protocol.close()
     assert calls > 30
+
+
+SLEEPERS = [("compact", "forget"), ("compact", "remove"), ("remove", "remove")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [(kind, other) for kind in sorted({*KINDS}) for other in ("compact", "forget", "gc", "remove")]
+    if SECONDS
+    else SLEEPERS,
+)
+def test_a_machine_that_sleeps_while_others_go_on(kind: str, other: str) -> None:
+    """It wakes up when others count it as gone: what it had in hand does not come over what they have done since."""
+    for calls in range(8, 2000, 1 if SECONDS else 45):
+        protocol = Protocol(indexed=True)
+        try:
+            for which in (0, 1, 2):
+                protocol.start("write", "c", which, 1_000_000)
+            protocol.start(kind, "a", 2 if kind == "remove" else 3, calls)
+            if not protocol.work[-1].process.at_work:
+                break
+            protocol.time(26 * HOUR, asleep="a")
+            for each in (other, "gc"):
+                protocol.start(each, "b", 1, 1_000_000)
+            protocol.end(kill=False)
+        finally:
+            protocol.close()
+    assert calls > 30
