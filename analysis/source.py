@@ -442,6 +442,7 @@ class Source:
             return self._opened(self.lake, self.experiment, target, left_out)
         found = type(self)(self.lake, self.experiment, chosen, self.runs, self.forgotten, self.find, left_out)
         found._sets, found.kept, found._audited = self._sets, self.kept, self._audited
+        found._token_marks = self._token_marks
         return found
 
     def _opened(self, lake: Lake, experiment: str, target: str | None, left_out: tuple[str, ...]) -> Self:
