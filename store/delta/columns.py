@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..errors import InvalidInput
+
 Type = str | dict[str, Any]
 
 _WORDS: Mapping[pa.DataType, str] = {
@@ -31,6 +33,9 @@ _WORDS: Mapping[pa.DataType, str] = {
 }
 _ARROW = {word: kind for kind, word in _WORDS.items()}
 
+NOTHING = "nothing"
+"""The type of a column that is null throughout."""
+
 _NEAREST: Mapping[pa.DataType, Type] = {
     pa.uint8(): "short",
     pa.uint16(): "integer",
@@ -38,6 +43,7 @@ _NEAREST: Mapping[pa.DataType, Type] = {
     pa.uint64(): "decimal(20,0)",
     pa.float16(): "float",
     pa.date64(): "date",
+    pa.null(): NOTHING,
 }
 """Where values of types that Delta lacks fit."""
 
@@ -75,6 +81,7 @@ def _type_of(kind: pa.DataType) -> tuple[Type, bool]:
         return f"decimal({kind.precision},{kind.scale})", True
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         of, as_it_is = _type_of(kind.value_type)
+        as_it_is &= not pa.types.is_fixed_size_list(kind)  # which Polars takes for arrays
         return {"type": "array", "elementType": of, "containsNull": True}, as_it_is
     if pa.types.is_struct(kind):
         inside = columns_of(pa.schema(list(kind)))
@@ -93,8 +100,8 @@ def schema_of(columns: Mapping[str, Type]) -> dict[str, Any]:
 
 
 def common_type(types: Iterable[Type]) -> Type:
-    """One type for a column that files have in several: the wider number, else text."""
-    found = list(types)
+    """One type for a column that files have in several: the wider number, else text. A file with nothing in it goes with any."""
+    found = [each for each in types if each != NOTHING] or ["string"]
     if all(each == found[0] for each in found):
         return found[0]
     if all(isinstance(each, str) and each in _NUMBERS for each in found):
@@ -117,7 +124,7 @@ def arrow_type(kind: Type) -> pa.DataType:
 def cast_rows(rows: pa.Table, columns: Mapping[str, Type]) -> pa.Table:
     """Rows as a Delta table of these columns has them; those are named as in ``columns``, whatever their case was.
 
-    What no cast turns into text becomes JSON.
+    What no cast turns into text becomes JSON. Raises InvalidInput for what cannot be cast.
     """
     names = {name.casefold(): name for name in columns}
     fields, found = [], []
@@ -125,7 +132,12 @@ def cast_rows(rows: pa.Table, columns: Mapping[str, Type]) -> pa.Table:
         name = names[field.name.casefold()]
         kind = arrow_type(columns[name])
         fields.append(pa.field(name, kind))
-        found.append(_cast(column, kind))
+        try:
+            found.append(_cast(column, kind))
+        except (pa.ArrowException, ValueError, TypeError) as error:
+            raise InvalidInput(
+                f"column {field.name!r} of type {field.type} cannot be written as {kind}, as its Delta table has it: {error}"
+            ) from error
     return pa.Table.from_arrays(found, schema=pa.schema(fields))
 
 

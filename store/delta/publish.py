@@ -32,7 +32,7 @@ from ..read.catalogue import Catalogue
 from ..write import leases
 from ..write.table_file import write_parts
 from .columns import Column, Type, schema_of, statistics
-from .log import COPY, Action, State, put_version, read_state, tidy
+from .log import COPY, PROTOCOL, Action, State, put_version, read_state, tidy
 from .tables import (
     COLUMNS,
     FOLDERS,
@@ -174,7 +174,7 @@ def _bring_up(
     kept = {entry.of for entry in wanted if entry.of in there_already}
     removed = [add for add in concerned if there_already.get(_of(add)) is not add or _of(add) not in kept]
     new = [_make(files, table, entry) for entry in wanted if entry.of not in kept]
-    if new or removed or about != state.about or state.damaged:
+    if new or removed or about != state.about or state.protocol != PROTOCOL:
         for folder in {add["path"].partition("/")[0] for add in new}:
             files.settle(f"{paths.delta_table(table)}/{folder}")
         gone = {add["path"] for add in removed} - {add["path"] for add in new}

@@ -9,6 +9,7 @@ another file has in another type. Runs and metrics lie in manifests: they are wr
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import json
@@ -269,10 +270,14 @@ def _digest(told: Any) -> str:
 
 
 def _schema(files: Files, path: str) -> pa.Schema:
-    """The columns of a Parquet file. Raises CorruptLake where it cannot be read."""
+    """The columns of a Parquet file, of the types that its writer had: some readers go by these. Raises CorruptLake where it cannot be read."""
     try:
         with files.open_input(path) as source:
-            return pq.read_schema(source)
+            footer = pq.read_metadata(source)
+        told = (footer.metadata or {}).get(b"ARROW:schema")
+        if told is None:
+            return footer.schema.to_arrow_schema()
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(told)))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptLake(
             f"{path} in {files.root} cannot be read: {error}; run 'losslake lake verify'"

@@ -102,6 +102,8 @@ def collect_garbage(
         if not dry_run:
             lake.files.delete(path)
         removed.append(path)
+    if removed and not dry_run and not unpublished:
+        lake.changed(None, rewritten=True)  # links that lead nowhere now
     if found.withheld:
         kept["beside a damaged manifest"] = len(found.withheld)
     return Collected(tuple(removed), size, kept, (*found.damaged.values(), *unpublished))

@@ -214,6 +214,11 @@ def test_columns_that_experiments_have_in_other_types_or_another_case(lake: Lake
         "words": pa.array(["a", "b"] * (N // 2)).dictionary_encode(),
         "inside": [{"a": i, "b": [i, None]} for i in range(N)],
         "aware": pa.array(range(N), pa.timestamp("ms", "UTC")),
+        "day": pa.array([86_400_000 * i for i in range(N)], pa.date64()),
+        "pair": pa.array([[i, i] for i in range(N)], pa.list_(pa.int32(), 2)),
+        "big": pa.array([2**64 - 1] * N, pa.uint64()),
+        "clock": pa.array(range(N), pa.time32("s")),
+        "empty": pa.nulls(N),
         "age": ["old"] * N,
     }
     lake_of(np.ones((1, N), bool), np.ones((1, N)), lake=lake, experiment="odd", columns=odd)
@@ -226,6 +231,10 @@ def test_columns_that_experiments_have_in_other_types_or_another_case(lake: Lake
     assert rows.schema["count"] == pl.Int32
     assert rows["count"].to_list() == list(range(N))
     assert rows["words"].to_list() == ["a", "b"] * (N // 2)
+    assert rows.schema["day"] == pl.Date
+    assert rows["pair"].to_list() == [[i, i] for i in range(N)]
+    assert set(map(int, rows["big"])) == {2**64 - 1}
+    assert (rows["clock"][1], rows["empty"].null_count()) == ("00:00:01.000", N)
     assert rows["inside"][4] == {"a": 4, "b": [4, None]}
     assert rows["aware"].cast(pl.Int64).to_list() == [i * 1000 for i in range(N)]
     # Three types of one column have text in common.
