@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -17,11 +16,7 @@ from ..sql import read_sql
 from ..store.errors import CorruptLake, InvalidOption, NotEnoughData, NotFound
 from ..store.format.records import AUDIT, Experiment, Role, Run
 from ..store.lake import Lake
-from ..store.query.connection import connect
-from ..store.query.engine_errors import engine_errors
-from ..store.query.held import hold
 from ..store.query.kept import Kept, kept_rows_of_each, place_of
-from ..store.query.views import OF_RESULTS
 from ..store.read.catalogue import check_remembered, listed_files
 from ..store.read.changes import check_unchanged, read_again
 from ..store.read.data_rows import has_column
@@ -35,24 +30,13 @@ from .not_compared import (
     refuse_other_tokens,
     with_signals,
 )
+from .queries import Queries, without_comments
 from .statistics.dependence import TrainingSets
 
 T = TypeVar("T")
 
 KEPT, KEPT_BY_MANY = 64 << 20, 256 << 20
 """Bytes of what was read that one analysis keeps at most, and many together, which read the same again and again."""
-
-_COMMENT = re.compile(r"--.*")
-
-_ASKS_RESULTS = re.compile(rf"\b({'|'.join(OF_RESULTS)})\b")
-
-_PASSED_OVER = """
-create or replace temp view signals as
-select * from memory.main.signals as kept
-where not exists (
-  select 1 from passed_over where passed_over.sample_id = kept.sample_id and passed_over.run = kept.run
-)
-"""
 
 
 def of_own_loop(experiment: Experiment) -> bool:
@@ -103,18 +87,17 @@ class Source:
     forgotten: tuple[int, ...]
     find: Callable[[str], Analysis] = field(repr=False)
     left_out: tuple[str, ...] = ()
-    _connection: duckdb.DuckDBPyConnection | None = field(default=None, repr=False)
     _not_compared: NotCompared | None = field(default=None, repr=False)
     _token_marks: dict[tuple[str, ...], tuple[int, int] | None] = field(default_factory=dict, repr=False)
     _asked: bool = field(default=False, repr=False)
     _sets: dict[tuple[Any, ...], TrainingSets] = field(default_factory=dict, repr=False)
     kept: Kept = field(default_factory=lambda: Kept(KEPT), repr=False)
-    _provided: dict[str, pa.Table] = field(default_factory=dict, repr=False)
     _moved: bool = field(default=False, repr=False)
-    _asked_for: set[str] = field(default_factory=set, repr=False)
-    _held: set[str] = field(default_factory=set, repr=False)
-    _with_results: bool = field(default=False, repr=False)
     _audited: np.ndarray | None = field(default=None, repr=False)
+    _queries: Queries = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._queries = Queries(self.lake, self.experiment)
 
     @classmethod
     def open(
@@ -146,23 +129,7 @@ class Source:
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
         """The engine's, with the views: made when it is first asked for, as many analyses read columns alone."""
-        return self._connected(with_results=True)
-
-    def _connected(self, *, with_results: bool) -> duckdb.DuckDBPyConnection:
-        if with_results and not self._with_results:
-            self._close()
-        if self._connection is None:
-            self._with_results = with_results
-            connection = connect(self.lake, self.experiment, runs=self._shown(), with_results=with_results)
-            cells = self._not_compared.passed_over if self._not_compared else None
-            if cells is not None:
-                self._provided["passed_over"] = cells
-            for name, table in self._provided.items():
-                connection.register(name, table)
-            if cells is not None:
-                connection.execute(_PASSED_OVER)
-            self._connection = connection
-        return self._connection
+        return self._queries.connection(self._shown(), self._cells(), with_results=True)
 
     @property
     def target_name(self) -> str:
@@ -311,35 +278,19 @@ class Source:
         for table, rows in (given or {}).items():
             self.provide(f"given_{table}", rows)
         text = read_sql(name, given or ())
-        asked = _COMMENT.sub("", text)  # what is given may have been all that a parameter was for
+        asked = without_comments(text)  # what is given may have been all that a parameter was for
         return self.sql(text, {key: value for key, value in parameters.items() if f"${key}" in asked})
 
     def sql(self, text: str, parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
         """The answer to one query with its ``$parameters`` bound. Raises CorruptLake for a damaged file."""
 
-        def ask() -> pl.DataFrame:
-            # Of what analyses found each is a manifest of its own, which few queries ask for.
-            connection = self._connected(with_results=bool(_ASKS_RESULTS.search(_COMMENT.sub("", text))))
-            with engine_errors(connection):
-                self._hold(connection, text)
-                return connection.sql(text, params=dict(parameters or {})).pl()
-
-        return self.again(ask)
-
-    def _hold(self, connection: duckdb.DuckDBPyConnection, text: str) -> None:
-        """Let a table that a query asks for once more be answered from memory, where it is small and lies in many files."""
-        for table in ("signals", "traces"):
-            if re.search(rf"\b{table}\b", text) and table not in self._held:
-                if table in self._asked_for:
-                    self._held.add(table)
-                    hold(connection, self._shown(), table)
-                self._asked_for.add(table)
+        return self.again(
+            lambda: self._queries.ask(text, dict(parameters or {}), self._shown(), self._cells())
+        )
 
     def provide(self, name: str, table: pa.Table) -> None:
         """Let queries read ``table`` under ``name``; one of that name provided before is replaced."""
-        if self._connection is not None:
-            self._connection.register(name, table)
-        self._provided[name] = table
+        self._queries.provide(name, table)
 
     def rows(self, run: Run, table: str, columns: list[str]) -> pl.DataFrame:
         """Columns of one run's rows in ``signals`` or ``traces``, read from its own files only."""
@@ -406,19 +357,17 @@ class Source:
         self.runs = tuple(there[run.run] for run in self.runs)
         self.target = self.now([self.target])[0] if self.target else None
         check_unchanged(self.lake.files, self.runs)
-        self._close()
+        self._queries.close()
         self._moved = False
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
-        self._held.clear()
 
     def _shown(self) -> tuple[Run, ...]:
         """The runs that queries see."""
         hidden = self._not_compared.runs if self._not_compared else ()
         return tuple(run for run in self.runs if run.run not in hidden)
+
+    def _cells(self) -> pa.Table | None:
+        """The single records of runs that queries do not see: run and sample_id."""
+        return self._not_compared.passed_over if self._not_compared else None
 
     def reopened(self) -> Self:
         """The same experiment and target as of now, with what was kept since."""
@@ -461,7 +410,7 @@ class Source:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        self._queries.close()
         # A kept result that was read may have gone with a sample: that is no damage.
         if kind is None or issubclass(kind, CorruptLake):
             check_remembered(self.lake, self.experiment, self.forgotten, "it was analysed")

@@ -31,6 +31,7 @@ class SparkSource(Source):
     _spark: SparkConnection = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._spark = connect_spark(self.lake, self.experiment, runs=self.runs)
 
     def sql(self, text: str, parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
@@ -58,7 +59,7 @@ class SparkSource(Source):
         super()._reconnect()
         self._spark.close()
         self._spark = connect_spark(self.lake, self.experiment, runs=self._shown())
-        for name, table in self._provided.items():
+        for name, table in self._queries.provided.items():
             self._spark.register(name, table)
 
     def __exit__(

@@ -95,7 +95,7 @@ def test_queries_say_the_same_from_memory(lake: Lake, table: str, monkeypatch: p
         real(connection, runs, name)
         held_of.append(name)
 
-    monkeypatch.setattr("losslake.analysis.source.hold", hold)
+    monkeypatch.setattr("losslake.analysis.queries.hold", hold)
     monkeypatch.setattr(held, "FILES", 1)
     text = f"from {table} order by experiment, run, sample_id"
     with open_source(lake, "tests", "run-0000") as source:

@@ -101,6 +101,6 @@ def test_an_attack_on_each_run_is_made_once_for_each_target_and_what_is_left_out
 def test_an_engine_is_started_where_a_query_is_asked(fleet: Lake) -> None:
     with open_source(fleet, "tests") as source:
         source.need_shadows()
-        assert source._connection is None
+        assert not source._queries.started
         assert source.sql("select count(*) as n from signals")["n"].to_list() == [233]
-        assert source._connection is not None
+        assert source._queries.started

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from losslake.analysis import source as sources
+from losslake.analysis import queries
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.store.lake import Lake
 from losslake.store.upkeep import gc
@@ -109,7 +109,7 @@ def test_a_source_is_asked_after_the_files_of_its_runs_were_replaced(
 ) -> None:
     keep = np.arange(24).reshape(3, 8) % 2 == 0
     lake = lake_of(keep, keep * 1.0)
-    connect, calls = sources.connect, []
+    connect, calls = queries.connect, []
 
     def replace() -> None:
         compact(lake, "tests", least=2)
@@ -122,7 +122,7 @@ def test_a_source_is_asked_after_the_files_of_its_runs_were_replaced(
             replace()
         return connect(*given, **named)
 
-    monkeypatch.setattr(sources, "connect", late)
+    monkeypatch.setattr(queries, "connect", late)
     with open_source(lake, "tests") as source:
         target = source.need_target()
         assert not target.files[0].shared
