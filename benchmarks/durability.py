@@ -87,7 +87,8 @@ def many(zygote: Zygote, folder: Path, given: argparse.Namespace) -> None:
         seed=given.seed,
         machines=given.machines,
         ranks=not several,
-        samples=1000 if several else 5000,
+        collectors=8 if several else 16,
+        samples=500 if several else 5000,
     )
     print("| what | how often |\n| --- | --- |")
     for name, count in asdict(done).items():

@@ -137,7 +137,7 @@ def _write(lake: Lake, run: str, writer: int) -> None:
         rows.commit(RunInfo(role="shadow", seed=writer))
 
 
-def collect_on(path: str, writer: int, began: float, end: float) -> None:
+def collect_on(path: str, writer: int, began: float, end: float, pause: float) -> None:
     """Write runs of one's own, and runs that all the others try to write as well, until the moment ``end``.
 
     Prints what became of each as a line of JSON. Started again after a crash it leaves out what is in the lake.
@@ -151,6 +151,7 @@ def collect_on(path: str, writer: int, began: float, end: float) -> None:
         if shared not in tried:
             tried.add(shared)
             _try(lake, shared, writer)
+        time.sleep(pause)
 
 
 def _try(lake: Lake, run: str, writer: int) -> bool:
@@ -339,16 +340,17 @@ def crowd(
     def collector(number: int) -> Child:
         if number < max(1, collectors // 8):
             return start("train_on", number, end)
-        return start("collect_on", number, began, end)
+        # So many runs that who looks after them gets to the end of it, on a small machine too.
+        return start("collect_on", number, began, end, 1.0 if machines > 1 else 0.0)
 
     several = "several" if machines > 1 else ""
     begin = {("collector", number): partial(collector, number) for number in range(collectors)}
-    killed = [*begin]
+    killed = [*begin] * 3  # more often than those who take longer for what they do
     begin |= {("analyst", n): partial(start, "analyse_on", n, "trained-first", end) for n in range(analysts)}
     begin |= {("keeper", n): partial(start, "keep_on", several, end) for n in range(keepers)}
     if several:
         begin["forgetter", 0] = partial(start, "forget_on", samples, 5.0, end)
-        killed = [*begin]
+        killed += [who for who in begin if who[0] != "collector"]
     if ranks:
         meeting = str(folder / "meeting")
         begin |= {("rank", n): partial(start, "rank", "trained-ranks", meeting, n) for n in (0, 1)}

@@ -26,12 +26,16 @@ from losslake.store.format import manifest
 from losslake.store.lake import Lake
 from losslake.store.upkeep import forget, gc
 from losslake.store.write import index, leases
+from power import Drive
 
 _STEPS = ("link", "replace", "unlink", "mkdir", "rmdir", "scandir", "stat", "lstat")
-"""Calls before which a process may be stopped, with opening and writing a file."""
+"""Calls before which a process may be stopped, with opening, writing and syncing a file."""
 
 _NAP = 30.0
 """Seconds that a process waits at least where it waits: it tries again less often than it would."""
+
+
+_PIDS = itertools.count(100)
 
 
 class Killed(BaseException):
@@ -48,14 +52,13 @@ class _All(set[Any]):
 class World:
     """A lake's folder that machines share, their clocks (seconds ahead of the disk's), and all processes that there were."""
 
-    def __init__(self, path: Path, clocks: dict[str, float]) -> None:
-        self.path, self.clocks = path, dict(clocks)
+    def __init__(self, path: Path, clocks: dict[str, float], drive: Drive | None = None) -> None:
+        self.path, self.clocks, self.drive = path, dict(clocks), drive
         self.processes: list[Process] = []
         self.elapsed = 0.0
         self.events = itertools.count()
         self.main = threading.Semaphore(0)
         self.running: Process | None = None
-        self._pids = itertools.count(100)
         self._made_at: dict[tuple[int, int], float] = {}
         self._held = contextlib.ExitStack()
         clock, seen = _Time(self), _Os(self)
@@ -71,7 +74,7 @@ class World:
 
     def start(self, host: str, what: Callable[[Lake], Any]) -> Process:
         """A new process on a machine, which has done nothing yet of what it is to do with the lake."""
-        made = Process(self, host, next(self._pids), what)
+        made = Process(self, host, next(_PIDS), what)
         self.processes.append(made)
         return made
 
@@ -93,6 +96,11 @@ class World:
         times = {name: getattr(seen, f"st_{name}_ns") + ahead for name in ("atime", "mtime", "ctime")}
         named = {f"st_{name}_ns": value for name, value in times.items()}
         return os.stat_result(tuple(seen), named | {f"st_{name}": v / 1e9 for name, v in times.items()})
+
+    def step(self, name: str) -> None:
+        """Before each call of whoever acts."""
+        if self.running is not None:
+            self.running.step(name)
 
     def end(self) -> None:
         """Kill what is at work and put back what the system was."""
@@ -130,7 +138,7 @@ class Process:
         self.answer: Any = None
         self.error: BaseException | None = None
         self.waited = 0.0
-        self.calls = 0
+        self.calls: list[str] = []
         self._what = what
         self._left = 0
         self._turn = threading.Semaphore(0)
@@ -157,11 +165,11 @@ class Process:
             self._resume()
             self._thread.join()
 
-    def step(self) -> None:
+    def step(self, name: str) -> None:
         """Before each call."""
         if self.killed:
             raise Killed
-        self.calls += 1
+        self.calls.append(name)
         if self._left == 0:
             self.world.main.release()
             self._turn.acquire()
@@ -250,7 +258,7 @@ class _Time:
 
     def sleep(self, seconds: float) -> None:
         if self._world.running is not None:
-            self._world.running.step()
+            self._world.running.step("sleep")
             self._world.running.waited += max(seconds, _NAP)
 
 
@@ -271,19 +279,27 @@ class _Os:
                 return self._world.dated(look(*given, **named))
 
         def call(*given: Any, **named: Any) -> Any:
-            if self._world.running is not None:
-                self._world.running.step()
-            return real(*given, **named)
+            self._world.step(name)
+            answer = real(*given, **named)
+            if self._world.drive is not None:
+                self._world.drive.called(name, given)
+            return answer
 
         return call
 
     def open(self, path: str, flags: int, mode: int = 0o777) -> int:
-        if self._world.running is not None and not os.path.isdir(path):
-            self._world.running.step()
-        return os.open(path, flags, mode)
+        if not os.path.isdir(path):
+            self._world.step("open")
+        handle = os.open(path, flags, mode)
+        if self._world.drive is not None:
+            self._world.drive.opened(path, handle, bool(flags & os.O_CREAT))
+        return handle
 
     def fsync(self, handle: int) -> None:
-        """No power fails here."""
+        """Nothing waits for a disk."""
+        self._world.step("fsync")
+        if self._world.drive is not None:
+            self._world.drive.fsync(handle)
 
 
 def _new_file(world: World) -> type[local.NewFile]:
@@ -299,7 +315,7 @@ def _new_file(world: World) -> type[local.NewFile]:
                 if self._writer.killed:
                     return len(data)
                 if world.running is self._writer:
-                    self._writer.step()
+                    self._writer.step("write")
             return super().write(data)
 
     return NewFile

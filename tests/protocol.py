@@ -98,7 +98,7 @@ class Work:
     def __str__(self) -> str:
         p = self.process
         state = "at work" if p.at_work else "killed" if p.killed else repr(p.error) if p.error else "done"
-        return f"{self.kind} {self.what} ({self.mark}, host {p.host}, {p.calls} calls, {p.began}-{p.ended}, {state})"
+        return f"{self.kind} {self.what} ({self.mark}, host {p.host}, {len(p.calls)} calls, {p.began}-{p.ended}, {state})"
 
 
 def write(lake: Lake, run: str, mark: int) -> None:

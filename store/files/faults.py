@@ -134,6 +134,14 @@ def missing(root: str, path: str) -> CorruptLake:
     return CorruptLake(f"{path} is missing from the lake {root}; run 'losslake lake verify'")
 
 
+def removed_at_work(root: str, path: str) -> CorruptLake:
+    """That a file which this process has written, and goes on with, is not there."""
+    return CorruptLake(
+        f"{path} in the lake {root} is missing or not whole; something removed what a writer at work had written, such as "
+        "'losslake lake gc' on a machine that could not see this one; do it again"
+    )
+
+
 def _meaning(root: str, path: str, error: Exception) -> LosslakeError:
     text = str(error).partition("\n\nDebug source")[0]
     code = re.search(r"<Code>(\w+)</Code>", text)

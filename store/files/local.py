@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from ..errors import CorruptLake, InvalidInput, LosslakeError
-from .faults import FileToRead, NewFile, disk_explained
+from .faults import FileToRead, NewFile, disk_explained, removed_at_work
 from .tokens import TEMPORARY, is_temporary, new_token
 
 if TYPE_CHECKING:
@@ -109,7 +109,10 @@ class LocalFiles:
                     os.fsync(file.fileno())
                 file.close()
                 if durable:
-                    self._sync_way_to(os.path.dirname(self._path(path)))
+                    try:
+                        self._sync_way_to(os.path.dirname(self._path(path)))
+                    except FileNotFoundError as error:
+                        raise removed_at_work(self.root, path) from error
         except BaseException:
             # What could not be written is not wanted any more.
             with contextlib.suppress(OSError, LosslakeError):

@@ -93,6 +93,9 @@ def forget(
             experiment, chosen, _count(lake, known, chosen, Holdings(lake.files, chosen)), (), False
         )
     with claim(lake.files, f"experiment={experiment}") as held:
+        # What a call that was stopped has put, others delete files for.
+        for top in ("experiments", f"runs/experiment={experiment}"):
+            lake.files.settle(top)
         known = lake.experiment(experiment)
         completed = any(each.finished is None for each in known.forgettings)
         chosen = _chosen(lake, known, samples, keys)

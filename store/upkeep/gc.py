@@ -22,7 +22,7 @@ from ..format.text import age
 from ..read.catalogue import Catalogue
 from ..write import leases
 from ..write.index import outdated_indexes
-from .leftovers import Inventory, files_listed_by, take_inventory
+from .leftovers import MANIFESTS, Inventory, files_listed_by, take_inventory
 
 OLDER_THAN = timedelta(days=1)
 
@@ -80,6 +80,11 @@ def collect_garbage(
     kept: Counter[str] = Counter()
     removed = []
     size = 0
+    if found.leftovers and not dry_run:
+        for folder in (
+            MANIFESTS
+        ):  # one may have been put by a process that was killed before that was on stable storage
+            lake.files.settle(folder)
     # Leases go last: should this process be killed, the next one still knows whose the files are.
     for path in sorted(found.leftovers, key=lambda path: path.startswith(f"{paths.LEASES}/")):
         reason = _why_keep(found, path, last, replaced, now, older_than)

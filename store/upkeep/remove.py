@@ -10,7 +10,7 @@ with it, then its manifest goes, and then its files. Whoever writes into the exp
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from ..errors import CorruptLake, InvalidOption, LosslakeError
@@ -149,6 +149,7 @@ def _remove_experiment(lake: Catalogue, experiment: str, dry_run: bool) -> Remov
                 files.put_if_absent(path, content)
                 files.delete(mark)
                 raise
+        files.settle("experiments")  # no failure of power brings it back once its files go
 
         def take(path: str) -> None:
             held.check()  # else the name may be another experiment's by now
@@ -156,8 +157,11 @@ def _remove_experiment(lake: Catalogue, experiment: str, dry_run: bool) -> Remov
 
         for folder in ("results", "runs", "designs", paths.INDEXES, *_DATA):
             files.each(take, files.list(f"{folder}/experiment={experiment}"))
+            files.settle(f"{folder}/experiment={experiment}")
         lake.changed(experiment, rewritten=True)
+        files.settle(paths.DELTA)
         take(mark)
+        files.settle(paths.REMOVALS)
     return counted
 
 
@@ -183,6 +187,7 @@ def _remove_runs(lake: Catalogue, experiment: str, names: tuple[str, ...], dry_r
         return _checked(lake, known, names)
     with claim(lake.files, f"experiment={experiment}") as held:
         _refuse_at_work(lake.files, experiment)
+        _settle_removed(lake.files, experiment, names)  # what a call did that was stopped
         counted = _checked(lake, known, names)
         runs = [run for run in lake.runs(experiment) if run.run in counted.runs]
         shared = {file.path for run in runs for file in run.files if file.shared is not None}
@@ -194,6 +199,7 @@ def _remove_runs(lake: Catalogue, experiment: str, names: tuple[str, ...], dry_r
         for run in runs:
             held.check()  # else the name may be another run's by now
             lake.files.delete(paths.run_manifest(experiment, run.run))
+        _settle(lake.files, experiment, ("runs", "results"))  # they do not come back once their files go
         drop_index(lake.files, experiment)
         for name in names:
             for path in _files_of(lake.files, experiment, name):
@@ -207,7 +213,20 @@ def _remove_runs(lake: Catalogue, experiment: str, names: tuple[str, ...], dry_r
                 lake.files.delete(path)
         _drop_results(lake, experiment)  # an analysis may have gone on meanwhile
         lake.changed(experiment, rewritten=True)
+        lake.files.settle(paths.DELTA)
+        _settle_removed(lake.files, experiment, names)
     return counted
+
+
+def _settle_removed(files: Files, experiment: str, names: Collection[str]) -> None:
+    _settle(files, experiment, ("runs", "results", "scores", "packed", paths.INDEXES))
+    for name in names:
+        _settle(files, f"{experiment}/run={name}", _OF_RUNS)
+
+
+def _settle(files: Files, experiment: str, folders: Iterable[str]) -> None:
+    for folder in folders:
+        files.settle(f"{folder}/experiment={experiment}")
 
 
 def _checked(lake: Catalogue, known: Experiment, names: tuple[str, ...]) -> Removed:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ..errors import CorruptLake
+from ..files.faults import removed_at_work
 from ..files.filesystem import Files
 from ..format.manifest import DataFile
 from ..format.schema import RUN, TRACE_ROW_GROUP, TRACES
@@ -169,5 +170,7 @@ def _read_epoch(files: Files, path: str, first: int, last: int) -> pa.Table:
             return pa.Table.from_batches(
                 [reader.get_batch(block) for block in range(first, last)], reader.schema
             )
+    except CorruptLake as error:
+        raise removed_at_work(files.root, path) from error
     except (pa.ArrowException, OSError) as error:
         raise CorruptLake(f"{path} in {files.root} cannot be read: {error}; collect the run again") from error

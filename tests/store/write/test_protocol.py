@@ -71,7 +71,7 @@ class Machines(RuleBasedStateMachine):
             for work in self.protocol.work:
                 how = "done" if work.done else "refused" if work.refused else "killed"
                 done[f"{work.kind}, {how}"] += 1
-                done["calls"] += work.process.calls
+                done["calls"] += len(work.process.calls)
         finally:
             self.protocol.close()
 
