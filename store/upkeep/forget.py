@@ -322,6 +322,8 @@ def _forget_in_runs(
         }
         replaced[path] = (content, {**content, **changed})
     _put_checked(lake, replaced, {file.path: file for file in new.values()}.values(), held)
+    for file in new.values():
+        holdings.nothing_in(file)
     for old in {file.path for _, file in new}:
         lake.files.delete(old)
 

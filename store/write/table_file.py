@@ -190,6 +190,10 @@ class Holdings:
             frozenset().union(*(groups[group].members for group in own)),
         )
 
+    def nothing_in(self, file: DataFile) -> None:
+        """Of a file that was written without the samples: it need not be looked into."""
+        self._groups[file.path] = {}
+
     def _look(self, file: DataFile) -> dict[int, Held]:
         """What each row group of a file has, where it has something."""
         import pyarrow.compute as pc

@@ -14,8 +14,12 @@ import pytest
 from losslake.store.files.local import LocalFiles
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
+from losslake.store.upkeep.compact import compact
+from losslake.store.upkeep.export import export
 from losslake.store.upkeep.forget import forget
 from losslake.store.upkeep.gc import collect_garbage
+from losslake.store.upkeep.remove import remove
+from losslake.store.upkeep.runs import run_table
 from losslake.store.upkeep.verify import verify
 
 N = 8
@@ -52,6 +56,10 @@ def add_experiment(lake: Lake, name: str, runs: int = 1) -> None:
             writer.commit(RunInfo(role="shadow"))
 
 
+def compact_all(lake: Lake) -> None:
+    compact(lake, "e", least=2)
+
+
 @pytest.mark.parametrize("act", [verify, lambda lake: collect_garbage(lake, dry_run=True)])
 def test_twice_the_experiments_are_at_most_twice_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Lake], object]
@@ -83,6 +91,49 @@ def test_forgetting_takes_the_same_for_each_run(tmp_path: Path, monkeypatch: pyt
     # A folder that has changed a moment ago is synced once more, so that how many are depends on the clock.
     each = max((found[at]["fsync"] - found[at - 1]["fsync"]) / runs for at, runs in ((1, 8), (2, 16)))
     assert each <= 9  # a copy, its folder, a manifest, its folder; and folders that changed in this moment
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        run_table,
+        compact_all,
+        lambda lake: remove(lake, "e", ["r0"]),
+        lambda lake: remove(lake, "e"),
+        lambda lake: export(lake, Path(lake.path).parent / "out.duckdb", force=True),
+    ],
+)
+def test_twice_the_runs_are_at_most_twice_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Lake], object]
+) -> None:
+    work = Work(monkeypatch)
+    found = []
+    for runs in (8, 16, 32):
+        lake = Lake.open(tmp_path / f"lake{runs}", create=True)
+        add_experiment(lake, "e", runs)
+        found.append(work.of(lambda: act(lake)))  # noqa: B023
+    for name in found[0].keys() - {"fsync"}:
+        less, more = found[1][name] - found[0][name], found[2][name] - found[1][name]
+        assert more <= 2 * less + 4, (name, found)
+
+
+def test_forgetting_reads_no_file_that_it_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's rows are looked into once, and copied once."""
+    lake = Lake.open(tmp_path / "lake", create=True)
+    add_experiment(lake, "e", 8)
+    opened: Counter[str] = Counter()
+    real = LocalFiles.open_input
+
+    def open_input(self: LocalFiles, path: str) -> Any:
+        opened[path] += path.startswith("signals/")
+        return real(self, path)
+
+    monkeypatch.setattr(LocalFiles, "open_input", open_input)
+    forget(lake, "e", [1])
+    assert sum(opened.values()) == 2 * 8
+    assert max(opened.values()) == 2
 
 
 def test_a_commit_syncs_no_folder_that_has_not_changed(
