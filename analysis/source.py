@@ -19,7 +19,7 @@ from ..store.lake import Lake
 from ..store.query.kept import Kept, kept_rows_of_each, place_of
 from ..store.read.catalogue import check_remembered, listed_files
 from ..store.read.changes import check_unchanged, read_again
-from ..store.read.data_rows import has_column
+from ..store.read.data_rows import columns_of
 from .declare import Analysis, parse_score
 from .not_compared import (
     MembershipBits,
@@ -442,7 +442,9 @@ def keeps_tokens(source: Source, run: Run, column: str = "token_losses") -> bool
     files = source.lake.files
     return source.again(
         lambda: any(
-            has_column(files, file, column) for file in source.now([run])[0].files if file.table == "signals"
+            column in columns_of(files, file)
+            for file in source.now([run])[0].files
+            if file.table == "signals"
         )
     )
 

@@ -40,16 +40,26 @@ class Line:
     values: Floats
 
 
-def band_of(traces: Floats) -> Band:
-    """Median and the 10% and 90% quantiles an epoch of traces of shape (records, epochs); NaN and inf are left out."""
+def band_of(traces: npt.NDArray[np.floating[Any]], among: npt.NDArray[np.bool_] | None = None) -> Band:
+    """Median and the 10% and 90% quantiles an epoch of traces of shape (records, epochs), of those ``among`` (records,) them alone.
+
+    NaN and inf are left out. Computed in double precision, an epoch at a time.
+    """
     records, length = traces.shape
+    chosen = slice(None) if among is None else among
     quantiles = np.full((3, length), np.nan)
     for epoch in range(length):
-        column = traces[:, epoch]
+        column = traces[chosen, epoch].astype(np.float64)
         column = column[np.isfinite(column)]
         if len(column):
             quantiles[:, epoch] = np.quantile(column, [0.1, 0.5, 0.9])
-    return Band(np.arange(length), quantiles[1], quantiles[0], quantiles[2], records)
+    return Band(
+        np.arange(length),
+        quantiles[1],
+        quantiles[0],
+        quantiles[2],
+        records if among is None else int(among.sum()),
+    )
 
 
 def traces_chart(

@@ -13,7 +13,7 @@ import polars as pl
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.paths import NO_TARGET
 from ..scores import Finding
-from ..scoring.stored import Kept, keep_scores
+from ..scoring.stored import SCORE, Kept, keep_scores
 from ..source import Source
 from ..statistics.alike import alike_and_shared
 from ..statistics.correlation import correlation_metric, rank_correlation
@@ -48,7 +48,7 @@ def spearman(
         raise InvalidOption("a correlation needs two scores or more")
     if among != "all":
         source.need_target()
-    kept = keep_scores(source, scores)
+    kept = keep_scores(source, scores, SCORE)
     pairs = list(combinations(scores, 2))
     if source.adds_up_in_sql:
         metrics = _in_sql(source, kept, pairs, among)
@@ -129,7 +129,9 @@ def agreement(
         raise InvalidOption("agreement needs two scores or more")
     check_fprs(fpr)
     source.need_target()
-    table, notes = side_by_side({name: kept.scores for name, kept in keep_scores(source, names).items()})
+    table, notes = side_by_side(
+        {name: kept.scores for name, kept in keep_scores(source, names, SCORE).items()}
+    )
     member = table["member"].to_numpy()
     others = int((~member).sum())
     if others == 0:

@@ -14,7 +14,7 @@ from ..measures.memorization import estimates
 from ..measures.subpopulation import subpopulation
 from ..scores import Finding, Scores
 from ..scoring.run import FPRS
-from ..scoring.stored import keep_scores
+from ..scoring.stored import SCORE, keep_scores
 from ..source import Source
 from ..statistics.intervals import clopper_pearson
 from ..statistics.metric import Metric
@@ -66,7 +66,7 @@ def by_group(
     groups = groups_of(source, by, threshold)
     notes = list(groups.notes)
     metrics: list[Metric] = []
-    for name, kept in keep_scores(source, scores).items():
+    for name, kept in keep_scores(source, scores, SCORE).items():
         everyone, parts, unplaced = _parts(kept.scores, groups.frame, groups.names)
         notes += [f"{name}: {note}" for note in kept.scores.notes]
         if unplaced:

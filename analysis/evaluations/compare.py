@@ -13,7 +13,7 @@ import polars as pl
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ..scores import Finding, Scores
-from ..scoring.stored import keep_scores
+from ..scoring.stored import SCORE, keep_scores
 from ..source import Source
 from ..statistics.alike import Fronts, shared_tops
 from ..statistics.correlation import Ranked, correlation_of, rank_correlations
@@ -58,7 +58,9 @@ def compare(
     check_k(*k)
     check_fprs(fpr)
     source.need_target()
-    table, notes = side_by_side({name: kept.scores for name, kept in keep_scores(source, names).items()})
+    table, notes = side_by_side(
+        {name: kept.scores for name, kept in keep_scores(source, names, SCORE).items()}
+    )
     member = table["member"].to_numpy()
     columns = {name: table[name].to_numpy() for name in names}
     others = split(columns[against], member)[1]
@@ -177,7 +179,7 @@ class FoundAmong:
 def found_by(source: Source, attack: str, fpr: float) -> FoundBy:
     """What an attack finds in the target at an FPR. Raises NotEnoughData where it cannot be computed."""
     check_fprs(fpr)
-    scores = keep_scores(source, (attack,))[attack].scores
+    scores = keep_scores(source, (attack,), SCORE)[attack].scores
     score = np.full(source.lake.experiment(source.experiment).samples, np.nan)
     score[scores.frame["sample_id"].to_numpy()] = scores.frame["score"].fill_null(np.nan).to_numpy()
     others = split(*scores.arrays())[1]

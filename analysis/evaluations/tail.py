@@ -7,7 +7,7 @@ from typing import Annotated
 from ...store.errors import InvalidOption
 from ..scores import Finding
 from ..scoring.run import FPRS
-from ..scoring.stored import keep_scores
+from ..scoring.stored import SCORE, keep_scores
 from ..source import Source
 from ..statistics.metric import Metric
 from ..statistics.roc import Floats, firm, split, tpr_at_fpr
@@ -36,7 +36,7 @@ def tail(
             raise InvalidOption(f"a false-negative rate lies between 0 and 1, not at {rate}")
     metrics: list[Metric] = []
     notes: list[str] = []
-    for name, kept in keep_scores(source, scores).items():
+    for name, kept in keep_scores(source, scores, SCORE).items():
         notes += [f"{name}: {note}" for note in kept.scores.notes]
         members, others = split(*kept.scores.arrays())
         if min(len(members), len(others)) == 0:

@@ -12,7 +12,7 @@ from ...store.errors import InvalidOption, NotEnoughData, NotFound
 from ...store.format.records import Experiment, Run
 from ...store.lake import Lake
 from ..scoring.catalogue import open_source
-from ..scoring.stored import keep_scores
+from ..scoring.stored import SCORE, keep_scores
 from ..statistics.intervals import difference_interval
 from ..statistics.metric import Metric
 from ..statistics.roc import evaluate, firm
@@ -96,7 +96,7 @@ def compare_models(
         with open_source(lake, called, wanted) as source:
             target = source.need_target()
             try:
-                scores = keep_scores(source, [attack])[attack].scores
+                scores = keep_scores(source, [attack], SCORE)[attack].scores
             except NotEnoughData as error:
                 raise NotEnoughData(
                     f"{called}/{target.run} cannot be compared by {attack}: {error}"

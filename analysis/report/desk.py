@@ -5,8 +5,12 @@ What takes long is not computed on the way; it is named among what can be asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+import contextlib
+import ctypes
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import pyarrow as pa
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.ranges import ranges_of
@@ -17,7 +21,7 @@ from ..evaluations.catalogue import evaluation_variant, find_evaluation, run_eva
 from ..evaluations.dp_audit import CANARY
 from ..scores import Finding
 from ..scoring.catalogue import ANALYSES
-from ..scoring.stored import fresh_results, keep_scores, read_scores
+from ..scoring.stored import SCORE, fresh_results, keep_scores, read_scores
 from ..source import Source
 from ..statistics.metric import Metric
 from .data import Ask, Said, Scored, label_of, score_name
@@ -25,8 +29,9 @@ from .data import Ask, Said, Scored, label_of, score_name
 PER_MODEL = 4
 """Shadow runs from which on attacking each of them in turn says something."""
 
-_LOOKED_AT = ("sample_id", "member", "score", "p_value")
-"""Columns that a report looks at of nearly all scores that it computes; charts of those that were asked for look at others too."""
+_LOOKED_AT = (*SCORE, "p_value")
+"""Columns that a report looks at of nearly all scores that it computes, and all that it holds of all samples at once; charts of those
+that were asked for look at others too."""
 
 QUESTIONS: tuple[Ask, ...] = (
     Ask("kde", "the attacker who knows some members: densities of the loss, confusion matrix", ("signals",)),
@@ -92,14 +97,13 @@ class Desk:
         None where the lake lacks the data for it.
         """
         try:
-            scores = keep_scores(self.source, [name])[name].scores
+            with _given_back():
+                scores = keep_scores(self.source, [name], None if whole else _LOOKED_AT)[name].scores
         except NotEnoughData as error:
             self.absent.append((name, str(error)))
             return None
         self.notes += [(name, note) for note in scores.notes]
-        # A report holds these of all samples at once, and looks at no other columns of theirs.
-        columns = [column for column in scores.frame.columns if whole or column in _LOOKED_AT]
-        return Scored(name, label_of(name), replace(scores, frame=scores.frame.select(columns)))
+        return Scored(name, label_of(name), scores)
 
     def kept(self, *, attack: bool) -> list[tuple[str, Result]]:
         """Names and results of the scores that the lake keeps and are fresh, in the order of the catalogue.
@@ -149,7 +153,8 @@ class Desk:
 
     def ask(self, name: str, scores: tuple[str, ...], **options: object) -> Said:
         """What an evaluation says now. Raises what it raises."""
-        finding = run_evaluation(self.source, find_evaluation(name), scores, options)
+        with _given_back():
+            finding = run_evaluation(self.source, find_evaluation(name), scores, options)
         self._note(name, finding.notes)
         return Said(name, _variant(name, scores, options), finding)
 
@@ -162,6 +167,18 @@ class Desk:
         """The fresh results of an analysis or evaluation, the one with the variant ``first`` at the head."""
         found = [result for (of, _), result in self._fresh.items() if of == name]
         return sorted(found, key=lambda result: (result.variant != first, result.variant))
+
+
+@contextlib.contextmanager
+def _given_back() -> Iterator[None]:
+    """Memory that the block has let go of is the system's again: allocators keep it, and of scores one after the other a gigabyte."""
+    try:
+        yield
+    finally:
+        pa.default_memory_pool().release_unused()
+        if sys.platform == "linux":
+            with contextlib.suppress(AttributeError):  # musl has none
+                ctypes.CDLL(None).malloc_trim(0)
 
 
 def _variant(name: str, scores: tuple[str, ...], options: Mapping[str, object]) -> str:

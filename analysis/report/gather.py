@@ -15,6 +15,7 @@ import polars as pl
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.lake import Lake
+from ...store.query.kept import Kept
 from ...version import __version__
 from ..charts.roc import curve
 from ..evaluations.by_group import MOST_GROUPS
@@ -143,6 +144,7 @@ def gather(
         traces, grad_norms = read_traces(source, "loss"), read_traces(source, "grad_norm")
         if lt_iqr is not None and traces is not None and traces.summary.source == "train":
             desk.notes.append(("lt-iqr", "the trace was recorded inside the training steps: members only"))
+        source.kept = Kept(0)  # what comes now looks at scores
         ranking = [one for one in (lt_iqr, memorization, privacy) if one is not None]
         scored = [attack.scored for attack in attacks]
         shown = [

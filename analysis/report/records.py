@@ -28,17 +28,17 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class TraceTable:
-    """Traces of the target's samples, ``values`` (samples, epochs); NaN where an epoch is missing."""
+    """Traces of the target's samples, ``values`` (samples, epochs) as the lake has them, in float32; NaN where an epoch is missing."""
 
     sample_id: npt.NDArray[np.int64]
-    values: Floats
+    values: npt.NDArray[np.float32]
     summary: Traces
 
     def of(self, sample_id: int) -> Floats | None:
         """The trace of one sample, None where it has none."""
         place = int(np.searchsorted(self.sample_id, sample_id))
         found = place < len(self.sample_id) and self.sample_id[place] == sample_id
-        return self.values[place] if found else None
+        return self.values[place].astype(np.float64) if found else None
 
 
 def read_traces(source: Source, signal: Literal["loss", "grad_norm"]) -> TraceTable | None:
@@ -60,16 +60,13 @@ def read_traces(source: Source, signal: Literal["loss", "grad_norm"]) -> TraceTa
     width = int(lengths.to_numpy().max())
     # A run writes all its traces in one length; any other would not line up with them.
     flat = frame.filter(lengths == width)
-    values = (
-        flat[signal].explode().cast(pl.Float64).fill_null(float("nan")).to_numpy().reshape(len(flat), width)
-    )
+    sample_id, member = flat["sample_id"].to_numpy().astype(np.int64), flat["member"].to_numpy()
+    # As many bytes as all scores together: no second one of them is held.
+    values = flat[signal].explode().fill_null(float("nan")).to_numpy().reshape(len(flat), width)
+    del frame, flat
     if not np.isfinite(values).any():
         return None
-    return TraceTable(
-        flat["sample_id"].to_numpy().astype(np.int64),
-        values,
-        Traces(kind, band_of(values[flat["member"].to_numpy()])),
-    )
+    return TraceTable(sample_id, values, Traces(kind, band_of(values, member)))
 
 
 def most_exposed(

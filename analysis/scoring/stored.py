@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import dropwhile
 
 import polars as pl
@@ -16,6 +16,9 @@ from ..scores import Scores
 from ..source import Source
 from ..statistics.metric import Metric
 from .run import run_analysis
+
+SCORE = ("sample_id", "member", "score")
+"""The columns that every score has, all that most evaluations look at."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,30 @@ def fresh_results(source: Source) -> Mapping[tuple[str, str], Result]:
     }
 
 
-def read_scores(source: Source, result: Result) -> Scores:
-    """The scores of a kept result, with the metrics the analysis itself measured. It must have scores."""
-    now, rows = read_result(source.lake, result)
+def read_scores(source: Source, result: Result, columns: Sequence[str] | None = None) -> Scores:
+    """The scores of a kept result, with the metrics the analysis itself measured. It must have scores.
+
+    Of ``columns``, sample_id among them, those that it has; all where none are given.
+    """
+    now, rows = read_result(source.lake, result, columns)
     frame = pl.from_arrow(rows)
     assert isinstance(frame, pl.DataFrame)
     # The common evaluation comes first; it is made anew, at the rates that are asked for then.
     own = dropwhile(lambda told: told["metric"] in ("auc", "tpr_at_fpr"), now.metrics)
     return Scores(
-        frame.drop("variant").sort("sample_id"), now.notes, tuple(Metric.from_json(told) for told in own)
+        frame.drop("variant", strict=False).sort("sample_id"),
+        now.notes,
+        tuple(Metric.from_json(told) for told in own),
     )
 
 
-def keep_scores(source: Source, names: Iterable[str]) -> dict[str, Kept]:
-    """The scores of each name, computed and kept unless the lake holds fresh ones."""
+def keep_scores(
+    source: Source, names: Iterable[str], columns: Sequence[str] | None = None
+) -> dict[str, Kept]:
+    """The scores of each name, computed and kept unless the lake holds fresh ones.
+
+    Of ``columns``, sample_id among them, those that a score has: a score's own columns are many times as much. All where none are given.
+    """
     asked = {name: source.analysis(name) for name in names}
     where = source.target_name or NO_TARGET
     now = fingerprint(source.lake, source.experiment, source.runs, source.forgotten)
@@ -63,8 +76,11 @@ def keep_scores(source: Source, names: Iterable[str]) -> dict[str, Kept]:
         variant = variant_of(analysis.options, options)
         found = result_of(source.lake, source.experiment, analysis.name, where, variant)
         if found is not None and found.file is not None and found.fingerprint == now:
-            scores = read_scores(source, found)
+            scores = read_scores(source, found, columns)
         else:
             scores = run_analysis(source, analysis, options).scores
+            if columns is not None:
+                shown = [name for name in columns if name in scores.frame.columns]
+                scores = replace(scores, frame=scores.frame.select(shown))
         kept[name] = Kept(analysis.name, variant, scores)
     return kept

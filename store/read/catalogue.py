@@ -25,7 +25,7 @@ from ..format.records import (
     run_from_json,
 )
 from .changes import check_unchanged, read_again
-from .data_rows import read_rows
+from .data_rows import columns_of, read_rows
 from .index import LEAST, Indexed, manifest_in, read_index
 
 T = TypeVar("T")
@@ -269,15 +269,24 @@ def fingerprint(
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def read_result(lake: Catalogue, result: Result) -> tuple[Result, pa.Table]:
-    """The scores of a result, and the result itself: as it is now where it was replaced since. It must have scores."""
+def read_result(
+    lake: Catalogue, result: Result, columns: Sequence[str] | None = None
+) -> tuple[Result, pa.Table]:
+    """The scores of a result, and the result itself: as it is now where it was replaced since. It must have scores.
+
+    Of ``columns``, where they are given, those that it has, and no others are read.
+    """
     latest = result
 
     def read() -> tuple[Result, pa.Table]:
         if latest.file is None:
             raise ValueError(f"the result of {latest.analysis} has no scores")
         check_unchanged(lake.files, [latest])
-        return latest, lake.read_file(latest.file)
+        wanted = None
+        if columns is not None:
+            there = columns_of(lake.files, latest.file)
+            wanted = [name for name in columns if name in there]
+        return latest, lake.read_file(latest.file, columns=wanted)
 
     def look() -> Result:
         nonlocal latest

@@ -27,10 +27,11 @@ def open_rows(files: Files, file: DataFile) -> Iterator[tuple[pq.ParquetFile, li
         yield parquet, _groups(file, parquet.num_row_groups)
 
 
-def has_column(files: Files, file: DataFile, name: str) -> bool:
-    """Whether a listed file has a column of that name. Raises CorruptLake as `open_rows`."""
+def columns_of(files: Files, file: DataFile) -> list[str]:
+    """The names of a listed file's columns. Raises CorruptLake as `open_rows`."""
     with open_rows(files, file) as (parquet, _):
-        return name in parquet.schema_arrow.names
+        names: list[str] = parquet.schema_arrow.names
+    return names
 
 
 def read_rows(
