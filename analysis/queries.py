@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +101,13 @@ class Queries:
         if self._connection is not None:
             self._connection.register(name, table)
         self.provided[name] = table
+
+    def withdraw(self, name: str) -> None:
+        """Take back what was provided under ``name``."""
+        del self.provided[name]
+        if self._connection is not None:
+            with suppress(duckdb.Error):  # where the engine has failed, that is told
+                self._connection.unregister(name)
 
     def close(self) -> None:
         """Stop the engine; the next query starts it anew."""

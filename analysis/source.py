@@ -279,7 +279,11 @@ class Source:
             self.provide(f"given_{table}", rows)
         text = read_sql(name, given or ())
         asked = without_comments(text)  # what is given may have been all that a parameter was for
-        return self.sql(text, {key: value for key, value in parameters.items() if f"${key}" in asked})
+        try:
+            return self.sql(text, {key: value for key, value in parameters.items() if f"${key}" in asked})
+        finally:
+            for table in given or ():  # sums of every sample, which no other query asks for
+                self._withdraw(f"given_{table}")
 
     def sql(self, text: str, parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
         """The answer to one query with its ``$parameters`` bound. Raises CorruptLake for a damaged file."""
@@ -291,6 +295,9 @@ class Source:
     def provide(self, name: str, table: pa.Table) -> None:
         """Let queries read ``table`` under ``name``; one of that name provided before is replaced."""
         self._queries.provide(name, table)
+
+    def _withdraw(self, name: str) -> None:
+        self._queries.withdraw(name)
 
     def rows(self, run: Run, table: str, columns: list[str]) -> pl.DataFrame:
         """Columns of one run's rows in ``signals`` or ``traces``, read from its own files only."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -101,6 +102,18 @@ def test_the_columns_asked_for_are_those_of_the_whole(tmp_path: Path, name: str)
     assert read.frame.equals(whole.frame.select(SCORE))
     assert read.notes == whole.notes
     assert read.metrics == whole.metrics
+
+
+def test_what_a_query_was_given_goes_with_it(tmp_path: Path) -> None:
+    with open_source(lake_of(tmp_path / "lake", 8), "e", None) as source:
+        keep_scores(source, ["memorization"])
+        assert "given_sides" not in source._provided
+        with pytest.raises(duckdb.CatalogException):
+            source.connection.execute("select * from given_sides")
+        again = source.query(
+            "memorization", {"target": "target", "of": "correct"}
+        )  # by the query's own sums, of the rows
+        assert again["score"].is_not_null().any()
 
 
 def test_traces_are_held_as_they_are_stored(tmp_path: Path) -> None:
