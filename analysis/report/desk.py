@@ -9,7 +9,9 @@ import contextlib
 import ctypes
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
+import polars as pl
 import pyarrow as pa
 
 from ...store.errors import InvalidOption, NotEnoughData
@@ -19,7 +21,7 @@ from ..attacks.logits import Lists, need_lists
 from ..declare import parse_options
 from ..evaluations.catalogue import evaluation_variant, find_evaluation, run_evaluation
 from ..evaluations.dp_audit import CANARY
-from ..scores import Finding
+from ..scores import Finding, Scores
 from ..scoring.catalogue import ANALYSES
 from ..scoring.stored import SCORE, fresh_results, keep_scores, read_scores
 from ..source import Source
@@ -90,6 +92,7 @@ class Desk:
         self.notes: list[tuple[str, str]] = []
         self.absent: list[tuple[str, str]] = []
         self._fresh = fresh_results(source)
+        self._alike: dict[str, pl.Series] = {}
 
     def score(self, name: str, *, whole: bool = False) -> Scored | None:
         """The score of that name, kept or computed, with all its columns where they are wanted ``whole``.
@@ -103,7 +106,7 @@ class Desk:
             self.absent.append((name, str(error)))
             return None
         self.notes += [(name, note) for note in scores.notes]
-        return Scored(name, label_of(name), scores)
+        return Scored(name, label_of(name), self._held_once(scores))
 
     def kept(self, *, attack: bool) -> list[tuple[str, Result]]:
         """Names and results of the scores that the lake keeps and are fresh, in the order of the catalogue.
@@ -121,7 +124,7 @@ class Desk:
     def read(self, name: str, result: Result) -> Scored:
         """The scores of a kept result."""
         self.notes += [(name, note) for note in result.notes]
-        return Scored(name, label_of(name), read_scores(self.source, result))
+        return Scored(name, label_of(name), self._held_once(read_scores(self.source, result)))
 
     def kept_findings(self, name: str, *, most: int = 1, but: Iterable[str] = ()) -> list[Said]:
         """Fresh findings of an evaluation that the lake keeps, that of its default scores and options first.
@@ -157,6 +160,15 @@ class Desk:
             finding = run_evaluation(self.source, find_evaluation(name), scores, options)
         self._note(name, finding.notes)
         return Said(name, _variant(name, scores, options), finding)
+
+    def _held_once(self, scores: Scores) -> Scores:
+        """The same scores; sample ids and membership, which most of them have alike, lie in memory once for all."""
+        frame = scores.frame
+        for column in ("sample_id", "member"):
+            first = self._alike.setdefault(column, frame[column])
+            if first.dtype == frame[column].dtype and first.equals(frame[column]):
+                frame = frame.with_columns(first)
+        return replace(scores, frame=frame)
 
     def _note(self, name: str, notes: Iterable[str]) -> None:
         # An evaluation's notes repeat those of the scores it looks at, with their names in front.
