@@ -75,24 +75,29 @@ def audit(
     batch_size: int = 512,
     forward: Callable[..., Any] | None = None,
     collate: Callable[..., Any] | None = None,
+    tokenizer: Any = None,
+    max_tokens: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Audit:
-    """Audit a finished classifier: which of ``members``, the records it was trained on, does it expose?
+    """Audit a finished model, a classifier or a language model: which of ``members``, the records it was trained on, does it expose?
 
         print(losslake.audit(model, (X, y), (X_out, y_out), shadows=16))
 
-    model       what is audited: a torch module; anything with predict_proba (scikit-learn, a Pipeline, XGBoost, LightGBM, ...); or a
-                function from a batch of X to logits or probabilities (batch, classes), or of class 1 of two
+    model       what is audited: a torch module; anything with predict_proba (scikit-learn, a Pipeline, XGBoost, LightGBM, ...); a
+                function from a batch of X to logits or probabilities (batch, classes), or of class 1 of two; or with ``tokenizer`` a
+                causal language model, a LoRA on one too, or a text-generation pipeline
     members, nonmembers   the records that it was trained on, and others drawn like them: (X, y); a frame (pandas, Polars, Arrow); a
-                torch data set or loader, of which the records in the part that is drawn from count; a Hugging Face Dataset
+                torch data set or loader, of which the records in the part that is drawn from count; a Hugging Face Dataset. Of a
+                language model texts: a list of str, or a frame or Dataset with a column text, or that which features names
     population  more records that no model is trained on, the outsiders of attack-p
     shadows     how many shadow models to fit on random halves of members and non-members, which strong attacks need: clones
                 of a scikit-learn estimator, each with random states of its own; other models by ``train``. Those that the lake
                 holds already are not fitted again; all that it holds are used, and others than these would be are refused
     train       train(members, seed) -> a model trained on these as the model was; members are such as were given: (X, y), a frame
                 or a data set. A new model each time: one that does not depend on its members is refused
-    references  further models, trained on none of these records
+    references  further models, trained on none of these records; of a language model of the same tokenizer, and of a LoRA "base" is
+                the model below it
     lake        where to keep it all, a frame's columns too (up to 100, which the report shows); by default a temporary lake, which
                 is there as long as the Audit
     experiment, run   what it is called in the lake
@@ -105,12 +110,16 @@ def audit(
                 and 1/4 at most; no more than the least other one
     overlap     records on two sides are refused; "leave out" leaves them out of the later side
     batch_size  records in a call of a function
-    forward, collate   how a module is called, where it is not model(x) of records (x, y); as in `Lake.start_run`
+    forward, collate   how a module is called, where it is not model(x) of records (x, y); as in `Lake.start_run`.
+                Of a language model forward(model, {input_ids, attention_mask}) -> logits (batch, positions, tokens)
+    tokenizer   of a language model, one of transformers, called as tokenizer(text)
+    max_tokens  tokens that a language model is shown of a text, as many as in its training; by default all that it takes
     seed        of the halves and of the shadow models
     progress    is told how far it is
 
     Each record's answer is kept as the logits that a lake holds, of probabilities their logarithms. Copies of a record count
-    as one, and are trained on together. Returns an Audit: printed, it is the verdict with its limits. Raises InvalidInput for
+    as one, and are trained on together. Of a text the loss of each token is kept (token_losses, token_z, lower_loss; see docs/schema.md),
+    in one pass of padded batches: its loss is their mean, as the Trainer computes it, and its zlib_bytes are with the samples. Returns an Audit: printed, it is the verdict with its limits. Raises InvalidInput for
     what cannot be told of: records on two sides, NaN, probabilities that do not add up to 1, labels that the model does not know,
     unequal columns; AlreadyExists where the lake holds other answers under these names.
     """
@@ -120,7 +129,7 @@ def audit(
         model, members, nonmembers, population=population, shadows=shadows, train=train, references=references, lake=lake,
         experiment=experiment, run=run, label=label, key=key, group=group, features=features, classes=classes, output=output,
         least_probability=least_probability, overlap=overlap, batch_size=batch_size, forward=forward, collate=collate,
-        seed=seed, progress=progress,
+        tokenizer=tokenizer, max_tokens=max_tokens, seed=seed, progress=progress,
     )  # fmt: skip
 
 

@@ -290,6 +290,8 @@ def audit(
     batch_size: int = 512,
     forward: Callable[..., Any] | None = None,
     collate: Callable[..., Any] | None = None,
+    tokenizer: Any = None,
+    max_tokens: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Audit:
@@ -308,7 +310,7 @@ def audit(
         opened, experiment, model, members, nonmembers, population=population, shadows=shadows, train=train,
         references=references, run=run, label=label, key=key, group=group, features=features, classes=classes,
         output=output, least_probability=least_probability, overlap=overlap, batch_size=batch_size, forward=forward,
-        collate=collate, seed=seed, progress=progress,
+        collate=collate, tokenizer=tokenizer, max_tokens=max_tokens, seed=seed, progress=progress,
     )  # fmt: skip
     found = Audit(opened, experiment, run, notes, kept=lake is not None)
     found.level  # noqa: B018  computed now, so that what cannot be judged is said by the call

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...store.errors import InvalidInput
+from .answers import Said
 
 _CHANCE, _PLAIN = 2.0, 4.0
 """Standard errors within which a difference between records is chance, and beyond which it is none."""
@@ -20,11 +21,11 @@ REMEDY = "; a shadow model is a new one, trained on the members that train is ca
 
 @dataclass(frozen=True, eq=False)
 class Shadow:
-    """A shadow model's name and seed, its logits (N, C) of all records, and which of the audited (n,) it was given."""
+    """A shadow model's name and seed, what it says of all records, and which of the audited (n,) it was given."""
 
     name: str
     seed: int
-    logits: np.ndarray
+    said: Said
     chosen: np.ndarray
 
 
@@ -36,34 +37,33 @@ def check_another(made: Any, model: Any, earlier: Any, name: str, maker: str) ->
         raise InvalidInput(f"{name} is the model before it once more, as {maker} gives it{REMEDY}")
 
 
-def digest_of(logits: np.ndarray) -> str:
+def digest_of(said: Said) -> str:
     """The same for answers that are the same."""
-    return hashlib.sha256(np.ascontiguousarray(logits + 0.0).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(said.compared + 0.0).tobytes()).hexdigest()
 
 
-def is_constant(logits: np.ndarray) -> bool:
+def is_constant(said: Said) -> bool:
     """Whether a model says the same of all records."""
-    return bool((logits == logits[:1]).all())
+    return bool((said.compared == said.compared[:1]).all())
 
 
-def is_telling(logits: np.ndarray) -> bool:
+def is_telling(said: Said) -> bool:
     """Whether two models' agreement on all these answers is no chance: they are more than a class a record."""
-    return len(np.unique(logits, axis=0)) > logits.shape[1]
+    return len(np.unique(said.compared, axis=0)) > said.compared.shape[1]
 
 
-def agreement(shadow: Shadow, target: np.ndarray, others: dict[str, str]) -> str | None:
+def agreement(shadow: Shadow, target: Said, others: dict[str, str]) -> str | None:
     """What a shadow model's answers about all records are those of, the target or one of ``others`` by their digests; None: its own."""
-    if np.array_equal(shadow.logits, target):
+    if np.array_equal(shadow.said.compared, target.compared):
         return "the audited model"
-    return others.get(digest_of(shadow.logits))
+    return others.get(digest_of(shadow.said))
 
 
 def check_depends(
     first: Shadow,
     second: Shadow,
-    labels: np.ndarray,
     members: int,
-    again: Callable[[], np.ndarray],
+    again: Callable[[], Said],
 ) -> list[str]:
     """A note where two shadow models tell the target's members from the others, and not what they were given themselves.
 
@@ -72,12 +72,12 @@ def check_depends(
     these are the first one's answers.
     """
     ours = np.arange(len(first.chosen)) < members
-    losses = [_losses(one.logits[: len(ours)], labels[: len(ours)]) for one in (first, second)]
+    losses = [one.said.losses()[: len(ours)] for one in (first, second)]
     given = _apart(losses, [first.chosen, second.chosen])
     sides = _apart(losses, [ours, ours])
     if sides < _PLAIN or given > _CHANCE:
         return []
-    if np.array_equal(again(), first.logits):
+    if np.array_equal(again().compared, first.said.compared):
         raise InvalidInput(
             f"train does not depend on its members: of the same seed, {first.name} is the same model whether it is given these records or "
             f"others, and it knows the audited model's members{REMEDY}"
@@ -91,12 +91,6 @@ def check_depends(
 def _whose(model: Any) -> Any:
     """The object that a method belongs to, which is another method each time it is asked for; else the model."""
     return model.__self__ if inspect.ismethod(model) else model
-
-
-def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    z = logits.astype(np.float64)
-    z = z - z.max(axis=1, keepdims=True)
-    return np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels]
 
 
 def _apart(losses: Sequence[np.ndarray], sides: Sequence[np.ndarray]) -> float:

@@ -68,6 +68,7 @@ class Records:
     table    the frame's own columns, None without a frame
     collate  how a loader makes batches, None where that is the usual way
     places   of each record in what was handed over
+    about    labels of texts, which the model does not see; None without
     """
 
     what: str
@@ -80,6 +81,7 @@ class Records:
     group: list[str | None] | None = None
     collate: Any = None
     places: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    about: np.ndarray | None = None
 
     def __len__(self) -> int:
         return size_of(self.inputs)
@@ -197,11 +199,11 @@ def _of_pair(given: Any, what: str, columns: Columns, expected: Sequence[str] | 
         _check_same_rows(x, y, what)
         if not hasattr(x, "iloc"):
             x = pl.DataFrame(table_of(x)[0])
-        table = table_of(_renumbered(x))[0]
+        table = table_of(renumbered(x))[0]
         features = _features(x, what, columns, expected, besides=(columns.key, columns.group))
-        keys, named = _keys(x, table, what, columns)
+        keys, named = keys_of(x, table, what, columns)
         found = Records(
-            what, (x, y), features, None, keys, named, _kept(table, columns), _group(table, what, columns)
+            what, (x, y), features, None, keys, named, kept_of(table, columns), group_of(table, what, columns)
         )
     else:
         columns.check_unused(what, "(X, y)")
@@ -223,12 +225,12 @@ def _of_frame(given: Any, what: str, columns: Columns, expected: Sequence[str] |
             f"{what} have no column {columns.label!r}; name that of the labels with label=, one of: {', '.join(names[:20])}"
         )
     labels = read_labels(frame[columns.label], what)
-    table = table_of(_renumbered(frame))[0]
+    table = table_of(renumbered(frame))[0]
     besides = (columns.label, columns.key, columns.group)
     features = _features(frame, what, columns, expected, besides=besides)
-    keys, named = _keys(frame, table, what, columns)
+    keys, named = keys_of(frame, table, what, columns)
     return Records(
-        what, frame, features, labels, keys, named, _kept(table, columns), _group(table, what, columns)
+        what, frame, features, labels, keys, named, kept_of(table, columns), group_of(table, what, columns)
     )
 
 
@@ -256,14 +258,14 @@ def _features(
     return frame[wanted] if isinstance(wanted, str) else frame[list(wanted)]
 
 
-def _renumbered(frame: Any) -> Any:
+def renumbered(frame: Any) -> Any:
     """A pandas frame whose rows are numbered by their place, so that an index of numbers is no obstacle; an index of text stays."""
     if not hasattr(frame, "iloc") or frame.index.dtype.kind not in "iu":
         return frame
     return frame.reset_index(drop=True)
 
 
-def _keys(frame: Any, table: pa.Table, what: str, columns: Columns) -> tuple[list[str] | None, bool]:
+def keys_of(frame: Any, table: pa.Table, what: str, columns: Columns) -> tuple[list[str] | None, bool]:
     """Names of the records, and whether somebody gave them as names, rather than as the numbers of a pandas index."""
     if columns.key is not None:
         if columns.key not in table.column_names:
@@ -279,7 +281,7 @@ def _keys(frame: Any, table: pa.Table, what: str, columns: Columns) -> tuple[lis
     return list(map(str, index)), False
 
 
-def _group(table: pa.Table, what: str, columns: Columns) -> list[str | None] | None:
+def group_of(table: pa.Table, what: str, columns: Columns) -> list[str | None] | None:
     if columns.group is None:
         return None
     if columns.group not in table.column_names:
@@ -287,7 +289,7 @@ def _group(table: pa.Table, what: str, columns: Columns) -> list[str | None] | N
     return [None if value is None else str(value) for value in table[columns.group].to_pylist()]
 
 
-def _kept(table: pa.Table, columns: Columns) -> pa.Table | None:
+def kept_of(table: pa.Table, columns: Columns) -> pa.Table | None:
     """The columns that the lake keeps of a frame: numbers, text and truth values that are nothing else already."""
     names = [
         field.name

@@ -90,6 +90,7 @@ def some_of(part: Records, ids: np.ndarray) -> Records:
         group=of(part.group),
         table=None if part.table is None else part.table.take(ids),
         places=part.places[ids],
+        about=None if part.about is None else part.about[ids],
     )
 
 
