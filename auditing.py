@@ -344,7 +344,7 @@ def audit(
     "--references",
     multiple=True,
     metavar="FUNCTION",
-    help="package.module:function of a model trained on none of these records.",
+    help="package.module:function of a model trained on none of these records; base: the model below a LoRA.",
 )
 @click.option(
     "--lake",
@@ -370,6 +370,12 @@ def audit(
 @click.option(
     "--output", type=click.Choice(["logits", "probabilities"]), help="What a function or module gives."
 )
+@click.option(
+    "--tokenizer",
+    metavar="FUNCTION",
+    help="package.module:function of a language model's tokenizer; the records are texts then.",
+)
+@click.option("--max-tokens", type=int, metavar="N", help="Tokens that a language model sees of a text.")
 @click.option(
     "--least-probability", type=float, metavar="P", help="What a probability of exactly 0 is read as."
 )
@@ -402,10 +408,11 @@ def command(
     label: str,
     key: str | None,
     features: tuple[str, ...],
+    tokenizer: str | None,
     out: Path | None,
     **options: Any,
 ) -> None:
-    """Audit a finished classifier: which of the records it was trained on does it expose?
+    """Audit a finished model, a classifier or a language model: which of the records it was trained on does it expose?
 
     Asks the model about its members and about others, fits shadow models on random halves of both, and prints the
     verdict with its limits. The options are told in full under `losslake.audit` in docs/python.md.
@@ -414,6 +421,7 @@ def command(
     Example:
       losslake audit --model mine:forest --members train.csv --nonmembers held-out.csv --label y --shadows 16 --out audit.html
     """
+    from .collect.audit.language_model import BASE
     from .collect.audit.named import called, named_features, named_records
     from .collect.callables import load_callable
     from .collect.progress import GETTING_READY, ProgressLines
@@ -432,10 +440,11 @@ def command(
             named_records(nonmembers, label=label, key=key),
             population=None if population is None else named_records(population, label=label, key=key),
             train=None if train is None else load_callable(train),
-            references=[called(spec) for spec in references],
+            references=[spec if spec == BASE else called(spec) for spec in references],
             label=label,
             key=key,
             features=named_features(features, inside),
+            tokenizer=None if tokenizer is None else called(tokenizer),
             progress=progress,
             **options,
         )

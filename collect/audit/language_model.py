@@ -202,7 +202,7 @@ def _check_causal_class(model: Any) -> None:
 
 def _context(model: Any, tokenizer: Any) -> int | None:
     """The tokens that model and tokenizer take at most."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     said = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
     known = [int(each) for each in said if isinstance(each, (int, float)) and 1 < each < _NO_LIMIT]

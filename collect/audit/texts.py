@@ -164,11 +164,19 @@ def text_subject(speaks: LanguageModel, once: Distinct) -> Subject:
             return _said(speaks, its, "base model" if base else type(inner_of(its)).__name__)
 
     def _said(speaks: LanguageModel, model: Any, name: str) -> Said:
-        how = {"pad": speaks.pad, "width": width, "batch_size": speaks.batch_size, "call": speaks.call}
+        how: dict[str, Any] = {
+            "pad": speaks.pad,
+            "width": width,
+            "batch_size": speaks.batch_size,
+            "call": speaks.call,
+        }
         try:
             check_causal(model, longest, other, pad=speaks.pad, call=speaks.call)
             found = ask_tokens(model, seen.ids, **how)
-            tokens = {"token_losses": found.parts(found.loss), "token_z": found.parts(found.z)}
+            tokens: dict[str, Any] = {
+                "token_losses": found.parts(found.loss),
+                "token_z": found.parts(found.z),
+            }
             if all(len(ids) > 1 for ids in lower.ids):
                 tokens["lower_loss"] = _lower_losses(model, seen, lower, found, how)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
