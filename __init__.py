@@ -164,8 +164,9 @@ def huggingface_callback(
     data: Any = None,
     eval_trace: bool = False,
     task: Task | None = None,
+    tokens: bool = False,
 ) -> HuggingFaceCallback:
-    """A callback for a transformers Trainer that records the training as ``run``; leaving the run's block commits it.
+    """A callback for a transformers Trainer, or trl's SFTTrainer, that records the training as ``run``; leaving the run's block commits it.
 
     ids         (len(train_dataset),) the sample id of each record of train_dataset; by default its column sample_id,
                 or else the members
@@ -173,13 +174,14 @@ def huggingface_callback(
                 model's signals are recorded
     eval_trace  record the loss and margin of every audit sample before training and after each epoch too
     task        "classification" or "causal-lm"; by default as the model's class says
+    tokens      keep what the finished language model says of each token: token_losses, token_z
 
     More is said in `losslake.collect.callbacks.huggingface.huggingface_callback`. Raises MissingExtra without the extra
     losslake[huggingface].
     """
     from .collect.callbacks.huggingface import huggingface_callback as callback
 
-    return callback(run, ids=ids, data=data, eval_trace=eval_trace, task=task)
+    return callback(run, ids=ids, data=data, eval_trace=eval_trace, task=task, tokens=tokens)
 
 
 def per_sample_grad_norms(model: nn.Module, x: Any, y: Tensor, *, losses: Losses | None = None) -> GradNorms:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -13,9 +13,11 @@ from torch import nn
 from ...store.errors import InvalidInput, InvalidOption
 from ..callables import unknown_choice
 from ..losses.cross_entropy import as_logits, loss_and_margin, sequence_loss_and_margin
+from ..losses.tokens import joined, token_losses
 from ..random_streams import undisturbed_randomness
 from ..signals.evaluation import check_holds_all, check_labels, device_of, eval_mode
 from ..signals.from_logits import Answers, answers_from_logits, phi_from_loss
+from ..signals.texts import logits_of
 
 Task = Literal["classification", "causal-lm"]
 _CLASSIFIERS = (
@@ -57,16 +59,6 @@ def task_of(model: nn.Module, named: Task | None) -> Task:
     )
 
 
-def logits_of(output: Any) -> torch.Tensor:
-    """The logits in a model's output, detached. Raises InvalidInput where there are none."""
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if not isinstance(logits, torch.Tensor):
-        raise InvalidInput(
-            f"the model's {type(output).__name__} has no logits; switch off fused losses (use_liger_kernel) and return_dict=False"
-        )
-    return logits.detach()
-
-
 def check_classes(labels: torch.Tensor) -> None:
     """Raises InvalidInput for targets that are no class numbers, as regression and several labels a record have them."""
     if labels.is_floating_point():
@@ -87,12 +79,41 @@ def batch_loss_and_margin(
         return loss_and_margin(as_logits(logits), labels.reshape(-1).long())
 
 
+def text_loss_and_margin(
+    output: Any, labels: torch.Tensor, lengths: tuple[int, ...] | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Loss and margin of the texts of a training step's batch; see `losses.cross_entropy`. The host does not wait for the device.
+
+    ``output`` is a transformers model's, or that of trl's fused head, which has log-probabilities of the target tokens and no logits, so
+    that there is no margin. ``lengths``: the tokens of each text, where one row holds them one after the other.
+    """
+    with torch.no_grad():
+        log_probs, counted = (getattr(output, name, None) for name in ("log_probs", "label_mask"))
+        fused = isinstance(log_probs, torch.Tensor) and isinstance(counted, torch.Tensor)
+        values = (log_probs.detach().float(), counted) if fused else (logits_of(output), labels)
+        parts = [values]
+        if lengths is not None:
+            ends = np.cumsum(lengths).tolist()
+            # What stands for the token at t is at t - 1 of the fused head's values, which has none for the first.
+            parts = [
+                tuple(value[:, start : end - 1 if fused else end] for value in values)
+                for start, end in zip([0, *ends], ends, strict=False)
+            ]
+        if fused:
+            losses = [-p.where(own, 0.0).sum(dim=1) / own.sum(dim=1) for p, own in parts]
+            return torch.cat(losses), None
+        found = [batch_loss_and_margin("causal-lm", *part) for part in parts]
+        loss, margin = (torch.cat(each) for each in zip(*found, strict=True))
+        return loss, margin
+
+
 @dataclass(frozen=True, eq=False)
 class Asking:
     """How to ask a model: its task, the data of all samples in the order of their ids, and how they make a batch.
 
     columns  the names of a record's fields that the collate function takes; None: all
     labels   (samples,) of the samples table, -1 where it has none
+    tokens   keep what a language model says of each token
     """
 
     task: Task
@@ -101,6 +122,7 @@ class Asking:
     columns: frozenset[str] | None
     batch: int
     labels: np.ndarray
+    tokens: bool = False
 
     def __post_init__(self) -> None:
         check_holds_all(self.data, len(self.labels))
@@ -114,7 +136,13 @@ class Asking:
     def answers(self, model: nn.Module, ids: np.ndarray, *, where: str) -> Answers:
         """What the finished model says of the samples ``ids``; of texts loss and phi only, without logits."""
         if self.task == "causal-lm":
-            loss = self.loss_and_margin(model, ids)[0].cpu().numpy().astype(np.float64)
+            lists: dict[str, Any] = {}
+            if self.tokens:
+                found = joined([token_losses(logits, y) for logits, y in self._outputs(model, ids)])
+                loss = found.means()
+                lists = {"token_losses": found.parts(found.loss), "token_z": found.parts(found.z)}
+            else:
+                loss = self.loss_and_margin(model, ids)[0].cpu().numpy().astype(np.float64)
             empty = np.isnan(loss)
             if empty.any():
                 raise InvalidInput(
@@ -123,7 +151,7 @@ class Asking:
                 )
             # Not what is predicted, but what a text is about: attacks that go by class go by that.
             labels = self.labels[ids]
-            return Answers(loss, phi_from_loss(loss), labels if (labels >= 0).all() else None)
+            return Answers(loss, phi_from_loss(loss), labels if (labels >= 0).all() else None, **lists)
         outputs = [
             (as_logits(z).float().cpu().numpy(), y.cpu().numpy().reshape(-1))
             for z, y in self._outputs(model, ids)
@@ -134,9 +162,7 @@ class Asking:
     def _outputs(self, model: nn.Module, ids: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         device = device_of(model)
         with undisturbed_randomness(device), eval_mode(model):
-            for start in range(0, len(ids), self.batch):
-                part = ids[start : start + self.batch]
-                inputs = self.collate([self._record(int(number)) for number in part])
+            for part, inputs in self._batches(ids):
                 labels = inputs["labels"]
                 if self.task == "classification":
                     check_classes(labels)
@@ -147,6 +173,16 @@ class Asking:
                     if name != "labels"
                 }
                 yield logits_of(model(**given)), labels
+
+    def _batches(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, Any]]:
+        for start in range(0, len(ids), self.batch):
+            part = ids[start : start + self.batch]
+            inputs = self.collate([self._record(int(number)) for number in part])
+            if len(inputs["labels"]) == len(part):
+                yield part, inputs
+                continue
+            for number in part:  # where several texts would stand in one row
+                yield number[None], self.collate([self._record(int(number))])
 
     def _record(self, number: int) -> Any:
         record = self.data[number]

@@ -58,6 +58,8 @@ class Evaluation:
                     phi=said.phi,
                     correct=said.correct,
                     logits=said.logits,
+                    token_losses=said.token_losses,
+                    token_z=said.token_z,
                 )
                 right.append(said.correct)
             known = [each for each in right if each is not None]

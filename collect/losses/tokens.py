@@ -11,6 +11,7 @@ The logits at position t are of the token at t + 1. Of each token x_t that count
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,13 @@ class Tokens:
     def parts(self, values: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
         """Values (K,) as an array for each text."""
         return np.split(values, np.cumsum(self.counts)[:-1])
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """The tokens of the texts of all parts, in order."""
+    return Tokens(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("loss", "z", "counts"))
+    )
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor, *, z: bool = True) -> Tokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,13 +88,16 @@ def signals_from_logits(
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a finished model says of R samples: arrays (R,), logits (R, C); None where there is no such thing."""
+    """What a finished model says of R samples: arrays (R,), logits (R, C), an array a sample of its tokens; None where there is no such
+    thing."""
 
     loss: npt.NDArray[np.floating]
     phi: npt.NDArray[np.floating] | None
     label: npt.NDArray[np.integer] | None = None
     correct: npt.NDArray[np.bool_] | None = None
     logits: npt.NDArray[np.floating] | None = None
+    token_losses: Sequence[npt.NDArray[np.floating]] | None = None
+    token_z: Sequence[npt.NDArray[np.floating]] | None = None
 
 
 def answers_from_logits(
