@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
@@ -37,17 +37,15 @@ class Way:
 class Said:
     """What a model says of all records of an audit, in the order of sample ids.
 
-    values    what an import takes: logits (N, C), or loss (N,)
+    values    what an import takes: logits (N, C), or of texts loss (N,) and what there is of their tokens
     compared  (N, C), what two models that are the same would have the same
     losses    () -> (N,), the loss of each record
-    tokens    of a language model, what it says of each token; see `append_signals`
     """
 
     name: str
     values: Mapping[str, np.ndarray]
     compared: np.ndarray
     losses: Callable[[], np.ndarray]
-    tokens: Mapping[str, Any] = field(default_factory=dict)
 
 
 def is_module(model: Any) -> bool:

@@ -139,7 +139,6 @@ def collect_audit(
             model=said.name,
             recipe=parameters(made, parts=False),
             extra=extra,
-            tokens=said.tokens,
         )
         target = name if role == "target" else None
         import_runs(

@@ -173,12 +173,9 @@ def text_subject(speaks: LanguageModel, once: Distinct) -> Subject:
         try:
             check_causal(model, longest, other, pad=speaks.pad, call=speaks.call)
             found = ask_tokens(model, seen.ids, **how)
-            tokens: dict[str, Any] = {
-                "token_losses": found.parts(found.loss),
-                "token_z": found.parts(found.z),
-            }
+            values = {"token_losses": found.matrix(found.loss), "token_z": found.matrix(found.z)}
             if all(len(ids) > 1 for ids in lower.ids):
-                tokens["lower_loss"] = _lower_losses(model, seen, lower, found, how)
+                values["lower_loss"] = _lower_losses(model, seen, lower, found, how)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             if isinstance(error, InvalidInput):
                 raise
@@ -194,7 +191,7 @@ def text_subject(speaks: LanguageModel, once: Distinct) -> Subject:
                 f"{name} gives a loss of {loss[row]} for {where(row)} ({int(bad.sum())} such texts): nothing can be told of it. Weights in half "
                 "precision overflow (load the model with dtype=torch.float32), and a training may diverge"
             )
-        return Said(name, {"loss": loss}, loss[:, None], lambda: loss, tokens)
+        return Said(name, {"loss": loss, **values}, loss[:, None], lambda: loss)
 
     target = _said(speaks, speaks.model, speaks.name)
     notes = [
@@ -203,7 +200,7 @@ def text_subject(speaks: LanguageModel, once: Distinct) -> Subject:
         *_told_of_chance(speaks, target, width),
         *_told_inconstant(speaks, seen, target, width),
     ]
-    if "lower_loss" not in target.tokens:
+    if "lower_loss" not in target.values:
         notes.append(
             "a text has no token to predict in lower case, so that there are no losses of texts in lower case"
         )

@@ -48,6 +48,13 @@ class Tokens:
         """Values (K,) as an array for each text."""
         return np.split(values, np.cumsum(self.counts)[:-1])
 
+    def matrix(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        """Values (K,) with a row a text (R, T), NaN after its last token, as imports take them."""
+        held = np.arange(self.counts.max(initial=0)) < self.counts[:, None]
+        found = np.full(held.shape, np.nan, dtype=np.float32)
+        found[held] = values
+        return found
+
 
 def joined(parts: Sequence[Tokens]) -> Tokens:
     """The tokens of the texts of all parts, in order."""
