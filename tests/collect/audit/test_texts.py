@@ -122,7 +122,7 @@ def test_what_it_keeps_is_what_the_long_way_writes(tmp_path: Path, tokenizer: An
             token_losses=tokens.parts(tokens.loss), token_z=tokens.parts(tokens.z), lower_loss=lower.means(),
         )  # fmt: skip
         writer.commit(losslake.store.format.records.RunInfo(role="target"))
-    for score in ("loss", "kde"):
+    for score in ("loss", "kde", "min-k", "min-k[plus_plus=true]", "zlib", "lowercase"):
         ours = audit.lake.scores(score, experiment="audit", target="target")
         assert ours["score"].equals(lake.scores(score, experiment="long", target="target")["score"]), score
     query = "select token_losses, token_z, zlib_bytes from signals join samples using (experiment, sample_id) order by sample_id"
