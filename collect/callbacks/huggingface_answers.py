@@ -87,24 +87,31 @@ def text_loss_and_margin(
     ``output`` is a transformers model's, or that of trl's fused head, which has log-probabilities of the target tokens and no logits, so
     that there is no margin. ``lengths``: the tokens of each text, where one row holds them one after the other.
     """
+    log_probs, counted = getattr(output, "log_probs", None), getattr(output, "label_mask", None)
     with torch.no_grad():
-        log_probs, counted = (getattr(output, name, None) for name in ("log_probs", "label_mask"))
-        fused = isinstance(log_probs, torch.Tensor) and isinstance(counted, torch.Tensor)
-        values = (log_probs.detach().float(), counted) if fused else (logits_of(output), labels)
-        parts = [values]
-        if lengths is not None:
-            ends = np.cumsum(lengths).tolist()
-            # What stands for the token at t is at t - 1 of the fused head's values, which has none for the first.
-            parts = [
-                tuple(value[:, start : end - 1 if fused else end] for value in values)
-                for start, end in zip([0, *ends], ends, strict=False)
-            ]
-        if fused:
-            losses = [-p.where(own, 0.0).sum(dim=1) / own.sum(dim=1) for p, own in parts]
-            return torch.cat(losses), None
-        found = [batch_loss_and_margin("causal-lm", *part) for part in parts]
-        loss, margin = (torch.cat(each) for each in zip(*found, strict=True))
-        return loss, margin
+        if isinstance(log_probs, torch.Tensor) and isinstance(counted, torch.Tensor):
+            # What stands for the token at t is at t - 1, and there is nothing for the first.
+            parts = list(_texts(log_probs.detach().float(), counted, lengths, last=1))
+            return torch.cat([-p.where(own, 0.0).sum(dim=1) / own.sum(dim=1) for p, own in parts]), None
+        found = [
+            batch_loss_and_margin("causal-lm", *part) for part in _texts(logits_of(output), labels, lengths)
+        ]
+        losses, margins = zip(*found, strict=True)
+        return torch.cat(losses), torch.cat(margins)
+
+
+def _texts(
+    values: torch.Tensor, labels: torch.Tensor, lengths: tuple[int, ...] | None, *, last: int = 0
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """What is of each text where one row holds several, without its ``last`` positions; all rows without ``lengths``."""
+    if lengths is None:
+        yield values, labels
+        return
+    start = 0
+    for length in lengths:
+        part = slice(start, start + length - last)
+        yield values[:, part], labels[:, part]
+        start += length
 
 
 @dataclass(frozen=True, eq=False)
