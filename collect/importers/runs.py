@@ -62,7 +62,6 @@ class GivenRun:
               last token, and lower_loss (n,), with a single query. May be memory-mapped.
     ids       sample ids (n,) of the signals; None: all samples
     model, recipe, extra   what the run's facts say of the model, where it is known
-    tokens    what a language model says of each token of the samples ``ids``, as they are: token_losses, token_z, lower_loss
     """
 
     name: str
@@ -75,7 +74,6 @@ class GivenRun:
     model: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
-    tokens: Mapping[str, Any] = field(default_factory=dict)
 
 
 def import_runs(
@@ -261,10 +259,6 @@ def _digest(run: GivenRun) -> str:
     for name in sorted(given):
         sink.update(f"{name} {given[name].dtype.str} {given[name].shape}".encode())
         sink.update(np.ascontiguousarray(given[name]).data)
-    for name in sorted(run.tokens):
-        rows = [np.asarray(row, dtype=np.float32) for row in run.tokens[name]]
-        sink.update(f"{name} {[row.shape for row in rows]}".encode())
-        sink.update(b"".join(row.tobytes() for row in rows))
     return sink.hexdigest()
 
 
