@@ -22,7 +22,7 @@ EVERYTHING = """
 import functools, hashlib, os, sys
 from pathlib import Path
 
-import losslake.analysis.source as source
+import losslake.analysis.queries as queries
 from losslake.analysis.evaluations.catalogue import run_all
 from losslake.analysis.report.write import write_report
 from losslake.analysis.scoring.catalogue import open_source
@@ -31,7 +31,7 @@ import pytest
 from losslake.store.lake import Lake
 
 threads, backwards, place = int(sys.argv[1]), sys.argv[2] == "backwards", Path(sys.argv[3])
-source.connect = functools.partial(source.connect, threads=threads)
+queries.connect = functools.partial(queries.connect, threads=threads)
 if backwards:
     walked = LocalFiles._walk
     LocalFiles._walk = lambda self, folder: list(walked(self, folder))[::-1]
