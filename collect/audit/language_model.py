@@ -67,12 +67,12 @@ def language_model(
     model, own = of_pipeline(model)
     tokenizer = own if tokenizer is None else tokenizer
     if tokenizer is None:
-        if max_tokens is not None:
-            raise InvalidOption("max_tokens cuts texts; give a language model and its tokenizer=")
         if is_module(model) and forward is None and _is_causal(inner_of(model)):
             raise InvalidInput(
                 f"{type(inner_of(model)).__name__} is a language model; give its tokenizer=, and members and non-members as texts"
             )
+        if max_tokens is not None:
+            raise InvalidOption("max_tokens cuts texts; give a language model and its tokenizer=")
         return None
     if not is_module(model):
         raise InvalidOption(

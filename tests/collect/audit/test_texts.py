@@ -12,6 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from click.testing import CliRunner
+from losslake.auditing import command
 from losslake.collect.audit.collect import collect_audit
 from losslake.collect.audit.language_model import shown
 from losslake.collect.signals.texts import ask_tokens
@@ -309,3 +311,51 @@ def test_it_finds_what_a_model_remembers(lora: bool) -> None:
     assert audit.level in ("signs", "clear leak")
     (low,) = audit.metrics().filter(attack="loss", metric="auc")["ci_low"]
     assert low > 0.8
+
+
+SHELL = """
+from tiny_gpt2 import gpt2, made_texts, tokenizer_of
+
+def its_tokenizer():
+    return tokenizer_of([*made_texts(14, 1), *made_texts(14, 2)], pad_token="<pad>")
+
+def model():
+    return gpt2(len(its_tokenizer()), lora=True)
+"""
+
+
+def test_the_shell_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
+    name = f"spoken_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(SHELL)
+    pl.DataFrame({"text": MEMBERS, "n": range(N)}).write_csv(tmp_path / "members.csv")
+    pl.DataFrame({"text": OTHERS, "n": range(N)}).write_parquet(tmp_path / "others.parquet")
+    monkeypatch.chdir(tmp_path)
+    options = [
+        "--members",
+        "members.csv",
+        "--nonmembers",
+        "others.parquet",
+        "--lake",
+        "lake",
+        "--max-tokens",
+        "8",
+    ]
+    spoken = ["--model", f"{name}:model", "--references", "base"]
+    done = CliRunner().invoke(command, [*spoken, "--tokenizer", f"{name}:its_tokenizer", *options])
+    assert done.exit_code == 0, done.output
+    assert "texts have more than 8 tokens, and are cut there (--max-tokens)" in done.stdout
+    python, _ = asked(
+        tmp_path,
+        gpt2(len(tokenizer), lora=True),
+        MEMBERS,
+        OTHERS,
+        tokenizer=tokenizer,
+        max_tokens=8,
+        references=["base"],
+    )
+    lake = losslake.open("lake")
+    for run in ("target", "reference-0000"):
+        columns = ("loss", "token_losses", "token_z", "lower_loss", "zlib_bytes")
+        assert rows_of(lake, run).select(columns).equals(rows_of(python, run).select(columns))
+    done = CliRunner().invoke(command, [*spoken, *options[:-2]])
+    assert "GPT2LMHeadModel is a language model; give its --tokenizer" in str(done.exception)
