@@ -155,11 +155,12 @@ def tokens_known(model: nn.Module) -> int | None:
 def shown(tokenizer: Any, texts: Sequence[str], most: int | None) -> Shown:
     """Texts by the tokenizer as it is called in training, tokenizer(text), cut to ``most`` tokens as truncation=True cuts them."""
     given = list(texts)
-    ids = [list(each) for each in tokenizer(given, verbose=False)["input_ids"]] if given else []
+    quiet = {"verbose": False} if hasattr(tokenizer, "model_max_length") else {}
+    ids = [list(each) for each in tokenizer(given, **quiet)["input_ids"]] if given else []
     parts = list(given)
     cut = [most is not None and len(each) > most for each in ids]
     for number in (i for i, is_cut in enumerate(cut) if is_cut):
-        options: dict[str, Any] = {"truncation": True, "max_length": most, "verbose": False}
+        options: dict[str, Any] = {"truncation": True, "max_length": most, **quiet}
         fast = bool(getattr(tokenizer, "is_fast", False))
         found = tokenizer(given[number], return_offsets_mapping=fast, **options)
         ids[number] = list(found["input_ids"])

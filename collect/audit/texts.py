@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import zlib
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -53,6 +54,8 @@ def read_texts(given: Any, what: str, columns: Columns) -> Records:
         given = given.to_list()  # a column of a frame
     elif isinstance(given, np.ndarray):
         given = given.tolist()
+    elif isinstance(given, Sequence) and not isinstance(given, str):
+        given = list(given)  # a column of a Hugging Face Dataset among them
     if isinstance(given, (list, tuple)) and not (given and isinstance(given[0], dict)):
         columns.check_unused(what, "a list of texts")
         texts = _checked(list(given), what)

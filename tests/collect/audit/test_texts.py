@@ -140,6 +140,10 @@ def test_frames_and_pipelines_say_the_same(tmp_path: Path, tokenizer: Any, model
         for side, each in enumerate((MEMBERS, OTHERS))
     ]
     pipeline = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    columns = [[frame["body"] for frame in frames], [_dataset(frame)["body"] for frame in frames]]
+    for given in columns:
+        lake, _ = asked(tmp_path, pipeline, *given)
+        assert rows_of(lake)["loss"].equals(rows_of(plain)["loss"])
     for given in (frames, [frame.to_pandas() for frame in frames], [_dataset(frame) for frame in frames]):
         lake, _ = asked(tmp_path, pipeline, *given, features="body", key="who")
         rows = rows_of(lake)
