@@ -27,7 +27,7 @@ pytest.importorskip("peft", reason="needs peft, of losslake's test extra")
 
 import losslake  # noqa: E402
 
-N = 14
+N = 8
 MEMBERS, OTHERS = made_texts(N, 1), made_texts(N, 2)
 
 
@@ -321,7 +321,7 @@ SHELL = """
 from tiny_gpt2 import gpt2, made_texts, tokenizer_of
 
 def its_tokenizer():
-    return tokenizer_of([*made_texts(14, 1), *made_texts(14, 2)], pad_token="<pad>")
+    return tokenizer_of([*made_texts(8, 1), *made_texts(8, 2)], pad_token="<pad>")
 
 def model():
     return gpt2(len(its_tokenizer()), lora=True)
