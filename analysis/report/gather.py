@@ -15,6 +15,7 @@ import polars as pl
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.lake import Lake
+from ...store.query.held import worth_holding
 from ...store.query.kept import Kept
 from ...version import __version__
 from ..charts.roc import curve
@@ -131,6 +132,8 @@ def gather(
         warned = cautions(source)
         desk.notes += warned
         attacks = _attacks(desk, fprs)
+        if not worth_holding([file for run in source.runs for file in run.files if file.table == "signals"]):
+            source.kept = Kept(0)  # what comes now reads once more at most, and needs the memory
         judged = judge(attacks, warned=[name for name, _ in warned])
         leads = judged.attack is not None and judged.attack.scored.name in STRONG
         headline = headline_of(judged, fprs[0]) if leads else None
@@ -144,7 +147,6 @@ def gather(
         traces, grad_norms = read_traces(source, "loss"), read_traces(source, "grad_norm")
         if lt_iqr is not None and traces is not None and traces.summary.source == "train":
             desk.notes.append(("lt-iqr", "the trace was recorded inside the training steps: members only"))
-        source.kept = Kept(0)  # what comes now looks at scores
         ranking = [one for one in (lt_iqr, memorization, privacy) if one is not None]
         scored = [attack.scored for attack in attacks]
         shown = [
