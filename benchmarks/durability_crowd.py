@@ -349,7 +349,7 @@ def crowd(
     begin |= {("analyst", n): partial(start, "analyse_on", n, "trained-first", end) for n in range(analysts)}
     begin |= {("keeper", n): partial(start, "keep_on", several, end) for n in range(keepers)}
     if several:
-        begin["forgetter", 0] = partial(start, "forget_on", samples, 5.0, end)
+        begin["forgetter", 0] = partial(start, "forget_on", samples, 15.0, end)
         killed += [who for who in begin if who[0] != "collector"]
     if ranks:
         meeting = str(folder / "meeting")

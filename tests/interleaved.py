@@ -24,6 +24,7 @@ from unittest.mock import patch
 from losslake.store.files import local, tokens
 from losslake.store.format import manifest
 from losslake.store.lake import Lake
+from losslake.store.read import changes
 from losslake.store.upkeep import forget, gc
 from losslake.store.write import index, leases
 from power import Drive
@@ -62,7 +63,7 @@ class World:
         self._made_at: dict[tuple[int, int], float] = {}
         self._held = contextlib.ExitStack()
         clock, seen = _Time(self), _Os(self)
-        for module in (leases, index, forget, gc, local):
+        for module in (leases, index, forget, gc, local, changes):
             self._held.enter_context(patch.object(module, "time", clock))
         self._held.enter_context(patch.object(local, "os", seen))
         self._held.enter_context(patch.object(local, "_SETTLED", 0))  # else the real time decides how often

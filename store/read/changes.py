@@ -12,6 +12,8 @@ size is compared. What changes without leaving a time, on a failing disk, 'lake 
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -25,7 +27,10 @@ from ..format.records import Experiment, Result, Run
 T = TypeVar("T")
 
 TRIES = 10
-"""How often others may replace what is being read before it is given up."""
+"""How often others may replace what is being read, at least, before it is given up."""
+
+PATIENCE = 60.0
+"""Seconds for which it is tried at least: who forgets in many runs replaces one after another for so long."""
 _MOST = 1 << 30
 """Bytes that are hashed before a query, at most: a second or so. More of a copied lake is left to 'lake verify'."""
 
@@ -38,16 +43,24 @@ def read_again(read: Callable[[], T], look: Callable[[], object]) -> T:
     ``look`` says what manifests list at this moment. ``read`` must find out by itself which files to read.
     """
     seen = None
-    for attempt in range(TRIES):
+    until = time.monotonic() + PATIENCE
+    for attempt in itertools.count():
         try:
             return read()
-        except CorruptLake:
+        except CorruptLake as error:
             listed = look()
             # Equal: the manifests were the same before this attempt as after it, and it read what they list.
-            if attempt == TRIES - 1 or (attempt and listed == seen):
+            if attempt and listed == seen:
                 raise
+            if attempt >= TRIES - 1 and time.monotonic() >= until:
+                raise CorruptLake(
+                    "others replace what is read again and again, as who forgets or compacts does; ask once more when they have "
+                    f"ended ({error})"
+                ) from error
             seen = listed
-    raise AssertionError("the last attempt returns or raises")
+            if attempt:
+                time.sleep(min(0.02 * 2**attempt, 2.0))
+    raise AssertionError("it returns or raises")
 
 
 def check_unchanged(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from losslake.store.format import manifest, paths
 from losslake.store.format.records import RunInfo
 from losslake.store.format.text import age, parse_age, took
 from losslake.store.lake import Lake
+from losslake.store.read import changes
 from losslake.store.read.catalogue import read_result, results
 from losslake.store.read.changes import TRIES, read_again
 from losslake.store.upkeep import gc
@@ -642,8 +644,12 @@ def test_a_file_that_is_really_missing_is_named_at_once(lake: Lake) -> None:
             read_result(lake, result)
 
 
-def test_looking_again_is_bounded() -> None:
+def test_looking_again_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By tries and by time: a reader waits for who forgets in many runs, and is told what keeps it waiting."""
     looks: list[int] = []
+    clock = SimpleNamespace(monotonic=lambda: clock.now, sleep=lambda s: setattr(clock, "now", clock.now + s))
+    clock.now = 0.0
+    monkeypatch.setattr(changes, "time", clock)
 
     def fail() -> None:
         raise CorruptLake("x is missing")
@@ -653,7 +659,13 @@ def test_looking_again_is_bounded() -> None:
     assert len(looks) == 2
     with pytest.raises(CorruptLake, match="x is missing"):
         read_again(fail, lambda: looks.append(0) or len(looks))
-    assert len(looks) == 2 + TRIES
+    assert TRIES < len(looks) < 50
+    assert changes.PATIENCE <= clock.now < changes.PATIENCE + 5
+    monkeypatch.setattr(changes, "PATIENCE", 0.0)
+    looks.clear()
+    with pytest.raises(CorruptLake, match="others replace what is read again and again"):
+        read_again(fail, lambda: looks.append(0) or len(looks))
+    assert len(looks) == TRIES
 
 
 # --- two machines -----------------------------------------------------------------------------------------
