@@ -81,7 +81,7 @@ def verify(lake: str) -> None:
 
     Leftovers are files that no manifest names: 'losslake lake gc' removes those of writers that are gone. Of a published lake it
     says where its Delta tables lack what is committed, or name what is not. Exit code 1 when anything is damaged, something is
-    left of a sample that was forgotten, or a table names what it should not.
+    left of a sample that was forgotten or a run that was removed, or a table names what it should not.
 
     \b
     Example:
