@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from durability_lake import Broken, collect, rows_for_polars
-from durability_machines import any_machine, be_on
+from durability_machines import any_machine, be_on, longest_silence
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.store.errors import (
@@ -60,7 +60,7 @@ TRAINING = [
 SHORTER = 150.0
 """What is waited for by time is so many times shorter with two machines: half an hour is 12 s."""
 
-LATE = "is missing or not whole|was lost"
+LATE = "missing or not whole|was lost"
 """What one is told whose machine slept while others went on."""
 
 OTHERS = "another process"
@@ -168,7 +168,7 @@ def _try(lake: Lake, run: str, writer: int) -> bool:
     except CorruptLake as error:
         if not re.search(LATE, str(error)):
             raise
-        _tell(run, "late", os.getpid())
+        _tell(run, "late", longest_silence())
         return False
     _tell(run, "won", writer)
     return True
@@ -355,7 +355,7 @@ def crowd(
         meeting = str(folder / "meeting")
         begin |= {("rank", n): partial(start, "rank", "trained-ranks", meeting, n) for n in (0, 1)}
     at_work = {who: make() for who, make in begin.items()}
-    ended, crashes, stopped, asleep = [], 0, set(), {}
+    ended, crashes, stopped, asleep = [], 0, 0, {}
     try:
         while time.monotonic() < end:
             time.sleep(min(chance.uniform(0.3, 1.5), max(0.0, end - time.monotonic())))
@@ -372,7 +372,7 @@ def crowd(
                     if who[1] >= max(1, collectors // 8) or who[0] != "collector":
                         os.kill(child.pid, signal.SIGSTOP)
                         asleep[child] = time.monotonic() + chance.uniform(0, 4200 / SHORTER)
-                        stopped.add(child.pid)
+                        stopped += 1
                     continue
                 child.kill()
                 child.wait()
@@ -387,8 +387,9 @@ def crowd(
     _see_that_none_failed(at_work.values())
     lines = [line for child in (*ended, *at_work.values()) for line in _lines(child)]
     counts = sum((Counter(line) for line in lines if "run" not in line), Counter())
-    if wrong := {line["writer"] for line in lines if line.get("late")} - stopped:
-        raise Broken(f"the files of {wrong} were removed, which were never stopped")
+    silent = leases.SILENT.total_seconds() / SHORTER
+    if wrong := [line for line in lines if line.get("late") and line["writer"] < silent - 1]:
+        raise Broken(f"files of writers were removed that had renewed their leases: {wrong}")
     if several:
         be_on("north", SHORTER)
         time.sleep(leases.STALE.total_seconds() + 1)  # no claim or lease of a killed one counts any more
@@ -396,7 +397,7 @@ def crowd(
             forget(lake, EXPERIMENT)
     return Crowd(
         crashes,
-        len(stopped),
+        stopped,
         *_check_end(lake, lines, several, ranks=ranks),
         counts["reads"],
         counts["compacted"],

@@ -6,15 +6,18 @@ for by time (a lease that is silent for half an hour, a claim of an hour) is sho
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import random
+import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from losslake.store.files import local
-from losslake.store.format import manifest
+from losslake.store.files import local, tokens
+from losslake.store.format import manifest, paths
 from losslake.store.upkeep import gc
 from losslake.store.write import leases
 
@@ -23,6 +26,9 @@ CLOCKS = {"north": 0.0, "south": 3600.0}
 
 _TIMES = ((leases, "STALE"), (leases, "RENEWED"), (leases, "RETRIED"), (leases, "SILENT"), (leases, "SHOWN"))
 _REALLY = {name: getattr(module, name) for module, name in _TIMES}
+
+
+_silence = [0.0]
 
 
 class _Clock:
@@ -57,8 +63,27 @@ def be_on(machine: str, shorter: float) -> None:
 def act(machine: str, shorter: float, call: str, arguments: Sequence[Any]) -> None:
     """Call ``module:function`` on a machine."""
     be_on(machine, shorter)
+    threading.Thread(target=_watch, args=(Path(arguments[0]),), daemon=True).start()
     module, _, name = call.partition(":")
     getattr(importlib.import_module(module), name)(*arguments)
+
+
+def longest_silence() -> float:
+    """Seconds for which this process has not renewed its lease, at most: it was stopped, or had no turn."""
+    return _silence[0]
+
+
+def _watch(lake: Path) -> None:
+    before, age = time.monotonic(), 0.0
+    while True:
+        time.sleep(0.2)
+        now = time.monotonic()
+        _silence[0] = max(_silence[0], age + now - before)
+        before = now
+        with contextlib.suppress(OSError):
+            lease = lake / paths.lease(tokens.process_part(str(lake.resolve())))
+            age = time.time() - lease.stat().st_mtime
+            _silence[0] = max(_silence[0], age)
 
 
 def any_machine(chance: random.Random) -> str:

@@ -494,7 +494,7 @@ def test_the_index_spares_a_request_for_each_run(
     asked.clear()
     assert Lake.open(url).runs("tests") == before
     # Two for lake.json and two for the experiment; then the list and the index, however many runs there are.
-    assert len(asked) == 6, asked
+    assert len(asked) == 5, asked
     assert [each.partition(" ")[0] for each in asked[-2:]] == ["list", "get"]
     lake_of(keep[:1], np.zeros((1, 6)), lake=lake, names=["late"])
     asked.clear()

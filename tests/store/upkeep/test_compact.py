@@ -355,11 +355,11 @@ def test_of_many_claims_at_once_one_holds_at_a_time(many: Lake) -> None:
     def work() -> None:
         for _ in range(8):
             try:
-                with claim(many.files, "experiment=e") as renew:
+                with claim(many.files, "experiment=e") as held:
                     inside[0] += 1
                     most[0] = max(most[0], inside[0])
                     time.sleep(0.002)
-                    renew()
+                    held.renew()
                     inside[0] -= 1
                     had[0] += 1
             except LosslakeError:
@@ -395,10 +395,10 @@ def test_a_claim_of_another_machine_counts_until_it_is_stale(
     for each in (path, lease):
         os.utime(Path(many.path) / each, (stale, stale))
     assert compact(many, "e").runs == 20
-    with claim(many.files, "experiment=e") as renew:
+    with claim(many.files, "experiment=e") as held:
         many.files.delete(many.files.list("claims")[0])
         with pytest.raises(LosslakeError, match="was lost"):
-            renew()
+            held.renew()
 
 
 COMPACTOR = """
