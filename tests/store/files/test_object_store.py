@@ -493,14 +493,14 @@ def test_the_index_spares_a_request_for_each_run(
     assert index.write_index(lake.files, "tests") == 8
     asked.clear()
     assert Lake.open(url).runs("tests") == before
-    # Two for lake.json and two for the experiment; then the list and the index, however many runs there are.
+    # Two for lake.json and one for the experiment; then the list and the index, however many runs there are.
     assert len(asked) == 5, asked
     assert [each.partition(" ")[0] for each in asked[-2:]] == ["list", "get"]
     lake_of(keep[:1], np.zeros((1, 6)), lake=lake, names=["late"])
     asked.clear()
     assert len(lake.runs("tests")) == 9
     assert [each for each in asked if each.endswith("late.json")] != []
-    assert len(asked) == 5
+    assert len(asked) == 4
     assert index.write_index(lake.files, "tests") == 9
     lake.files.delete("runs/experiment=tests/late.json")
     assert lake.runs("tests") == before
