@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from losslake.store.files import local, tokens
+from losslake.store.files import faults, local, tokens
 from losslake.store.format import manifest
 from losslake.store.lake import Lake
 from losslake.store.read import changes
@@ -65,7 +65,8 @@ class World:
         clock, seen = _Time(self), _Os(self)
         for module in (leases, index, forget, gc, local, changes):
             self._held.enter_context(patch.object(module, "time", clock))
-        self._held.enter_context(patch.object(local, "os", seen))
+        for module in (local, faults):
+            self._held.enter_context(patch.object(module, "os", seen))
         self._held.enter_context(patch.object(local, "_SETTLED", 0))  # else the real time decides how often
         self._held.enter_context(patch.object(local, "NewFile", _new_file(self)))
         self._held.enter_context(patch.object(manifest, "now", self._now))
@@ -303,8 +304,8 @@ class _Os:
             self._world.drive.fsync(handle)
 
 
-def _new_file(world: World) -> type[local.NewFile]:
-    class NewFile(local.NewFile):
+def _new_file(world: World) -> type[faults.NewFile]:
+    class NewFile(faults.NewFile):
         """What a killed process had not written yet is never written, whoever closes the file."""
 
         def __init__(self, *given: Any) -> None:
