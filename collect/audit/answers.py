@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from ...store.errors import InvalidInput, InvalidOption, LosslakeError
-from ..callables import a, unknown_choice
+from ..callables import a
 from ..estimators.asking import ROWS_AT_ONCE, called, no_probabilities
 from ..estimators.logits import Output
 from .records import Records, plain, rows_of, size_of
@@ -64,8 +64,6 @@ def way_of(
     collate: Callable[..., Any] | None = None,
 ) -> Way:
     """How to ask this model. Raises InvalidInput for one from which no loss of a record follows, with the reason."""
-    if output is not None and output not in get_args(Output):
-        raise unknown_choice("output", output, get_args(Output))
     name = getattr(model, "__name__", type(model).__name__)
     if isinstance(model, type):
         raise InvalidInput(f"the model is the class {name}; give a trained model, {name}(...).fit(X, y)")
@@ -145,9 +143,6 @@ def _estimator(predict: Callable[[Any], Any], name: str) -> Callable[[Records], 
 def _function(
     model: Callable[[Any], Any], name: str, batch_size: int
 ) -> Callable[[Records], tuple[Any, None]]:
-    if batch_size < 1:
-        raise InvalidOption(f"batch_size is {batch_size}; it must be 1 or more")
-
     def ask(records: Records) -> tuple[Any, None]:
         x = records.inputs
         parts = [

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from ...store.errors import AlreadyExists, InvalidInput, InvalidOption
+from ...store.errors import AlreadyExists, InvalidInput
 from ...store.format.records import Role
 from ...store.lake import Lake
 from ...store.upkeep.remove import unused_removed
-from ..callables import unknown_choice
 from ..estimators.fitting import Train, parameters, trained, trainer_of
 from ..estimators.logits import Output
 from ..experiment.membership import design_members
@@ -32,13 +30,13 @@ from .dependence import (
     is_telling,
 )
 from .language_model import language_model
+from .options import check_options
 from .records import Columns, check_alike, read_records
 from .said import classifier_subject
 from .same import Overlap, distinct
 from .shadows import (
     FLEET,
     check_made_alike,
-    check_numbers,
     made_by,
     maker_of,
     members_of_all,
@@ -82,12 +80,8 @@ def collect_audit(
     The arguments are told in `losslake.audit`. Shadow models that the lake holds already are not fitted again; the target is
     asked again, and AlreadyExists says where it gives other answers than the lake has. Raises InvalidInput, InvalidOption.
     """
-    check_numbers(shadows, seed)
+    check_options(locals())
     asked_for = shadows
-    if re.fullmatch(r"(shadow|reference)-\d+", run):
-        raise InvalidOption(f"run is {run!r}, as shadow and reference models are called; choose another name")
-    if overlap not in get_args(Overlap):
-        raise unknown_choice("overlap", overlap, get_args(Overlap))
     how: dict[str, Any] = {"output": output, "batch_size": batch_size, "forward": forward, "collate": collate}
     speaks = language_model(
         model, tokenizer, max_tokens, classes=classes, least_probability=least_probability, **how
@@ -100,8 +94,6 @@ def collect_audit(
                 "be told"
             )
     fit = trainer_of(model, train) if shadows else None
-    if train is not None and not shadows:
-        raise InvalidOption("train fits shadow models; say with shadows= how many")
     maker = maker_of(model, train) if train is not None or hasattr(model, "get_params") else None
     check_made_alike(lake, experiment, maker, seed if shadows else None)
     columns = Columns(label, key, group, features)
@@ -126,6 +118,11 @@ def collect_audit(
     else:
         subject = text_subject(speaks, once)
     target, notes = subject.target, [*notes, *subject.notes]
+    if is_constant(target):
+        notes.append(
+            f"{target.name} says the same of all {len(target.compared):,} records: nothing in its answers depends on a record, and nothing can be "
+            f"told by them{', and no shadow models are fitted' if shadows else ''}"
+        )
     members_here, audit = len(parts[0]), len(parts[0]) + len(parts[1])
     everybody = np.arange(len(target.compared))
 
@@ -138,7 +135,7 @@ def collect_audit(
             role=role,
             model=said.name,
             recipe=parameters(made, parts=False),
-            extra=extra,
+            extra={name: value for name, value in extra.items() if value != []},
         )
         target = name if role == "target" else None
         import_runs(
@@ -154,17 +151,14 @@ def collect_audit(
         )
 
     with unused_removed(lake, experiment):
-        write(run, target, everybody < members_here, "target", model, **subject.facts)
-        if shadows and is_constant(target):
-            notes.append(
-                f"{target.name} says the same of all {len(everybody):,} records: nothing in its answers depends on a record, nothing can be told by "
-                "them, and no shadow models are fitted"
-            )
+        write(run, target, everybody < members_here, "target", model, **subject.facts, notes=[*notes])
+        if is_constant(target):
             shadows = 0
         laid = list(_shadow_runs(lake, experiment, shadows, seed))
         progress.start(sum(not lake.has_run(experiment, name) for name, _, _ in laid), "shadow models")
         answers: dict[str, str] = {}
         waiting: list[tuple[Shadow, Callable[[], None]]] = []
+        told: list[list[str]] = []
         compared, before = False, None
 
         def kept(several: list[tuple[Shadow, Callable[[], None]]]) -> None:
@@ -196,18 +190,21 @@ def collect_audit(
                 said = subject.ask(made, f"shadow model {name}")
                 within = np.append(chosen, np.zeros(len(everybody) - audit, dtype=bool))
                 shadow = Shadow(name, its_seed, said, chosen)
+                its_notes: list[str] = []
                 keep = partial(
-                    write, name, said, within, "shadow", made, design=dict(block), answers=digest_of(said), maker=maker
+                    write, name, said, within, "shadow", made, design=dict(block), answers=digest_of(said), maker=maker,
+                    notes=its_notes,
                 )  # fmt: skip
                 if compared:
                     keep()
                     progress.advance(1, name)
                     continue
                 # The first two are kept together, once it is known that their members make a difference to them.
-                notes += _told_alike(shadow, target, answers, refuse=train is not None)
+                its_notes += _told_alike(shadow, target, answers, refuse=train is not None)
                 compared = bool(answers)
                 answers[digest_of(said)] = name
                 waiting.append((shadow, keep))
+                told.append(its_notes)
                 if not compared:
                     continue
                 if len(waiting) > 1 and train is not None:
@@ -216,9 +213,10 @@ def collect_audit(
                     def again(seed: int = first.seed, given: Any = given) -> Said:
                         return subject.ask(trained(train, given, seed, "a shadow model"), "a shadow model")
 
-                    notes += check_depends(first, shadow, members_here, again)
+                    its_notes += check_depends(first, shadow, members_here, again)
                 kept(waiting)
             kept(waiting)
+            notes += (note for its in told for note in its)
         finally:
             progress.finish()
         known = {} if is_constant(target) else {digest_of(target): "the audited model"}

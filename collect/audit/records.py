@@ -109,7 +109,9 @@ def read_records(
     elif _is_frame(given):
         found = _of_frame(given, what, columns, expected)
     elif data is not None and isinstance(given, data.IterableDataset):
-        raise InvalidInput(f"{what} are an IterableDataset, which has no length; give a map-style data set")
+        raise _no_length(what)
+    elif isinstance(given, hugging_face):
+        found = _of_rows(given, what, columns, collate)
     elif (
         hasattr(given, "__len__")
         and hasattr(given, "__getitem__")
@@ -126,6 +128,10 @@ def read_records(
     if not len(found):
         raise InvalidInput(f"{what} are empty; an audit compares records on both sides")
     return replace(found, places=np.arange(len(found)))
+
+
+def _no_length(what: str) -> InvalidInput:
+    return InvalidInput(f"{what} are an IterableDataset, which has no length; give a map-style data set")
 
 
 # --- rows of whatever it is ---------------------------------------------------------------------------------
@@ -234,6 +240,25 @@ def _of_frame(given: Any, what: str, columns: Columns, expected: Sequence[str] |
     )
 
 
+def _of_rows(data: Any, what: str, columns: Columns, collate: Any) -> Records:
+    """A Hugging Face Dataset whose rows a module is asked by as they are, but for the columns that name records and groups."""
+    if columns.features is not None:
+        raise InvalidOption(
+            f"features names columns, and a module is asked by whole rows of {what}: leave features= out, and say with forward= what it takes"
+        )
+    names = [name for name in (columns.key, columns.group) if name is not None]
+    for option, name in (("key", columns.key), ("group", columns.group)):
+        if name is not None and name not in data.column_names:
+            raise unknown_choice(f"{option} column of {what}", name, data.column_names)
+    if not names or not len(data):
+        return Records(what, data, data, None, collate=collate)
+    table = data.select_columns(names).with_format("arrow")[:]
+    keys, named = keys_of(data, table, what, columns) if columns.key is not None else (None, False)
+    return Records(
+        what, data, data.remove_columns(names), None, keys, named, None, group_of(table, what, columns), collate
+    )
+
+
 def _features(
     frame: Any,
     what: str,
@@ -329,18 +354,35 @@ def _rows(x: Any, what: str) -> Any:
         rows.sum_duplicates()
         rows.eliminate_zeros()
         return rows
+    _check_whole(x, f"X of {what}")
+    if hasattr(x, "layout") and str(x.layout).startswith("torch.sparse"):
+        x = x.to_dense()
     if hasattr(x, "shape") or (isinstance(x, list) and x and isinstance(x[0], str)):
         if hasattr(x, "shape") and not len(x.shape):
             raise InvalidInput(f"X of {what} is one value; give a row a record")
-        return x
+        return x.data if isinstance(x, np.ma.MaskedArray) else x
     try:
         return np.asarray(x)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"X of {what} is {a(type(x).__name__)} that makes no array: {error}") from error
 
 
+def _check_whole(values: Any, what: str) -> None:
+    """Raises InvalidInput for what can be read only once, and for masked values, which NumPy forgets are missing."""
+    if hasattr(values, "__next__"):
+        raise InvalidInput(
+            f"{what} is {a(type(values).__name__)}, which is gone once it is read; give a list or an array"
+        )
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        row = int(np.argmax(np.ma.getmaskarray(values).reshape(len(values), -1).any(axis=1)))
+        raise InvalidInput(
+            f"{what} has masked values, in record {row} first: fill them as the model was trained on, or leave such records out"
+        )
+
+
 def read_labels(y: Any, what: str) -> np.ndarray:
     """Labels (n,) as they are given. Raises InvalidInput for a missing one, and for what is not one a record."""
+    _check_whole(y, f"the column of labels of {what}")
     try:
         labels = np.asarray(plain(y))
     except (TypeError, ValueError) as error:
@@ -362,11 +404,13 @@ def read_labels(y: Any, what: str) -> np.ndarray:
 def _of_loader(loader: Any, what: str) -> tuple[Any, Any]:
     """The data set of a loader, or the part of it that its sampler draws from; and how it makes batches, where that is its own."""
     import torch
-    from torch.utils.data import BatchSampler, Subset, default_collate
+    from torch.utils.data import BatchSampler, IterableDataset, Subset, default_collate
 
     from ..hook.loader import check_followable
     from ..random_streams import undisturbed_randomness
 
+    if isinstance(loader.dataset, IterableDataset):
+        raise _no_length(what)
     check_followable(loader)
     with undisturbed_randomness(torch.device("cpu")):
         if type(loader.batch_sampler) in (BatchSampler, type(None)):

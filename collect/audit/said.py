@@ -39,14 +39,21 @@ class Audited:
     classes: list[Any] | None
     output: Output
     least: float
+    width: int
 
     def logits(self, way: Way, outputs: Sequence[np.ndarray]) -> np.ndarray:
-        """Logits (N, C) of what a model says of the parts. Raises InvalidInput where these are none."""
+        """Logits (N, C) of what a model says of the parts, C as the target has. Raises InvalidInput where these are none."""
         flat = [in_order(part, way.name, way.output, way.classes, self.classes) for part in outputs]
         widths = {part.shape[1:] for part in flat}
         if len(widths) > 1:
             raise InvalidInput(f"{way.name} gives outputs of several shapes: {sorted(widths)}")
-        return as_logits(np.concatenate(flat), way.output or self.output, self.least, self.where)
+        z = as_logits(np.concatenate(flat), way.output or self.output, self.least, self.where)
+        if z.shape[1] != self.width:
+            raise InvalidInput(
+                f"{way.name}, a shadow model or reference, gives {z.shape[1]} outputs a record, and the audited model {self.width}: they are of "
+                "other classes, and do not compare"
+            )
+        return z
 
     def where(self, row: int) -> str:
         """A record as errors call it."""
@@ -103,7 +110,7 @@ def classifier_subject(way: Way, once: Distinct, least: float | None, how: Mappi
 
     target = said(way, outputs)
     audited.check_classes(way, target.compared.shape[1])
-    notes = [*saturated(audited, outputs), *inconstant(way, parts[0], outputs[0])]
+    notes = [*saturated(audited, outputs), *inconstant(way, parts[0], outputs[0]), *apart(audited)]
     universe = universe_of(parts, audited.labels, audited.classes, np.bincount(once.samples))
     return Subject(target, universe, ask, notes, {"outputs": audited.output})
 
@@ -145,8 +152,6 @@ def audited_by(
     together = np.concatenate(outputs)
     finite = together[np.isfinite(together).reshape(len(together), -1).all(axis=1)]
     output = way.output or kind_of(finite, way.name)
-    if least is not None and not 0 < least < 0.5:
-        raise InvalidOption(f"least_probability is {least}; it lies above 0 and below 0.5")
     if least is not None and output == "probabilities":
         there = least_given(finite)
         if least > there:
@@ -159,9 +164,10 @@ def audited_by(
         for part, own in zip(parts, labels, strict=True)
     ]
     numbers = [class_numbers(each, way.classes, part.what) for each, part in zip(given, parts, strict=True)]
-    return Audited(
-        parts, np.concatenate(numbers), way.classes, output, least_of(finite) if least is None else least
-    )
+    least = least_of(finite) if least is None else least
+    # One number a record is the logit, or the probability, of the second of two classes.
+    width = 2 if together.ndim == 1 else max(2, together.shape[1])
+    return Audited(parts, np.concatenate(numbers), way.classes, output, least, width)
 
 
 def universe_of(
@@ -198,6 +204,18 @@ def universe_of(
         facts["classes"] = [str(each) for each in classes]
     population = np.concatenate([np.full(len(part), part.what == "population") for part in parts])
     return Universe(labels, population, columns, facts)
+
+
+def apart(audited: Audited) -> list[str]:
+    """A note where no member has the label of a non-member: what tells one class from another then tells members too."""
+    ends = np.cumsum([len(part) for part in audited.parts[:2]])
+    ours, theirs = (set(part.tolist()) for part in np.split(audited.labels[: ends[1]], ends[:1]))
+    if ours & theirs:
+        return []
+    return [
+        "members and nonmembers have no label in common: whatever tells their classes apart tells members from non-members, so nothing here "
+        "speaks for or against the model"
+    ]
 
 
 def saturated(audited: Audited, outputs: Sequence[np.ndarray]) -> list[str]:

@@ -172,9 +172,10 @@ def digests(part: Records, width: str = _WIDTHS[0]) -> list[bytes]:
         return [_digest(inputs[i], width) for i in range(len(part))]
     labels = part.labels.tolist()
     if hasattr(inputs, "tocsr"):
-        rows: Any = (inputs[i] for i in range(len(part)))
+        ends = zip(inputs.indptr[:-1].tolist(), inputs.indptr[1:].tolist(), labels, strict=True)
         return [
-            _digest(((row.indices, row.data), label), width) for row, label in zip(rows, labels, strict=True)
+            _digest(((inputs.indices[first:last], inputs.data[first:last]), label), width)
+            for first, last, label in ends
         ]
     if hasattr(inputs, "columns"):
         columns = [_values(inputs[name], width) for name in inputs.columns]

@@ -30,14 +30,6 @@ def members_of_all(members: Records, nonmembers: Records, chosen: np.ndarray, *,
     return joined(one, other)
 
 
-def check_numbers(shadows: int, seed: int) -> None:
-    """Raises InvalidOption for a number of shadow models, or a seed, that is none."""
-    if not isinstance(shadows, (int, np.integer)) or isinstance(shadows, bool) or shadows < 0:
-        raise InvalidOption(f"shadows is {shadows!r}; it is how many shadow models to fit, 0 or more")
-    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
-        raise InvalidOption(f"seed is {seed!r}; it must be a whole number, 0 or more")
-
-
 # --- what made them ------------------------------------------------------------------------------------------
 
 FLEET = "shadow"

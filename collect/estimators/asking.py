@@ -34,7 +34,9 @@ def called(function: Callable[[Any], Any], x: Any, name: str, what: str) -> np.n
             f"{name} cannot be asked about the {what}: {type(error).__name__}: {error}{_of_a_frame(x)}"
         ) from error
     if hasattr(answer, "detach"):
-        answer = answer.detach().float().cpu().numpy()
+        answer = (answer if answer.is_complex() else answer.detach().float()).detach().cpu().numpy()
+    if np.iscomplexobj(answer):
+        raise InvalidInput(f"{name} gives complex numbers, which are neither probabilities nor logits")
     try:
         outputs = np.asarray(answer, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -25,11 +25,7 @@ def class_numbers(labels: np.ndarray, classes: Sequence[Any] | None, what: str) 
     """
     values = labels.tolist()
     if classes is None:
-        wrong = [
-            i
-            for i, value in enumerate(values)
-            if not isinstance(value, (bool, int, float)) or value != int(value) or value < 0
-        ]
+        wrong = [i for i, value in enumerate(values) if not _is_class_number(value)]
         if wrong:
             raise InvalidInput(
                 f"label {values[wrong[0]]!r} of record {wrong[0]} of {what} is no class number 0, 1, 2, ...; give classes=, the labels in the "
@@ -45,6 +41,11 @@ def class_numbers(labels: np.ndarray, classes: Sequence[Any] | None, what: str) 
             f"{', '.join(map(repr, list(classes)[:10]))}"
         )
     return np.fromiter((places[value] for value in values), dtype=np.int64, count=len(values))
+
+
+def _is_class_number(value: Any) -> bool:
+    """Whether it is a whole number from 0 that int64 holds; infinity and NaN are none."""
+    return isinstance(value, (bool, int, float)) and 0 <= value < 2**63 and value == int(value)
 
 
 # --- as logits ----------------------------------------------------------------------------------------------
@@ -109,11 +110,13 @@ def as_logits(outputs: np.ndarray, output: Output, least: float, where: Callable
     """
     lone = outputs.ndim == 1 or outputs.shape[1] == 1
     z = outputs.reshape(len(outputs), -1)
-    broken = ~np.isfinite(z).all(axis=1)
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(z.astype(np.float32))  # as the lake has them
+    broken = ~finite.all(axis=1)
     if broken.any():
         row = int(np.argmax(broken))
         raise InvalidInput(
-            f"the model gives {z[row][~np.isfinite(z[row])][0]} for {where(row)} ({int(broken.sum())} such records): nothing can be told of "
+            f"the model gives {z[row][~finite[row]][0]:.4g} for {where(row)} ({int(broken.sum())} such records): nothing can be told of "
             "it; look for what is missing in the data, or a training that diverged"
         )
     if output == "logits":

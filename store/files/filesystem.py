@@ -7,6 +7,7 @@ same few calls; nothing here assumes rename, locks or a consistent listing beyon
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -104,7 +105,9 @@ def files_at(path: str | Path) -> Files:
 
     Raises InvalidOption for a place it cannot be, MissingExtra where what an object store needs is not installed.
     """
-    text = str(path)
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidOption(f"{path!r} is no place of a lake: give a folder or a URL, as text or a Path")
+    text = os.fspath(path)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         scheme, bucket, prefix = _split_url(text)
         _check_prefix(prefix)
