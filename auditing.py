@@ -196,6 +196,7 @@ class Audit:
             pictures=pictures,
             kept=self.kept,
             shell=shell,
+            notes=self.notes,
         )
         return out
 

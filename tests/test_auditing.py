@@ -18,6 +18,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from losslake.analysis.report.write import write_report
 from losslake.auditing import Audit
 from losslake.collect.importers.arrays import import_arrays
 from losslake.collect.progress import Silent
@@ -198,6 +199,25 @@ def test_what_an_audit_lacks_is_not_asked_of_collect(audited: Audit, score: str,
     with pytest.raises(NotEnoughData, match=said) as told:
         audited.scores(score)
     assert "collect" not in str(told.value)
+
+
+def test_what_an_audit_noted_stands_in_its_report(tmp_path: Path) -> None:
+    """In that of the call, and in any later one of the lake."""
+    x, y = np.random.default_rng(0).normal(size=(80, 4)), np.arange(80) % 2
+    others = (x[40:], y[40:])
+    twice = (np.r_[x[:40], x[:5]], np.r_[y[:40], y[:5]])
+    audit = losslake.audit(
+        lambda x: np.where(x[:, :1] > 0, [[1.0, 0.0]], [[0.0, 1.0]]), twice, others, lake=tmp_path / "lake"
+    )
+    said = " ".join(audit.notes)
+    assert "probability of exactly 0" in said
+    assert "are copies of others" in said
+    reports = [audit.report(tmp_path / "call.json"), tmp_path / "lake.json"]
+    write_report(audit.lake, "audit", reports[1])
+    for report in reports:
+        text = report.read_text()
+        assert all(note in text for note in audit.notes)
+    assert all(note in audit.report(tmp_path / "call.html").read_text() for note in audit.notes[:1])
 
 
 def test_limits_are_held_against_it(audited: Audit) -> None:

@@ -81,6 +81,9 @@ GROUPINGS = ("label", "group")
 MORE_GROUPINGS = 3
 """Ways to part the records that were asked for and are shown beside these."""
 
+_BY_AUDIT = "audit"
+"""Whose the notes of `losslake.audit` are."""
+
 COMPARED = ("lira", "rmia", "loss")
 """Attacks that are made on a defended model as well."""
 
@@ -110,12 +113,13 @@ def gather(
     compare: tuple[str, ...] = (),
     kept: bool = True,
     shell: bool = False,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Compute what the lake has data for, keep the scores there, and collect it all.
 
     ``defended`` is another experiment of the same records, trained with a defence, to set beside this one; ``compare``
     names other models, as `models_named` takes them, to which the attack of the verdict is made as well. ``kept`` and ``shell`` are told
-    in `Report`.
+    in `Report`. ``notes`` are what the call of an audit has to say beside what its runs keep.
 
     Raises NotFound for an unknown experiment or run, NotEnoughData when nothing can be said at all.
     """
@@ -131,6 +135,7 @@ def gather(
         desk = Desk(source)
         warned = cautions(source)
         desk.notes += warned
+        desk.notes += [(_BY_AUDIT, note) for note in dict.fromkeys([*_notes_kept(source), *notes])]
         attacks = _attacks(desk, fprs)
         if not worth_holding([file for run in source.runs for file in run.files if file.table == "signals"]):
             source.kept = Kept(0)  # what comes now reads once more at most, and needs the memory
@@ -274,6 +279,12 @@ def _suspects(desk: Desk) -> Scored | None:
         return desk.score("suspects", whole=True)
     kept = [(name, result) for name, result in desk.kept(attack=False) if result.analysis == "suspects"]
     return desk.read(*kept[0]) if kept else None
+
+
+def _notes_kept(source: Source) -> list[str]:
+    """What an audit noted of the target and of its shadow models as it wrote them."""
+    runs = [run for run in source.runs if run.info.role == "shadow" or run.run == source.target_name]
+    return [str(note) for run in runs for note in run.info.extra.get("notes", ())]
 
 
 def _gathered(notes: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...store.errors import InvalidOption
@@ -32,6 +33,7 @@ def write_report(
     paper: Paper = "A4",
     kept: bool = True,
     shell: bool = False,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Write the report of an experiment to ``out`` and return what it tells.
 
@@ -41,7 +43,7 @@ def write_report(
     leading figures are at the lowest of ``fprs`` that the target's non-members resolve. ``defended`` is another
     experiment of the same records, trained with a defence, to set beside this one; ``compare`` names
     models, as `models_named` takes them, over which risk is followed. A lake that is not ``kept`` is none that a reader could ask; ``shell``
-    is told in `Report`.
+    is told in `Report`, ``notes`` in `gather`.
 
     Raises InvalidOption for another suffix, NotFound for an unknown experiment or run, NotEnoughData when the
     experiment has nothing to report on. The file is written as by `out_file`.
@@ -58,6 +60,7 @@ def write_report(
         compare=compare,
         kept=kept,
         shell=shell,
+        notes=notes,
     )
     said = verdict(report)
     if kind == ".json":
