@@ -58,7 +58,7 @@ def make_estimator(recipe: Recipe) -> Any:
         if hasattr(made, "decision_function"):
             raise no_probabilities(
                 name,
-                more=", in a function of yours that --model names; an SVC gives some by --set probability=true",
+                more=", in a function of yours that --model names",
             )
         raise InvalidInput(
             f"{spec} makes {a(name)} without predict_proba, so no loss of a record follows from what it says; take a classifier that gives "
