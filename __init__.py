@@ -109,7 +109,8 @@ def audit(
     least_probability  what a probability of exactly 0 is read as; by default half of the least other one (of votes of T trees 1/(2T)),
                 and 1/4 at most; no more than the least other one
     overlap     records on two sides are refused; "leave out" leaves them out of the later side
-    batch_size  records in a call of a function
+    batch_size  records in a call of a function; one that failed is asked again after 1, 5 and 15 seconds, where it has answered before
+                or the error is one of a connection (OSError)
     forward, collate   how a module is called, where it is not model(x) of records (x, y); as in `Lake.start_run`.
                 Of a language model forward(model, {input_ids, attention_mask}) -> logits (batch, positions, tokens)
     tokenizer   of a language model, one of transformers, called as tokenizer(text)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +17,9 @@ from ..callables import a
 from ..estimators.asking import ROWS_AT_ONCE, called, no_probabilities
 from ..estimators.logits import Output
 from .records import Records, plain, rows_of, size_of
+
+_WAITS = (1.0, 5.0, 15.0)
+"""Seconds after which a function that failed is asked again: it may ask a server, and one failure among thousands must not cost them all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,14 +149,33 @@ def _estimator(predict: Callable[[Any], Any], name: str) -> Callable[[Records], 
 def _function(
     model: Callable[[Any], Any], name: str, batch_size: int
 ) -> Callable[[Records], tuple[Any, None]]:
+    answered = 0
+
+    def patient(x: Any) -> Any:
+        for wait in (*_WAITS, None):
+            try:
+                return model(x)
+            except LosslakeError:
+                raise
+            except Exception as error:  # whatever somebody's function raises
+                # What never answered, and has a connection, will not answer later either.
+                if wait is None or not (answered or isinstance(error, OSError)):
+                    raise
+                time.sleep(wait)
+        raise AssertionError("not reached")
+
     def ask(records: Records) -> tuple[Any, None]:
-        x = records.inputs
-        parts = [
-            called(
-                model, rows_of(x, np.arange(start, min(start + batch_size, size_of(x)))), name, records.what
-            )
-            for start in range(0, size_of(x), batch_size)
-        ]
+        nonlocal answered
+        x, parts = records.inputs, []
+        for start in range(0, size_of(x), batch_size):
+            batch = rows_of(x, np.arange(start, min(start + batch_size, size_of(x))))
+            try:
+                parts.append(called(patient, batch, name, records.what))
+            except InvalidInput as error:
+                if not answered:
+                    raise
+                raise InvalidInput(f"{error} (after {answered:,} answers about records)") from error
+            answered += size_of(batch)
         return np.concatenate(parts), None
 
     return ask

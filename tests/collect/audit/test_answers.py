@@ -91,6 +91,40 @@ def test_a_function_is_asked_batch_by_batch() -> None:
     assert sizes == [16, 16, 8, 16, 16, 8, 8]  # the last are asked about twice
 
 
+def test_a_function_that_fails_now_and_then_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("losslake.collect.audit.answers.time.sleep", waits.append)
+    calls = 0
+
+    def now_and_then(x: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 2:
+            raise RuntimeError("503")
+        return MODEL.predict_proba(x)
+
+    assert np.array_equal(losses(now_and_then, batch_size=16), losses(MODEL.predict_proba, batch_size=16))
+    assert waits == [1.0] * 3
+
+    def late(x: Any) -> Any:  # at first there is no connection, and after three batches none any more
+        nonlocal calls
+        calls += 1
+        if calls == 1 or calls > 4:
+            raise ConnectionError("refused")
+        return MODEL.predict_proba(x)
+
+    calls = 0
+    with pytest.raises(InvalidInput, match=r"nonmembers: ConnectionError: refused \(after 40 answers"):
+        losslake.audit(late, MEMBERS, OTHERS, batch_size=16)
+    assert calls == 1 + 3 + 4
+
+
+def test_a_function_that_never_answered_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("losslake.collect.audit.answers.time.sleep", lambda wait: pytest.fail("waits"))
+    with pytest.raises(InvalidInput, match=r"cannot be asked about the members: KeyError: 'x'$"):
+        losslake.audit(lambda x: {}["x"], MEMBERS, OTHERS)
+
+
 def in_training(*layers: nn.Module) -> Any:
     torch.manual_seed(0)
     body = nn.Sequential(nn.Linear(4, 16), *layers, nn.Linear(16, 2)).train()
