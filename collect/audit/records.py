@@ -255,7 +255,15 @@ def _of_rows(data: Any, what: str, columns: Columns, collate: Any) -> Records:
     table = data.select_columns(names).with_format("arrow")[:]
     keys, named = keys_of(data, table, what, columns) if columns.key is not None else (None, False)
     return Records(
-        what, data, data.remove_columns(names), None, keys, named, None, group_of(table, what, columns), collate
+        what,
+        data,
+        data.remove_columns(names),
+        None,
+        keys,
+        named,
+        None,
+        group_of(table, what, columns),
+        collate,
     )
 
 
