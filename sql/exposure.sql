@@ -1,6 +1,6 @@
 -- Exposure of canaries (Carlini et al. 2019): the rank of a canary's loss among those that the target did not train on.
 -- Parameters: $target  [run]  the run under attack
---             $group   [default canary]  the group that canaries and candidates are in
+--             $group   [text; default 'canary']  the group that canaries and candidates are in
 -- Grain: one row a sample of this group in the audit pool that the target has a finite loss of; candidates of the population
 -- count, and have no row. Equal losses have equal scores, whether the target trained on the sample or not.
 with canaries as (
@@ -17,7 +17,7 @@ ranked as (
   from canaries
 )
 select sample_id, member,
-       log2(candidates) - log2(1 + at_most - ties / 2) as score,
+       (ln(candidates) - ln(1 + at_most - ties / 2)) / ln(2) as score,
        1 + at_most - ties / 2 as rank,
        candidates,
        ties,

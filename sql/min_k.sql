@@ -1,6 +1,6 @@
 -- Min-K% (Shi et al. 2024) and Min-K%++ (Zhang et al. 2024): how likely the target finds the least likely tokens of the text.
 -- Parameters: $target     [run]  the run under attack
---             $k          [> 0 to 100; default 20]  per cent of the tokens, the least likely ones
+--             $k          [percentage; default 20]  per cent of the tokens, the least likely ones
 --             $plus_plus  [true, false; default false]  of log p in standard deviations above its mean, not of log p itself
 -- Grain: one row a sample of the audit pool that the target has token losses of.
 with attacked as (

@@ -47,8 +47,8 @@ _UNUSED = {
 class Parameter:
     """A $parameter as the header of its query has it: ``[takes; default default]`` behind its name.
 
-    ``takes`` are texts in quotes, true, false and numbers as they stand, or one of the words run, text, share (0 to 1) and
-    whole number. ``default`` is such a value or a SELECT over the lake's views and the parameters before it; None: the
+    ``takes`` are texts in quotes, true, false and numbers as they stand, or one of the words run, text, share (0 to 1),
+    percentage (above 0, to 100) and whole number. ``default`` is such a value or a SELECT over the lake's views and the parameters before it; None: the
     parameter must be given.
     """
 
@@ -174,6 +174,13 @@ def ready(connection: AnyConnection, query: NamedQuery, given: Mapping[str, Any]
         yield parameters
 
 
+_IN_WORDS = {
+    "share": "a number from 0 to 1",
+    "percentage": "a number above 0, up to 100",
+    "whole number": "a whole number from 0",
+}
+
+
 def _checked(connection: AnyConnection, query: NamedQuery, parameter: Parameter, value: Any) -> Any:
     """The value given for a parameter. Raises InvalidOption for one that the header does not allow."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -184,6 +191,8 @@ def _checked(connection: AnyConnection, query: NamedQuery, parameter: Parameter,
                 return value
             case "share" if number and 0 <= value <= 1:
                 return value
+            case "percentage" if number and 0 < value <= 100:
+                return value
             case "whole number" if number and 0 <= value < 2**31 and value == int(value):
                 return int(value)
             case "run":
@@ -191,16 +200,14 @@ def _checked(connection: AnyConnection, query: NamedQuery, parameter: Parameter,
                 called = str(value) if number else value  # a run may be called 0
                 if called in runs:
                     return called
-            case "text" | "share" | "whole number":
+            case "text" | "share" | "percentage" | "whole number":
                 pass
             case _:
                 allowed = _literal(kind)
                 if type(allowed) is type(value) and allowed == value:
                     return value
     takes = [kind if kind != "run" else f"a run ({', '.join(runs[:8])})" for kind in parameter.takes]
-    takes = [
-        {"share": "a number from 0 to 1", "whole number": "a whole number from 0"}.get(t, t) for t in takes
-    ]
+    takes = [_IN_WORDS.get(kind, kind) for kind in takes]
     more = "" if parameter.default is None else "; left out, it is as in the analysis"
     raise InvalidOption(
         f"the query {query.name} takes no {parameter.name}={value}; it is {' or '.join(takes)}{more}"

@@ -107,7 +107,7 @@ def test_the_columns_asked_for_are_those_of_the_whole(tmp_path: Path, name: str)
 def test_what_a_query_was_given_goes_with_it(tmp_path: Path) -> None:
     with open_source(lake_of(tmp_path / "lake", 8), "e", None) as source:
         keep_scores(source, ["memorization"])
-        assert "given_sides" not in source._provided
+        assert "given_sides" not in source._queries.provided
         with pytest.raises(duckdb.CatalogException):
             source.connection.execute("select * from given_sides")
         again = source.query(
