@@ -108,7 +108,7 @@ def files_at(path: str | Path) -> Files:
     if not isinstance(path, (str, os.PathLike)):
         raise InvalidOption(f"{path!r} is no place of a lake: give a folder or a URL, as text or a Path")
     text = os.fspath(path)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+    if re.match(r"[A-Za-z][A-Za-z0-9+.:-]+://", text):  # fsspec chains them by two colons
         scheme, bucket, prefix = _split_url(text)
         _check_prefix(prefix)
         return _in_store(scheme, bucket, prefix)

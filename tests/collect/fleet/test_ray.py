@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import sys
@@ -38,6 +39,7 @@ from losslake.store.errors import (
 from losslake.store.files import tokens
 from losslake.store.format import paths
 from losslake.store.lake import Lake
+from losslake.store.upkeep.verify import verify
 from losslake.store.write import leases
 from losslake.version import __version__
 from warm import HANGS
@@ -83,10 +85,14 @@ MLP = Recipe(model="mlp", model_options={"widths": (8,)}, epochs=2, batch_size=3
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Two nodes with one CPU each; the driver is on the first."""
     ray = pytest.importorskip("ray", reason="needs the extra losslake[ray]")
     from ray.cluster_utils import Cluster
+
+    # A node has the environment that it was started in, and there stands where the store is.
+    with contextlib.suppress(pytest.skip.Exception):
+        request.getfixturevalue("s3")
 
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # its sockets' names must be short
     # What Ray says of the latest cluster on a machine lies where all clusters' does, unless told otherwise: one more
@@ -287,6 +293,18 @@ def test_other_fleets_have_the_same_values(cluster: Any, collect: Any, collector
     there = collect(collector, recipe=MLP, **options, **RAY)
     assert len(values(there)[0])
     same(here, there)
+
+
+def test_a_lake_in_an_object_store(cluster: Any, s3: str, collect: Any) -> None:
+    here = collect(collect_shadows, "here", recipe=MLP, count=2, traces=True, **HERE)
+    there = Lake.open(f"{s3}/ray", create=True)
+    prepared = prepare_experiment(there, "e", dataset="digits", samples=60, population=0.25, pictures=False)
+    collect_target(there, "e", recipe=MLP, prepared=prepared, traces=False, device="cpu", jobs=1)
+    collect_shadows(there, "e", recipe=MLP, count=2, traces=True, **RAY)
+    assert len(values(there)[0]) == 2 * 60 * 2
+    same(here, there)
+    assert list(there.files.list("staging")) == []
+    assert verify(there).damage == ()
 
 
 def test_a_node_that_does_not_see_the_lake(

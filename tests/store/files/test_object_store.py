@@ -450,6 +450,15 @@ def test_urls_that_are_no_place_for_a_lake(url: str) -> None:
         files_at(url)
 
 
+@pytest.mark.parametrize("scheme", ["hdfs", "memory", "sftp", "https", "oss", "simplecache::s3"])
+def test_what_fsspec_reaches_besides_is_refused_with_the_reason(scheme: str) -> None:
+    with pytest.raises(
+        InvalidOption, match=r"no put that losslake knows to fail where a name is taken"
+    ) as caught:
+        files_at(f"{scheme}://b/x")
+    assert "s3://BUCKET/PREFIX" in str(caught.value)
+
+
 def test_settings_of_azure_that_do_not_do(azure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "b3RoZXI=")
     assert "and AZURE_STORAGE_ACCOUNT_KEY, to ones that" in _refusal(f"{azure}/lake")
