@@ -168,4 +168,19 @@ def test_every_promise_names_a_test_that_is_there() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "SECURITY.md").read_text())
     assert len(named) > 15
     for file, test in named:
-        assert f"def {test or 'test_'}" in (ROOT / file).read_text(), (file, test)
+        functions = re.findall(r"^def (test_\w+)\(", (ROOT / file).read_text(), re.M)
+        assert test in functions or (functions and not test), (file, test)
+
+
+def test_every_threat_says_who_what_stops_them_and_by_which_test() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|")][2:]
+    assert len(rows) > 20
+    who = ""
+    for row in rows:
+        actor, act, stop, test = (cell.strip() for cell in row.strip("|").split(" | "))
+        who = actor or who
+        assert who, row
+        assert act, row
+        assert stop, row
+        assert re.fullmatch(r"`tests/[\w/]+\.py::test_\w+`(, `tests/[\w/]+\.py::test_\w+`)*", test), row
