@@ -6,9 +6,11 @@ import ast
 import fnmatch
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from places import ROOT
 
 FLOORS = ("collect", "store", "analysis", "sql")
@@ -65,6 +67,19 @@ def test_every_function_on_the_way_of_a_loss_is_there() -> None:
         tree = ast.parse((ROOT / file).read_text())
         defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         assert name in defined, (file, name)
+
+
+def test_every_bound_has_a_locked_version_in_its_range() -> None:
+    lines = (ROOT / ".ci" / "constraints.txt").read_text().splitlines()
+    locked = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert all(re.fullmatch(r"\d[\w.]*", version) for version in locked.values())
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    every = map(Requirement, [*PROJECT["project"]["dependencies"], *chain(*extras)])
+    bounds = [each for each in every if each.name not in ("losslake", "torch", "torchvision")]
+    assert len(bounds) > 40
+    assert [str(each) for each in bounds if not each.specifier.contains(locked.get(each.name, "0"))] == []
+    # Builds of PyTorch differ from machine to machine, and what comes with it has to be of the same.
+    assert [name for name in locked if re.match("torch$|torchvision|triton|nvidia|cuda", name)] == []
 
 
 def test_contributing_names_what_is_there() -> None:
