@@ -374,9 +374,14 @@ def audit(
 @click.option(
     "--tokenizer",
     metavar="FUNCTION",
-    help="package.module:function of a language model's tokenizer; the records are texts then.",
+    help="package.module:function; what it returns is a language model's tokenizer, and the records are texts: the column text, or --features.",
 )
-@click.option("--max-tokens", type=int, metavar="N", help="Tokens that a language model sees of a text.")
+@click.option(
+    "--max-tokens",
+    type=int,
+    metavar="N",
+    help="Cut texts to so many tokens, as the training did; default: all that the model takes.",
+)
 @click.option(
     "--least-probability", type=float, metavar="P", help="What a probability of exactly 0 is read as."
 )
@@ -385,13 +390,13 @@ def audit(
     type=click.Choice(["refuse", "leave out"]),
     default="refuse",
     show_default=True,
-    help="What becomes of records on two sides.",
+    help="What becomes of records that are members and non-members.",
 )
 @click.option(
     "--batch-size", type=int, default=512, show_default=True, help="Records in a call of a function."
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of the halves and of the shadow models."
+    "--seed", type=int, default=0, show_default=True, help="Draws the halves and the shadow models."
 )
 @click.option(
     "--out",
@@ -419,8 +424,9 @@ def command(
     verdict with its limits. The options are told in full under `losslake.audit` in docs/python.md.
 
     \b
-    Example:
+    Examples:
       losslake audit --model mine:forest --members train.csv --nonmembers held-out.csv --label y --shadows 16 --out audit.html
+      losslake audit --model mine:gpt --tokenizer mine:tokenizer --members train.csv --nonmembers held-out.csv --max-tokens 256
     """
     from .collect.audit.language_model import BASE
     from .collect.audit.named import called, named_features, named_records

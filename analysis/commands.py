@@ -205,7 +205,7 @@ def _analysis_command(analysis: Analysis) -> click.Command:
             )
 
     command.params += [_click_option(option) for option in analysis.options]
-    example = f"losslake analyze {analysis.name} --lake my-lake --experiment digits --out {analysis.name}.csv"
+    example = f"losslake analyze {analysis.name} --lake my-lake --experiment {analysis.example} --out {analysis.name}.csv"
     return _described(command, analysis.description, example)
 
 

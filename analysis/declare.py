@@ -115,6 +115,11 @@ class Analysis(Declaration):
         """The keyword options of the function, and `SHARED`."""
         return (*super().options, *SHARED)
 
+    @property
+    def example(self) -> str:
+        """What the experiment of its examples is called."""
+        return "texts" if self.function.startswith("language.") else "digits"
+
 
 @dataclass(frozen=True)
 class Evaluation(Declaration):

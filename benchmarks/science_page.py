@@ -113,7 +113,7 @@ def opening(
         "tie are claimed together or not at all, which leaves attacks that rank by a share of few models (`attack-r`) nothing at a low FPR.",
         "Made by `python benchmarks/science.py FOLDER`, two hours on two cores, which goes on where it stopped.",
         "",
-        f"Cells that are missing: {'; '.join(missing) if missing else 'none'}.",
+        f"A cell is one score of one target at one number of shadow models. Cells that are missing: {'; '.join(missing) if missing else 'none'}.",
         "",
     ]
 

@@ -164,7 +164,7 @@ def entry_page(entry: Entry) -> str:
         lines += [
             "",
             "```python",
-            f'outcome = losslake.open("my-lake").analyze("{entry.name}", experiment="digits")',
+            f'outcome = losslake.open("my-lake").analyze("{entry.name}", experiment="{entry.example}")',
             "outcome.scores.frame  # sample_id, member, score and the columns named above",
             "outcome.metrics",
             "```",

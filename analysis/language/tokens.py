@@ -22,7 +22,7 @@ def need_tokens(source: Source, *columns: Column) -> Run:
     for column in columns:
         if not keeps_tokens(source, target, column):
             raise NotEnoughData(
-                f"run {target.run!r} of experiment {source.experiment!r} has no {_WHAT[column]}; they are kept of causal language "
-                "models, and where append_signals of a run is given them"
+                f"run {target.run!r} of experiment {source.experiment!r} has no {_WHAT[column]}; they come with an audit of a language "
+                "model (losslake audit --tokenizer), with tokens=True of the Hugging Face callback, and with 'losslake collect import arrays'"
             )
     return target
