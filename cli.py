@@ -31,7 +31,10 @@ _COMMANDS = {
         "losslake.analysis.report.command:report",
         "One file that says which records the model exposes.",
     ),
-    "lake": ("losslake.store.commands:lake_group", "Look at a lake: what it holds, whether it is whole."),
+    "lake": (
+        "losslake.store.commands:lake_group",
+        "Look after a lake: what it holds, whether it is whole; remove, forget, publish.",
+    ),
 }
 
 

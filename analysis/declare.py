@@ -203,4 +203,6 @@ def variant_of(options: tuple[Option, ...], chosen: Mapping[str, Any]) -> str:
 
 def _written(option: Option, value: Any) -> Any:
     """A value as `parse_score` reads it."""
-    return "+".join(map(str, value)) if option.many else value
+    if option.many:
+        return "+".join(map(str, value))
+    return str(value).lower() if option.kind is bool else value

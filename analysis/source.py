@@ -52,7 +52,7 @@ def of_audit(experiment: Experiment) -> bool:
 def collect_shadows(lake: Lake, experiment: str, some: str = "some") -> str:
     """What to do for shadow models: 'losslake collect' trains neither those of a loop of one's own nor those of an audit."""
     if of_audit(lake.experiment(experiment)):
-        return f"have {some} fitted by losslake.audit(..., shadows=32), of a shell losslake audit ... --shadows 32"
+        return f"have {some} fitted by losslake.audit(..., shadows=32), from a shell by losslake audit ... --shadows 32"
     if not of_own_loop(lake.experiment(experiment)):
         return f"collect {some} with 'losslake collect shadows'"
     return f"train {some} with your own loop: for run in lake.shadow_runs({experiment!r}, count=32)"

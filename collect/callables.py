@@ -53,8 +53,12 @@ def load_callable(spec: str) -> Callable[..., Any]:
     module = _import(module_name)
     found = getattr(module, name, None)
     if found is None:
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise unknown_choice(f"function of {module_name}", name, public)
+        public = {
+            key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")
+        }
+        # What the module imports is hardly meant, unless it does nothing else.
+        own = [key for key, value in public.items() if getattr(value, "__module__", None) == module.__name__]
+        raise unknown_choice(f"function of {module_name}", name, own or public)
     if not callable(found):
         raise InvalidOption(f"{spec} is a {type(found).__name__}, not a function")
     function: Callable[..., Any] = found

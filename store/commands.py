@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.group(name="lake")
 def lake_group() -> None:
-    """Look at a lake: what it holds, which runs, whether it is whole."""
+    """Look after a lake: what it holds, which runs, whether it is whole; remove, forget, publish."""
 
 
 @lake_group.command()

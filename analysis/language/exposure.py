@@ -44,8 +44,8 @@ def exposure(
     where = f"of group {group!r} in experiment {source.experiment!r}"
     if not len(frame):
         raise NotEnoughData(
-            f"run {target.run!r} has a finite loss of no sample {where}; plant canaries when collecting (--canaries), or name the "
-            "group they are in"
+            f"run {target.run!r} has the loss of no sample {where}; plant canaries when collecting (--canaries), give an audit their "
+            "group (--group COLUMN), or name the group that they are in"
         )
     known = frame.filter(pl.col("member"))
     if not len(known):

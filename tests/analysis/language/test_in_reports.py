@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from losslake.analysis.declare import parse_score, variant_of
+from losslake.analysis.report.data import LABELS
 from losslake.analysis.report.gather import OF_TEXTS, gather
+from losslake.analysis.scoring.catalogue import find
 from losslake.store.lake import Lake
 from run_data import of_texts
 
@@ -44,3 +47,11 @@ def test_they_are_made_where_the_columns_are(
     assert "exposure" in {ask.name for ask in report.asks}
     assert report.judgement.attack is not None
     assert report.judgement.attack.scored.name == "loss"
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_a_score_that_has_a_label_is_kept_under_that_name(name: str) -> None:
+    # Under another one, as plus-plus=True, a report shows a kept one a second time.
+    analysis, given = parse_score(name, find)
+    variant = variant_of(analysis.options, given)
+    assert name == (f"{analysis.name}[{variant}]" if variant else analysis.name)

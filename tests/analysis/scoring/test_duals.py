@@ -51,7 +51,7 @@ def test_it_is_the_mean_of_each_attacked_alone(lake: Lake) -> None:
 def test_it_is_a_variant_that_other_evaluations_can_name(lake: Lake) -> None:
     with open_source(lake, "tests") as source:
         outcome = run_analysis(source, LIRA, {"duals": True})
-        assert outcome.label == "lira[duals=True]"
+        assert outcome.label == "lira[duals=true]"  # as it is asked for
         assert "mean over 3 runs: t, t-dual-1, t-dual-2" in outcome.notes
         kept = keep_scores(source, ["lira[duals=true]", "lira"])
         assert (
