@@ -49,7 +49,7 @@ def trust(report: Report, headline: Headline | None) -> tuple[Trust, ...]:
         found.append(
             Trust(
                 "One attack",
-                f"This is what {headline.attack.label} finds. Another attack may find more records, or others.",
+                f"This is what {_with_article(headline.attack.label)} finds. Another attack may find more records, or others.",
             )
         )
     if report.target is not None:
@@ -102,3 +102,8 @@ def _resolution(headline: Headline) -> Trust:
     else:
         text += f" The figures are at {percent(headline.fpr)}."
     return Trust(plural(others, "non-member"), text, coarse)
+
+
+def _with_article(label: str) -> str:
+    """An attack within a sentence: LiRA, the loss attack."""
+    return f"the {label}" if label.endswith(" attack") else label

@@ -261,7 +261,7 @@ def _tail(report: Report, judged: Judgement) -> str:
 
 
 _DIFFERENT = (
-    "Nothing that is better compares with shadow models: were the members easier records than the others, or from another source, it "
+    "No attack that is better compares with shadow models: were the members easier records than the others, or from another source, it "
     "would look the same."
 )
 

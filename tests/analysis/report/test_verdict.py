@@ -157,7 +157,7 @@ def read_aloud(report: Report, said: Verdict) -> set[str]:
             kinds.add("another")
             assert judged.attack.auc.ci_low < 0.5  # type: ignore[operator]
             assert (found[1] or found[2]) in {attack.label for attack in report.attacks}
-        elif sentence.startswith("Nothing that is better compares with shadow models"):
+        elif sentence.startswith("No attack that is better compares with shadow models"):
             kinds.add("may be a shift")
             assert not {one.label for one in judged.better} & {"LiRA", "LiRA offline", "RMIA"}
             assert said.title == "Signs of a leak, or of members that are unlike the others"
