@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ...store.errors import InvalidInput, InvalidOption
 from ..callables import a
@@ -89,7 +92,7 @@ def language_model(
     if batch_size < 1:
         raise InvalidOption(f"batch_size is {batch_size}; it must be 1 or more")
     if max_tokens is not None and (
-        isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 2
+        isinstance(max_tokens, bool) or not isinstance(max_tokens, (int, np.integer)) or max_tokens < 2
     ):
         raise InvalidOption(
             f"max_tokens is {max_tokens!r}; it is how many tokens of a text the model sees, 2 or more"
@@ -112,13 +115,15 @@ def language_model(
         ),
         0,
     )
+    known = tokens_known(model)
     return LanguageModel(
         type(inner).__name__,
         model,
         tokenizer,
-        max_tokens or context,
+        context if max_tokens is None else int(max_tokens),
         batch_size,
-        int(pad),
+        # Whatever fills a batch is not looked at; a pad token that was added to the tokenizer alone is none of the model's.
+        int(pad) if known is None or 0 <= pad < known else 0,
         forward or plain_call,
     )
 
@@ -142,6 +147,18 @@ def inner_of(model: Any) -> Any:
     return base() if base is not None else model
 
 
+@contextlib.contextmanager
+def without_adapters(model: Any) -> Iterator[None]:
+    """The model below the adapters of peft, which lets weights train again that did not when it turns the adapters on."""
+    before = [(weight, weight.requires_grad) for weight in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for weight, trains in before:
+            weight.requires_grad_(trains)
+
+
 def tokens_known(model: nn.Module) -> int | None:
     """How many tokens the model has embeddings of; None where it does not say."""
     inner = inner_of(model)
@@ -153,25 +170,50 @@ def tokens_known(model: nn.Module) -> int | None:
 
 
 def shown(tokenizer: Any, texts: Sequence[str], most: int | None) -> Shown:
-    """Texts by the tokenizer as it is called in training, tokenizer(text), cut to ``most`` tokens as truncation=True cuts them."""
+    """Texts by the tokenizer as it is called in training, tokenizer(text), cut to ``most`` tokens as truncation=True cuts them.
+
+    What its attention_mask leaves out, as a function around a tokenizer may pad, is none of a text's tokens. Raises InvalidInput
+    where it gives other than one list a text, and where it cannot say which part of a text it has cut.
+    """
     given = list(texts)
     quiet = {"verbose": False} if hasattr(tokenizer, "model_max_length") else {}
-    ids = [list(each) for each in tokenizer(given, **quiet)["input_ids"]] if given else []
+    ids = _token_ids(tokenizer(given, **quiet), len(given)) if given else []
     parts = list(given)
     cut = [most is not None and len(each) > most for each in ids]
     for number in (i for i, is_cut in enumerate(cut) if is_cut):
         options: dict[str, Any] = {"truncation": True, "max_length": most, **quiet}
         fast = bool(getattr(tokenizer, "is_fast", False))
-        found = tokenizer(given[number], return_offsets_mapping=fast, **options)
-        ids[number] = list(found["input_ids"])
+        if not fast and not hasattr(tokenizer, "decode"):
+            raise InvalidInput(
+                f"a text has {len(ids[number])} tokens, more than {most}, and tokenizer, {a(type(tokenizer).__name__)}, cannot say which part "
+                "of it these are; give a tokenizer of transformers itself, or texts that are cut"
+            )
+        found = tokenizer([given[number]], return_offsets_mapping=fast, **options)
+        ids[number] = _token_ids(found, 1)[0]
         if fast:
-            places = [(start, end) for start, end in found["offset_mapping"] if end > start]
+            places = [(start, end) for start, end in found["offset_mapping"][0] if end > start]
             parts[number] = (
                 given[number][min(p[0] for p in places) : max(p[1] for p in places)] if places else ""
             )
         else:
             parts[number] = tokenizer.decode(ids[number], skip_special_tokens=True)
     return Shown(ids, parts, cut)
+
+
+def _token_ids(found: Any, count: int) -> list[list[int]]:
+    """The tokens of each of ``count`` texts in what a tokenizer gives, without its padding."""
+    rows = found["input_ids"]
+    if len(rows) != count:
+        raise InvalidInput(
+            f"tokenizer gives {len(rows)} lists of tokens for {count} texts; it is called as tokenizer(texts), and gives one a text"
+        )
+    masks = found["attention_mask"] if "attention_mask" in found else [None] * count
+    return [
+        [int(each) for each in row]
+        if mask is None
+        else [int(each) for each, counts in zip(row, mask, strict=True) if counts]
+        for row, mask in zip(rows, masks, strict=True)
+    ]
 
 
 def _is_causal(model: Any) -> bool:

@@ -23,7 +23,16 @@ from ..hook.given import is_text, table_of
 from ..losses.tokens import Tokens
 from ..signals.texts import ask_tokens, check_causal
 from .answers import Said, is_module
-from .language_model import BASE, LanguageModel, Shown, inner_of, of_pipeline, shown, tokens_known
+from .language_model import (
+    BASE,
+    LanguageModel,
+    Shown,
+    inner_of,
+    of_pipeline,
+    shown,
+    tokens_known,
+    without_adapters,
+)
 from .records import Columns, Records, group_of, kept_of, keys_of, read_labels, renumbered
 from .said import Subject, universe_of
 from .same import Distinct
@@ -132,6 +141,13 @@ def _checked(texts: list[Any], what: str) -> list[str]:
                 f"record {number} of {what} is {a(type(each).__name__)}, no text; give texts as str (chats by tokenizer.apply_chat_template(..., "
                 "tokenize=False))"
             )
+        try:
+            each.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"record {number} of {what} is no text: character {error.start}, {each[error.start]!r}, is half of one; it was read in another "
+                "encoding than it was written in, so read it again, or leave it out"
+            ) from error
     return texts
 
 
@@ -163,7 +179,7 @@ def text_subject(speaks: LanguageModel, once: Distinct) -> Subject:
     def ask(model: Any, called: str) -> Said:
         its = _unwrapped(model, speaks, seen, called)
         base = model == BASE if isinstance(model, str) else False
-        with its.disable_adapter() if base else nullcontext():
+        with without_adapters(its) if base else nullcontext():
             return _said(speaks, its, "base model" if base else type(inner_of(its)).__name__)
 
     def _said(speaks: LanguageModel, model: Any, name: str) -> Said:
@@ -258,9 +274,9 @@ def _unwrapped(model: Any, speaks: LanguageModel, seen: Shown, called: str) -> A
                 f"{called} has another tokenizer: it makes other tokens of {len(differs):,} of {len(seen.ids):,} texts, and losses of other tokens "
                 "do not compare; give a model of the same tokenizer"
             )
-    elif tokens_known(model) != tokens_known(speaks.model):
+    elif None not in (counts := (tokens_known(model), tokens_known(speaks.model))) and counts[0] != counts[1]:
         raise InvalidInput(
-            f"{called} knows {tokens_known(model):,} tokens and {speaks.name} {tokens_known(speaks.model):,}: it has another tokenizer, and losses "
+            f"{called} knows {counts[0]:,} tokens and {speaks.name} {counts[1]:,}: it has another tokenizer, and losses "
             "of other tokens do not compare. Where it is the same one with unused tokens, give a text-generation pipeline, which has its tokenizer"
         )
     takes = getattr(getattr(inner_of(model), "config", None), "max_position_embeddings", None)
