@@ -1,13 +1,13 @@
 -- Exposure of canaries (Carlini et al. 2019): the rank of a canary's loss among those that the target did not train on.
 -- Parameters: $target  [run]  the run under attack
 --             $group   [text; default 'canary']  the group that canaries and candidates are in
--- Grain: one row a sample of this group in the audit pool that the target has a finite loss of; candidates of the population
--- count, and have no row. Equal losses have equal scores, whether the target trained on the sample or not.
+-- Grain: one row a sample of this group in the audit pool that the target has a loss of, infinite ones standing last; candidates of
+-- the population count, and have no row. Equal losses have equal scores, whether the target trained on the sample or not.
 with canaries as (
   select signals.sample_id, signals.member, samples.pool, coalesce(list_sum(token_losses), signals.loss::double) as loss
   from signals
   join samples on samples.sample_id = signals.sample_id and samples."group" = $group
-  where signals.run = $target and signals.query = 0 and isfinite(signals.loss)
+  where signals.run = $target and signals.query = 0 and not isnan(signals.loss)
 ),
 ranked as (
   select *,

@@ -23,7 +23,7 @@ def exposure(
     score = log2 |R| - log2 rank. R are the canary itself and the candidates: the samples of the group that the target did
     not train on, those of the population among them. rank is the canary's by loss, from the lowest, 1 being first; of a
     language model the loss is the sum over the tokens, the log-perplexity of the paper, else the loss as it is. Equal losses
-    share the mean of their ranks. Higher = member: the more of it is memorized. No exposure can be above log2 |R|: who
+    share the mean of their ranks; infinite ones stand last. Higher = member: the more of it is memorized. No exposure can be above log2 |R|: who
     wants to see more needs more candidates.
 
     Canaries that the target did not train on have the rank that one more of the same loss would have. Columns: rank, candidates (|R|), ties (candidates of the same loss), p_value

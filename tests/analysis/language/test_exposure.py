@@ -100,14 +100,24 @@ def test_a_model_that_says_the_same_of_all_exposes_nobody(lake_of: MakeLake) -> 
     assert auc.value == 0.5
 
 
-def test_other_groups_can_be_named_and_infinite_losses_have_no_rank(lake_of: MakeLake) -> None:
-    keep, loss = np.array([True, False, False, True]), np.array([1.0, 2, np.inf, 0.5])
-    lake = lake_with(lake_of, keep, loss, columns={"group": ["a", "a", "a", "b"]})
+def test_other_groups_can_be_named(lake_of: MakeLake) -> None:
+    keep, loss = np.array([True, False, False, True]), np.array([1.0, 2, 3, 0.5])
+    lake = lake_with(lake_of, keep, loss, columns={"group": ["a", "a", "b", "b"]})
     frame = outcome(lake, group="a").scores.frame
     assert frame.select("sample_id", "score", "candidates").rows() == [
         (0, 1.0, 2),
         (1, pytest.approx(np.log2(2 / 1.5)), 2),
     ]
+
+
+def test_infinite_losses_stand_last(lake_of: MakeLake) -> None:
+    # Were they left out, the mean would be of those canaries alone that the model knows: here 2 and not 1.16.
+    keep, loss = np.array([True, True, False, False, False]), np.array([1.0, np.inf, 2, 3, np.inf])
+    found = outcome(lake_with(lake_of, keep, loss, columns={"group": ["canary"] * 5}))
+    assert found.scores.frame["rank"].to_list() == [1, 3.5, 1.5, 2.5, 3.5]
+    assert found.scores.frame["candidates"].to_list() == [4] * 5
+    mean = {each.metric: each.value for each in found.metrics}["mean_exposure"]
+    assert mean == pytest.approx((2 + np.log2(4 / 3.5)) / 2)
 
 
 @pytest.mark.parametrize(
