@@ -86,6 +86,10 @@ def attack_s(source: Source, *, alpha: Alpha = ALPHAS, interpolate: Interpolate 
     levels = levels_of(alpha)
     attacked = attacked_losses(source)
     shadows = source.need_shadows()
+    if attacked["label"].is_null().all():
+        raise NotEnoughData(
+            f"the samples of experiment {source.experiment!r} have no labels; attack-s compares records of one label"
+        )
     unseen = source.query("attack_s", {"target": source.target_name})
     if unseen.is_empty():
         raise NotEnoughData(

@@ -113,8 +113,18 @@ def fleets(report: Report) -> Section | None:
 def trained(report: Report) -> Section:
     """The runs and the recipe."""
     rows = _runs(report)
+    accurate = any(
+        known is not None
+        for run in report.runs
+        for known in (run.info.train_accuracy, run.info.test_accuracy)
+    )
     parts: list[Part] = [
-        Table(COLUMNS, rows, NUMERIC, "Accuracies of several runs: mean, and lowest to highest.")
+        Table(
+            COLUMNS,
+            rows,
+            NUMERIC,
+            "Accuracies of several runs: mean, and lowest to highest." if accurate else "",
+        )
     ]
     facts = _recipe(report)
     if facts:
