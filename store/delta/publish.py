@@ -1,4 +1,4 @@
-"""Publishing: Delta Lake tables over the lake's own files, for Spark, Trino, Polars, DuckDB and whatever else reads such tables.
+"""Publishing: Delta Lake tables over the lake's own files, for Polars, deltalake, DuckDB and whatever else reads such tables.
 
 A table lies in ``delta/TABLE`` and names files below its own folder alone: readers disagree about paths that lead out of it (Polars and
 deltalake's Arrow reader open neither ``../..`` nor file://). So each file of the lake that a table names has a second name there, a

@@ -111,7 +111,7 @@ def test_other_groups_can_be_named(lake_of: MakeLake) -> None:
 
 
 def test_infinite_losses_stand_last(lake_of: MakeLake) -> None:
-    # Were they left out, the mean would be of those canaries alone that the model knows: here 2 and not 1.16.
+    # Were they left out, the mean would be of those canaries alone that the model knows: here 2 and not 1.10.
     keep, loss = np.array([True, True, False, False, False]), np.array([1.0, np.inf, 2, 3, np.inf])
     found = outcome(lake_with(lake_of, keep, loss, columns={"group": ["canary"] * 5}))
     assert found.scores.frame["rank"].to_list() == [1, 3.5, 1.5, 2.5, 3.5]
