@@ -31,7 +31,7 @@ from losslake.store.upkeep.verify import verify
 from losslake.store.write import leases
 from losslake.store.write.checkpoints import CheckpointWriter
 from losslake.store.write.results import save_result
-from warm import STORE, warm_python
+from warm import HANGS, STORE, warm_python
 
 MakeLake = Callable[..., Lake]
 N = 24
@@ -312,7 +312,10 @@ def test_killed_for_real(lake_of: MakeLake) -> None:
         process.communicate()
         if lake.experiments() or verify(lake).damage:
             lake.remove("tests")
-        collect_garbage(lake, older_than=timedelta(0))  # a claim that was being written
+        until = time.monotonic() + HANGS
+        # A claim that was being written; who was killed may take a moment to end.
+        while collect_garbage(lake, older_than=timedelta(0)).kept and time.monotonic() < until:
+            time.sleep(0.01)
         check_experiment_gone(lake)
 
 
