@@ -127,7 +127,9 @@ def test_power_fails_after_a_kill_and_after_the_same_was_done_again(
     # Between a manifest that has just been put, or something that was removed, and what sees to it that it stays so.
     at = [number for number, name in enumerate(names) if name == "fsync"]
     unsynced = [number for number in at if names[number - 1] in ("replace", "link", "unlink", "rmdir")]
-    for calls in (*range(len(names)), ENOUGH) if EVERY else [*unsynced[:: max(1, len(unsynced) // 3)], ENOUGH]:
+    for calls in (
+        (*range(len(names)), ENOUGH) if EVERY else [*unsynced[:: max(1, len(unsynced) // 3)], ENOUGH]
+    ):
         path = copied(begun, tmp_path / f"lake-{calls}")
         drive = Drive(path)
         whole = done(path, ACTS[act], drive, calls)
