@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import losslake
@@ -93,7 +94,8 @@ def test_a_function_is_asked_batch_by_batch() -> None:
 
 def test_a_function_that_fails_now_and_then_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("losslake.collect.audit.answers.time.sleep", waits.append)
+    # In this module alone: other threads sleep, too.
+    monkeypatch.setattr("losslake.collect.audit.answers.time", SimpleNamespace(sleep=waits.append))
     calls = 0
 
     def now_and_then(x: Any) -> Any:
@@ -120,7 +122,8 @@ def test_a_function_that_fails_now_and_then_is_asked_again(monkeypatch: pytest.M
 
 
 def test_a_function_that_never_answered_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("losslake.collect.audit.answers.time.sleep", lambda wait: pytest.fail("waits"))
+    never = SimpleNamespace(sleep=lambda wait: pytest.fail("waits"))
+    monkeypatch.setattr("losslake.collect.audit.answers.time", never)
     with pytest.raises(InvalidInput, match=r"cannot be asked about the members: KeyError: 'x'$"):
         losslake.audit(lambda x: {}["x"], MEMBERS, OTHERS)
 
