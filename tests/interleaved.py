@@ -101,8 +101,14 @@ class World:
 
     def step(self, name: str) -> None:
         """Before each call of whoever acts."""
-        if self.running is not None:
-            self.running.step(name)
+        if self.acting is not None:
+            self.acting.step(name)
+
+    @property
+    def acting(self) -> Process | None:
+        """The process whose call this is; None where it is another thread's, such as one that renews the leases of another test's lake."""
+        running = self.running
+        return running if running is not None and running.is_here() else None
 
     def end(self) -> None:
         """Kill what is at work and put back what the system was."""
@@ -111,16 +117,19 @@ class World:
         self._held.close()
 
     def _now(self) -> str:
-        ahead = self.clocks[self.running.host] if self.running else 0.0
+        acting = self.acting
+        ahead = self.clocks[acting.host] if acting else 0.0
         return (datetime.now(UTC) + timedelta(seconds=self.elapsed + ahead)).isoformat(
             timespec="milliseconds"
         )
 
     def _host(self) -> str:
-        return self.running.host if self.running else "nowhere"
+        acting = self.acting
+        return acting.host if acting else "nowhere"
 
     def _whereabouts(self) -> dict[str, Any]:
-        return {"host": self._host(), "pid": self.running.pid if self.running else 1, "started": 1}
+        acting = self.acting
+        return {"host": self._host(), "pid": acting.pid if acting else 1, "started": 1}
 
     def _runs(self, pid: int, started: object) -> bool:
         return any(p.at_work and p.host == self._host() and p.pid == pid for p in self.processes)
@@ -178,6 +187,10 @@ class Process:
             if self.killed:
                 raise Killed
         self._left -= 1
+
+    def is_here(self) -> bool:
+        """Whether the thread that asks is this process."""
+        return threading.current_thread() is self._thread
 
     def renew(self) -> None:
         """What the thread that renews the lease does."""
@@ -245,23 +258,26 @@ class _Time:
         self._world = world
 
     def time(self) -> float:
-        running = self._world.running
+        running = self._world.acting
         return time.time() + self._world.elapsed + (self._world.clocks[running.host] if running else 0.0)
 
     def time_ns(self) -> int:
         return int(self.time() * 1e9)
 
     def monotonic(self) -> float:
-        running = self._world.running
+        running = self._world.acting
         return time.monotonic() + self._world.elapsed + (running.waited if running else 0.0)
 
     def clock_gettime(self, _: int) -> float:
         return self.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        if self._world.running is not None:
-            self._world.running.step("sleep")
-            self._world.running.waited += max(seconds, _NAP)
+        acting = self._world.acting
+        if acting is not None:
+            acting.step("sleep")
+            acting.waited += max(seconds, _NAP)
+        elif threading.current_thread() is not threading.main_thread():
+            time.sleep(seconds)
 
 
 class _Os:
@@ -283,7 +299,7 @@ class _Os:
         def call(*given: Any, **named: Any) -> Any:
             self._world.step(name)
             answer = real(*given, **named)
-            if self._world.drive is not None:
+            if self._world.drive is not None and self._world.acting is not None:
                 self._world.drive.called(name, given)
             return answer
 
@@ -293,14 +309,14 @@ class _Os:
         if not os.path.isdir(path):
             self._world.step("open")
         handle = os.open(path, flags, mode)
-        if self._world.drive is not None:
+        if self._world.drive is not None and self._world.acting is not None:
             self._world.drive.opened(path, handle, bool(flags & os.O_CREAT))
         return handle
 
     def fsync(self, handle: int) -> None:
         """Nothing waits for a disk."""
         self._world.step("fsync")
-        if self._world.drive is not None:
+        if self._world.drive is not None and self._world.acting is not None:
             self._world.drive.fsync(handle)
 
 
@@ -310,13 +326,13 @@ def _new_file(world: World) -> type[faults.NewFile]:
 
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
-            self._writer = world.running
+            self._writer = world.acting
 
         def write(self, data: Any) -> int:
             if self._writer is not None:
                 if self._writer.killed:
                     return len(data)
-                if world.running is self._writer:
+                if world.acting is self._writer:
                     self._writer.step("write")
             return super().write(data)
 
