@@ -89,8 +89,6 @@ def language_model(
     given = [name for name, value in others.items() if value is not None]
     if given:
         raise InvalidOption(f"{given[0]} is of classifiers, and the model is asked about texts; leave it out")
-    if batch_size < 1:
-        raise InvalidOption(f"batch_size is {batch_size}; it must be 1 or more")
     if max_tokens is not None and (
         isinstance(max_tokens, bool) or not isinstance(max_tokens, (int, np.integer)) or max_tokens < 2
     ):

@@ -57,11 +57,7 @@ class Audited:
 
     def where(self, row: int) -> str:
         """A record as errors call it."""
-        for part in self.parts:
-            if row < len(part):
-                return f"record {row} of {part.what}"
-            row -= len(part)
-        raise IndexError(row)
+        return record_of(self.parts, row)
 
     def check_classes(self, way: Way, outputs: int) -> None:
         """Raises InvalidInput where the target has not an output for each class, or a label is none of its classes."""
@@ -113,6 +109,15 @@ def classifier_subject(way: Way, once: Distinct, least: float | None, how: Mappi
     notes = [*saturated(audited, outputs), *inconstant(way, parts[0], outputs[0]), *apart(audited)]
     universe = universe_of(parts, audited.labels, audited.classes, np.bincount(once.samples))
     return Subject(target, universe, ask, notes, {"outputs": audited.output})
+
+
+def record_of(parts: Sequence[Records], row: int) -> str:
+    """A record as errors call it, by its row among those of all parts."""
+    for part in parts:
+        if row < len(part):
+            return f"record {row} of {part.what}"
+        row -= len(part)
+    raise IndexError(row)
 
 
 def inconstant(way: Way, part: Records, answers: np.ndarray) -> list[str]:

@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from .language_model import (
     without_adapters,
 )
 from .records import Columns, Records, group_of, kept_of, keys_of, read_labels, renumbered
-from .said import Subject, universe_of
+from .said import Subject, record_of, universe_of
 from .same import Distinct
 
 _TWICE, _SAME = 4, 1e-3
@@ -160,13 +161,7 @@ def text_subject(speaks: LanguageModel, once: Distinct) -> Subject:
     seen = shown(speaks.tokenizer, [text for part in parts for text in part.inputs], speaks.most)
     lower = shown(speaks.tokenizer, [text.lower() for text in seen.texts], speaks.most)
 
-    def where(row: int) -> str:
-        for part in parts:
-            if row < len(part):
-                return f"record {row} of {part.what}"
-            row -= len(part)
-        raise IndexError(row)
-
+    where = partial(record_of, parts)
     short = [row for row, ids in enumerate(seen.ids) if len(ids) < 2]
     if short:
         raise InvalidInput(
