@@ -71,7 +71,7 @@ def train(given: argparse.Namespace, name: str) -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     samples, rest = texts(given)
-    tokenizer = byte_pairs(rest, given.vocabulary)
+    tokenizer = byte_pairs(rest, given.vocabulary, pad_token="<pad>")
     every = [
         {"input_ids": ids}
         for ids in tokenizer(samples["text"].to_list(), truncation=True, max_length=given.context)[
@@ -140,8 +140,8 @@ def texts(given: argparse.Namespace) -> tuple[pl.DataFrame, list[str]]:
     return samples, frame[order[taken:]]["text"].to_list()
 
 
-def byte_pairs(corpus: list[str], vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer as GPT-2 has it, learnt from the corpus; each text begins with one token of its own."""
+def byte_pairs(corpus: list[str], vocabulary: int, *, start: bool = True, **more: Any) -> Any:
+    """A byte-level BPE tokenizer as GPT-2 has it, learnt from the corpus; ``start``: each text begins with one token of its own."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -155,10 +155,11 @@ def byte_pairs(corpus: list[str], vocabulary: int) -> Any:
         show_progress=False,
     )
     inner.train_from_iterator(corpus, trainer)
-    inner.post_processor = processors.TemplateProcessing(
-        single="<start> $A", special_tokens=[("<start>", inner.token_to_id("<start>"))]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<start>", pad_token="<pad>")
+    if start:
+        inner.post_processor = processors.TemplateProcessing(
+            single="<start> $A", special_tokens=[("<start>", inner.token_to_id("<start>"))]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<start>", **more)
 
 
 def members_of(name: str, audit: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ag_news_gpt2 import byte_pairs
 from places import SHARED_DATA
 
 AG_NEWS = SHARED_DATA / "ag_news" / "test-00000-of-00001.parquet"
@@ -39,24 +40,7 @@ def made_texts(count: int, seed: int = 0) -> list[str]:
 
 def tokenizer_of(corpus: list[str], *, vocabulary: int = 400, start: bool = True, **more: Any) -> Any:
     """Byte-level BPE learnt from the corpus; ``start``: a text begins with a token of its own."""
-    import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=["<start>", "<pad>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    inner.train_from_iterator(corpus, trainer)
-    if start:
-        inner.post_processor = processors.TemplateProcessing(
-            single="<start> $A", special_tokens=[("<start>", START)]
-        )
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<start>", **more)
+    return byte_pairs(corpus, vocabulary, start=start, **more)
 
 
 def gpt2(vocabulary: int, *, lora: bool = False, seed: int = 0, context: int = CONTEXT) -> Any:
