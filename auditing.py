@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import shutil
 import tempfile
 import weakref
@@ -14,10 +12,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import click
 import polars as pl
 
-from .store.errors import InvalidOption, LosslakeError
+from .store.errors import InvalidOption
 from .store.format.outgoing import printable, spelled
 
 if TYPE_CHECKING:
@@ -124,7 +121,7 @@ class Audit:
 
         Without ``pictures`` it shows no record itself, neither a picture nor the columns of a frame.
         """
-        return self._written(Path(out), pictures=pictures, shell=False)
+        return write_report_of(self, Path(out), pictures=pictures)
 
     def gate(
         self,
@@ -166,7 +163,7 @@ class Audit:
             return Gated(check_rules(source, rules))
 
     def __str__(self) -> str:
-        return self._told(shell=False)
+        return verdict_of(self)
 
     __repr__ = __str__
 
@@ -184,46 +181,6 @@ class Audit:
             f"<div><p><strong>{_html(said.title)}</strong></p><p>{_html(said.text)}</p><table><tbody>{figures}</tbody></table>"
             f"<p>How far to trust it</p><ul>{limits}</ul><p>What to do</p><ul>{steps}</ul>{notes}</div>"
         )
-
-    def _written(self, out: Path, *, pictures: bool, shell: bool) -> Path:
-        from .analysis.report.write import write_report
-
-        write_report(
-            self.lake,
-            self.experiment,
-            out,
-            target=self.target,
-            pictures=pictures,
-            kept=self.kept,
-            shell=shell,
-            notes=self.notes,
-        )
-        return out
-
-    def _told(self, *, shell: bool) -> str:
-        """The verdict in lines; ``shell``: to somebody who knows options and not arguments."""
-        from .analysis.report.words import verdict
-
-        said = verdict(replace(self._report, shell=shell))
-        # What weakens the numbers; what they do not cover where nothing does.
-        limits = [one for one in said.trust if one.caution] or said.trust[:1]
-        notes = map(as_options, self.notes) if shell else self.notes
-        lines = [said.title, said.text]
-        lines += [f"how far to trust it: {' '.join(f'{one.name}: {one.text}' for one in limits)}"]
-        lines += [f"what to do: {step.what}" for step in said.next_steps[:1]]
-        lines += [f"note: {note}" for note in notes]
-        if self.kept:
-            lines += [f"kept in {self.lake.path}, experiment {self.experiment}, run {self.target}"]
-        elif shell:
-            lines += [
-                "not kept: with --lake NAME reports, analyses, SQL and more shadow models go on from there"
-            ]
-        else:
-            lines += [
-                f"in a temporary lake, {self.lake.path}, experiment {self.experiment}, run {self.target}; it goes with this Audit, and "
-                'lake="audits" keeps it'
-            ]
-        return "\n".join(map(printable, lines))
 
     @property
     def _attack(self) -> str:
@@ -245,23 +202,45 @@ class Audit:
         return verdict(self._report)
 
 
-def as_options(text: str) -> str:
-    """A sentence about an audit's arguments, such as label= or output='logits', said of the options of a shell: --label, --output logits."""
-    options = {option.name or "": option.opts[0] for option in command.params}
-    names = "|".join(options)
-    text = re.sub(r"losslake\.audit\(\.\.\., (.*?)\)", r"losslake audit ... \1", text)
-    text = re.sub(
-        rf"(?<![\w.-])({names})=('[^']*'|\"[^\"]*\"|[\w.]+)?",
-        lambda found: " ".join(filter(None, [options[found[1]], _word(found[2])])),
-        text,
+def verdict_of(audit: Audit, as_options: Callable[[str], str] | None = None) -> str:
+    """The verdict in lines; ``as_options`` says a sentence about arguments to somebody in a shell, who knows options."""
+    from .analysis.report.words import verdict
+
+    shell = as_options is not None
+    said = verdict(replace(audit._report, shell=shell))
+    # What weakens the numbers; what they do not cover where nothing does.
+    limits = [one for one in said.trust if one.caution] or said.trust[:1]
+    lines = [said.title, said.text]
+    lines += [f"how far to trust it: {' '.join(f'{one.name}: {one.text}' for one in limits)}"]
+    lines += [f"what to do: {step.what}" for step in said.next_steps[:1]]
+    lines += [f"note: {as_options(note) if as_options else note}" for note in audit.notes]
+    if audit.kept:
+        lines += [f"kept in {audit.lake.path}, experiment {audit.experiment}, run {audit.target}"]
+    elif shell:
+        lines += ["not kept: with --lake NAME reports, analyses, SQL and more shadow models go on from there"]
+    else:
+        lines += [
+            f"in a temporary lake, {audit.lake.path}, experiment {audit.experiment}, run {audit.target}; it goes with this Audit, and "
+            'lake="audits" keeps it'
+        ]
+    return "\n".join(map(printable, lines))
+
+
+def write_report_of(audit: Audit, out: Path, *, pictures: bool, shell: bool = False) -> Path:
+    """Write the audit's report, its next steps in Python or in a ``shell``; the file."""
+    from .analysis.report.write import write_report
+
+    write_report(
+        audit.lake,
+        audit.experiment,
+        out,
+        target=audit.target,
+        pictures=pictures,
+        kept=audit.kept,
+        shell=shell,
+        notes=audit.notes,
     )
-    words = "|".join(name for name in options if "_" in name)
-    return re.sub(rf"(?<![\w.-])({words})\b", lambda found: options[found[1]], text)
-
-
-def _word(value: str | None) -> str:
-    """A value of Python's as a word of the shell."""
-    return "" if value is None else shlex.quote(value.strip("'\"")) if value[0] in "'\"" else value
+    return out
 
 
 def _html(text: str) -> str:
@@ -316,148 +295,3 @@ def audit(
     found = Audit(opened, experiment, run, notes, kept=lake is not None)
     found.level  # noqa: B018  computed now, so that what cannot be judged is said by the call
     return found
-
-
-@click.command(name="audit")
-@click.option(
-    "--model",
-    required=True,
-    metavar="FUNCTION",
-    help="package.module:function; what it returns is the model. Nothing is unpickled.",
-)
-@click.option(
-    "--members",
-    required=True,
-    metavar="FILE",
-    help="The records that it was trained on: .csv, .parquet, .npz (x, y), or package.module:function.",
-)
-@click.option("--nonmembers", required=True, metavar="FILE", help="Others drawn like them.")
-@click.option("--population", metavar="FILE", help="More records that no model is trained on.")
-@click.option(
-    "--shadows", type=int, default=0, show_default=True, metavar="N", help="How many shadow models to fit."
-)
-@click.option(
-    "--train",
-    metavar="FUNCTION",
-    help="package.module:function (members, seed) -> a shadow model; an estimator needs none.",
-)
-@click.option(
-    "--references",
-    multiple=True,
-    metavar="FUNCTION",
-    help="package.module:function of a model trained on none of these records; base: the model below a LoRA.",
-)
-@click.option(
-    "--lake",
-    envvar="LOSSLAKE_LAKE",
-    metavar="PLACE",
-    help="Keep it all in this lake (or set LOSSLAKE_LAKE); default: nowhere.",
-)
-@click.option(
-    "--experiment", default="audit", show_default=True, metavar="NAME", help="What to call it in the lake."
-)
-@click.option(
-    "--run", default="target", show_default=True, metavar="NAME", help="What to call the model there."
-)
-@click.option("--label", default="label", show_default=True, metavar="COLUMN", help="The column of labels.")
-@click.option("--key", metavar="COLUMN", help="A column that names each record.")
-@click.option("--group", metavar="COLUMN", help="A column that names each record's group.")
-@click.option(
-    "--features",
-    multiple=True,
-    metavar="COLUMN",
-    help="A column that the model takes, one of text alone as it is; default: those that it was fitted on, or all others.",
-)
-@click.option(
-    "--output", type=click.Choice(["logits", "probabilities"]), help="What a function or module gives."
-)
-@click.option(
-    "--tokenizer",
-    metavar="FUNCTION",
-    help="package.module:function; what it returns is a language model's tokenizer, and the records are texts: the column text, or --features.",
-)
-@click.option(
-    "--max-tokens",
-    type=int,
-    metavar="N",
-    help="Cut texts to so many tokens, as the training did; default: all that the model takes.",
-)
-@click.option(
-    "--least-probability", type=float, metavar="P", help="What a probability of exactly 0 is read as."
-)
-@click.option(
-    "--overlap",
-    type=click.Choice(["refuse", "leave out"]),
-    default="refuse",
-    show_default=True,
-    help="What becomes of records that are members and non-members.",
-)
-@click.option(
-    "--batch-size", type=int, default=512, show_default=True, help="Records in a call of a function."
-)
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Draws the halves and the shadow models."
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the report: .html, .pdf, .png, .svg or .json.",
-)
-def command(
-    model: str,
-    members: str,
-    nonmembers: str,
-    population: str | None,
-    train: str | None,
-    references: tuple[str, ...],
-    label: str,
-    key: str | None,
-    features: tuple[str, ...],
-    tokenizer: str | None,
-    out: Path | None,
-    **options: Any,
-) -> None:
-    """Audit a finished model, a classifier or a language model: which of the records it was trained on does it expose?
-
-    Asks the model about its members and about others, fits shadow models on random halves of both, and prints the
-    verdict with its limits. The options are told in full under `losslake.audit` in docs/python.md.
-
-    \b
-    Examples:
-      losslake audit --model mine:forest --members train.csv --nonmembers held-out.csv --label y --shadows 16 --out audit.html
-      losslake audit --model mine:gpt --tokenizer mine:tokenizer --members train.csv --nonmembers held-out.csv --max-tokens 256
-    """
-    from .collect.audit.language_model import BASE
-    from .collect.audit.named import called, named_features, named_records
-    from .collect.callables import load_callable
-    from .collect.progress import GETTING_READY, ProgressLines
-
-    if out is not None:
-        from .analysis.report.write import check_report_file
-
-        check_report_file(out)  # now, and not when hours of work are done
-    progress = ProgressLines("audit")
-    progress.note(GETTING_READY)
-    try:
-        asked, inside = called(model), named_records(members, label=label, key=key)
-        found = audit(
-            asked,
-            inside,
-            named_records(nonmembers, label=label, key=key),
-            population=None if population is None else named_records(population, label=label, key=key),
-            train=None if train is None else load_callable(train),
-            references=[spec if spec == BASE else called(spec) for spec in references],
-            label=label,
-            key=key,
-            features=named_features(features, inside),
-            tokenizer=None if tokenizer is None else called(tokenizer),
-            progress=progress,
-            **options,
-        )
-    except LosslakeError as error:
-        error.args = (as_options(str(error)),)
-        raise
-    click.echo(found._told(shell=True))
-    if out is not None:
-        click.echo(str(found._written(out, pictures=True, shell=True)))

@@ -20,7 +20,7 @@ from .version import __version__
 
 _COMMANDS = {
     "demo": ("losslake.demo:demo", "Everything, end to end, on data that ships with the install."),
-    "audit": ("losslake.auditing:command", "Judge a finished model in one call."),
+    "audit": ("losslake.audit_command:command", "Judge a finished model in one call."),
     "collect": (
         "losslake.collect.commands:collect_group",
         "Train or import models, and keep what they say of every record.",

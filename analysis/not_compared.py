@@ -6,16 +6,15 @@ whether the target did, single records of runs are passed over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from ..store.errors import NotEnoughData
 from ..store.format.records import Role, Run
 from .statistics.dependence import (
     ALIKE,
@@ -122,19 +121,6 @@ def with_signals(
         for run in runs
         if run.info.role in roles and run.run != target and "signals" in run.tables() and run.run not in but
     )
-
-
-def refuse_other_tokens(
-    others: Iterable[Mapping[str, Any]], runs: Collection[str], experiment: str, target: str
-) -> None:
-    """Raises NotEnoughData where one of ``runs`` is among ``others``, rows of sql/token_counts.sql: its losses are of other tokens."""
-    for told in others:
-        if told["run"] in runs:
-            raise NotEnoughData(
-                f"run {told['run']!r} of experiment {experiment!r} has the losses of {told['tokens']} tokens of sample "
-                f"{told['sample_id']}, and {target!r} of {told['own']} ({told['texts']} texts differ so): another tokenizer, "
-                f"whose losses cannot be compared; leave it out with --without {told['run']}"
-            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from ..sql import read_sql
 from ..store.errors import CorruptLake, InvalidOption, NotEnoughData, NotFound
-from ..store.format.records import AUDIT, Experiment, Role, Run
+from ..store.format.records import Role, Run
 from ..store.lake import Lake
-from ..store.query.kept import Kept, kept_rows_of_each, place_of
+from ..store.query.kept import Kept, kept_rows_of_each, place_of, rows_by_sum
 from ..store.read.catalogue import check_remembered, listed_files
 from ..store.read.changes import check_unchanged, read_again
 from ..store.read.data_rows import columns_of
@@ -27,44 +27,17 @@ from .not_compared import (
     NotCompared,
     find_not_compared,
     read_training_sets,
-    refuse_other_tokens,
     with_signals,
 )
 from .queries import Queries, without_comments
+from .remedies import collect_shadows
 from .statistics.dependence import TrainingSets
+from .token_counts import Marks, check_same_tokens
 
 T = TypeVar("T")
 
 KEPT, KEPT_BY_MANY = 64 << 20, 256 << 20
 """Bytes of what was read that one analysis keeps at most, and many together, which read the same again and again."""
-
-
-def of_own_loop(experiment: Experiment) -> bool:
-    """Whether its models come from a training loop of one's own, which `losslake collect` cannot run."""
-    return experiment.dataset.get("recorded_by") == "start_run"
-
-
-def of_audit(experiment: Experiment) -> bool:
-    """Whether its models come from `losslake.audit`, which fits their shadow models, too."""
-    return experiment.dataset.get("recorded_by") == AUDIT
-
-
-def collect_shadows(lake: Lake, experiment: str, some: str = "some") -> str:
-    """What to do for shadow models: 'losslake collect' trains neither those of a loop of one's own nor those of an audit."""
-    if of_audit(lake.experiment(experiment)):
-        return f"have {some} fitted by losslake.audit(..., shadows=32), from a shell by losslake audit ... --shadows 32"
-    if not of_own_loop(lake.experiment(experiment)):
-        return f"collect {some} with 'losslake collect shadows'"
-    return f"train {some} with your own loop: for run in lake.shadow_runs({experiment!r}, count=32)"
-
-
-def set_aside(lake: Lake, experiment: str) -> str:
-    """What to do for population records, which nobody trains on."""
-    if of_audit(lake.experiment(experiment)):
-        return "give the audit some: population= of losslake.audit, --population of 'losslake audit', under another experiment name"
-    if of_own_loop(lake.experiment(experiment)):
-        return "set some aside: pool 'population' in the samples of start_run"
-    return "set some aside with --population when collecting"
 
 
 @dataclass
@@ -88,7 +61,7 @@ class Source:
     find: Callable[[str], Analysis] = field(repr=False)
     left_out: tuple[str, ...] = ()
     _not_compared: NotCompared | None = field(default=None, repr=False)
-    _token_marks: dict[tuple[str, ...], tuple[int, int] | None] = field(default_factory=dict, repr=False)
+    _token_marks: Marks = field(default_factory=dict, repr=False)
     _asked: bool = field(default=False, repr=False)
     _sets: dict[tuple[Any, ...], TrainingSets] = field(default_factory=dict, repr=False)
     kept: Kept = field(default_factory=lambda: Kept(KEPT), repr=False)
@@ -180,26 +153,15 @@ class Source:
     def _others(self, *roles: Role) -> tuple[Run, ...]:
         self._asked = True
         found = with_signals(self.runs, self.target_name, roles, but=self.not_compared().runs)
-        self._check_tokens(found)
+        if self.target is not None and found:
+            check_same_tokens(
+                self._token_marks,
+                self.target,
+                found,
+                keeps_tokens=lambda run: keeps_tokens(self, run),
+                ask=self.sql,
+            )
         return found
-
-    def _check_tokens(self, runs: Sequence[Run]) -> None:
-        """Raises NotEnoughData where one of these runs counts other tokens of a text than the target."""
-        if self.target is None or not runs:
-            return
-        marks, own = self._token_marks, _files_of(self.target)
-        if own not in marks and not keeps_tokens(self, self.target):
-            marks[own] = None
-        if own in marks and marks[own] is None:
-            return
-        if any(_files_of(run) not in marks for run in (self.target, *runs)):
-            rows = self.sql(read_sql("token_marks"))
-            found = {row["run"]: (row["texts"], row["mark"]) for row in rows.iter_rows(named=True)}
-            marks.update({_files_of(run): found.get(run.run) for run in (self.target, *runs)})
-        differ = [run.run for run in runs if marks[_files_of(run)] not in (None, marks[own])]
-        if differ:  # in tokens, or in the samples that they have
-            others = self.sql(read_sql("token_counts"), {"target": self.target.run})
-            refuse_other_tokens(others.to_dicts(), differ, self.experiment, self.target_name)
 
     def told(self) -> tuple[str, ...]:
         """What was left out of the runs to compare with, if these were asked for since this was called last."""
@@ -242,7 +204,7 @@ class Source:
             for run in self.runs
             if "signals" in run.tables() and (run.info.role in roles or run.run == self.target_name)
         ]
-        key = (self.experiment, *map(_files_of, runs))
+        key = (self.experiment, *map(rows_by_sum, runs))
         if key not in self._sets:
             self._sets.clear()
             self._sets[key] = read_training_sets(runs, self.audited(), self.rows_of_each)
@@ -433,15 +395,6 @@ def _only_target(experiment: str, runs: tuple[Run, ...]) -> Run | None:
             "choose one with --target"
         )
     return first[0] if first else None
-
-
-def _files_of(run: Run) -> tuple[str, ...]:
-    """A run by what it holds: the sums of rows stay when they are laid out anew."""
-    return (
-        run.experiment,
-        run.run,
-        *(file.sha256 for file in run.files if file.table == "signals"),
-    )
 
 
 def keeps_tokens(source: Source, run: Run, column: str = "token_losses") -> bool:

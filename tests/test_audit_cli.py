@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
-from losslake.auditing import as_options, command
+from losslake.audit_command import as_options, command
 from losslake.cli import main
 from losslake.store.errors import MissingExtra
 from sklearn.ensemble import RandomForestClassifier

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import polars as pl
 
 from ...store.errors import NotEnoughData
+from ..remedies import set_aside
 from ..scores import Scores
-from ..source import Source, set_aside
+from ..source import Source
 from ..statistics.metric import Metric
 from .loss import NOT_FINITE, attacked_losses
 from .reference_share import (

@@ -15,8 +15,9 @@ import pyarrow as pa
 from ...store.errors import NotEnoughData
 from ...store.format.records import Role, Run, unpack_samples
 from ...store.format.tables import empty_table, table_of_rows
+from ..remedies import of_audit
 from ..scores import Scores
-from ..source import Source, of_audit
+from ..source import Source
 from .loss import NOT_FINITE
 from .reference_share import (
     ALPHAS,

@@ -13,7 +13,8 @@ from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.format.schema import PLAIN_QUERIES
 from ..declare import DUALS, MASK, SHARED, WITHOUT, Analysis
-from ..source import Source, collect_shadows
+from ..remedies import collect_shadows
+from ..source import Source
 from ..statistics.dependence import (
     ALIKE,
     PRIME,

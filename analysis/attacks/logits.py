@@ -18,7 +18,8 @@ from ...store.format.records import Run
 from ...store.format.schema import ORIGINAL
 from ...store.query.kept import place_of
 from ...store.read.data_rows import open_rows
-from ..source import Source, of_audit, of_own_loop
+from ..remedies import of_audit, of_own_loop
+from ..source import Source
 
 Lists = Literal["logits", "features"]
 PIECE = 16_384

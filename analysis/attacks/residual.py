@@ -12,8 +12,9 @@ import polars as pl
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.format.schema import CROSS_ENTROPY, ORIGINAL
+from ..remedies import set_aside
 from ..scores import Scores, count_unscored
-from ..source import Source, set_aside
+from ..source import Source
 from ..statistics.metric import Metric
 
 Floats = npt.NDArray[np.float64]

@@ -13,8 +13,9 @@ import polars as pl
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.format.schema import ORIGINAL, PLAIN_QUERIES
+from ..remedies import collect_shadows
 from ..scores import Scores, count_unscored
-from ..source import Source, collect_shadows
+from ..source import Source
 from ..statistics.metric import Metric
 from .loss import NOT_FINITE
 from .rmia_views import DECIMALS, View, beats, log_ratio, read_views

@@ -13,7 +13,8 @@ import pyarrow as pa
 from ...store.errors import NotEnoughData
 from ...store.format.records import Run
 from ...store.format.tables import table_of_rows
-from ..source import Source, set_aside
+from ..remedies import set_aside
+from ..source import Source
 from .mean_probability import mean_log_probability
 from .run_answers import Answers, answers_of
 

@@ -13,9 +13,10 @@ import polars as pl
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
+from ..remedies import collect_shadows
 from ..scores import Finding, Scores
 from ..scoring.stored import keep_scores
-from ..source import Source, collect_shadows
+from ..source import Source
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
 from ..statistics.roc import roc, split

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...store.format.records import Experiment, Run
 from ...version import __version__
-from ..source import Source, of_audit
+from ..remedies import of_audit
+from ..source import Source
 
 if TYPE_CHECKING:
     from .compared import Compared

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from ...store.format.records import Experiment, Run
 from ..charts.roc import Curve
 from ..charts.traces import Band
+from ..remedies import of_audit
 from ..scores import Finding, Scores
-from ..source import of_audit
 from ..statistics.metric import Metric
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ...store.format.records import Experiment
-from ..source import of_audit, of_own_loop
+from ..remedies import of_audit, of_own_loop
 from ..statistics.roc import RESOLVED_FROM
 from .data import Report
 from .verdict import FEWEST_MEMBERS, Judgement, is_strong, rests_on_likeness

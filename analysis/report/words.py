@@ -9,7 +9,7 @@ import numpy as np
 from ..charts.axes import number, percent
 from ..charts.scores import MEMORIZED
 from ..evaluations.likeness import SHIFTED
-from ..source import of_own_loop
+from ..remedies import of_own_loop
 from ..statistics.metric import Metric
 from ..statistics.roc import RESOLVED_FROM, firm
 from .data import Attack, Report, beats_guessing, label_of

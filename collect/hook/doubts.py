@@ -62,6 +62,33 @@ def tell_who_was_in_no_batch(run: str, members: np.ndarray, missing: np.ndarray)
         )
 
 
+def tell_of_a_lone_point(run: str, epochs: int) -> None:
+    """The eval trace has the point before training, and none of the epochs after it."""
+    warnings.warn(
+        f"trace_eval of run {run!r} was called before training alone, and its eval trace says nothing of the {epochs} "
+        "epochs; call it after each of them too",
+        stacklevel=5,
+    )
+
+
+def tell_it_is_dropped(run: str, experiment: str) -> None:
+    """Another process has committed the same shadow run."""
+    warnings.warn(
+        f"another process has committed run {run!r} of experiment {experiment!r} meanwhile, with the same members; what was "
+        "recorded here is dropped",
+        stacklevel=5,
+    )
+
+
+def tell_of_its_other_name(run: str, experiment: str, name: str) -> None:
+    """Its name ``run`` was taken, and it is committed as ``name``."""
+    warnings.warn(
+        f"another process has committed a run {run!r} of experiment {experiment!r} meanwhile; this one is in the lake as "
+        f"{name!r}",
+        stacklevel=5,
+    )
+
+
 def leave(recorder: TraceRecorder, writer: RunWriter) -> None:
     """What becomes of a run that nobody has committed or discarded, and nobody holds any more, or whose program ends."""
     recorded = recorder.recording or recorder.epochs or writer.staged_epochs()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
-from ...store.errors import AlreadyExists, InvalidInput, InvalidOption, NotEnoughData
+from ...store.errors import AlreadyExists, InvalidInput, InvalidOption
 from ...store.format.records import Run, RunInfo
 from ...store.write.run_writer import RunWriter
 from .. import ranks
@@ -31,7 +30,17 @@ from ..signals.from_logits import Answers
 from ..signals.queries import Query
 from .asked_model import TracePoint, asked_model
 from .criterion import Reduction, WatchedCriterion
-from .doubts import check_order, leave, tell_it_has_ended, tell_of_sigmoids, tell_who_was_in_no_batch
+from .doubts import (
+    check_order,
+    leave,
+    tell_it_has_ended,
+    tell_it_is_dropped,
+    tell_of_a_lone_point,
+    tell_of_its_other_name,
+    tell_of_sigmoids,
+    tell_who_was_in_no_batch,
+)
+from .eval_trace import EvalTrace
 from .evaluation import Evaluation
 from .exposed_so_far import COLUMNS, most_exposed
 from .given import KeyLookup, keys_in
@@ -79,7 +88,7 @@ class RecordedRun:
         self._forward, self._collate = forward, collate
         self._collate_of_loop: Callable[[list[Any]], Any] | None = None
         self._eval_norms = False
-        self._eval_points = 0
+        self._eval_trace = EvalTrace(writer.run, self._recorder, np.flatnonzero(~population))
         self._unfinished = weakref.finalize(self, leave, self._recorder, writer)
         self._started = time.perf_counter()
         self._trained = 0.0
@@ -221,7 +230,7 @@ class RecordedRun:
     @property
     def traced_points(self) -> int:
         """Points that the eval trace has so far, the one before training counted."""
-        return self._eval_points
+        return self._eval_trace.points
 
     @property
     def recording(self) -> bool:
@@ -254,12 +263,8 @@ class RecordedRun:
         if not ranks.writes():
             return pl.DataFrame(schema=COLUMNS)
         self._recorder.wait()
-        if self._eval_points == 1 and self._recorder.epochs > 1:
-            raise NotEnoughData(
-                f"trace_eval of run {self.name!r} was called before training alone, and {self._recorder.epochs} epochs have ended since; "
-                "call it after each epoch too, or not at all: exposed() then reads what is recorded within the steps"
-            )
-        traces = self._writer.staged_traces("eval" if self._eval_points else "train", "loss")
+        self._eval_trace.check_follows()
+        traces = self._writer.staged_traces("eval" if self._eval_trace.points else "train", "loss")
         return most_exposed(traces, self.members & ~self._population, k, self.name)
 
     def trace_eval(
@@ -308,35 +313,7 @@ class RecordedRun:
         (len(ids),) each. Of several processes only the one that writes asks.
         """
         self._end_epoch()
-        epoch, due = self._eval_points, self._recorder.epochs
-        if due and epoch > due:
-            raise InvalidInput(f"trace_eval of run {self.name!r} was called twice after epoch {due}")
-        if due and epoch == 0:
-            raise InvalidInput(
-                f"trace_eval of run {self.name!r} is due before training and after each epoch; epoch {epoch} was left out"
-            )
-        while epoch < due:
-            if ranks.writes():
-                self._recorder.write_no_pass(epoch)
-            epoch += 1
-        if not ranks.writes():
-            self._eval_points = epoch + 1
-            return
-        ids = np.flatnonzero(~self._population)
-        try:
-            point = ask(ids)
-        except Exception as error:
-            if epoch == 0:
-                raise
-            self._recorder.write_no_pass(epoch)
-            warnings.warn(
-                f"trace_eval of run {self.name!r} failed, and its point after epoch {epoch} has no values; training goes on: "
-                f"{type(error).__name__}: {error}",
-                stacklevel=3,
-            )
-        else:
-            self._recorder.write_pass(epoch, ids, *point)
-        self._eval_points = epoch + 1
+        self._eval_trace.add(ask)
 
     def evaluate(self, model: nn.Module, data: Any, *, criterion: Callable[..., Any] | None = None) -> None:
         """Record the signals of the finished model for all samples and queries; arguments as in `trace_eval`.
@@ -390,7 +367,7 @@ class RecordedRun:
         self._end_epoch()
         self._steps.unwatch()
         self._recorder.finish()
-        if not (self._recorder.epochs or self._eval_points or self._evaluation.done):
+        if not (self._recorder.epochs or self._eval_trace.points or self._evaluation.done):
             raise InvalidInput(
                 f"run {self.name!r} recorded nothing: watch the loader and the criterion of the loop, or call evaluate"
             )
@@ -400,13 +377,23 @@ class RecordedRun:
         if self._recorder.epochs:
             missing = self.members & ~self._writer.forgotten & ~self._recorder.trained_on
             tell_who_was_in_no_batch(self.name, self.members, missing)
-        if self._eval_points == 1 and self._recorder.epochs > 1:
-            warnings.warn(
-                f"trace_eval of run {self.name!r} was called before training alone, and its eval trace says nothing of the {self._recorder.epochs} "
-                "epochs; call it after each of them too",
-                stacklevel=4,
-            )
-        info = dataclasses.replace(
+        if self._eval_trace.before_training_alone:
+            tell_of_a_lone_point(self.name, self._recorder.epochs)
+        try:
+            self.committed = self._writer.commit(self._facts(), if_taken=self._free_name)
+        except AlreadyExists:
+            if self._free_name is not None:
+                raise
+            tell_it_is_dropped(self.name, self.experiment)
+            return None
+        if self.committed.run != self.name:
+            tell_of_its_other_name(self.name, self.experiment, self.committed.run)
+            self.name = self.committed.run
+        return self.committed
+
+    def _facts(self) -> RunInfo:
+        """What the run says of itself, now that its loop has ended."""
+        return dataclasses.replace(
             self._evaluation.info,
             extra={
                 **self._evaluation.info.extra,
@@ -414,30 +401,11 @@ class RecordedRun:
                 **({} if self._steps.loss is None or self._steps.by_hand else {"loss": self._steps.loss}),
                 **({"outputs": "probabilities"} if self._losses and self._losses.of_probabilities else {}),
             },
-            epochs=self._recorder.epochs or max(self._eval_points - 1, 0) or None,
+            epochs=self._recorder.epochs or max(self._eval_trace.points - 1, 0) or None,
             seconds=self._trained or time.perf_counter() - self._started,
             versions=versions(),
             device=device_name(None),
         )
-        try:
-            self.committed = self._writer.commit(info, if_taken=self._free_name)
-        except AlreadyExists:
-            if self._free_name is not None:
-                raise
-            warnings.warn(
-                f"another process has committed run {self.name!r} of experiment {self.experiment!r} meanwhile, with the same members; what was "
-                "recorded here is dropped",
-                stacklevel=4,
-            )
-            return None
-        if self.committed.run != self.name:
-            warnings.warn(
-                f"another process has committed a run {self.name!r} of experiment {self.experiment!r} meanwhile; this one is in the lake as "
-                f"{self.committed.run!r}",
-                stacklevel=4,
-            )
-            self.name = self.committed.run
-        return self.committed
 
     def resume(self, run: Run) -> None:
         """Be a run that is committed, whose signals are still to come, of the loss that it records."""
@@ -476,7 +444,7 @@ class RecordedRun:
     def _only_evaluation_failed(self, error: BaseException | None) -> bool:
         """Whether the training before is whole: what leaves the block is what `evaluate` raised."""
         failed = error is not None and error is self._evaluation.failed
-        return failed and bool(self._recorder.epochs or self._eval_points or self._evaluation.done)
+        return failed and bool(self._recorder.epochs or self._eval_trace.points or self._evaluation.done)
 
     def _ids(self, given: Any) -> Any:
         """Sample ids, by their keys where these are given."""

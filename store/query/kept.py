@@ -62,6 +62,11 @@ def place_of(run: Run, table: str) -> tuple[tuple[str, int, int], ...]:
     )
 
 
+def rows_by_sum(run: Run) -> tuple[str, ...]:
+    """What a run's signals hold: the sums of rows stay when they are laid out anew."""
+    return (run.experiment, run.run, *(file.sha256 for file in run.files if file.table == "signals"))
+
+
 def kept_rows_of_each(
     kept: Kept, lake: Catalogue, runs: Sequence[Run], table: str, columns: Sequence[str], every: int
 ) -> list[pl.DataFrame]:

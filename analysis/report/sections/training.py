@@ -12,7 +12,7 @@ from ....store.format.records import ROLES, Run
 from ...charts.axes import number, percent
 from ...charts.models import auc_of_each, found_histogram, likeness_of_models, shadow_curve_chart
 from ...charts.traces import Line, ablation_map, evolution_chart, traces_chart
-from ...source import of_audit
+from ...remedies import of_audit
 from ..audit import covers
 from ..data import Report, Traces
 from ..parts import Facts, Figure, Figures, Part, Section, Table

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import torch
 from click.testing import CliRunner
-from losslake.auditing import command
+from losslake.audit_command import command
 from losslake.collect.audit.collect import collect_audit
 from losslake.collect.audit.language_model import shown
 from losslake.collect.signals.texts import ask_tokens

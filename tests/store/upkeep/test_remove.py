@@ -331,7 +331,7 @@ def test_a_start_that_fails_leaves_no_experiment(tmp_path: Path) -> None:
     assert lake.experiments() == []
     with start_run(lake, "mine", samples=[0, 1, 1, 1], members=[0]) as run:
         run._writer.append_epoch("eval", 0, [0, 1], loss=np.ones(2))
-        run._eval_points = 1
+        run._eval_trace.points = 1
     with pytest.raises(ZeroDivisionError), start_run(lake, "mine", samples=[0, 1, 1, 1], members=[0]):
         raise ZeroDivisionError
     assert [run.run for run in lake.runs("mine")] == ["target"]
