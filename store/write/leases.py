@@ -57,6 +57,9 @@ _OFTEN = 30.0
 _renewed: set[tuple[str, str]] = set()
 """The leases that this process renews, by lake and path."""
 
+_renewing = threading.Lock()
+"""Held while a lease joins or leaves `_renewed`."""
+
 _held: set[tuple[str, str]] = set()
 """The claims that this process has, by lake and path. One of its own beside them could not be removed when it ended."""
 
@@ -92,27 +95,45 @@ def hold(files: Files, *, any_format: bool = False) -> None:
     }
     data = manifest.dump(content)
     files.put(path, data)
-    if (files.root, path) not in _renewed:
+    with _renewing:
+        if (files.root, path) in _renewed:
+            return
         _renewed.add((files.root, path))
         ended, step = threading.Event(), threading.Lock()
         _at_exit(files, path, ended, step)
         threading.Thread(
-            target=_renew, args=(files, path, data, ended, step), name="losslake-lease", daemon=True
+            target=_renew, args=(files, path, data, ended, step, _renewed), name="losslake-lease", daemon=True
         ).start()
 
 
-def _renew(files: Files, path: str, data: bytes, ended: threading.Event, step: threading.Lock) -> None:
-    """Renew a lease until its process ends: a training that writes nothing for days is at work all the same."""
+def _renew(
+    files: Files,
+    path: str,
+    data: bytes,
+    ended: threading.Event,
+    step: threading.Lock,
+    renewed: set[tuple[str, str]],
+) -> None:
+    """Renew a lease until its process ends, or its lake has gone: a training that writes nothing for days is at work all the same."""
     last = time.monotonic()
     while not ended.wait(min(RENEWED, RETRIED).total_seconds()):
         remove_ended(files)
-        if time.monotonic() - last < RENEWED.total_seconds():
-            continue
-        last = time.monotonic()
-        # One that was removed is written again by the next `hold` alone. A failure now may be none the next time.
+        # A failure now may be none the next time.
         with step, contextlib.suppress(LosslakeError, OSError):
-            if not ended.is_set() and files.exists(path):
+            if ended.is_set() or _has_gone(files, path, renewed):
+                return
+            if time.monotonic() - last >= RENEWED.total_seconds():
+                last = time.monotonic()
                 files.put(path, data)
+
+
+def _has_gone(files: Files, path: str, renewed: set[tuple[str, str]]) -> bool:
+    """Whether a lease was removed, perhaps with its lake: no longer ``renewed`` then, and written again by the next `hold` alone."""
+    with _renewing:
+        if files.exists(path):
+            return False
+        renewed.discard((files.root, path))
+        return True
 
 
 def _at_exit(files: Files, path: str, ended: threading.Event, step: threading.Lock) -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -291,6 +292,29 @@ def test_a_lease_is_renewed_by_time_and_not_by_writes(
     for _ in range(3):
         os.utime(path, (1, 1))
         wait_until(lambda: path.stat().st_mtime > 1)
+
+
+def test_nothing_is_renewed_of_a_lake_that_has_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A service that audits in temporary lakes does not gather a thread a lake."""
+    monkeypatch.setattr(leases, "RETRIED", timedelta(milliseconds=20))
+
+    def renewing() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "losslake-lease"}
+
+    before = renewing()
+    for name in "abc":
+        leases.hold(Lake.open(tmp_path / name, create=True).files)
+    own = renewing() - before
+    assert len(own) == 3
+    shutil.rmtree(tmp_path / "a")
+    for name in "bc":
+        lake = Lake.open(tmp_path / name)
+        (tmp_path / name / own_lease(lake)).unlink()
+    wait_until(lambda: not renewing() & own)
+    # The next write has a lease again, which is renewed.
+    leases.hold(lake.files)
+    assert len(renewing() - before - own) == 1
+    assert (tmp_path / "c" / own_lease(lake)).exists()
 
 
 def test_a_claim_of_an_ended_process_keeps_nobody_out(lake: Lake) -> None:
