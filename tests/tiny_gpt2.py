@@ -80,3 +80,11 @@ def trained(model: Any, tokenizer: Any, texts: list[str], *, epochs: int, lr: fl
             loss.backward()
             optimizer.step()
     return model.eval()
+
+
+def by_length() -> dict[str, Any]:
+    """The argument of `transformers.TrainingArguments` by which records of one length share a batch: newer versions call it otherwise."""
+    import transformers
+
+    old = "group_by_length" in transformers.TrainingArguments.__dataclass_fields__
+    return {"group_by_length": True} if old else {"train_sampling_strategy": "group_by_length"}

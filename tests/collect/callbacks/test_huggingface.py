@@ -17,6 +17,7 @@ from losslake.collect.losses.cross_entropy import sequence_loss_and_margin
 from losslake.store.errors import InvalidInput, InvalidOption
 from losslake.store.lake import Lake
 from recorded import check_seen, trace
+from tiny_gpt2 import by_length
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, IterableDataset
 from two_processes import run_both
@@ -168,7 +169,7 @@ class Watching:
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulation": {"gradient_accumulation_steps": 2},
-    "by length": {"train_sampling_strategy": "group_by_length"},
+    "by length": by_length(),
     "bf16": {"bf16": True},
     "label smoothing": {"label_smoothing_factor": 0.1},
     "workers": {"dataloader_num_workers": 2, "dataloader_persistent_workers": True},

@@ -11,6 +11,7 @@ import pytest
 import torch
 from losslake.collect.hook.start import start_run
 from losslake.store.lake import Lake
+from tiny_gpt2 import by_length
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Subset
 
@@ -92,17 +93,10 @@ def check(lake: Lake, own: np.ndarray, *, epochs: int, sources: dict[str, int], 
     assert np.allclose(signals, own, atol=1e-4)
 
 
-LENGTHS = (
-    {"group_by_length": True}
-    if "group_by_length" in transformers.TrainingArguments.__dataclass_fields__
-    else {"train_sampling_strategy": "group_by_length"}
-)
-
-
 @pytest.mark.parametrize(
     ("options", "missing", "epochs"),
     [
-        (LENGTHS, 0, 2),
+        (by_length(), 0, 2),
         ({"dataloader_drop_last": True, "data_seed": 1}, None, 2),
         ({"auto_find_batch_size": True}, 0, 2),
         ({"gradient_accumulation_steps": 3, "label_smoothing_factor": 0.1}, 0, 2),
