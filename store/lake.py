@@ -62,7 +62,9 @@ class Lake(Catalogue):
 
     def _bring_along(self, experiment: str | None, *, rewritten: bool = False) -> None:
         """Bring the Delta tables of a published lake along (see `delta.publish.follow`)."""
-        if isinstance(self.files, LocalFiles) and self.files.exists(paths.PUBLISHED):
+        if isinstance(self.files, LocalFiles) and self.files.exists(
+            paths.DELTA if rewritten else paths.PUBLISHED
+        ):
             from .delta.publish import follow
 
             follow(self, experiment, rewritten=rewritten)

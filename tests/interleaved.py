@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from losslake.store.delta import log, publish
 from losslake.store.files import faults, local, tokens
 from losslake.store.format import manifest
 from losslake.store.lake import Lake
@@ -29,7 +30,7 @@ from losslake.store.upkeep import forget, gc
 from losslake.store.write import index, leases
 from power import Drive
 
-_STEPS = ("link", "replace", "unlink", "mkdir", "rmdir", "scandir", "stat", "lstat")
+_STEPS = ("link", "symlink", "replace", "unlink", "mkdir", "rmdir", "scandir", "stat", "lstat")
 """Calls before which a process may be stopped, with opening, writing and syncing a file."""
 
 _NAP = 30.0
@@ -63,7 +64,7 @@ class World:
         self._made_at: dict[tuple[int, int], float] = {}
         self._held = contextlib.ExitStack()
         clock, seen = _Time(self), _Os(self)
-        for module in (leases, index, forget, gc, local, changes):
+        for module in (leases, index, forget, gc, local, changes, log, publish):
             self._held.enter_context(patch.object(module, "time", clock))
         for module in (local, faults):
             self._held.enter_context(patch.object(module, "os", seen))
@@ -83,7 +84,7 @@ class World:
     def pass_time(self, seconds: float, asleep: frozenset[str] = frozenset()) -> None:
         """Let time go by, also for the disk's clock, and processes renew their leases, but for those on machines that sleep."""
         for path in (self.path, *self.path.rglob("*")):
-            seen = path.stat()
+            seen = path.lstat()  # the link to a file that has gone is there still
             self._made_at.setdefault((seen.st_ino, seen.st_mtime_ns), self.elapsed)
         self.elapsed += seconds
         for process in self.processes:

@@ -96,8 +96,9 @@ def put_version(
     path = f"{paths.delta_log(table)}/{version:020d}.json"
     if not files.put_if_absent(path, "".join(f"{json.dumps(action)}\n" for action in actions).encode()):
         return None
-    # Others may have gone on and deleted what was at this number before it was put here.
-    if max(_versions(files, table)[1], default=-1) > version:
+    # Others may have gone on and deleted what was at this number before it was put here, or removed the table.
+    commits, checkpoints = _versions(files, table)
+    if max(checkpoints, default=-1) > version or state.version not in (-1, *commits, *checkpoints):
         files.delete(path)
         return None
     left = {path: add for path, add in state.adds.items() if add not in gone}

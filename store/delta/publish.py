@@ -69,7 +69,7 @@ def publish(lake: Catalogue, *, keep: bool | None = None) -> list[Published]:
 
     ``keep``: from now on every commit does so, or none; None leaves that as it is, which is none in the beginning. Raises InvalidOption
     for a lake in an object store, OlderFormat for one that has to be migrated, CorruptLake where a file that a manifest
-    lists cannot be read.
+    lists cannot be read, LosslakeError where others remove the tables meanwhile.
     """
     files = _local(lake.files)
     leases.hold(files)
@@ -80,17 +80,23 @@ def publish(lake: Catalogue, *, keep: bool | None = None) -> list[Published]:
     wanted = bool(before) if keep is None else keep
     if before is None or wanted != before:
         files.put(paths.PUBLISHED, manifest.dump({"kind": "published", "keep": wanted}))
-    return _publish(lake, files, None)
+    done = _publish(lake, files, None)
+    if not done:
+        raise LosslakeError(
+            f"another process removes the Delta tables of the lake {lake.path}; 'losslake lake publish' when it has ended"
+        )
+    return done
 
 
 def unpublish(lake: Catalogue) -> int:
     """Remove the Delta tables of a lake; the number of files that went. None of the lake's own is touched."""
     files = _local(lake.files)
     leases.hold(files)
-    files.delete(paths.PUBLISHED)  # first: from now on nobody brings them up to date
+    files.delete(
+        paths.PUBLISHED
+    )  # first: from now on nobody brings them up to date, and who does takes back what it adds
     found = files.list(paths.DELTA)
-    for path in sorted(found, key=lambda path: "/_delta_log/" not in path):
-        files.delete(path)
+    _remove_tables(files, found)
     return len(found)
 
 
@@ -111,6 +117,8 @@ def follow(lake: Catalogue, experiment: str | None, *, rewritten: bool) -> None:
     if rewritten:
         if _keeps(lake.files) is not None:
             _publish(lake, lake.files, scope)
+        else:
+            _remove_unpublished(lake.files)
         return
     with contextlib.suppress(LosslakeError):
         if _keeps(lake.files):
@@ -121,9 +129,13 @@ def follow(lake: Catalogue, experiment: str | None, *, rewritten: bool) -> None:
 
 
 def _publish(lake: Catalogue, files: LocalFiles, experiments: Sequence[str] | None) -> list[Published]:
+    """The tables as they are then; none where another process removes them meanwhile: what was added has gone again."""
     leases.hold(files)
     missed = 0
     for attempt in itertools.count():
+        if not files.exists(paths.PUBLISHED):
+            _remove_unpublished(files)
+            return []
         # Before the manifests: what another process publishes from now on is newer than this, and this is not put then.
         states = {table: read_state(files, table) for table in TABLES}
         whole = experiments is None or any(state.damaged or state.about is None for state in states.values())
@@ -137,7 +149,8 @@ def _publish(lake: Catalogue, files: LocalFiles, experiments: Sequence[str] | No
                     break
                 done.append(_summary(table, state))
             else:
-                return done
+                if files.exists(paths.PUBLISHED):
+                    return done
         except (CorruptLake, NotFound):
             # Others have replaced or removed it since its manifest was read. Where that is not so it is damaged.
             missed += 1
@@ -149,6 +162,19 @@ def _publish(lake: Catalogue, files: LocalFiles, experiments: Sequence[str] | No
             )
         time.sleep(random.uniform(0.0, min(0.01 * (attempt + 1), 0.2)))
     raise AssertionError("the last attempt returns or raises")
+
+
+def _remove_unpublished(files: Files) -> None:
+    """Remove what is left of tables of a lake that is not published: of a process that was stopped, or published while others removed them."""
+    found = files.list(paths.DELTA)
+    # In this order: what others have made since they published the lake anew is not among it.
+    if not files.exists(paths.PUBLISHED):
+        _remove_tables(files, found)
+
+
+def _remove_tables(files: Files, found: Iterable[str]) -> None:
+    for path in sorted(found, key=lambda path: "/_delta_log/" not in path):
+        files.delete(path)
 
 
 def _bring_up(

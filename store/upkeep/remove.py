@@ -107,11 +107,16 @@ def unused_removed(lake: Catalogue, experiment: str) -> Iterator[bool]:
 
 
 def stopped_removals(lake: Catalogue) -> list[str]:
-    """The experiments whose removal was begun and did not end."""
-    found = [
-        path.removeprefix(f"{paths.REMOVALS}/")[:-5] for path in lake.files.list(paths.REMOVALS, ".json")
+    """The experiments whose removal was begun and did not end, nor is somebody at it."""
+    files = lake.files
+    found = [path.removeprefix(f"{paths.REMOVALS}/")[:-5] for path in files.list(paths.REMOVALS, ".json")]
+    return [
+        name
+        for name in found
+        if not files.exists(paths.experiment_manifest(name))
+        and not leases.claimed(files, f"experiment={name}")
+        and files.exists(paths.removal(name))  # else it ended before its claim was looked for
     ]
-    return [name for name in found if not lake.files.exists(paths.experiment_manifest(name))]
 
 
 def complete_removal(lake: Catalogue, experiment: str) -> None:

@@ -244,6 +244,11 @@ def claim(files: Files, what: str, *, any_format: bool = False) -> Iterator[Clai
         _remove_claim(files, path)
 
 
+def claimed(files: Files, what: str) -> bool:
+    """Whether a process that may be at work has the claim to ``what``."""
+    return any(_may_be_at_work(files, path) for path in files.list(paths.claims_folder(what), ".json"))
+
+
 def _seconds() -> float:
     """A clock that goes on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.time()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from acts import N, analyze, rows_of, samples, samples_in_files, write
 from interleaved import World
 from losslake.store.errors import NotFound
 from losslake.store.lake import Lake
@@ -22,7 +23,7 @@ from losslake.store.upkeep.gc import collect_garbage
 from losslake.store.upkeep.remove import remove
 from losslake.store.upkeep.verify import verify
 from power import Drive, copied
-from protocol import CLOCKS, N, analyze, rows_of, samples, samples_in_files, write
+from protocol import CLOCKS
 
 EVERY = bool(os.environ.get("LOSSLAKE_PROTOCOL_SECONDS"))
 MANIFESTS = ("experiments", "runs", "results", "index")

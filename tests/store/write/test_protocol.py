@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 
+import published
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from protocol import CLOCKS, HOUR, KINDS, Protocol
+from published import Published
 
 SECONDS = float(os.environ.get("LOSSLAKE_PROTOCOL_SECONDS", "0"))
 HOSTS = st.sampled_from([*CLOCKS])
@@ -26,17 +29,21 @@ done: Counter[str] = Counter()
 class Machines(RuleBasedStateMachine):
     """Processes on three machines, whose clocks are an hour apart and jump."""
 
+    holds = Protocol
+    lakes = 12
+    kinds: Sequence[str] = KINDS
+
     def __init__(self) -> None:
         super().__init__()
         self.protocol: Protocol | None = None
 
     @initialize(indexed=st.booleans())
     def make(self, indexed: bool) -> None:
-        self.protocol = Protocol(indexed=indexed)
+        self.protocol = self.holds(indexed=indexed)
 
     @rule(
         what=st.sampled_from([*["start"] * 4, *["go on"] * 4, "kill", "time", "jump"]),
-        kind=st.sampled_from(KINDS),
+        kind=st.sampled_from(range(80)),
         host=HOSTS,
         which=st.integers(0, 7),
         calls=CALLS,
@@ -44,14 +51,14 @@ class Machines(RuleBasedStateMachine):
         asleep=st.sampled_from(["", "", "a", "b"]),
     )
     def step(
-        self, what: str, kind: str, host: str, which: int, calls: int, seconds: float, asleep: str
+        self, what: str, kind: int, host: str, which: int, calls: int, seconds: float, asleep: str
     ) -> None:
         """One rule, so that each kind of step is as likely after every other."""
         if self.protocol is None:
             return
         match what:
             case "start":
-                self.protocol.start(kind, host, which, calls)
+                self.protocol.start(self.kinds[kind % len(self.kinds)], host, which, calls)
             case "go on":
                 self.protocol.go_on(which, calls)
             case "kill":
@@ -76,14 +83,23 @@ class Machines(RuleBasedStateMachine):
             self.protocol.close()
 
 
-def test_no_interleaving_breaks_the_protocol() -> None:
+class MachinesThatPublish(Machines):
+    """The same where other engines read the lake's tables, and an experiment comes and goes."""
+
+    holds = Published
+    lakes = 4
+    kinds = published.KINDS
+
+
+@pytest.mark.parametrize("machines", [Machines, MachinesThatPublish])
+def test_no_interleaving_breaks_the_protocol(machines: type[Machines]) -> None:
     done.clear()
     end = time.monotonic() + SECONDS
     while True:
         run_state_machine_as_test(
-            Machines,
+            machines,
             settings=settings(
-                max_examples=50 if SECONDS else 12,
+                max_examples=50 if SECONDS else machines.lakes,
                 stateful_step_count=30 if SECONDS else 14,
                 deadline=None,
                 database=None,
