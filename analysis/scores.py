@@ -34,7 +34,10 @@ class Scores:
 
     def arrays(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """Score (NaN where there is none) and membership of the samples whose membership is known."""
-        known = self.frame.filter(pl.col("member").is_not_null())
+        # Of two columns: those of an analysis's own may be many times as much, and all would be copied.
+        known = self.frame.select("member", "score")
+        if known["member"].null_count():
+            known = known.filter(pl.col("member").is_not_null())
         score = known["score"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
         return score, known["member"].to_numpy()
 
@@ -70,6 +73,11 @@ def count_unscored(frame: pl.DataFrame, why: str) -> tuple[str, ...]:
     """A note with the number of samples without a score, none where all have one."""
     missing = frame["score"].null_count()
     return (f"{missing} of {len(frame)} samples have no score: {why}",) if missing else ()
+
+
+def in_order(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows in the order of their sample ids: as they are where they lie so, as those that losslake writes do."""
+    return rows if rows["sample_id"].is_sorted() else rows.sort("sample_id")
 
 
 def by_exposure(scores: Scores) -> pl.DataFrame:

@@ -414,10 +414,12 @@ def with_membership(source: Source, frame: pl.DataFrame) -> pl.DataFrame:
     if source.target is None or not source.target.tables():
         return frame.select("sample_id", pl.lit(None, pl.Boolean).alias("member"), pl.exclude("sample_id"))
     table = "signals" if "signals" in source.target.tables() else "traces"
-    known = (
-        source.rows(source.target, table, ["sample_id", "member"])
-        .group_by("sample_id")
-        .agg(pl.col("member").any())
-    )
-    joined = frame.join(known, on="sample_id", how="left", maintain_order="left")
-    return joined.select("sample_id", "member", pl.exclude("sample_id", "member"))
+    rows = source.rows(source.target, table, ["sample_id", "member"])
+    # By place and not by a join, which copies the other columns: they are many times as much.
+    shape = source.lake.experiment(source.experiment).samples
+    known, member = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    known[rows["sample_id"].to_numpy()] = True
+    member[rows["sample_id"].filter(rows["member"]).to_numpy()] = True
+    asked = frame["sample_id"].to_numpy()
+    column = pl.select(pl.when(pl.Series(known[asked])).then(pl.Series(member[asked])).alias("member"))
+    return frame.select("sample_id", column["member"], pl.exclude("sample_id", "member"))

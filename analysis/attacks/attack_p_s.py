@@ -134,7 +134,7 @@ def _share_among_losses(
         pl.Series("share", share).fill_nan(None),
         pl.Series("n_reference", count),
     )
-    return with_thresholds(found, thresholds, levels)
+    return with_thresholds(found, lambda rows: thresholds[rows], levels)
 
 
 def share_at_or_below(ranked: Floats, loss: Floats, interpolate: bool) -> Floats:

@@ -183,10 +183,13 @@ def _share_among_runs(
     frame = source.query(
         "attack_same_sample", {"target": source.target_name, "interpolate": interpolate, "most": most}
     )
-    lowest = frame["lowest"]
+    lowest = frame.drop_in_place("lowest")
     held = lowest.list.len().fill_null(0).cast(pl.Int64).to_numpy()
     ranked = lowest.explode().drop_nulls().to_numpy()
-    thresholds = thresholds_at(
-        ranked, np.cumsum(held) - held, frame["n_reference"].to_numpy(), levels, interpolate
-    )
-    return with_thresholds(frame.drop("lowest"), thresholds, levels)
+    del lowest
+    start, count = np.cumsum(held) - held, frame["n_reference"].to_numpy()
+
+    def of_rows(rows: slice) -> np.ndarray:
+        return thresholds_at(ranked, start[rows], count[rows], levels, interpolate)
+
+    return with_thresholds(frame, of_rows, levels)

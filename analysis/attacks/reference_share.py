@@ -6,7 +6,7 @@ is its p-value but for 1 / (n + 1), and rejecting at F <= alpha should have the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -30,6 +30,9 @@ Interpolate = Annotated[
     "let F run straight between reference losses (from F = 0 at loss 0), not in steps: records under all of them keep an order",
 ]
 
+_BLOCK = 1 << 16
+"""Rows whose thresholds are looked for together."""
+
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Levels = Sequence[float]
@@ -50,12 +53,13 @@ def share_scores(frame: pl.DataFrame, levels: Levels, interpolate: bool, why: st
 
     ``why`` says why a sample may have no score.
     """
-    known = frame.filter(pl.col("member").is_not_null() & pl.col("score").is_not_null())
+    scored = frame.select("member", "share", "n_reference").filter(frame["score"].is_not_null())
+    known = scored.filter(pl.col("member").is_not_null())
     member, share = known["member"].to_numpy(), known["share"].to_numpy()
     metrics = [
         metric for level in levels for metric in rates(share <= level, member, "at_alpha", {"alpha": level})
     ]
-    typical = frame.filter(pl.col("score").is_not_null())["n_reference"].median()
+    typical = scored["n_reference"].median()
     notes = list(count_unscored(frame, why))
     if isinstance(typical, float):
         notes += _beyond_the_level(metrics, 0.0 if interpolate else typical)
@@ -143,16 +147,28 @@ def thresholds_at(
     return found
 
 
-def with_thresholds(frame: pl.DataFrame, thresholds: Floats, levels: Levels) -> pl.DataFrame:
-    """Add the column thresholds: a list of {alpha, loss} a row, NULL where there is no reference loss."""
-    # As one array and not a column a level put together, which takes four times the memory.
-    rows, width = thresholds.shape
-    known = ~np.isnan(thresholds[:, 0])
+def with_thresholds(
+    frame: pl.DataFrame, thresholds: Callable[[slice], Floats], levels: Levels
+) -> pl.DataFrame:
+    """Add the column thresholds: a list of {alpha, loss} a row, NULL where there is no reference loss.
+
+    ``thresholds`` says what those of some rows are, (rows, L): asked for block by block, as the column takes more than all others.
+    """
+    rows, width = len(frame), len(levels)
+    known = np.empty(rows, dtype=bool)
+    losses, held = np.empty(rows * width), 0
+    for start in range(0, rows, _BLOCK):
+        part = slice(start, min(start + _BLOCK, rows))
+        found = thresholds(part)
+        known[part] = ~np.isnan(found[:, 0])
+        there = found[known[part]].ravel()
+        losses[held : held + len(there)] = there
+        held += len(there)
     pairs = pa.StructArray.from_arrays(
-        [np.tile(np.array(levels, dtype=np.float64), int(known.sum())), thresholds[known].ravel()],
-        names=["alpha", "loss"],
+        [np.tile(np.array(levels, dtype=np.float64), held // width), losses[:held]], names=["alpha", "loss"]
     )
-    starts = np.concatenate([[0], np.cumsum(known * width)]).astype(np.int64)
+    starts = np.zeros(rows + 1, dtype=np.int64)
+    np.cumsum(known, out=starts[1:])
+    starts *= width
     listed = pa.LargeListArray.from_arrays(starts, pairs, mask=pa.array(~known))
-    assert rows == len(listed) == len(frame)
     return frame.with_columns(pl.Series("thresholds", listed))

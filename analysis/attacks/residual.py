@@ -13,13 +13,15 @@ from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.format.schema import CROSS_ENTROPY, ORIGINAL
 from ..remedies import set_aside
-from ..scores import Scores, count_unscored
+from ..scores import Scores
+from ..scores import count_unscored
 from ..source import Source
+from ..scores import in_order
 from ..statistics.metric import Metric
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-Seen = tuple[Floats, Floats]
+Seen = tuple[Floats, Flags]
 Fit = Callable[[Seen, Floats, Seen], Floats]
 
 FOLDS = 5
@@ -140,7 +142,9 @@ def _read(source: Source, target: Run, epochs: int, features: str) -> tuple[pl.D
         columns += [phi_after(target, rows, epoch) for epoch in early]
     if features in ("margin", "both") or (features == "auto" and margins):
         columns += [at(rows["margin"], epoch) for epoch in early]
-    return rows, np.stack(columns, axis=1), final_phi(source, target, rows, last)
+    # The traces themselves go: all that is looked at of them is in the columns.
+    told = rows.select("sample_id", "member", "audited")
+    return told, np.stack(columns, axis=1), final_phi(source, target, rows, last)
 
 
 def traced(source: Source, target: Run, name: str) -> tuple[pl.DataFrame, int]:
@@ -154,7 +158,7 @@ def traced(source: Source, target: Run, name: str) -> tuple[pl.DataFrame, int]:
             "records that were not trained on: call run.trace_eval(model, data), data of all samples, before training and after each epoch"
         )
     rows = source.rows(target, "traces", ["sample_id", "source", "member", "loss", "margin"])
-    rows = rows.filter(pl.col("source") == "eval").sort("sample_id")
+    rows = in_order(rows.filter(pl.col("source") == "eval").drop("source"))
     last = int(rows["loss"].list.len().max() or 0) - 1  # type: ignore[arg-type]
     if last < 2:
         raise NotEnoughData(
@@ -200,13 +204,13 @@ def final_phi(source: Source, target: Run, rows: pl.DataFrame, last: int) -> Flo
     return found["final"].fill_null(np.nan).to_numpy()
 
 
-def _classes(source: Source, sample_id: pl.Series) -> Floats:
-    """Which class each record has, a column of 0 and 1 a class; no column where there are many, or one."""
+def _classes(source: Source, sample_id: pl.Series) -> Flags:
+    """Which class each record has, a column a class; no column where there are many, or one."""
     label = pl.Series(source.lake.samples(source.experiment)["label"])[sample_id.cast(pl.Int64)]
     known = label.drop_nulls().unique().sort().to_numpy()
     if not 2 <= len(known) <= MOST_CLASSES:
-        return np.zeros((len(label), 0))
-    return (label.fill_null(-1).to_numpy()[:, None] == known[known >= 0]).astype(np.float64)
+        return np.zeros((len(label), 0), dtype=bool)
+    return np.asarray(label.fill_null(-1).to_numpy()[:, None] == known[known >= 0])
 
 
 def parts(records: int) -> npt.NDArray[np.int64]:
@@ -242,15 +246,21 @@ def _standard(fitted: Floats, asked: Floats) -> tuple[Floats, Floats]:
 def _least_squares(seen: Seen, final: Floats, asked: Seen) -> Floats:
     from threadpoolctl import threadpool_limits
 
-    fitted, other = (
-        np.concatenate([values, values**2, classes], axis=1) for values, classes in (seen, asked)
-    )
-    middle, centre = final.mean(), fitted.mean(axis=0)
-    fitted, other = fitted - centre, other - centre
+    fitted, middle = _with_squares(*seen), final.mean()
+    centre = fitted.mean(axis=0)
+    fitted -= centre
     penalty = RIDGE * len(fitted) * np.eye(fitted.shape[1])
     with threadpool_limits(1):  # several would add up in an order of their own
         weights = np.linalg.solve(fitted.T @ fitted + penalty, fitted.T @ (final - middle))
+        del fitted  # as much as what comes now
+        other = _with_squares(*asked)
+        other -= centre
         return np.asarray(other @ weights + middle)
+
+
+def _with_squares(values: Floats, classes: Flags) -> Floats:
+    """Values, their squares and the classes, side by side."""
+    return np.concatenate([values, values**2, classes], axis=1)
 
 
 def _boosted(quantile: float) -> Fit:

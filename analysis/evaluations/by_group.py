@@ -164,8 +164,9 @@ class _Part:
 
 def _parts(scores: Scores, groups: pl.DataFrame, names: tuple[str, ...]) -> tuple[_Part, list[_Part], int]:
     """All records, each group, and how many scored records are in none."""
-    known = scores.frame.filter(pl.col("member").is_not_null() & pl.col("score").is_not_null())
-    placed = known.select("sample_id", "member", "score").join(groups, on="sample_id", how="left")
+    looked = scores.frame.select("sample_id", "member", "score")
+    known = looked.filter(pl.col("member").is_not_null() & pl.col("score").is_not_null())
+    placed = known.join(groups, on="sample_id", how="left")
     score, member = placed["score"].to_numpy(), placed["member"].to_numpy()
     place = placed["part"].replace_strict(names, range(len(names)), default=None, return_dtype=pl.Int64)
     at = place.fill_null(-1).to_numpy()

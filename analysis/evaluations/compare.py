@@ -113,9 +113,8 @@ def side_by_side(scores: dict[str, Scores]) -> tuple[pl.DataFrame, list[str]]:
     table: pl.DataFrame | None = None
     notes = []
     for name, one in scores.items():
-        part = one.frame.filter(pl.col("score").is_not_null()).select(
-            "sample_id", "member", pl.col("score").alias(name)
-        )
+        part = one.frame.select("sample_id", "member", pl.col("score").alias(name))
+        part = part.filter(pl.col(name).is_not_null())
         table = (
             part if table is None else table.join(part.drop("member"), on="sample_id", maintain_order="left")
         )

@@ -81,8 +81,8 @@ def _paired(first: Scores, second: Scores) -> tuple[list[tuple[Floats, Flags]], 
     The correlation is 0 where the sides have not the same members.
     """
     known = [
-        one.frame.filter(pl.col("score").is_not_null() & pl.col("member").is_not_null()).select(
-            "sample_id", "member", pl.col("score").cast(pl.Float64)
+        one.frame.select("sample_id", "member", pl.col("score").cast(pl.Float64)).filter(
+            pl.col("score").is_not_null() & pl.col("member").is_not_null()
         )
         for one in (first, second)
     ]

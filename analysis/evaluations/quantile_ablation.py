@@ -14,7 +14,7 @@ import polars as pl
 from ...store.errors import InvalidOption, NotEnoughData
 from ..declare import SHARED
 from ..measures.trace import Recorded, recorded_source
-from ..scores import Finding
+from ..scores import Finding, in_order
 from ..source import Source
 from ..statistics.metric import Metric
 from .compare import check_k, found_by
@@ -148,11 +148,13 @@ def read_traces(source: Source, score: RangeScore) -> Traces:
     """The traces a score is made of: samples x epochs in memory. Raises NotEnoughData where there are none."""
     target = source.need_target_table("traces")
     recorded = recorded_source(target) if score.source == "auto" else score.source
-    pool = source.lake.samples(source.experiment)["pool"].to_numpy(zero_copy_only=False)
     rows = source.rows(target, "traces", ["sample_id", "source", "member", score.signal])
-    rows = rows.filter((pl.col("source") == recorded) & pl.col(score.signal).is_not_null())
-    rows = rows.filter(pl.Series(pool[rows["sample_id"].to_numpy()] == "audit")).sort("sample_id")
-    lists = rows[score.signal]
+    rows = rows.filter(
+        (pl.col("source") == recorded) & pl.col(score.signal).is_not_null(),
+        pl.Series(source.audited()[rows["sample_id"].to_numpy()]),
+    )
+    rows = in_order(rows.drop("source"))
+    lists = rows.drop_in_place(score.signal)
     lengths = lists.list.len().to_numpy().astype(np.int64)
     width = int(lengths.max(initial=0))
     values = np.full((len(rows), width), np.nan, dtype=np.float32)

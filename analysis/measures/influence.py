@@ -71,7 +71,7 @@ def influence(
     if top < 1:
         raise InvalidOption(f"top of influence is a number of test records, 1 or more, not {top}")
     shadows = source.need_shadows()
-    pool = source.lake.samples(source.experiment)["pool"].to_numpy(zero_copy_only=False)
+    pool = pl.Series(source.lake.samples(source.experiment)["pool"])
     sample_id, tested = np.flatnonzero(pool == "audit"), np.flatnonzero(pool == on)
     if len(tested) == 0:
         raise NotEnoughData(

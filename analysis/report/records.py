@@ -13,7 +13,7 @@ import polars as pl
 from ..charts.axes import number, percent
 from ..charts.traces import band_of
 from ..measures.suspects import KINDS
-from ..scores import Scores, by_exposure
+from ..scores import Scores, by_exposure, in_order
 from ..source import Source
 from .data import Again, Headline, Record, Scored, Traces
 
@@ -46,11 +46,9 @@ def read_traces(source: Source, signal: Literal["loss", "grad_norm"]) -> TraceTa
     target = source.target
     if target is None or "traces" not in target.tables():
         return None
-    frame = (
-        source.rows(target, "traces", ["sample_id", "member", "source", signal])
-        .filter(pl.col(signal).is_not_null() & (pl.col(signal).list.len() > 0))
-        .sort("sample_id")
-    )
+    rows = source.rows(target, "traces", ["sample_id", "member", "source", signal])
+    frame = in_order(rows.filter(pl.col(signal).is_not_null() & (pl.col(signal).list.len() > 0)))
+    del rows
     kinds = set(frame["source"].unique())
     if not kinds:
         return None
@@ -260,7 +258,7 @@ def class_name(names: Any, label: int | None) -> str | None:
 
 def _ranks(scored: Scored, among: pl.Series, wanted: list[int]) -> dict[int, tuple[float, int]]:
     """Score and rank of the wanted samples; rank 1 is the highest score of those ``among``, and equal scores share the better rank."""
-    frame = scored.scores.frame.filter(pl.col("score").is_not_null())
+    frame = scored.scores.frame.select("sample_id", "score").filter(pl.col("score").is_not_null())
     frame = frame.filter(pl.col("sample_id").is_in(among.cast(frame["sample_id"].dtype).implode()))
     values = np.sort(frame["score"].cast(pl.Float64).to_numpy())
     asked = frame.filter(pl.col("sample_id").is_in(wanted))

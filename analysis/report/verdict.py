@@ -138,7 +138,7 @@ def named_at(attack: Attack, fpr: float) -> tuple[frozenset[int], int]:
     """Ids of the members above the threshold of this FPR, and how many non-members are above it."""
     score, member = attack.scored.scores.arrays()
     threshold = threshold_at_fpr(split(score, member)[1], fpr)
-    known = attack.scored.scores.frame.filter(pl.col("member").is_not_null())
+    known = attack.scored.scores.frame.select("sample_id", "member").filter(pl.col("member").is_not_null())
     above = np.nan_to_num(score, nan=-np.inf) > threshold
     return frozenset(known["sample_id"].to_numpy()[above & member].tolist()), int((above & ~member).sum())
 
