@@ -118,7 +118,11 @@ RECIPE = option_set(
         type=click.Choice(["batch", "group", "none"]),
         help="Normalisation, for models that have it.",
     ),
-    click.option("--epochs", type=int, help="Passes over the training data."),
+    click.option(
+        "--epochs",
+        type=int,
+        help="Passes over the training data; of an estimator, calls of its partial_fit. Default: 100, and one fit of an estimator.",
+    ),
     click.option("--batch-size", type=int, help="Records a step."),
     click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"]), help="Default: sgd."),
     click.option("--lr", type=float, help="Learning rate."),

@@ -55,13 +55,16 @@ def collect_group() -> None:
 def target(lake: str, experiment: str, **given: Any) -> None:
     """Train the model to audit, and record every sample's loss before training and after each epoch.
 
-    An estimator, as of scikit-learn, has a loss after each of its boosting rounds or trees, where it has these.
+    An estimator, as of scikit-learn, has a loss after each of its boosting rounds or trees, where it has these; with --epochs, after
+    each of so many passes of partial_fit, where it has that.
 
     \b
     Examples:
       losslake collect target --lake my-lake --experiment digits --dataset digits --model mlp --epochs 40
       losslake collect target --lake my-lake --experiment forest --dataset patients.csv --label diagnosis \\
           --key patient --model sklearn.ensemble:RandomForestClassifier --set n_estimators=200
+      losslake collect target --lake my-lake --experiment sgd --dataset patients.csv --label diagnosis \\
+          --key patient --model sklearn.linear_model:SGDClassifier --set loss=log_loss --epochs 20
     """
     progress = ProgressLines(f"{experiment} {given['run']}")
     progress.note(GETTING_READY)

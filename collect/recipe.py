@@ -16,7 +16,14 @@ from .callables import is_callable_spec, refuse_unnamed, unknown_choice
 from .presets import PRESETS
 
 OF_ESTIMATORS = ("model", "model_options", "estimator")
-"""The fields of a recipe for an estimator."""
+"""The fields of a recipe for an estimator; epochs too, where they are given."""
+
+
+class _Untold(int):
+    """A number that nobody gave: epochs of a network have a default, those of an estimator are given or it has none."""
+
+
+_EPOCHS = _Untold(100)
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,10 @@ class Recipe:
     dp_delta                of the epsilon; None: see `budget_of`
     early_stop              stop after so many epochs in a row without a lower loss of the population, and take the weights
                             of the lowest (see `EarlyStopping`); ``epochs`` is the most. None: train them all
+    epochs                  passes over the members; of a network 100 unless given. An estimator takes them where it has
+                            partial_fit, and is fitted in one call where they are not given
     estimator               the libraries, with their versions, of a model that is an estimator, as of scikit-learn, which has
-                            model and model_options alone; found, not chosen. None: a network
+                            model, model_options and epochs alone; found, not chosen. None: a network
     """
 
     model: str = "cnn"
@@ -62,7 +71,7 @@ class Recipe:
     step_epochs: tuple[int, ...] = ()
     step_gamma: float = 0.1
     warmup_epochs: int = 0
-    epochs: int = 100
+    epochs: int = _EPOCHS
     batch_size: int = 256
     clip_norm: float | None = None
     bias_lr: float = 1.0
@@ -105,11 +114,12 @@ class Recipe:
         self._check_private()
         if self.estimator is not None:
             for each in dataclasses.fields(self):
-                if each.name not in OF_ESTIMATORS and getattr(self, each.name) != each.default:
-                    raise InvalidOption(
-                        f"recipe field {each.name} is of networks, and {self.model} is an estimator, which is fitted in one call; leave it out, "
-                        "and give its own parameters with --set NAME=VALUE"
-                    )
+                if each.name in (*OF_ESTIMATORS, "epochs") or getattr(self, each.name) == each.default:
+                    continue
+                raise InvalidOption(
+                    f"recipe field {each.name} is of networks, and {self.model} is an estimator; leave it out, and give its own parameters with "
+                    "--set NAME=VALUE"
+                )
 
     def refuse_unnamed(self, whose: str, named: Container[str] = ()) -> None:
         """Raises InvalidOption for functions of a recipe from a lake that the user has not ``named`` (fields); see there."""
@@ -117,6 +127,11 @@ class Recipe:
             refuse_unnamed(self.model, f"the model of {whose}", "--model")
         if self.forward is not None and "forward" not in named:
             refuse_unnamed(self.forward, f"the forward function of {whose}", "--forward")
+
+    @property
+    def passes(self) -> int | None:
+        """How many passes of partial_fit an estimator is trained in; None: in one call of fit, as where no epochs are given."""
+        return None if isinstance(self.epochs, _Untold) else self.epochs
 
     @property
     def private(self) -> bool:
@@ -181,7 +196,8 @@ def load_recipe(path: Path | None, overrides: Mapping[str, object]) -> Recipe:
 
 
 def changed(recipe: Recipe, overrides: Mapping[str, object]) -> Recipe:
-    """The recipe with `overrides` on top, as `load_recipe` puts them; another model starts without model_options.
+    """The recipe with `overrides` on top, as `load_recipe` puts them; another model starts without model_options, and without the passes
+    of an estimator.
 
     Raises InvalidOption (unknown field, wrong type or value).
     """
@@ -189,6 +205,8 @@ def changed(recipe: Recipe, overrides: Mapping[str, object]) -> Recipe:
     if overrides.get("model", recipe.model) != recipe.model:
         del values["model_options"]
         values.pop("estimator", None)
+        if recipe.estimator is not None or recipe.epochs == _EPOCHS:
+            values.pop("epochs", None)  # passes of partial_fit, or what the other has unless told
     return from_json(_on_top(values, overrides))
 
 
@@ -203,11 +221,12 @@ def _on_top(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
 def to_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain JSON values (tuples as lists), forward only where there is one. from_json(to_json(r)) == r.
 
-    Of an estimator, what it is and its options alone: it has no optimizer and no epochs.
+    Of an estimator, what it is, its options and the epochs that were given: it has no optimizer.
     """
     values = {each.name: _plain(getattr(recipe, each.name)) for each in dataclasses.fields(recipe)}
     if recipe.estimator is not None:
-        return {name: values[name] for name in OF_ESTIMATORS}
+        told = () if recipe.passes is None else ("epochs",)
+        return {name: values[name] for name in (*OF_ESTIMATORS, *told)}
     for name in ("forward", "estimator"):
         if values[name] is None:  # as in all runs from before it was thought of
             del values[name]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,17 +36,24 @@ def trainer_of(model: Any, train: Train | None) -> Train:
         )
     from sklearn.base import clone
 
+    check_clones(model)
+    return lambda members, seed: with_states(clone(model), seed).fit(*members)
+
+
+def check_clones(model: Any) -> None:
+    """Raises InvalidOption for an estimator, or one with a part, whose clone is fitted already."""
+    from sklearn.base import clone
+
     parts = [value for value in model.get_params(deep=True).values() if hasattr(value, "fit")]
     for part in (model, *parts):
         if not isinstance(part, type) and clone(part, safe=False) is part:
             raise InvalidOption(
                 f"{type(part).__name__} stays fitted when it is cloned, so that shadow models would know the members; give train="
             )
-    return lambda members, seed: fitted(clone(model), members, seed)
 
 
-def fitted(estimator: Any, members: Any, seed: int) -> Any:
-    """The estimator fitted, with the random states of it and of its parts drawn from the seed."""
+def with_states(estimator: Any, seed: int) -> Any:
+    """The estimator, with the random states of it and of its parts drawn from the seed."""
     stream = np.random.default_rng(seed)
     states = {
         name: int(stream.integers(_LARGEST_SEED))
@@ -53,22 +61,27 @@ def fitted(estimator: Any, members: Any, seed: int) -> Any:
         if name.rpartition("__")[2] == "random_state"
         and (value is None or isinstance(value, (int, np.integer)))
     }
-    estimator.set_params(**states)
-    x, y = members
-    return estimator.fit(x, y)
+    return estimator.set_params(**states)
 
 
 def trained(train: Train, given: Any, seed: int, name: str) -> Any:
     """The shadow model. Raises InvalidInput where the training fails, or returns nothing."""
-    try:
+    with not_trained(name):
         model = train(given, seed)
-    except LosslakeError:
-        raise
-    except Exception as error:  # whatever a training of somebody's raises
-        raise InvalidInput(f"{name} could not be trained: {type(error).__name__}: {error}") from error
     if model is None:
         raise InvalidInput(f"train returned nothing for {name}; it must return the trained model")
     return model
+
+
+@contextmanager
+def not_trained(name: str) -> Iterator[None]:
+    """Whatever a training of somebody's raises in the block is an InvalidInput that names the model."""
+    try:
+        yield
+    except LosslakeError:
+        raise
+    except Exception as error:
+        raise InvalidInput(f"{name} could not be trained: {type(error).__name__}: {error}") from error
 
 
 def parameters(model: Any, *, parts: bool = True) -> dict[str, Any]:

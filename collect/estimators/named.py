@@ -12,6 +12,7 @@ from ...store.errors import InvalidInput, InvalidOption
 from ..callables import a, is_callable_spec, load_callable, unknown_choice
 from ..recipe import Recipe
 from .asking import no_probabilities
+from .passes import check_passes
 
 _DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 
@@ -30,7 +31,9 @@ def with_estimator(recipe: Recipe) -> Recipe:
     if not _makes_estimators(found):
         _refuse_libraries(recipe, None)
         return recipe
-    libraries = _libraries(make_estimator(recipe))
+    made = make_estimator(recipe)
+    check_passes(made, recipe)
+    libraries = _libraries(made)
     _refuse_libraries(recipe, libraries)
     return replace(recipe, estimator=libraries)
 
@@ -58,7 +61,12 @@ def make_estimator(recipe: Recipe) -> Any:
         if hasattr(made, "decision_function"):
             raise no_probabilities(
                 name,
-                more=", in a function of yours that --model names",
+                more=", in a function of yours that --model names"
+                + (
+                    ", or take a loss of probabilities: --set loss=log_loss"
+                    if name == "SGDClassifier"
+                    else ""
+                ),
             )
         raise InvalidInput(
             f"{spec} makes {a(name)} without predict_proba, so no loss of a record follows from what it says; take a classifier that gives "

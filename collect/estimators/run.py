@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from .asking import ROWS_AT_ONCE, called
 from .fitting import parameters, trained, trainer_of
 from .logits import as_logits, in_order, least_of
 from .named import make_estimator
+from .passes import passes_of
 from .stages import number_of_stages, stages_of
 
 LEAST = "least_probability"
@@ -36,21 +38,24 @@ def fit_run(
     plan: RunPlan,
     records: np.ndarray,
     recording: Recording,
+    *,
+    on_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> Run:
     """Fit the recipe's estimator on ``records``, bool (N,), its members, and commit what it says of all samples as a run.
 
     It is given rows of features as they are, float32, and pictures as rows of numbers from 0 to 1; scaling is its own. Every random_state of
     it and its parts is drawn from ``plan.seed``. Logits are the logarithms of its probabilities; one of exactly 0, and a
     class that no member has, is read as ``extra`` of the plan says under least_probability, or else as half of the least other
-    one that it gives (see `least_of`). A trace, where recorded, has what it said after each of its stages (see `stages_of`); in the
-    place of before training, the shares of the classes among its members.
+    one that it gives (see `least_of`). A trace, where recorded, has what it said after each pass over its members, where the recipe
+    has epochs (see `passes_of`), else after each of its own stages (see `stages_of`); in the place of before training, the shares
+    of the classes among its members. ``on_epoch`` is told of each pass but the last.
 
     Raises TrainingFailed where it cannot be fitted or asked, AlreadyExists where the run is committed.
     """
     with lake.write_run(experiment, plan.run, members=records) as writer:
         started = time.perf_counter()
         try:
-            return _fitted(writer, data, recipe, plan, records, recording, started)
+            return _fitted(writer, data, recipe, plan, records, recording, started, on_epoch)
         except InvalidInput as error:
             raise TrainingFailed(f"run {plan.run!r}: {error}") from error
 
@@ -70,9 +75,9 @@ def _fitted(
     records: np.ndarray,
     recording: Recording,
     started: float,
+    on_epoch: Callable[[int], None],
 ) -> Run:
     made = make_estimator(recipe)
-    fit = trainer_of(made, None)
     x = rows_of_features(data.x)
     # A class that no member has is none of the model's: some libraries want 0, 1, 2, ... without a gap.
     classes, targets = np.unique(data.y[records], return_inverse=True)
@@ -81,9 +86,20 @@ def _fitted(
             f"its {int(records.sum())} members are all of one class: whatever such a model is asked it says the same; take more records, "
             "or fewer classes"
         )
-    model = trained(fit, (x[records], targets), plan.seed, type(made).__name__)
+    name = type(made).__name__
+    ids = np.flatnonzero(~data.population & ~data.forgotten)
+    before: list[np.ndarray] = []  # as they were said: what a probability of 0 is read as is known at the end
+    if recipe.passes is None:
+        model = trained(trainer_of(made, None), (x[records], targets), plan.seed, name)
+    else:
+        for epoch, model in enumerate(
+            passes_of(made, x[records], targets, plan.seed, recipe.passes), start=1
+        ):
+            if epoch < recipe.passes:
+                on_epoch(epoch)
+                if recording.traces:
+                    before.append(_asked(model, x[ids], name))
     seconds = time.perf_counter() - started
-    name = type(model).__name__
     known, wanted = classes.tolist(), list(range(data.classes))
 
     def of_all(outputs: np.ndarray) -> np.ndarray:
@@ -94,17 +110,18 @@ def _fitted(
         raise InvalidInput(f"{name} gives outputs of shape {outputs.shape}, and knows {len(classes)} classes")
     least = plan.extra.get(LEAST) or least_of(outputs[~data.forgotten])
 
-    def logits_of(probabilities: np.ndarray) -> np.ndarray:
-        return as_logits(probabilities, "probabilities", least, lambda row: f"sample {row}")
+    def logits_of(probabilities: np.ndarray, of: np.ndarray) -> np.ndarray:
+        return as_logits(of_all(probabilities), "probabilities", least, lambda row: f"sample {of[row]}")
 
-    logits = logits_of(of_all(outputs))
+    logits = logits_of(outputs, np.arange(len(x)))
     found = append_answers(writer, data.y, lambda *, query: (logits, None), recording)
     if recording.traces:
-        ids = np.flatnonzero(~data.population & ~data.forgotten)
         shares = np.bincount(targets, minlength=len(classes)) / len(targets)
-        _append_stage(writer, 0, logits_of(of_all(np.tile(shares, (len(ids), 1)))), ids, data.y)
-        for stages, stage in enumerate(stages_of(model, x[ids], outputs[ids]), start=1):
-            _append_stage(writer, stages, logits_of(of_all(stage)), ids, data.y)
+        _append_stage(writer, 0, logits_of(np.tile(shares, (len(ids), 1)), ids), ids, data.y)
+        last = outputs[ids]
+        stages = stages_of(model, x[ids], last) if recipe.passes is None else [*before, last]
+        for number, stage in enumerate(stages, start=1):
+            _append_stage(writer, number, logits_of(stage, ids), ids, data.y)
     tested = None
     if data.test_x is not None:
         tested = of_all(_asked(model, rows_of_features(data.test_x), name))
@@ -117,7 +134,7 @@ def _fitted(
             dataset=data.dataset,
             model=recipe.model,
             recipe=to_json(recipe),
-            epochs=number_of_stages(model),
+            epochs=recipe.passes or number_of_stages(model),
             train_accuracy=share_right(found.correct, records),
             test_accuracy=test_accuracy,
             seconds=round(seconds, 3),

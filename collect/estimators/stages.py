@@ -18,7 +18,7 @@ Predict = Callable[[Any], Any]
 
 def has_stages(model: Any) -> bool:
     """Whether `stages_of` has something to tell of such an estimator, fitted or not; of a pipeline, its last step."""
-    last = _last(model)
+    last = last_step(model)
     return hasattr(last, "staged_predict_proba") or _rounds(last) is not None or _is_forest(last)
 
 
@@ -28,7 +28,7 @@ def stages_of(model: Any, x: np.ndarray, said: np.ndarray) -> Iterator[np.ndarra
     A boosting's stages are its rounds, a forest's its trees: after k of them it says what the first k say together. The last
     is ``said``, what the model says. Raises InvalidInput where it is not.
     """
-    last, given = _last(model), _before_last(model, x)
+    last, given = last_step(model), _before_last(model, x)
     stage = said[:0]
     for stage in _stages(last, given):
         yield np.asarray(stage, dtype=np.float64)
@@ -41,7 +41,7 @@ def stages_of(model: Any, x: np.ndarray, said: np.ndarray) -> Iterator[np.ndarra
 
 def number_of_stages(model: Any) -> int:
     """How many stages the fit of a fitted estimator had; 1 where it has none."""
-    last = _last(model)
+    last = last_step(model)
     if not has_stages(last):
         return 1
     if _rounds(last) is not None and not hasattr(last, "staged_predict_proba"):
@@ -91,10 +91,11 @@ def _is_forest(last: Any) -> bool:
     return isinstance(last, (RandomForestClassifier, ExtraTreesClassifier))
 
 
-def _last(model: Any) -> Any:
+def last_step(model: Any) -> Any:
+    """The last step of a pipeline, and of one in it; what is no pipeline itself."""
     from sklearn.pipeline import Pipeline
 
-    return _last(model.steps[-1][1]) if isinstance(model, Pipeline) and model.steps else model
+    return last_step(model.steps[-1][1]) if isinstance(model, Pipeline) and model.steps else model
 
 
 def _before_last(model: Any, x: Any) -> Any:

@@ -10,7 +10,7 @@ from ..data.nested import Nested
 from ..data.training import TrainingData
 from ..estimators.named import make_estimator
 from ..estimators.run import LEAST
-from ..estimators.stages import has_stages
+from ..estimators.stages import has_stages, last_step
 from ..recipe import Recipe
 from .running import Running
 
@@ -48,11 +48,16 @@ def of_estimators(
         raise InvalidOption(
             f"{what}, and plain mlps alone are trained as a stack; leave --stack out, and take --jobs"
         )
-    staged = has_stages(make_estimator(recipe))
+    made = make_estimator(recipe)
+    staged = recipe.passes is not None or has_stages(made)
     if running.get("traces") and not staged:
         raise InvalidOption(
             f"{what} without stages that it can be asked about, such as boosting rounds or the trees of a forest, so it has no trace; "
-            "leave --traces out"
+            + (
+                "train it in passes, which are the epochs of a trace, with --epochs"
+                if hasattr(last_step(made), "partial_fit")
+                else "leave --traces out"
+            )
         )
     changed: Running = {**running, "queries": "original", "device": "cpu", "compiled": False, "stack": 1}
     return changed, traces and staged
@@ -83,8 +88,8 @@ def refuse_checkpoints(recipe: Recipe, every: int | None, *, restart: bool) -> N
     """Raises InvalidOption where checkpoints of an estimator are asked for."""
     if recipe.estimator is not None and (every or restart):
         raise InvalidOption(
-            f"{recipe.model} is an estimator, which is fitted in one call: there is nothing to go on from; leave --checkpoint-every and "
-            "--restart out"
+            f"{recipe.model} is an estimator, of which nothing is kept but what it says: there is nothing to go on from; leave --checkpoint-every "
+            "and --restart out"
         )
 
 

@@ -117,7 +117,7 @@ def train_fleet(
             there = prepared.data.population & ~prepared.data.forgotten
             held_out(there, np.zeros(len(prepared.data), dtype=np.bool_))
         _check_model(prepared, recipe, recording)
-    steps = recipe.epochs if recipe.estimator is None else 1
+    steps = recipe.epochs if recipe.estimator is None else recipe.passes or 1
     watch = Watch(plans, steps, progress)
     work = FleetWork(
         prepared,
@@ -132,7 +132,7 @@ def train_fleet(
         checkpointing,
         watch,
     )
-    progress.start(len(todo) * steps, "epochs" if recipe.estimator is None else "models")
+    progress.start(len(todo) * steps, "epochs" if recipe.estimator is None or recipe.passes else "models")
     try:
         if len(todo) < len(plans):
             watch.say(f"{len(plans) - len(todo)} of {len(plans)} runs are in the lake already")
@@ -223,8 +223,8 @@ def check_same(run: Run, plan: RunPlan, recipe: Recipe, recording: Recording) ->
     """Raises AlreadyExists where a committed run was not made from this plan, recipe and recording."""
     info = run.info
     stored = {
-        # What a recipe does not tell of had its default when the run was made.
-        **(to_json(Recipe()) if info.recipe else {}),
+        # What a network's recipe does not tell of had its default when the run was made; an estimator's tells all.
+        **(to_json(Recipe()) if info.recipe and "estimator" not in info.recipe else {}),
         **info.recipe,
         "seed": info.seed,
         "role": info.role,

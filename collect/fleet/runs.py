@@ -55,7 +55,16 @@ class Runs:
 
     def _train_alone(self, number: int, plan: RunPlan, row: np.ndarray) -> None:
         if self._recipe.estimator is not None:
-            fit_run(self._lake, self._experiment, self._data, self._recipe, plan, row, self._recording)
+            fit_run(
+                self._lake,
+                self._experiment,
+                self._data,
+                self._recipe,
+                plan,
+                row,
+                self._recording,
+                on_epoch=lambda epoch: self._tell("epoch", number=number, epoch=epoch),
+            )
             return
         train_run(
             self._lake,

@@ -12,7 +12,7 @@ import pytest
 from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.fleet.target_and_shadows import collect_target
 from losslake.collect.presets import PUBLISHED
-from losslake.collect.recipe import Recipe, from_json, load_recipe, to_json
+from losslake.collect.recipe import Recipe, changed, from_json, load_recipe, to_json
 from losslake.store.errors import InvalidInput, InvalidOption, NotFound
 from losslake.store.lake import Lake
 
@@ -133,6 +133,27 @@ def test_recipes_for_dp_sgd() -> None:
     ):
         with pytest.raises(InvalidOption, match=message):
             from_json(values)
+
+
+def test_an_estimator_has_the_epochs_that_were_given_and_no_default() -> None:
+    sgd = Recipe(model="sklearn.linear_model:SGDClassifier", estimator="scikit-learn 1")
+    assert sgd.passes is None
+    assert "epochs" not in to_json(sgd)
+    for given in (7, 100):  # 100 is what a network has unless told
+        told = dataclasses.replace(sgd, epochs=given)
+        assert told.passes == given
+        assert to_json(told)["epochs"] == given
+        again = from_json(json.loads(json.dumps(to_json(told))))
+        assert again.passes == given
+        assert changed(again, {}).passes == given
+        assert changed(again, {"model": "mlp"}) == Recipe(model="mlp"), (
+            "its passes are no epochs of a network"
+        )
+    assert from_json(json.loads(json.dumps(to_json(sgd)))).passes is None
+    network = Recipe(model="mlp", epochs=30)
+    assert changed(network, {"model": "cnn"}).epochs == 30
+    other = changed(from_json(to_json(Recipe(model="mlp"))), {"model": sgd.model})
+    assert other.passes is None, "a network's default is nobody's wish for passes"
 
 
 def test_unknown_fields_and_unreadable_files(tmp_path: Path) -> None:

@@ -300,7 +300,8 @@ def test_the_other_fleets_shards_and_what_is_committed(lake: Lake, prepared: Pre
         ({"stack": 4}, {}, InvalidOption, "stack"),
         ({"checkpoint_every": 2}, {}, InvalidOption, "nothing to go on from"),
         ({}, {"lr": 0.5}, InvalidOption, "lr is of networks"),
-        ({}, {"epochs": 3}, InvalidOption, "epochs is of networks"),
+        ({}, {"epochs": 3}, InvalidOption, "its own rounds or trees"),  # an estimator takes epochs where it has partial_fit
+        ({}, {"epochs": 100}, InvalidOption, "its own rounds or trees"),  # given, though a network's default
         ({}, {"dp_noise": 1.0}, InvalidOption, "is of networks"),
         ({}, {"model_options": {"n_estimater": 3}}, InvalidOption, "Did you mean 'n_estimators'"),
         ({}, {"model_options": {"random_state": 3}}, InvalidOption, "each run's own seed"),
