@@ -222,7 +222,8 @@ def against_default(
     """How far what could be a default is above what is one, on the same targets and shadow models."""
     measure = "tpr_at_fpr@0.01"
     columns = sorted({key[2] for key in values if key[2] != 1})
-    rows, better, compared = [], [], 0
+    rows, compared = [], 0
+    better: dict[tuple[str, str], dict[str, list[str]]] = {}
     for score, default in RIVALS:
         for name in there:
             row = []
@@ -242,14 +243,21 @@ def against_default(
                 )
                 compared += len(gap) > 0
                 if sure and gap.mean() > 0:
-                    better.append(f"`{score}` above `{default}` ({titles[name]}; {n})")
+                    better.setdefault((score, default), {}).setdefault(titles[name], []).append(str(n))
             if any(row):
                 rows.append(f"| `{score}` less `{default}`, {titles[name]} | " + " | ".join(row) + " |")
     return [
         "## The defaults, and what could be in their place",
         "",
         "Difference in TPR at an FPR of 1% on the same targets with the same shadow models; bold where its interval is without 0.",
-        f"Above a default so (data; shadow models): {'; '.join(better) if better else 'none'}.",
+        "Above a default so, with so many shadow models:" if better else "Above a default so: none.",
+        "",
+        *(
+            f"- `{score}` above `{default}`: "
+            + "; ".join(f"{data} {', '.join(counts)}" for data, counts in where.items())
+            for (score, default), where in better.items()
+        ),
+        "",
         f"Of {compared} comparisons one in forty would be so by chance. With 2 models a coin leaves half of the records without a model",
         "with them or without one, and so without a score of `lira` or `rmia`; `collect shadows` by itself (`--design balanced`) has both of each.",
         "",
