@@ -130,7 +130,7 @@ def readers(lake: Lake) -> dict[str, Callable[[], Any]]:
     def in_arrow() -> list[Any]:
         tables = [lake.samples(E), *(table for run in lake.runs(E) for table in lake.run_rows(run))]
         tables += [lake.read_file(each.file) for each in results(lake, E) if each.file]
-        return [repr(pl.from_arrow(table).rows()) for table in tables]
+        return [repr(pl.DataFrame(table).rows()) for table in tables]
 
     def analysis() -> Any:
         with open_source(lake, E, "target") as source:

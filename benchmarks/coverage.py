@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -185,15 +186,17 @@ def of_spearman() -> Iterator[Case]:
         "rounded, half of one side equal": _rounded,
     }
     for r in (0.0, 0.5, 0.9):
-        shapes[f"normal, r = {r:g}"] = lambda rng, n, r=r: _normal(rng, n, r)
+        shapes[f"normal, r = {r:g}"] = partial(_normal, r=r)
     for shape, draw in shapes.items():
-        truth = float(rank_correlation(*draw(np.random.default_rng(1), 300_000), {}).value or 0)
+        drawn = draw(np.random.default_rng(1), 300_000)
+        truth = float(rank_correlation(*drawn, {}).value or 0)
         if shape.startswith("normal"):
             truth = float(6 / np.pi * np.arcsin(float(shape.split()[-1]) / 2))
         for n in (30, 100, 3_000):
 
             def trial(rng: np.random.Generator, n: int = n, draw: Any = draw) -> Interval:
-                return _ends(rank_correlation(*draw(rng, n), {}))
+                one, other = draw(rng, n)
+                return _ends(rank_correlation(one, other, {}))
 
             yield "Spearman", f"{n} pairs, {shape}", truth, trial
 

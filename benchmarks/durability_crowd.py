@@ -206,8 +206,8 @@ def analyse_on(path: str, number: int, target: str, end: float) -> None:
         ):
             for name in ("loss", "privacy-score") if number % 2 else ("lira", "calibrated"):
                 run_analysis(source, find(name))
-        if gone := {("signals", EXPERIMENT, run) for run in seen} - rows_for_polars(lake).keys():
-            raise Broken(f"Polars does not see {gone}")
+        if unseen := {("signals", EXPERIMENT, run) for run in seen} - rows_for_polars(lake).keys():
+            raise Broken(f"Polars does not see {unseen}")
         found = lake.sql("select analysis, count(*) as n from scores group by analysis")
         known = lake.experiment(EXPERIMENT)
         least = known.samples - len(known.forgotten)
@@ -260,7 +260,7 @@ def forget_on(path: str, samples: int, pause: float, end: float) -> None:
     print(json.dumps({"forgotten": count}))
 
 
-def _tell(run: str, what: str, writer: int | None = None) -> None:
+def _tell(run: str, what: str, writer: float | None = None) -> None:
     print(json.dumps({"run": run, what: True, "writer": writer}), flush=True)
 
 
@@ -355,7 +355,8 @@ def crowd(
         meeting = str(folder / "meeting")
         begin |= {("rank", n): partial(start, "rank", "trained-ranks", meeting, n) for n in (0, 1)}
     at_work = {who: make() for who, make in begin.items()}
-    ended, crashes, stopped, asleep = [], 0, 0, {}
+    asleep: dict[str, Any] = {}
+    ended, crashes, stopped = [], 0, 0
     try:
         while time.monotonic() < end:
             time.sleep(min(chance.uniform(0.3, 1.5), max(0.0, end - time.monotonic())))

@@ -52,7 +52,7 @@ def be_on(machine: str, shorter: float) -> None:
     ahead = CLOCKS[machine]
     leases.host_identity = lambda: machine
     for module in (leases, local, gc):
-        module.time = _Clock(ahead)
+        module.time = _Clock(ahead)  # type: ignore[attr-defined]
     manifest.now = lambda: (datetime.now(UTC) + timedelta(seconds=ahead)).isoformat(timespec="milliseconds")
     for module, name in _TIMES:
         setattr(module, name, _REALLY[name] / shorter)

@@ -163,7 +163,7 @@ def _with_garbage(root: Path) -> None:
     make(root)
     lake = Lake.open(root)
     writer = lake.write_run(E, "left", members=IDS < 5)
-    writer.append_epoch("eval", 0, IDS, loss=IDS)
+    writer.append_epoch("eval", 0, IDS, loss=IDS * 1.0)
     save(lake, 3.0)
     save(lake, 1.0)
     lake.files.delete(paths.lease(tokens.process_part(lake.path)))

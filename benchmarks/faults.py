@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from fault_lake import ACTIVITIES, Activity, Broken, Passage, copy, state
@@ -136,7 +137,7 @@ def sweep(
         case = (
             f"{name}, {errno.errorcode[faults.error]} {'from' if faults.lasting else 'at'} call {faults.at}"
         )
-        count(outcome, case, lambda faults=faults: strike(activity, start, root, passage, faulty(faults)))
+        count(outcome, case, partial(strike, activity, start, root, passage, faulty(faults)))
     return outcome
 
 
@@ -194,13 +195,13 @@ def full(folder: Path, name: str, rooms: Sequence[int]) -> Outcome:
                 count(
                     outcome,
                     f"{name}, {room} bytes left",
-                    lambda t=trouble: strike(activity, start, disk / "lake", passage, t),
+                    partial(strike, activity, start, disk / "lake", passage, trouble),
                 )
             quota = files_up_to(room)
             count(
                 outcome,
                 f"{name}, files of {room} bytes",
-                lambda q=quota: strike(activity, start, folder / "struck", passage, q),
+                partial(strike, activity, start, folder / "struck", passage, quota),
             )
     return outcome
 
@@ -303,9 +304,7 @@ def clock(folder: Path, name: str, moments: int = 6) -> Outcome:
                     collect_garbage(Lake.open(root))
 
             case = f"{name}, {days} days at call {at}"
-            count(
-                outcome, case, lambda j=jump: strike(activity, start, root, passage, faulty(Faults(hook=j)))
-            )
+            count(outcome, case, partial(strike, activity, start, root, passage, faulty(Faults(hook=jump))))
     if outcome.errors:
         outcome.broken.append(f"{name}: {outcome.errors} ended with an error")
     return outcome

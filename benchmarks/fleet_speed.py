@@ -72,9 +72,15 @@ def made(lake: Lake, records: int) -> Prepared:
     return Prepared(lake, experiment, data, DEFAULTS, np.zeros(records, dtype=bool))
 
 
+def records_of(prepared: Prepared) -> np.ndarray:
+    """The records, which `made` makes as one array."""
+    assert isinstance(prepared.data.x, np.ndarray)
+    return prepared.data.x
+
+
 def training_flop(prepared: Prepared, recipe: Recipe) -> float:
     """Floating-point operations to train one model on half of the records."""
-    shape = prepared.data.x.shape[1:]
+    shape = records_of(prepared).shape[1:]
     model = build_model(
         recipe.model, input_shape=shape, classes=prepared.data.classes, options=recipe.model_options
     )

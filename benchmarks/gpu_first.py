@@ -84,7 +84,7 @@ def waits(asked: Asked) -> Result:
     device = choose_device(asked.device)
     held, labels = overhead.made_pictures(256 if asked.toy else 50_000, device)
     lake = Lake.open(asked.folder / "waits-lake", create=True)
-    samples = {} if lake.experiments() else {"samples": labels}
+    samples: dict[str, Any] = {} if lake.experiments() else {"samples": labels}
     with start_run(lake, "e", members=np.ones(len(labels), dtype=bool), **samples) as run:
         loops = [overhead.fast_loop(held, each) for each in (None, run)]
         for loop in loops:
@@ -143,7 +143,7 @@ def throughput(asked: Asked, recipe: str, count: int, changes: Mapping[str, Any]
         device=asked.device,
         jobs=1,
     )
-    first, *others = [run.info.seconds for run in runs]
+    first, *others = [run.info.seconds or 0.0 for run in runs]
     return {
         "first_model_seconds": first,
         "model_seconds": min(others),

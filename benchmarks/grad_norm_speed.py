@@ -60,7 +60,7 @@ def steps_of(way: str, name: str, batch: int) -> Step:
     """A function that does one training step."""
     _, make, shape, classes = MODELS[name]
     torch.manual_seed(0)
-    model = make()
+    model: Any = make()
     x, y = torch.randn(batch, *shape), torch.randint(0, classes, (batch,))
     if way == "opacus":
         from opacus import GradSampleModule
@@ -88,7 +88,7 @@ def steps_of(way: str, name: str, batch: int) -> Step:
         if watcher is not None:
             watcher.loss(loss, ids, batch)
         loss.backward()
-        norms = [found.norms for found in watcher.take()] if watcher is not None else None
+        norms: Any = [found.norms for found in watcher.take()] if watcher is not None else None
         if way == "opacus":
             norms = (
                 torch.stack([p.grad_sample.flatten(1).square().sum(1) for p in model.parameters()])

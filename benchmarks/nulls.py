@@ -122,7 +122,7 @@ def made(folder: Path, keep: Mask, rng: np.random.Generator, effect: float = 0.0
     records = keep.shape[1]
     labels = rng.integers(0, 3, records)
     spread = rng.gamma(4, 0.25, records)[:, None]
-    logits = rng.normal(0, 1, (models, records, 3)) * spread
+    logits = np.asarray(rng.normal(0, 1, (models, records, 3)) * spread)
     logits[:, np.arange(records), labels] += rng.normal(2, 1, records) + rng.normal(0, 0.3, (models, 1))
     logits[:, np.arange(records), labels] += effect * rng.gamma(1, 1, records) * keep
     np.savez(
@@ -215,10 +215,10 @@ def cut(lake: Lake, held: Mask, folder: Path) -> Lake:
         member = found["member"].to_numpy()
         part = found.filter(pl.Series(np.append(rows, np.ones(POPULATION, bool))))
         with fewer.write_run("e", run.run, members=member) as writer:
-            writer.append_signals(
-                *(part[name].to_numpy() for name in ("sample_id", "query", "label")),
-                **{name: part[name].to_numpy() for name in ("loss", "phi", "correct")},
+            ids, query, label, loss, phi, correct = (
+                part[name].to_numpy() for name in ("sample_id", "query", "label", "loss", "phi", "correct")
             )
+            writer.append_signals(ids, query, label, loss=loss, phi=phi, correct=correct)
             writer.commit(RunInfo(role=run.info.role))
     return fewer
 

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-from fleet_speed import made
+from fleet_speed import made, records_of
 from losslake.collect.experiment.prepare import Prepared
 from losslake.collect.fleet.ray.cluster import OnRay
 from losslake.collect.fleet.target_and_shadows import collect_shadows
@@ -65,7 +65,7 @@ def on_ray(prepared: Prepared, runs: int) -> float:
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    room = 2 * prepared.data.x.nbytes + (80 << 20)
+    room = 2 * records_of(prepared).nbytes + (80 << 20)
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 1, "object_store_memory": room, "include_dashboard": False},
@@ -111,7 +111,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         lakes = [Lake.open(Path(folder) / name, create=True) for name in ("here", "ray")]
         here, there = (made(lake, options.records) for lake in lakes)
-        print(f"data: {here.data.x.nbytes / 1e6:.0f} MB")
+        print(f"data: {records_of(here).nbytes / 1e6:.0f} MB")
         print(f"on Ray, a node killed: {on_ray(there, options.runs):.1f} s")
         started = time.perf_counter()
         collect_shadows(

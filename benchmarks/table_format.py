@@ -60,7 +60,8 @@ def own_lake(path: Path, samples: int) -> Lake:
 
 def commit_own(lake: Lake, run: str, given: dict[str, np.ndarray]) -> None:
     with lake.write_run(EXPERIMENT, run, members=given["member"]) as writer:
-        writer.append_signals(**{name: column for name, column in given.items() if name != "member"})
+        columns: dict[str, Any] = {name: column for name, column in given.items() if name != "member"}
+        writer.append_signals(**columns)
         writer.commit(RunInfo(role="shadow"))
 
 

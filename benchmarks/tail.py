@@ -83,6 +83,7 @@ def records(data: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Records as columns (N, F) and labels; pictures made smaller by the mean of each square of pixels."""
     spec = data if data == "digits" else str(Path(os.environ["LOSSLAKE_SHARED_DATA"]) / data)
     loaded = load_dataset(spec)
+    assert isinstance(loaded.x, np.ndarray)
     drawn = np.random.default_rng(0).permutation(len(loaded.y))[:RECORDS]
     x, y = loaded.x[drawn], loaded.y[drawn]
     if x.ndim == 4:

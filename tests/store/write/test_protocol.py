@@ -134,7 +134,24 @@ def test_one_in_the_middle_of_another(kind: str, other: str) -> None:
     assert calls > 30
 
 
-SLEEPERS = [("compact", "forget"), ("compact", "remove"), ("remove", "remove")]
+SLEEPERS = [("compact", "forget"), ("compact", "remove"), ("forget", "compact")]
+
+
+def before_changes(kind: str) -> list[int]:
+    """After how many calls work of a kind is about to put a manifest, its claim looked for next; not the first and the last ones."""
+    protocol = three_runs(kind, 1_000_000)
+    made = protocol.work[-1].process.calls
+    protocol.close()
+    return [number - 1 for number, name in enumerate(made) if name == "replace"][2:-2]
+
+
+def three_runs(kind: str, calls: int) -> Protocol:
+    """A lake of three runs, in which machine "a" begins such work."""
+    protocol = Protocol(indexed=True)
+    for which in (0, 1, 2):
+        protocol.start("write", "c", which, 1_000_000)
+    protocol.start(kind, "a", 2 if kind == "remove" else 3, calls)
+    return protocol
 
 
 @pytest.mark.parametrize(
@@ -145,12 +162,10 @@ SLEEPERS = [("compact", "forget"), ("compact", "remove"), ("remove", "remove")]
 )
 def test_a_machine_that_sleeps_while_others_go_on(kind: str, other: str) -> None:
     """It wakes up when others count it as gone: what it had in hand does not come over what they have done since."""
-    for calls in range(8, 2000) if SECONDS else range(98, 2000, 45):
-        protocol = Protocol(indexed=True)
+    tried = range(8, 2000) if SECONDS else before_changes(kind)[::2]
+    for calls in tried:
+        protocol = three_runs(kind, calls)
         try:
-            for which in (0, 1, 2):
-                protocol.start("write", "c", which, 1_000_000)
-            protocol.start(kind, "a", 2 if kind == "remove" else 3, calls)
             if not protocol.work[-1].process.at_work:
                 break
             protocol.time(26 * HOUR, asleep="a")
@@ -159,4 +174,4 @@ def test_a_machine_that_sleeps_while_others_go_on(kind: str, other: str) -> None
             protocol.end(kill=False)
         finally:
             protocol.close()
-    assert calls > 30
+    assert len(tried) > 1
