@@ -355,8 +355,9 @@ def crowd(
         meeting = str(folder / "meeting")
         begin |= {("rank", n): partial(start, "rank", "trained-ranks", meeting, n) for n in (0, 1)}
     at_work = {who: make() for who, make in begin.items()}
-    asleep: dict[str, Any] = {}
-    ended, crashes, stopped = [], 0, 0
+    asleep: dict[Child, float] = {}
+    ended: list[Child] = []
+    crashes = stopped = 0
     try:
         while time.monotonic() < end:
             time.sleep(min(chance.uniform(0.3, 1.5), max(0.0, end - time.monotonic())))

@@ -121,7 +121,7 @@ def made(folder: Path, keep: Mask, rng: np.random.Generator, effect: float = 0.0
     keep = np.concatenate([keep, np.zeros((models, POPULATION), bool)], axis=1)
     records = keep.shape[1]
     labels = rng.integers(0, 3, records)
-    spread = rng.gamma(4, 0.25, records)[:, None]
+    spread = np.asarray(rng.gamma(4, 0.25, records))[:, None]
     logits = np.asarray(rng.normal(0, 1, (models, records, 3)) * spread)
     logits[:, np.arange(records), labels] += rng.normal(2, 1, records) + rng.normal(0, 0.3, (models, 1))
     logits[:, np.arange(records), labels] += effect * rng.gamma(1, 1, records) * keep
