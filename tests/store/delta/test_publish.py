@@ -414,6 +414,14 @@ def test_others_can_read_and_not_write(lake: Lake) -> None:
         deltalake.write_deltalake(path, rows, mode="append")
     with pytest.raises(Exception, match=log.FEATURE):
         deltalake.DeltaTable(path).delete()
+    with pytest.raises(Exception, match=log.FEATURE):
+        deltalake.DeltaTable(path).optimize.compact()
+    stray = path / "experiment=tests" / "of-a-version-to-come.parquet"
+    stray.write_bytes(b"")
+    with pytest.raises(Exception, match=log.FEATURE):
+        deltalake.DeltaTable(path).vacuum(0, dry_run=False, enforce_retention_duration=False, full=True)
+    assert stray.exists()
+    stray.unlink()
     check_read_back(lake)
 
 
