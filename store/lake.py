@@ -22,7 +22,8 @@ from .read.catalogue import Catalogue
 from .upkeep.remove import Removed, complete_removal, remove, remove_unused
 from .write import leases
 from .write.new_experiment import complete_samples, samples_digest, write_experiment
-from .write.run_writer import RunWriter, check_no_signals
+from .write.run_writer import RunWriter
+from .write.visible_run import check_no_signals
 
 if TYPE_CHECKING:
     import polars as pl

@@ -11,7 +11,7 @@ from torch import nn
 from ...store.errors import InvalidInput
 from ...store.format.records import Run
 from ...store.lake import Lake
-from ...store.write.run_writer import check_no_signals
+from ...store.write.visible_run import check_no_signals
 from ..signals.calls import Forward
 from .given import read_members
 from .start import recorded_run, views_of

@@ -7,28 +7,25 @@ exist for any reader, after it the run is whole.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import AlreadyExists, CorruptLake, InvalidInput, LosslakeError, NotFound
+from ..errors import AlreadyExists, CorruptLake, InvalidInput
 from ..files.filesystem import Files
 from ..format import manifest
 from ..format.manifest import DataFile
 from ..format.paths import (
     begun_file,
-    experiment_manifest,
     run_manifest,
     signals_folder,
     staging_folder,
     trace_file,
 )
-from ..format.records import Run, RunInfo, forgotten_mask, run_from_json, run_to_json
+from ..format.records import Run, RunInfo, forgotten_mask, run_to_json
 from . import leases
 from .given_rows import (
     Ids,
@@ -46,10 +43,20 @@ from .given_rows import (
     whole_traces,
 )
 from .index import index_if_worth
-from .leases import claim
-from .table_file import TableFile, check_there, copy_as, copy_without, lost_files
+from .table_file import TableFile, check_there, copy_without
 from .token_lists import token_columns
 from .traces import StagedTrace, Traces, given_traces, write_traces
+from .visible_run import (
+    add_signals,
+    copies_under,
+    delete_leftovers,
+    gone,
+    may_be_committed,
+    not_committed,
+    was_removed,
+    withdraw_if_lost,
+    withdraw_if_removed,
+)
 
 Source = Literal["train", "eval"]
 
@@ -280,8 +287,8 @@ class RunWriter:
         self._open = False
         try:
             if self._onto is None:
-                self._withdraw_if_lost()
-                self._withdraw_if_removed()
+                withdraw_if_lost(self._files, self.experiment, self.run, self._written)
+                withdraw_if_removed(self._files, self.experiment, self.run, self._written)
         finally:
             self._drop_staging()
         # Whoever forgets a sample looks for runs after saying so: one of both sees the other.
@@ -300,7 +307,7 @@ class RunWriter:
         if self._signals is not None:
             self._signals.abort()
         # A Ctrl-C or an I/O error may strike in the instant after the manifest was written.
-        if not (self._claiming and self._may_be_committed()):
+        if not (self._claiming and may_be_committed(self._files, self.experiment, self.run, self._written)):
             self._delete([file.path for file in self._written])
         self._drop_staging()
 
@@ -334,96 +341,28 @@ class RunWriter:
             self.forgotten = forgotten_mask(self._files, self.experiment, len(self.members))
         except BaseException as error:
             self._delete([self._begun])
-            if isinstance(error, CorruptLake) and self._removed():
-                raise self._gone() from error
+            if isinstance(error, CorruptLake) and was_removed(self._files, self.experiment):
+                raise gone(self.experiment, self.run) from error
             raise
 
-    def _removed(self) -> bool:
-        return not self._files.exists(experiment_manifest(self.experiment))
-
-    def _gone(self) -> NotFound:
-        return NotFound(
-            f"experiment {self.experiment!r} was removed while run {self.run!r} was being written; nothing of it is left"
-        )
-
-    def _withdraw_if_removed(self) -> None:
-        """Take everything back where the experiment has gone, which a writer of an older losslake cannot prevent."""
-        if self._removed():
-            self._files.delete(run_manifest(self.experiment, self.run))
-            self._delete([file.path for file in self._written])
-            self._drop_staging()
-            raise self._gone()
-
     def _add(self, info: RunInfo) -> Run:
-        """List the signals in the manifest of the run that is committed, which says ``info`` from now on."""
-        path = run_manifest(self.experiment, self.run)
-        with claim(self._files, f"experiment={self.experiment}") as held:
-            content = manifest.load(self._files, path)
-            known = run_from_json(content)
-            check_no_signals(known)
-            if not self._written:
-                raise InvalidInput(f"run {self.run!r} was given no signals")
-            run = replace(known, info=info, files=(*known.files, *self._written))
-            held.renew()
+        def claims() -> None:
             self._claiming = True
-            self._files.put(path, manifest.dump({**content, **run_to_json(run)}), before=held.check)
-            held.check()
-            if lost_files(self._files, self._written):  # a collection had not seen the manifest
-                self._files.put(path, manifest.dump(content), before=held.check)
-                check_there(self._files, self._written, self._not_committed())
-        return run
+
+        return add_signals(self._files, self.experiment, self.run, self._written, info, claims)
 
     def _rename(self, run: str) -> None:
         """Give the run another name, before its manifest: its files lie in folders of the name, and say it in every row."""
-        moved: list[DataFile] = []
-        try:
-            for file in self._written:
-                folder, _, name = file.path.rpartition("/")
-                path = f"{folder.rpartition('/')[0]}/run={run}/{name}"
-                moved.append(copy_as(self._files, file, run, path))
-        except BaseException:
-            self._delete([file.path for file in moved])
-            raise
-        before, self._written, self.run = self._written, moved, run
+        before, self._written = self._written, copies_under(self._files, self._written, run)
+        self.run = run
         self._delete([file.path for file in before])
 
     def _check_there(self) -> None:
         try:
-            check_there(self._files, self._written, self._not_committed())
+            check_there(self._files, self._written, not_committed(self.experiment, self.run))
         except CorruptLake:
             self._open = False  # what is left of the run stays
             raise
-
-    def _withdraw_if_lost(self) -> None:
-        """Take the manifest back where files went in the instant before it was there: a collection had not seen it."""
-        lost = lost_files(self._files, self._written)
-        if not lost:
-            return
-        path = run_manifest(self.experiment, self.run)
-        try:
-            listed = {file["path"] for file in manifest.load(self._files, path)["files"]}
-        except CorruptLake:
-            if self._files.exists(path):
-                raise
-        else:
-            if listed.isdisjoint(lost):
-                return  # compacted, or rewritten without a forgotten sample
-            self._files.delete(path)
-        check_there(self._files, self._written, self._not_committed())
-
-    def _not_committed(self) -> str:
-        return f"run {self.run!r} of experiment {self.experiment!r} is not committed"
-
-    def _may_be_committed(self) -> bool:
-        """Whether the run's manifest names this writer's files; yes where that cannot be found out."""
-        path = run_manifest(self.experiment, self.run)
-        try:
-            if not self._files.exists(path):
-                return False
-            listed = {file["path"] for file in manifest.load(self._files, path)["files"]}
-        except (LosslakeError, KeyError, TypeError):
-            return True
-        return {file.path for file in self._written} <= listed
 
     def _check_open(self) -> None:
         if not self._open:
@@ -469,18 +408,7 @@ class RunWriter:
         self._staged = {}
 
     def _delete(self, paths: list[str]) -> None:
-        for path in paths:
-            # A leftover, which 'lake verify' lists; the run is not at stake.
-            with contextlib.suppress(LosslakeError):
-                self._files.delete(path)
-
-
-def check_no_signals(run: Run) -> None:
-    """Raises AlreadyExists where a run has signals: these are never overwritten."""
-    if "signals" in run.tables():
-        raise AlreadyExists(
-            f"run {run.run!r} of experiment {run.experiment!r} has signals, which are never overwritten; evaluate a run of its own"
-        )
+        delete_leftovers(self._files, paths)
 
 
 def _taken(experiment: str, run: str) -> AlreadyExists:

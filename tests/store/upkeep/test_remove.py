@@ -192,7 +192,7 @@ def test_a_writer_that_nobody_could_see_leaves_nothing_in_a_removed_experiment(
     monkeypatch.setattr(removing, "_refuse_at_work", lambda files, experiment: None)
     monkeypatch.setattr(out, "_check_there", lambda: None)
     monkeypatch.setattr(out, "_drop_forgotten", lambda: lake.remove("tests"))
-    monkeypatch.setattr(out, "_withdraw_if_lost", lambda: None)
+    monkeypatch.setattr("losslake.store.write.run_writer.withdraw_if_lost", lambda *given: None)
     with pytest.raises(NotFound, match="experiment 'tests' was removed while run 'unseen'"):
         out.commit(RunInfo(role="shadow"))
     check_experiment_gone(lake)
