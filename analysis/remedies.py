@@ -28,7 +28,7 @@ def collect_shadows(lake: Lake, experiment: str, some: str = "some") -> str:
 def set_aside(lake: Lake, experiment: str) -> str:
     """What to do for population records, which nobody trains on."""
     if of_audit(lake.experiment(experiment)):
-        return "give the audit some: population= of losslake.audit, --population of 'losslake audit', under another experiment name"
+        return "give the audit some (canaries' candidates are none): population= of losslake.audit, --population of 'losslake audit', under another experiment name"
     if of_own_loop(lake.experiment(experiment)):
         return "set some aside: pool 'population' in the samples of start_run"
     return "set some aside with --population when collecting"

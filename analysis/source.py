@@ -40,6 +40,10 @@ KEPT, KEPT_BY_MANY = 64 << 20, 256 << 20
 """Bytes of what was read that one analysis keeps at most, and many together, which read the same again and again."""
 
 
+CANARY = "canary"
+"""The group of planted records, and of the candidates that they are ranked among."""
+
+
 @dataclass
 class Source:
     """An experiment opened for analysis. ``target`` is the run under attack, or None.
@@ -67,6 +71,7 @@ class Source:
     kept: Kept = field(default_factory=lambda: Kept(KEPT), repr=False)
     _moved: bool = field(default=False, repr=False)
     _audited: np.ndarray | None = field(default=None, repr=False)
+    _population: np.ndarray | None = field(default=None, repr=False)
     _queries: Queries = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -217,6 +222,16 @@ class Source:
             self._audited = (pool["pool"] == "audit").to_numpy()
             self._audited.flags.writeable = False
         return self._audited
+
+    def compared_population(self) -> np.ndarray:
+        """Which samples are of the population, whose losses are what others are compared with, (samples,) bool.
+
+        Those of group `CANARY` are not: they are candidates, made for the rank of a canary, and not drawn as records are.
+        """
+        if self._population is None:
+            group = pl.DataFrame(self.lake.samples(self.experiment).select(["group"]))
+            self._population = ~self.audited() & group["group"].ne_missing(CANARY).to_numpy()
+        return self._population
 
     def passed_over(self, runs: Sequence[Run], sample_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of what is passed over in a matrix of ``runs`` and ``sample_id`` (samples,), ascending."""

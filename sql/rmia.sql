@@ -5,7 +5,8 @@
 --             $first_query, $last_query  [whole number]  the queries to read lie between these two, both included
 -- Reads:  compared_runs  (run): shadow and reference runs without the target
 -- Grain: one row a (sample of either pool, query, side), side being 'target', 'stand-in', 'in' or 'out'; log_mean is
--- the log of the mean probability over the side's n runs, -infinity where all their losses are infinite.
+-- the log of the mean probability over the side's n runs, -infinity where all their losses are infinite. A sample is audited,
+-- of the population that ratios are held against, or, as the population's of group canary, neither.
 with reference_runs as (
   select run from compared_runs where run <> $stand_in
 ),
@@ -46,7 +47,8 @@ answers as (
   where run in ($target, $stand_in) and query between $first_query and $last_query and not isnan(loss)
 )
 select answers.sample_id, answers.query, answers.side, answers.member,
-       samples.pool = 'population' as population,
+       samples.pool = 'audit' as audited,
+       samples.pool = 'population' and samples."group" is distinct from 'canary' as population,
        answers.n, answers.log_mean
 from answers
 join samples on samples.sample_id = answers.sample_id

@@ -44,7 +44,8 @@ def attack_p(
     share). Higher = member. Metrics of its own: what rejecting "not a member" at share <= alpha yields, tpr_at_alpha,
     fpr_at_alpha and their difference advantage_at_alpha. One threshold for all records: the order of the loss attack,
     calibrated; with labels apart it is another order. Column thresholds: the loss under which each alpha rejects;
-    where it is one for all also metric threshold_at_alpha.
+    where it is one for all also metric threshold_at_alpha. Those of the population that are of group canary are not compared with: they are
+    the candidates that `exposure` ranks canaries among.
 
     Needs: the target's signals; a population (collect with --population).
 

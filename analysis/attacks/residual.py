@@ -163,6 +163,9 @@ def traced(source: Source, target: Run, name: str) -> tuple[pl.DataFrame, int]:
             f"{name} sets the end of a training against its first epochs; run {target.run!r} of experiment {source.experiment!r} "
             f"has losses after {max(last, 0)} epoch{'' if last == 1 else 's'}, and 2 or more are needed"
         )
+    rows = rows.filter(
+        (source.audited() | source.compared_population())[rows["sample_id"].to_numpy()]
+    )  # no candidates of canaries
     audited = pl.Series("audited", source.audited()[rows["sample_id"].to_numpy()])
     return rows.with_columns(audited), last
 

@@ -175,7 +175,7 @@ def _stand_in(source: Source, references: Sequence[Run]) -> str:
 def _tune(view: View, log_gamma: float | None, stand_in: str) -> float:
     """The a of the grid with the greatest AUC on the run that stands in for the target."""
     known = (view.stand_in.n > 0) & np.isfinite(view.stand_in.log_mean) & (view.outside.n > 0)
-    audit, population = np.flatnonzero(known & ~view.population), np.flatnonzero(known & view.population)
+    audit, population = np.flatnonzero(known & view.audited), np.flatnonzero(known & view.population)
     audit = audit[:: -(-len(audit) // TUNED_ON) or 1]
     member = view.stand_in.member[audit]
     if (len(population) == 0 and log_gamma is not None) or not member.any() or member.all():

@@ -29,8 +29,10 @@ _RUNS = pa.schema({"run": pa.string()})
 
 @dataclass(frozen=True)
 class View:
-    """One view (query) of all samples: which are of the population, and what each side says of them."""
+    """One view (query) of all samples: which are audited, which are of the population that they are compared with (canaries' candidates are
+    neither), and what each side says of them."""
 
+    audited: Flags
     population: Flags
     target: Side
     stand_in: Side
@@ -46,7 +48,7 @@ class View:
         if log_gamma is not None:
             beaten, of = beats(ratio, ratio[self.population], log_gamma)
             score = np.where(np.isnan(ratio), np.nan, beaten / of)
-        audit = ~self.population & (self.target.n > 0)
+        audit = self.audited & (self.target.n > 0)
         return pl.DataFrame(
             {
                 "sample_id": np.flatnonzero(audit),
@@ -116,7 +118,7 @@ def _views(
     source: Source, others: Sequence[Run], stand_in: Sequence[Run], queries: list[int]
 ) -> Iterator[View]:
     """The views of some queries by sums over run after run: the same bits each time, and a third of the time."""
-    population = ~source.audited()
+    audited, population = source.audited(), source.compared_population()
     sample_id = np.arange(len(population))
     attacked = list(answers_of(source, [source.need_target()], ["loss"], sample_id, queries))
     chosen = list(answers_of(source, stand_in, ["loss"], sample_id, queries))
@@ -131,6 +133,7 @@ def _views(
             for side in (0, 1)
         )
         yield View(
+            audited,
             population,
             _side_of(attacked, column, len(sample_id)),
             _side_of(chosen, column, len(sample_id)),
@@ -168,7 +171,8 @@ def _views_in_sql(
 def _view_of_rows(rows: pl.DataFrame, source: Source) -> View:
     """Rows of one query by side, in arrays as long as the experiment has samples."""
     samples = source.lake.experiment(source.experiment).samples
-    population = np.zeros(samples, dtype=bool)
+    audited, population = np.zeros((2, samples), dtype=bool)
+    audited[rows["sample_id"].to_numpy()[rows["audited"].to_numpy()]] = True
     population[rows["sample_id"].to_numpy()[rows["population"].to_numpy()]] = True
     sides = []
     for name in ("target", "stand-in", "in", "out"):
@@ -179,7 +183,7 @@ def _view_of_rows(rows: pl.DataFrame, source: Source) -> View:
         side.log_mean[ids] = part["log_mean"].to_numpy()
         side.member[ids] = part["member"].to_numpy()
         sides.append(side)
-    return View(population, *sides)
+    return View(audited, population, *sides)
 
 
 def _need_population(view: View, source: Source) -> None:

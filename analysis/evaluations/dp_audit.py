@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ...store.errors import InvalidOption, NotEnoughData
 from ..scores import Finding, Scores
 from ..scoring.stored import keep_scores
-from ..source import Source
+from ..source import CANARY, Source
 from ..statistics.metric import Metric
 from .epsilon import (
     Guessing,
@@ -31,9 +31,6 @@ from .epsilon import (
 Records = Literal["auto", "all", "canaries", "natural"]
 Inclusion = Literal["auto", "coins", "random"]
 Flags = npt.NDArray[np.bool_]
-
-CANARY = "canary"
-"""The group of records that were planted to be audited."""
 
 WHAT = {"all": "records", "canaries": "canaries", "natural": "natural records"}
 

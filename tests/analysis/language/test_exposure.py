@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_sql import InSql
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import Outcome, run_analysis
+from losslake.analysis.source import Source
 from losslake.store.errors import NotEnoughData
 from losslake.store.lake import Lake
 
@@ -61,6 +63,37 @@ def test_it_counts_who_stands_before_a_canary(lake_of: MakeLake, tokens: bool) -
     assert named["most_exposure"].value == pytest.approx(np.log2((CANARY & ~keep).sum() + 1))
     assert "no exposure above" in found.notes[0]
     assert "share the mean of the ranks" in found.notes[1]
+
+
+@pytest.mark.parametrize("kind", [Source, InSql])
+def test_candidates_are_no_references(lake_of: MakeLake, kind: type[Source]) -> None:
+    rng = np.random.default_rng(2)
+    population = np.arange(N) >= 120
+    keep = (rng.random((6, N)) < 0.5) & ~population
+    # What canaries say is easier than all else, so that they would stand before every record.
+    loss = rng.exponential(2, (6, N)).astype(np.float32)
+    loss[:, CANARY & population] /= 100
+    traces = {"loss": np.cumsum(rng.random((N, 6)), axis=1)[:, ::-1]}
+    there = ~(CANARY & population)
+
+    def scored(kept: np.ndarray, name: str, **options: Any) -> list[float]:
+        lake = lake_of(
+            keep[:, kept],
+            -loss[:, kept],
+            loss=loss[:, kept],
+            population=population[kept],
+            columns={"group": [group for group, stays in zip(GROUPS, kept, strict=True) if stays]},
+            traces={name: values[kept] for name, values in traces.items()},
+        )
+        with kind.open(lake, "tests", find=find) as source:
+            frame = run_analysis(source, find(name), options).scores.frame
+        assert frame["sample_id"].to_list() == list(range(120))
+        return frame["score"].to_list()
+
+    everybody = np.ones(N, dtype=bool)
+    asked = [("attack-p", {}), ("rmia", {"rank": "share", "mode": "offline"}), ("rmia", {"rank": "share"}), ("residual", {}), ("trajectory", {})]  # fmt: skip
+    for name, options in asked:
+        assert scored(everybody, name, **options) == scored(there, name, **options)
 
 
 def test_memorized_canaries_reach_the_bound_and_chance_gives_less_than_two_bits(lake_of: MakeLake) -> None:
