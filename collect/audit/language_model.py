@@ -13,6 +13,7 @@ import numpy as np
 from ...store.errors import InvalidInput, InvalidOption
 from ..callables import a
 from .answers import is_module
+from .cut_texts import cut_itself, part_of, token_ids
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,11 +47,13 @@ class LanguageModel:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """Texts as a model sees them: token ids (R,), the part of each text that they are of, and which were cut."""
+    """Texts as a model sees them: token ids (R,), the part of each text that they are of, and which were cut; ``itself``: by a tokenizer
+    that was given to cut them."""
 
     ids: list[list[int]]
     texts: list[str]
     cut: list[bool]
+    itself: list[bool]
 
 
 def language_model(
@@ -95,12 +98,12 @@ def language_model(
         raise InvalidOption(
             f"max_tokens is {max_tokens!r}; it is how many tokens of a text the model sees, 2 or more"
         )
-    from ..signals.texts import plain_call
+    from ..signals.texts import plain_call, virtual_tokens
 
     inner = inner_of(model)
     if forward is None:
         _check_causal_class(inner)
-    context = _context(inner, tokenizer)
+    context = _context(inner, tokenizer, virtual_tokens(model))
     if max_tokens is not None and context is not None and max_tokens > context:
         raise InvalidOption(
             f"max_tokens is {max_tokens}, and {type(inner).__name__} takes {context} tokens at most"
@@ -170,13 +173,14 @@ def tokens_known(model: nn.Module) -> int | None:
 def shown(tokenizer: Any, texts: Sequence[str], most: int | None) -> Shown:
     """Texts by the tokenizer as it is called in training, tokenizer(text), cut to ``most`` tokens as truncation=True cuts them.
 
-    What its attention_mask leaves out, as a function around a tokenizer may pad, is none of a text's tokens. Raises InvalidInput
-    where it gives other than one list a text, and where it cannot say which part of a text it has cut.
+    It may cut them itself, as partial(tokenizer, truncation=True, max_length=64) does. What its attention_mask leaves out, as a function
+    around a tokenizer may pad, is none of a text's tokens. Raises InvalidInput where it gives other than one list a text, and where it
+    cannot say which part of a text it has cut.
     """
     given = list(texts)
     quiet = {"verbose": False} if hasattr(tokenizer, "model_max_length") else {}
-    ids = _token_ids(tokenizer(given, **quiet), len(given)) if given else []
-    parts = list(given)
+    ids = token_ids(tokenizer(given, **quiet), len(given)) if given else []
+    parts, itself = cut_itself(tokenizer, given, ids)
     cut = [most is not None and len(each) > most for each in ids]
     for number in (i for i, is_cut in enumerate(cut) if is_cut):
         options: dict[str, Any] = {"truncation": True, "max_length": most, **quiet}
@@ -187,31 +191,12 @@ def shown(tokenizer: Any, texts: Sequence[str], most: int | None) -> Shown:
                 "of it these are; give a tokenizer of transformers itself, or texts that are cut"
             )
         found = tokenizer([given[number]], return_offsets_mapping=fast, **options)
-        ids[number] = _token_ids(found, 1)[0]
+        ids[number] = token_ids(found, 1)[0]
         if fast:
-            places = [(start, end) for start, end in found["offset_mapping"][0] if end > start]
-            parts[number] = (
-                given[number][min(p[0] for p in places) : max(p[1] for p in places)] if places else ""
-            )
+            parts[number] = part_of(given[number], found["offset_mapping"][0])
         else:
             parts[number] = tokenizer.decode(ids[number], skip_special_tokens=True)
-    return Shown(ids, parts, cut)
-
-
-def _token_ids(found: Any, count: int) -> list[list[int]]:
-    """The tokens of each of ``count`` texts in what a tokenizer gives, without its padding."""
-    rows = found["input_ids"]
-    if len(rows) != count:
-        raise InvalidInput(
-            f"tokenizer gives {len(rows)} lists of tokens for {count} texts; it is called as tokenizer(texts), and gives one a text"
-        )
-    masks = found["attention_mask"] if "attention_mask" in found else [None] * count
-    return [
-        [int(each) for each in row]
-        if mask is None
-        else [int(each) for each, counts in zip(row, mask, strict=True) if counts]
-        for row, mask in zip(rows, masks, strict=True)
-    ]
+    return Shown(ids, parts, [one or other for one, other in zip(cut, itself, strict=True)], itself)
 
 
 def _is_causal(model: Any) -> bool:
@@ -241,10 +226,11 @@ def _check_causal_class(model: Any) -> None:
         )
 
 
-def _context(model: Any, tokenizer: Any) -> int | None:
-    """The tokens that model and tokenizer take at most."""
+def _context(model: Any, tokenizer: Any, virtual: int) -> int | None:
+    """The tokens that model and tokenizer take at most of a text, ``virtual`` ones of the model's standing before it."""
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    said = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
+    takes = getattr(config, "max_position_embeddings", None)
+    said = [takes - virtual if isinstance(takes, int) else None, getattr(tokenizer, "model_max_length", None)]
     known = [int(each) for each in said if isinstance(each, (int, float)) and 1 < each < _NO_LIMIT]
     return min(known, default=None)

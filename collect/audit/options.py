@@ -38,8 +38,10 @@ def check_options(options: Mapping[str, Any]) -> None:
     _check_least(options["least_probability"])
     _check_classes(options["classes"])
     if isinstance(options["references"], (str, bytes)) or not hasattr(options["references"], "__len__"):
+        given = options["references"]
+        named = repr(given) if isinstance(given, str) else "model"
         raise InvalidOption(
-            f"references are {a(type(options['references']).__name__)}; give a list of models"
+            f"references are {a(type(given).__name__)}; give a list of models: references=[{named}]"
         )
     if options["train"] is not None and not callable(options["train"]):
         raise InvalidOption(

@@ -20,6 +20,7 @@ from ...store.format.schema import SAMPLES
 from ..callables import a, unknown_choice
 from ..data.tables import encode_keys, is_category, is_number
 from ..hook.given import is_text, table_of
+from .pairs import check_columns, check_same_rows, check_which, is_pair
 
 MOST_COLUMNS = 100
 """A frame's columns are kept beside the records, for the report, where they are no more than this."""
@@ -104,7 +105,8 @@ def read_records(
     hugging_face: Any = () if datasets is None else getattr(datasets, "Dataset", ())
     if isinstance(given, hugging_face) and not whole:
         given = given.with_format(None).to_pandas()
-    if _is_pair(given):
+    check_columns(given, what)
+    if is_pair(given, what):
         found = _of_pair(given, what, columns, expected)
     elif _is_frame(given):
         found = _of_frame(given, what, columns, expected)
@@ -185,10 +187,6 @@ def joined(first: Any, second: Any) -> Any:
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-def _is_pair(given: Any) -> bool:
-    return isinstance(given, (tuple, list)) and len(given) == 2 and not isinstance(given[0], Mapping)
-
-
 def _is_frame(given: Any) -> bool:
     rows = isinstance(given, (list, tuple)) and len(given) and isinstance(given[0], Mapping)
     lazy = hasattr(
@@ -201,8 +199,9 @@ def _is_frame(given: Any) -> bool:
 
 def _of_pair(given: Any, what: str, columns: Columns, expected: Sequence[str] | None) -> Records:
     x, y = given
+    check_which(x, y, what)
     if _is_frame(x):
-        _check_same_rows(x, y, what)
+        check_same_rows(x, y, what)
         if not hasattr(x, "iloc"):
             x = pl.DataFrame(table_of(x)[0])
         table = table_of(renumbered(x))[0]
@@ -340,20 +339,6 @@ def kept_of(table: pa.Table, columns: Columns) -> pa.Table | None:
     if not names or len(names) > MOST_COLUMNS or len(folded) < len(names):
         return None
     return table.select(names).replace_schema_metadata(None)
-
-
-def _check_same_rows(x: Any, y: Any, what: str) -> None:
-    pandas = sys.modules.get("pandas")
-    if (
-        pandas is None
-        or not isinstance(x, pandas.DataFrame)
-        or not isinstance(y, (pandas.Series, pandas.DataFrame))
-    ):
-        return
-    if len(x) == len(y) and not x.index.equals(y.index):
-        raise InvalidInput(
-            f"X and y of {what} are pandas rows of another index each, so their rows are not the same records"
-        )
 
 
 def _rows(x: Any, what: str) -> Any:

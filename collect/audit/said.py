@@ -101,6 +101,10 @@ def classifier_subject(way: Way, once: Distinct, least: float | None, how: Mappi
         return Said(its.name, {"logits": logits}, logits, lambda: losses_of(logits, audited.labels))
 
     def ask(model: Any, called: str) -> Said:
+        if isinstance(model, str):
+            raise InvalidInput(
+                f"{called} is the text {model!r}; give a model ('base' names the one below a LoRA, of a language model with its tokenizer=)"
+            )
         its = way_of(model, **how)
         return said(its, asked(its, parts)[0])
 

@@ -24,6 +24,7 @@ from ..hook.given import is_text, table_of
 from ..losses.tokens import Tokens
 from ..signals.texts import ask_tokens, check_causal
 from .answers import Said, is_module
+from .cut_texts import check_cuts
 from .language_model import (
     BASE,
     LanguageModel,
@@ -34,6 +35,7 @@ from .language_model import (
     tokens_known,
     without_adapters,
 )
+from .pairs import check_columns
 from .records import Columns, Records, group_of, kept_of, keys_of, read_labels, renumbered
 from .said import Subject, record_of, universe_of
 from .same import Distinct
@@ -71,6 +73,7 @@ def read_texts(given: Any, what: str, columns: Columns) -> Records:
         texts = _checked(list(given), what)
         table = pa.table({"text": pa.array(texts, pa.string())})
         return Records(what, texts, texts, None, table=table, places=np.arange(len(texts)))
+    check_columns(given, what)
     if isinstance(given, str) or not _has_columns(given):
         raise InvalidInput(
             f"{what} are {a(type(given).__name__)}; give texts: a list of str, a frame or a Hugging Face Dataset with a column of text"
@@ -159,6 +162,7 @@ def text_subject(speaks: LanguageModel, once: Distinct) -> Subject:
     """A language model asked about distinct texts. Raises InvalidInput where nothing follows from what it says, with the reason."""
     parts = once.parts
     seen = shown(speaks.tokenizer, [text for part in parts for text in part.inputs], speaks.most)
+    check_cuts(speaks.tokenizer, [text for part in parts for text in part.inputs], seen.ids)
     lower = shown(speaks.tokenizer, [text.lower() for text in seen.texts], speaks.most)
 
     where = partial(record_of, parts)
@@ -301,12 +305,16 @@ def _numbers(parts: tuple[Records, ...]) -> tuple[np.ndarray | None, list[Any] |
 
 
 def _told_cut(speaks: LanguageModel, seen: Shown) -> list[str]:
-    cut = sum(seen.cut)
-    if not cut:
-        return []
+    by_itself = [len(ids) for ids, itself in zip(seen.ids, seen.itself, strict=True) if itself]
+    kinds = [
+        (sum(seen.cut) - len(by_itself), speaks.most, "max_tokens"),
+        (len(by_itself), max(by_itself, default=0), "by the tokenizer that was given"),
+    ]
     return [
-        f"{cut:,} of {len(seen.cut):,} texts have more than {speaks.most} tokens, and are cut there (max_tokens): what is said is of the part "
+        f"{cut:,} of {len(seen.cut):,} texts have more than {most} tokens, and are cut there ({how}): what is said is of the part "
         "that is left; cut them as the training did"
+        for cut, most, how in kinds
+        if cut
     ]
 
 

@@ -24,7 +24,7 @@ from ..losses.cross_entropy import IGNORED
 from ..random_streams import undisturbed_randomness
 from ..signals.from_logits import Answers
 from ..signals.queries import AS_IT_IS, Query
-from ..signals.texts import logits_of
+from ..signals.texts import logits_of, virtual_tokens
 from .huggingface_answers import (
     Asking,
     Task,
@@ -153,7 +153,7 @@ class HuggingFaceCallback(TrainerCallback):
             check_classes(labels)
             self._run.record_logits(logits, labels)
             return
-        found = text_loss_and_margin(output, labels, lengths)
+        found = text_loss_and_margin(output, labels, lengths, virtual=virtual_tokens(model))
         self._run.batch(ids)
         self._run.record(*found, name=CROSS_ENTROPY)
 

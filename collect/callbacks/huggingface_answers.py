@@ -17,7 +17,7 @@ from ..losses.tokens import joined, token_losses
 from ..random_streams import undisturbed_randomness
 from ..signals.evaluation import check_holds_all, check_labels, device_of, eval_mode
 from ..signals.from_logits import Answers, answers_from_logits, phi_from_loss
-from ..signals.texts import logits_of
+from ..signals.texts import logits_of, own_positions, virtual_tokens
 
 Task = Literal["classification", "causal-lm"]
 _CLASSIFIERS = (
@@ -80,22 +80,25 @@ def batch_loss_and_margin(
 
 
 def text_loss_and_margin(
-    output: Any, labels: torch.Tensor, lengths: tuple[int, ...] | None = None
+    output: Any, labels: torch.Tensor, lengths: tuple[int, ...] | None = None, *, virtual: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Loss and margin of the texts of a training step's batch; see `losses.cross_entropy`. The host does not wait for the device.
 
     ``output`` is a transformers model's, or that of trl's fused head, which has log-probabilities of the target tokens and no logits, so
-    that there is no margin. ``lengths``: the tokens of each text, where one row holds them one after the other.
+    that there is no margin. ``lengths``: the tokens of each text, where one row holds them one after the other. ``virtual`` tokens of
+    the model's own stand before each row, see `virtual_tokens`.
     """
     log_probs, counted = getattr(output, "log_probs", None), getattr(output, "label_mask", None)
     with torch.no_grad():
         if isinstance(log_probs, torch.Tensor) and isinstance(counted, torch.Tensor):
             # What stands for the token at t is at t - 1, and there is nothing for the first.
+            log_probs, counted = (
+                own_positions(each, labels.shape[1] - 1, virtual) for each in (log_probs, counted)
+            )
             parts = list(_texts(log_probs.detach().float(), counted, lengths, last=1))
             return torch.cat([-p.where(own, 0.0).sum(dim=1) / own.sum(dim=1) for p, own in parts]), None
-        found = [
-            batch_loss_and_margin("causal-lm", *part) for part in _texts(logits_of(output), labels, lengths)
-        ]
+        logits = own_positions(logits_of(output), labels.shape[1], virtual)
+        found = [batch_loss_and_margin("causal-lm", *part) for part in _texts(logits, labels, lengths)]
         losses, margins = zip(*found, strict=True)
         return torch.cat(losses), torch.cat(margins)
 
@@ -179,7 +182,10 @@ class Asking:
                     for name, value in inputs.items()
                     if name != "labels"
                 }
-                yield logits_of(model(**given)), labels
+                logits = logits_of(model(**given))
+                if self.task == "causal-lm":
+                    logits = own_positions(logits, labels.shape[1], virtual_tokens(model))
+                yield logits, labels
 
     def _batches(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, Any]]:
         for start in range(0, len(ids), self.batch):

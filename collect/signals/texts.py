@@ -42,6 +42,22 @@ def logits_of(output: Any) -> torch.Tensor:
     return logits.detach()
 
 
+def virtual_tokens(model: Any) -> int:
+    """How many tokens of its own a model of peft puts before each text, as in prompt tuning; 0 of any other."""
+    try:
+        config = model.active_peft_config
+    except (AttributeError, KeyError, TypeError, ValueError):  # none, or several at once
+        return 0
+    learns = bool(getattr(config, "is_prompt_learning", False))
+    return int(getattr(config, "num_virtual_tokens", None) or 0) if learns else 0
+
+
+def own_positions(said: torch.Tensor, positions: int, virtual: int) -> torch.Tensor:
+    """What is said (B, positions, ...) at a text's own tokens, without what is at the ``virtual`` ones before it, where there is."""
+    before = said.shape[1] - positions if said.ndim > 1 else 0
+    return said[:, before:] if before and before == virtual else said
+
+
 def plain_call(model: nn.Module, batch: Batch) -> Any:
     """The model as transformers has them."""
     return model(**batch)
@@ -133,4 +149,5 @@ def _logits(model: nn.Module, batch: Batch, call: AskTokens) -> torch.Tensor:
     model = inner_model(model)
     device = device_of(model)
     with undisturbed_randomness(device), eval_mode(model):
-        return logits_of(call(model, {name: value.to(device) for name, value in batch.items()}))
+        found = logits_of(call(model, {name: value.to(device) for name, value in batch.items()}))
+        return own_positions(found, batch["input_ids"].shape[1], virtual_tokens(model))

@@ -28,6 +28,13 @@ NET = nn.Linear(4, 2)
 ROW = np.arange(40)
 
 
+FIRST, SECOND = slice(40), slice(40, 80)
+
+
+def frame(rows: slice, labels: Any) -> pd.DataFrame:
+    return pd.DataFrame(X[rows], columns=list("abcd")).assign(label=labels)
+
+
 class Stream(IterableDataset[Any]):
     def __iter__(self) -> Any:
         return iter(zip(torch.from_numpy(X), Y, strict=True))
@@ -68,6 +75,15 @@ GIVEN: dict[str, tuple[Any, Any, str]] = {
     "no rows": (pd.DataFrame({"a": [], "label": []}), OTHERS, "members are empty"),
     "no records": ([], OTHERS, "members are empty"),
     "zip": (zip(X, Y, strict=True), OTHERS, "members are a zip; give"),
+    "data sets by name": ({"train": frame(FIRST, Y[:40]), "test": frame(SECOND, Y[40:])}, OTHERS, r"members=data\['train'\], nonmembers=data\['test'\]"),
+    "pairs by name": ({"train": MEMBERS, "validation": OTHERS}, OTHERS, r"nonmembers=data\['validation'\]"),
+    "one set by name": ({"train": frame(FIRST, Y[:40])}, OTHERS, r"give it itself, data\['train'\]"),
+    "arrays by name": ({"X": X[:40], "y": Y[:40]}, OTHERS, r"give the tuple \(X, y\), here \(data\['X'\], data\['y'\]\)"),
+    "y and X": ((Y[:40], X[:40]), OTHERS, r"seem to be swapped; give \(X, y\)"),
+    "both X": ((X[:40], X[40:]), OTHERS, r"give members=\(X_train, y_train\)"),
+    "more X than y": ((X[:40], Y[:39]), OTHERS, "40 records in X and 39 labels in y; give one a record"),
+    "a tuple of two records": (((X[0], 0), (X[1], 1)), OTHERS, "a tuple of two is"),
+    "two tuples that may be either": ([("a text", 0), ("b text", 1)], OTHERS, r"may be X and y or two records \(x, y\); give the tuple"),
     "sparse and dense": ((sp.csr_array(X[:40]), Y[:40]), OTHERS, "give both alike"),
 }  # fmt: skip
 
@@ -106,7 +122,11 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a class twice": ({"classes": [0, 1, 0]}, "names 0 twice"),
     "least in text": ({"least_probability": "a"}, "least_probability is 'a'"),
     "least is NaN": ({"least_probability": np.nan}, "least_probability is nan"),
-    "one reference": ({"references": "x"}, "references are a str"),
+    "one reference": (
+        {"references": "x"},
+        r"references are a str; give a list of models: references=\['x'\]",
+    ),
+    "a model for references": ({"references": MODEL}, r"give a list of models: references=\[model\]"),
     "train is no function": ({"shadows": 2, "train": "mine:train"}, "train is a str"),
     "truth for a number": ({"shadows": True}, "shadows is True"),
     "a lake that is a number": ({"lake": 3}, "3 is no place of a lake"),
@@ -130,19 +150,36 @@ def test_models_of_other_classes_do_not_compare(which: str) -> None:
         losslake.audit(NET, MEMBERS, OTHERS, **(more if which == "shadow" else {"references": [wider]}))
 
 
+def test_a_reference_by_name_is_of_language_models() -> None:
+    with pytest.raises(InvalidInput, match="reference-0000 is the text 'base'; give a model"):
+        losslake.audit(MODEL, MEMBERS, OTHERS, references=["base"])
+
+
+@pytest.mark.parametrize("model", [MODEL, NET], ids=["estimator", "module"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_list_holds_records_however_many_they_are(model: Any, count: int) -> None:
+    def records(start: int) -> Any:
+        return [(torch.tensor(X[i], dtype=torch.float32), int(Y[i])) for i in range(start, start + count)]
+
+    found = losses(model, records(0), records(40), **({} if model is MODEL else {"output": "logits"}))
+    rows = [*range(count), *range(40, 40 + count)]
+    x, y = X[rows].astype(np.float32), Y[rows]
+    if model is MODEL:
+        z = np.log(MODEL.predict_proba(x))
+    else:
+        z = NET(torch.from_numpy(x)).detach().log_softmax(1).numpy()
+    np.testing.assert_allclose(found, -z[np.arange(2 * count), y], atol=1e-5)
+    assert np.allclose(losses(MODEL, [X[:40], Y[:40]], [X[40:], Y[40:]]), losses(MODEL, MEMBERS, OTHERS))
+
+
 def losses(model: Any, members: Any, others: Any, **more: Any) -> np.ndarray:
     return -losslake.audit(model, members, others, **more).scores("loss")["score"].to_numpy()
-
-
-def frame(rows: slice, labels: Any) -> pd.DataFrame:
-    return pd.DataFrame(X[rows], columns=list("abcd")).assign(label=labels)
 
 
 def polars(rows: slice, labels: Any) -> pl.DataFrame:
     return pl.DataFrame({**{name: X[rows, i] for i, name in enumerate("abcd")}, "label": labels})
 
 
-FIRST, SECOND = slice(40), slice(40, 80)
 MEANT: dict[str, tuple[Any, Any, Any]] = {
     "truth values": (MODEL, (X[:40], Y[:40] == 1), (X[40:], Y[40:] == 1)),
     "floats": (MODEL, (X[:40], Y[:40] * 1.0), (X[40:], Y[40:] * 1.0)),

@@ -13,7 +13,7 @@ import torch
 from losslake.collect.audit.collect import collect_audit
 from losslake.store.errors import InvalidInput
 from losslake.store.lake import Lake
-from tiny_gpt2 import PAD, gpt2, made_texts, tokenizer_of
+from tiny_gpt2 import CONTEXT, PAD, gpt2, made_texts, tokenizer_of
 from torch import nn
 
 pytest.importorskip("transformers", reason="needs the extra losslake[huggingface]")
@@ -76,6 +76,69 @@ def test_a_function_that_cannot_say_what_is_cut_is_refused(tmp_path: Path, model
     )
     with pytest.raises(InvalidInput, match="lists of tokens for 12 texts"):
         lists_of(tmp_path, model, several)
+
+
+def test_a_partial_that_cuts_is_the_tokenizer_with_max_tokens(tmp_path: Path, model: Any) -> None:
+    plain = of(pad_token="<pad>")
+    cuts = functools.partial(plain, truncation=True, max_length=5, padding="max_length", return_tensors="pt")
+    found = []
+    for number, (tokenizer, more) in enumerate([(cuts, {}), (plain, {"max_tokens": 5})]):
+        lake = Lake.open(tmp_path / f"{number}", create=True)
+        notes = collect_audit(lake, "audit", model, MEMBERS, OTHERS, tokenizer=tokenizer, **more)
+        rows = lake.sql(
+            "select token_losses, lower_loss, zlib_bytes from signals join samples using (sample_id) order by sample_id"
+        )
+        found.append((rows, [note for note in notes if "are cut there" in note]))
+    (one, said), (other, usual) = found
+    assert one.equals(other)
+    many = sum(len(ids) > 5 for ids in plain([*MEMBERS, *OTHERS])["input_ids"])
+    assert many
+    assert said[0].startswith(
+        f"{many} of 12 texts have more than 5 tokens, and are cut there (by the tokenizer"
+    )
+    assert usual[0].startswith(f"{many} of 12 texts have more than 5 tokens, and are cut there (max_tokens)")
+
+
+def test_a_function_that_cuts_is_refused_and_one_that_need_not_is_not(tmp_path: Path, model: Any) -> None:
+    plain = of(pad_token="<pad>")
+    longest = max(len(ids) for ids in plain([*MEMBERS, *OTHERS])["input_ids"])
+    with pytest.raises(InvalidInput, match=r"a function, cuts texts to 5 tokens .* at least.*max_tokens=5"):
+        lists_of(tmp_path, model, lambda texts: plain(texts, truncation=True, max_length=5))
+    for most in (longest, longest + 3):
+        found = lists_of(
+            tmp_path, model, lambda texts, most=most: plain(texts, truncation=True, max_length=most)
+        )
+        assert found == lists_of(tmp_path, model, plain)
+
+
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig"])
+def test_a_models_own_tokens_before_a_text_are_none_of_it(tmp_path: Path, kind: str) -> None:
+    import peft
+
+    tokenizer, own = of(pad_token="<pad>"), 6
+    more = {"encoder_hidden_size": 8} if kind == "PromptEncoderConfig" else {}
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=own, **more)
+    base = gpt2(len(tokenizer)).eval()
+    model = peft.get_peft_model(gpt2(len(tokenizer)), config).eval()
+    with torch.no_grad():
+        for weight in model.prompt_encoder.parameters():
+            weight.normal_(0, 0.5)
+    long = " ".join(OTHERS)  # its own tokens take of the places that the model has
+    lake = Lake.open(tmp_path / "lake", create=True)
+    notes = collect_audit(
+        lake, "audit", model, MEMBERS, [*OTHERS, long], tokenizer=tokenizer, references=["base"]
+    )
+    assert f"1 of 13 texts have more than {CONTEXT - own} tokens" in " ".join(notes)
+    for run, its in (("target", model), ("reference-0000", base)):
+        rows = lake.sql("select token_losses from signals where run = $run order by sample_id", {"run": run})[
+            "token_losses"
+        ].to_list()
+        for text, said in zip([*MEMBERS, *OTHERS, long], rows, strict=True):
+            ids = torch.tensor(tokenizer(text, truncation=True, max_length=CONTEXT - own)["input_ids"])
+            with torch.no_grad():
+                z = its(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None]).logits[0]
+            want = torch.nn.functional.cross_entropy(z[-len(ids) : -1], ids[1:], reduction="none")
+            np.testing.assert_allclose(said, want.numpy(), atol=1e-5)
 
 
 def test_half_a_character_is_refused(tmp_path: Path, model: Any) -> None:

@@ -75,6 +75,43 @@ class Seen:
 # --- transformers' Trainer ---------------------------------------------------------------------------------
 
 
+def prompted(tokenizer: Any) -> Any:
+    """A model that puts four tokens of its own, which it learns, before each text."""
+    peft = pytest.importorskip("peft")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    return peft.get_peft_model(gpt2(len(tokenizer)), config)
+
+
+def test_tokens_that_a_model_puts_before_a_text_are_none_of_it(
+    lake: Lake, tmp_path: Path, tokenizer: Any
+) -> None:
+    ids = [tokenizer(text)["input_ids"] for text in TEXTS]
+    every = [{"input_ids": each} for each in ids]
+    model = prompted(tokenizer)
+
+    def alone(number: int) -> float:
+        own, z = torch.tensor(ids[number]), None
+        with torch.no_grad():
+            z = model.eval()(input_ids=own[None]).logits[0, 4:-1]
+        half = max(len(own) // 2, 1)  # the labels are of the second half
+        return float(torch.nn.functional.cross_entropy(z[half - 1 :], own[half:]))
+
+    before = [alone(number) for number in range(N)]
+    with start_run(lake, "e", samples=np.zeros(N, dtype=int), members=MEMBERS) as run:
+        callback = losslake.huggingface_callback(run, data=every, eval_trace=True, tokens=True)
+        train(tmp_path, model, [every[number] for number in MEMBERS], Answers("right"), callback)
+    rows = lake.sql(
+        "select loss[1] as first, loss[-1] as last, loss[1:] as trace from traces where source = 'eval' order by sample_id"
+    )
+    np.testing.assert_allclose(rows["first"].to_numpy(), before, rtol=1e-5)
+    np.testing.assert_allclose(rows["last"].to_numpy(), [alone(number) for number in range(N)], rtol=1e-5)
+    tokens = lake.sql("select token_losses from signals order by sample_id")["token_losses"].to_list()
+    np.testing.assert_allclose([np.mean(each) for each in tokens], rows["last"].to_numpy(), rtol=1e-5)
+    # Of a batch, on training: as the model says of the same rows with no gradients asked for, apart from dropout.
+    trained = lake.sql("select loss[2] as loss from traces where source = 'train' order by sample_id")["loss"]
+    np.testing.assert_allclose(trained.to_numpy(), np.array(before)[np.sort(MEMBERS)], rtol=0.05)
+
+
 class Answers:
     """Labels of the second half of each text alone, as with completion-only masks; padded on the left or on the right."""
 
