@@ -94,16 +94,33 @@ def way_of(
     if callable(model):
         return Way(name, _function(model, name, batch_size), output, own or known, columns)
     if hasattr(model, "predict"):
+        why = (
+            "it is a regressor, whose numbers give no loss of a label"
+            if _is_regressor(model)
+            else "of labels without probabilities no loss follows, and losslake has no attack on labels alone"
+        )
         raise InvalidInput(
-            f"{name} has predict alone: of labels without probabilities no loss follows, and losslake has no attack on labels alone. Where "
-            "what it predicts are probabilities or logits, as a Booster's are, wrap it: lambda x: model.predict(x)"
+            f"{name} has predict alone: {why}. Where what it predicts are probabilities or logits, as a Booster's are, wrap it: "
+            "lambda x: model.predict(x)"
         )
     raise InvalidInput(
         f"the model is {a(name)}; give a torch module, anything with predict_proba, or a function from a batch to logits or probabilities"
     )
 
 
+def _is_regressor(model: Any) -> bool:
+    base = sys.modules.get("sklearn.base")
+    try:
+        return base is not None and bool(base.is_regressor(model))
+    except Exception:  # of what says nothing of its kind
+        return False
+
+
 def _classes(model: Any, name: str) -> list[Any] | None:
+    if _attribute(model, "multilabel_") is True:
+        raise InvalidInput(
+            f"{name} says of several labels which a record has, each for itself; audit one of them by a function of its probabilities"
+        )
     found = _attribute(model, "classes_")
     if found is None:
         return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from ..callables import a
 
 Train = Callable[[Any, int], Any]
 """train(members, seed) -> a trained model; the members as they were given to the audit: (X, y), a frame or a data set."""
+
+SEEDS = ("random_state", "random_seed")
+"""What an estimator's seed is called; the second is CatBoost's."""
 
 _LARGEST_SEED = 2**31 - 1
 
@@ -34,19 +38,40 @@ def trainer_of(model: Any, train: Train | None) -> Train:
         raise InvalidOption(
             f"shadow models of {a(name)} take train=, a function (members, seed) -> a model trained on these members as this one was"
         )
+    check_clones(model)
+    return lambda members, seed: with_states(cloned(model), seed).fit(*members)
+
+
+def cloned(model: Any) -> Any:
+    """An unfitted estimator of the same parameters. Raises InvalidOption where there is none."""
     from sklearn.base import clone
 
-    check_clones(model)
-    return lambda members, seed: with_states(clone(model), seed).fit(*members)
+    try:
+        return clone(model)
+    except (RuntimeError, TypeError, ValueError) as error:
+        # CatBoost keeps copies of its parameters, which sklearn takes for others.
+        with suppress(Exception):
+            given = model.get_params(deep=False)
+            parts = [value for value in model.get_params(deep=True).values() if hasattr(value, "fit")]
+            made = type(model)(**given)
+            if not parts and made.get_params(deep=False) == given:
+                return made
+        raise InvalidOption(
+            f"{type(model).__name__} cannot be cloned, so shadow models take train=, a function (members, seed) -> a model trained on these members as "
+            f"this one was: {error}"
+        ) from error
 
 
 def check_clones(model: Any) -> None:
     """Raises InvalidOption for an estimator, or one with a part, whose clone is fitted already."""
     from sklearn.base import clone
 
+    its_clone = cloned(model)
     parts = [value for value in model.get_params(deep=True).values() if hasattr(value, "fit")]
     for part in (model, *parts):
-        if not isinstance(part, type) and clone(part, safe=False) is part:
+        if isinstance(part, type):
+            continue
+        if (its_clone if part is model else clone(part, safe=False)) is part:
             raise InvalidOption(
                 f"{type(part).__name__} stays fitted when it is cloned, so that shadow models would know the members; give train="
             )
@@ -55,13 +80,25 @@ def check_clones(model: Any) -> None:
 def with_states(estimator: Any, seed: int) -> Any:
     """The estimator, with the random states of it and of its parts drawn from the seed."""
     stream = np.random.default_rng(seed)
+    given = estimator.get_params(deep=True)
+    parts = {"": estimator, **{f"{name}__": each for name, each in given.items() if hasattr(each, "fit")}}
+    for prefix, part in parts.items():  # CatBoost's parameters are those that somebody gave
+        if not any(prefix + name in given for name in SEEDS) and SEEDS[0] in _taken_by(part):
+            given[prefix + SEEDS[0]] = None
     states = {
         name: int(stream.integers(_LARGEST_SEED))
-        for name, value in sorted(estimator.get_params(deep=True).items())
-        if name.rpartition("__")[2] == "random_state"
-        and (value is None or isinstance(value, (int, np.integer)))
+        for name, value in sorted(given.items())
+        if name.rpartition("__")[2] in SEEDS and (value is None or isinstance(value, (int, np.integer)))
     }
     return estimator.set_params(**states)
+
+
+def _taken_by(part: Any) -> Container[str]:
+    """The parameters that the class of a part is made with."""
+    try:
+        return () if isinstance(part, type) else inspect.signature(type(part)).parameters
+    except (TypeError, ValueError):  # a builtin without a signature
+        return ()
 
 
 def trained(train: Train, given: Any, seed: int, name: str) -> Any:
@@ -90,7 +127,7 @@ def parameters(model: Any, *, parts: bool = True) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     for name, value in model.get_params(deep=True).items():
-        if name.rpartition("__")[2] == "random_state":
+        if name.rpartition("__")[2] in SEEDS:
             continue
         if hasattr(value, "get_params"):
             if parts:

@@ -12,6 +12,7 @@ from ...store.errors import InvalidInput, InvalidOption
 from ..callables import a, is_callable_spec, load_callable, unknown_choice
 from ..recipe import Recipe
 from .asking import no_probabilities
+from .fitting import SEEDS
 from .passes import check_passes
 
 _DISTRIBUTIONS = {"sklearn": "scikit-learn"}
@@ -52,7 +53,7 @@ def make_estimator(recipe: Recipe) -> Any:
             "makes a network takes input_shape and classes"
         )
     for option in options:
-        if option.rpartition("__")[2] == "random_state":
+        if option.rpartition("__")[2] in SEEDS:
             raise InvalidOption(
                 f"{option} of {spec} is drawn from each run's own seed; leave it out, and give --seed for all of them"
             )
@@ -93,12 +94,15 @@ def _of_class(found: type, spec: str, options: Mapping[str, Any]) -> Any:
         raise InvalidOption(
             f"{spec} cannot be made without arguments: {error}; name a function of yours that makes it"
         ) from error
-    known = made.get_params(deep=True)
     taken = inspect.signature(found).parameters.values()
+    known = {
+        **made.get_params(deep=True),
+        **{each.name: None for each in taken},
+    }  # CatBoost tells what was given alone
     if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken):  # XGBoost's takes any
         for name in options:
             if name not in known:
-                named = [each for each in known if not each.endswith("random_state")]
+                named = [each for each in known if not each.endswith(SEEDS)]
                 raise unknown_choice(f"parameter of {spec}", name, named)
     return made.set_params(**options)
 

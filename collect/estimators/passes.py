@@ -11,7 +11,7 @@ import torch
 from ...store.errors import InvalidInput, InvalidOption
 from ..random_streams import order_of
 from ..recipe import Recipe
-from .fitting import check_clones, not_trained, with_states
+from .fitting import check_clones, cloned, not_trained, with_states
 from .stages import has_stages, last_step
 
 _COUNTS = "counts the records that partial_fit is given, and a second pass would count each of them twice"
@@ -53,11 +53,9 @@ def passes_of(made: Any, x: np.ndarray, y: np.ndarray, seed: int, passes: int) -
 
     Raises InvalidInput where it cannot be trained, and where it counts records and would count them twice.
     """
-    from sklearn.base import clone
-
     name = type(made).__name__
     check_clones(made)
-    model = with_states(clone(made), seed)
+    model = with_states(cloned(made), seed)
     with not_trained(name):
         last, given = _ready(model, x, y)
     order, classes = order_of(seed), np.unique(y)

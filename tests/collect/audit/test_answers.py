@@ -19,6 +19,7 @@ from losslake.store.lake import Lake
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputClassifier
 from torch import nn
 
@@ -178,7 +179,8 @@ class Labels:
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "labels alone": (Labels(), "has predict alone: .* no attack on labels alone"),
-    "a regression": (LinearRegression().fit(*MEMBERS), "has predict alone: .* wrap it: lambda x: model.predict"),
+    "a regression": (LinearRegression().fit(*MEMBERS), "has predict alone: it is a regressor.* wrap it: lambda x: model.predict"),
+    "several labels": (OneVsRestClassifier(LogisticRegression()).fit(X, np.c_[Y, 1 - Y]), "several labels which a record has"),
     "distances": (RidgeClassifier().fit(*MEMBERS), "no log-odds.* output='logits'"),
     "a class": (RandomForestClassifier, "give a trained model"),
     "not fitted": (RandomForestClassifier(), "NotFittedError"),

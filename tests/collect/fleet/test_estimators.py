@@ -62,6 +62,30 @@ def distances() -> Any:
     return LinearSVC()
 
 
+class OnlyGiven:
+    """As CatBoost's: it tells of the parameters that were given alone, and keeps copies of them, so that scikit-learn does not clone it."""
+
+    def __init__(self, rounds: Any = None, columns: Any = None, random_state: Any = None) -> None:
+        given = {"rounds": rounds, "columns": columns, "random_state": random_state}
+        self._given = {name: value for name, value in given.items() if value is not None}
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        return json.loads(json.dumps(self._given))
+
+    def set_params(self, **given: Any) -> OnlyGiven:
+        self._given |= given
+        return self
+
+    def fit(self, x: Any, y: Any) -> OnlyGiven:
+        self.classes_ = np.unique(y)
+        self._by = np.random.default_rng(self._given.get("random_state", 0)).normal(size=len(self.classes_))
+        return self
+
+    def predict_proba(self, x: Any) -> Any:
+        z = np.exp(np.asarray(x)[:, :1] * self._by)
+        return z / z.sum(axis=1, keepdims=True)
+
+
 def nothing() -> int:
     return 1
 
@@ -77,7 +101,7 @@ def importable() -> Any:
     there = sys.modules.get(__name__)
     sys.modules[__name__] = there or type(sys)(__name__)
     vars(sys.modules[__name__]).update(
-        pipeline=pipeline, network=network, distances=distances, nothing=nothing
+        pipeline=pipeline, network=network, distances=distances, nothing=nothing, OnlyGiven=OnlyGiven
     )
 
 
@@ -238,10 +262,14 @@ def test_a_trace_has_what_was_said_after_each_stage(lake: Lake, prepared: Prepar
     assert model is not None
 
 
-@pytest.mark.parametrize("spec", ["xgboost:XGBClassifier", "lightgbm:LGBMClassifier"])
+@pytest.mark.parametrize(
+    "spec", ["xgboost:XGBClassifier", "lightgbm:LGBMClassifier", "catboost:CatBoostClassifier"]
+)
 def test_boosting_of_other_libraries(lake: Lake, prepared: Prepared, spec: str) -> None:
     pytest.importorskip(spec.partition(":")[0])
     options = {"n_estimators": 4, **({"verbose": -1, "min_child_samples": 2} if "light" in spec else {})}
+    if "catboost" in spec:
+        options |= {"verbose": False, "allow_writing_files": False}
     recipe = Recipe(model=spec, model_options=options)
     (run,) = collect_target(lake, "e", recipe=recipe, prepared=prepared, **HERE)
     fleet = collect_shadows(lake, "e", recipe=recipe, prepared=prepared, count=4, **HERE)
@@ -251,6 +279,32 @@ def test_boosting_of_other_libraries(lake: Lake, prepared: Prepared, spec: str) 
     for each in fleet:  # where a class is missing, these want labels without a gap
         assert logits_of(lake, each).shape == (90, 3)
         assert np.isfinite(logits_of(lake, each)).all()
+
+
+def test_an_estimator_that_tells_what_was_given_alone(lake: Lake, prepared: Prepared) -> None:
+    model = f"{__name__}:OnlyGiven"
+    recipe = Recipe(model=model, model_options={"rounds": 3, "columns": [1, 2]})
+    (run,) = collect_target(lake, "e", recipe=recipe, prepared=prepared, **HERE)
+    said = [logits_of(lake, run)]
+    for each in collect_shadows(lake, "e", recipe=recipe, prepared=prepared, count=2, **HERE):
+        said.append(logits_of(lake, each))
+        x: Any = prepared.data.x
+        state = int(np.random.default_rng(each.info.seed).integers(2**31 - 1))
+        members = members_of(lake, each)
+        by_hand = OnlyGiven(random_state=state).fit(x[members], prepared.data.y[members])
+        want = np.log(by_hand.predict_proba(x))
+        np.testing.assert_allclose(said[-1][:, by_hand.classes_], want, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(said[0], said[1]), "each run has a seed of its own"
+    with pytest.raises(InvalidOption, match="Did you mean 'rounds'"):
+        with_estimator(Recipe(model=model, model_options={"round": 3}))
+    for name in ("random_state", "random_seed"):
+        with pytest.raises(InvalidOption):
+            with_estimator(Recipe(model=model, model_options={name: 3}))
+    sides = [(np.random.default_rng(i).normal(size=(40, 3)), np.arange(40) % 2) for i in (0, 1)]
+    fitted = OnlyGiven(columns=[1, 2]).fit(*sides[0])
+    assert len(audit(fitted, *sides, shadows=2).lake.runs("audit", role="shadow")) == 2
+    with pytest.raises(InvalidOption, match=r"cannot be cloned.*train="):
+        audit(make_pipeline(StandardScaler(), fitted).fit(*sides[0]), *sides, shadows=2)
 
 
 def test_the_other_fleets_shards_and_what_is_committed(lake: Lake, prepared: Prepared) -> None:
