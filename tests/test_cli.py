@@ -104,8 +104,7 @@ def lake_of_four(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("analyze lira", ENGINES),
         ("analyze lt-iqr", ENGINES),
         ("analyze loss", ENGINES),
-        # A linear program re-estimates its rates.
-        ("analyze memorization", ENGINES | {"scipy.optimize", "scipy.special"}),
+        ("analyze memorization", ENGINES),
     ],
 )
 def test_a_command_loads_only_what_it_uses(
