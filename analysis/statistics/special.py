@@ -9,35 +9,23 @@ where other threads run that may be about to, and where SciPy lays its parts out
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-import threading
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .compiled import without_packages
+
 _WHOLE = "scipy.special"
 
 
-def _compiled() -> ModuleType:
-    """The module of compiled functions. Raises ImportError where SciPy has none of that name."""
-    import scipy
-
-    package = ModuleType(_WHOLE)
-    package.__path__ = [os.path.join(folder, "special") for folder in scipy.__path__]
-    sys.modules[_WHOLE] = package
-    try:
-        return importlib.import_module(f"{_WHOLE}._ufuncs")
-    finally:
-        del sys.modules[_WHOLE]
-
-
 def _functions() -> dict[str, Any]:
-    if _WHOLE not in sys.modules and threading.active_count() == 1:
+    if _WHOLE not in sys.modules:
         try:
-            found = vars(_compiled())
+            importlib.import_module("scipy")
+            with without_packages([_WHOLE]):
+                found = vars(importlib.import_module(f"{_WHOLE}._ufuncs"))
             return {name: found[name] for name in _NAMES} | {"zeta": found["_zeta"]}
         except (ImportError, KeyError):
             pass
@@ -46,7 +34,7 @@ def _functions() -> dict[str, Any]:
 
 
 _NAMES = (
-    *("bdtr", "bdtrc", "bdtrik", "betainc", "betaincinv", "expit", "gammaln", "log_ndtr", "ndtri"),
+    *("bdtr", "bdtrc", "bdtrik", "betainc", "betaincinv", "expit", "gammaln", "log_ndtr", "logit", "ndtri"),
     *("psi", "stdtr", "stdtrit", "xlog1py", "xlogy"),
 )
 
@@ -55,7 +43,7 @@ _found = _functions()
 bdtr, bdtrc, bdtrik = _found["bdtr"], _found["bdtrc"], _found["bdtrik"]
 betainc, betaincinv = _found["betainc"], _found["betaincinv"]
 expit, gammaln, psi = _found["expit"], _found["gammaln"], _found["psi"]
-log_ndtr, ndtri = _found["log_ndtr"], _found["ndtri"]
+log_ndtr, logit, ndtri = _found["log_ndtr"], _found["logit"], _found["ndtri"]
 stdtr, stdtrit = _found["stdtr"], _found["stdtrit"]
 xlog1py, xlogy = _found["xlog1py"], _found["xlogy"]
 _zeta = _found["zeta"]

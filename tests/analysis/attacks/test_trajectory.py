@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from losslake.analysis.attacks.residual import log_odds
+from losslake.analysis.attacks.boosting import log_odds
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import Outcome, run_analysis
 from losslake.analysis.statistics.roc import auc, split, tpr_at_fpr
