@@ -25,6 +25,8 @@ answer = lambda: log_odds(known, member, asked)
     [
         ("", True),
         ("import sklearn.utils", False),
+        # The thread that says that a writer is alive imports nothing.
+        ("threading.Thread(target=threading.Event().wait, name='losslake-lease', daemon=True).start()", True),
         # Another thread may be about to import it, and must not find half of it.
         ("threading.Thread(target=threading.Event().wait, daemon=True).start()", False),
     ],
