@@ -6,7 +6,7 @@ one run adds to them is taken away again: mean and variance without a value foll
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ VARIANCE_FLOOR = 1e-12
 _BLOCK_VALUES = 1 << 19
 """Values of phi looked at together: some arrays of 4 MB, which a processor's cache holds."""
 
+_KEPT = 256 << 20
+"""Bytes of fits that are kept between looking for what all samples say of variances and the scores; more are made twice."""
+
 _CANCELLED = 1e-8
 """Where taking a value away leaves less of the square sum than this, too few digits of it are right."""
 
@@ -29,6 +32,9 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
 
+
+Block = tuple[slice, Floats, Fits]
+"""Some samples, phi of the runs under attack on them, and both sides' fits."""
 
 Spread = Floats | float | Prior
 """What is known of a side's variances beside its fit: the variances, or the prior that each sample's own is drawn to."""
@@ -55,13 +61,14 @@ def lira_each(
     removed = np.broadcast_to(attacked[None, :, None], (1, len(attacked), len(matrix.sample_id)))
     if apart is not None and len(apart):
         removed = np.concatenate([removed, np.broadcast_to(apart, (len(apart), *removed.shape[1:]))])
+    blocks = _Blocks(matrix, shadow, removed, again=variance != "sample")
     of_all: Sequence[Spread] | None = None
     if variance == "pooled":
-        of_all = list(_pooled(matrix, shadow, removed))
+        of_all = list(_pooled(blocks, len(attacked)))
     elif variance == "bayes":
-        of_all = _priors(matrix, shadow, removed)
+        of_all = _priors(blocks, len(attacked))
     scores = np.full((len(attacked), len(matrix.sample_id)), np.nan)
-    for part, point, fits in _blocks(matrix, shadow, removed):
+    for part, point, fits in blocks:
         inside, outside = of_all if of_all is not None else [fit.variance() for fit in fits]
         scores[:, part] = _mean_evidence(point, fits, mode, inside, outside)
     return scores
@@ -164,28 +171,44 @@ def _expected(fit: Fit, prior: Prior) -> tuple[Floats, Floats]:
     return dof, np.maximum(squares, VARIANCE_FLOOR * dof)
 
 
-def _pooled(matrix: PhiMatrix, shadow: Flags, removed: Rows) -> Floats:
+def _pooled(blocks: Iterable[Block], attacked: int) -> Floats:
     """Mean square residual of each side over all samples without each run: (2, attacked, 1, 1)."""
-    attacked = removed.shape[1]
     squares, n = np.zeros((2, attacked)), np.zeros((2, attacked))
-    for _, _, fits in _blocks(matrix, shadow, removed):
+    for _, _, fits in blocks:
         for side, fit in enumerate(fits):
             squares[side] += fit.squares.reshape(attacked, -1).sum(axis=1)
             n[side] += fit.n.sum(axis=(1, 2))
     return (squares / np.maximum(n, 1))[:, :, None, None]
 
 
-def _priors(matrix: PhiMatrix, shadow: Flags, removed: Rows) -> list[Prior]:
+def _priors(blocks: Iterable[Block], attacked: int) -> list[Prior]:
     """The prior of each side without each run, of shape (attacked, 1, 1)."""
-    attacked = removed.shape[1]
     sums = [LogVariances(*np.zeros((4, attacked, 1, 1))) for _ in range(2)]
-    for _, _, fits in _blocks(matrix, shadow, removed):
+    for _, _, fits in blocks:
         for so_far, fit in zip(sums, fits, strict=True):
             so_far.add(log_variances(fit.n, fit.squares, VARIANCE_FLOOR, axis=(1, 2)))
     return [one.prior() for one in sums]
 
 
-def _blocks(matrix: PhiMatrix, shadow: Flags, removed: Rows) -> Iterator[tuple[slice, Floats, Fits]]:
+class _Blocks:
+    """What `_blocks` yields; if it is asked for ``again`` and fits into `_KEPT` it is made once."""
+
+    def __init__(self, matrix: PhiMatrix, shadow: Flags, removed: Rows, *, again: bool) -> None:
+        self._of = matrix, shadow, removed
+        cells = removed.shape[1] * matrix.phi.shape[1] * matrix.phi.shape[2]
+        self._kept: list[Block] | None = [] if again and 7 * 8 * cells <= _KEPT else None
+
+    def __iter__(self) -> Iterator[Block]:
+        if self._kept:
+            yield from self._kept
+            return
+        for block in _blocks(*self._of):
+            if self._kept is not None:
+                self._kept.append(block)
+            yield block
+
+
+def _blocks(matrix: PhiMatrix, shadow: Flags, removed: Rows) -> Iterator[Block]:
     """Block by block samples, phi of the runs under attack on them, and both sides' fits without what is removed.
 
     ``removed`` (K, attacked, samples) are rows of the matrix, the first of them the run under attack; -1 for none.

@@ -79,6 +79,20 @@ def test_every_run_in_turn_scores_as_the_analysis_does(awkward: Lake, mode: str,
     check(awkward, 40, 2, mode, variance, every=2)
 
 
+@pytest.mark.parametrize("variance", ["bayes", "pooled"])
+def test_fits_that_are_kept_or_made_twice_give_equal_scores(
+    awkward: Lake, variance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    blocks = module._blocks
+    monkeypatch.setattr(module, "_blocks", lambda *of: made.append(1) or blocks(*of))
+    _, kept = in_turn(awkward, 2, "online", variance)
+    monkeypatch.setattr(module, "_KEPT", 0)
+    _, twice = in_turn(awkward, 2, "online", variance)
+    np.testing.assert_array_equal(kept, twice)
+    assert len(made) == 3
+
+
 @pytest.mark.parametrize(("mode", "variance"), WAYS)
 def test_blocks_do_not_show(awkward: Lake, mode: str, variance: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = in_turn(awkward, 2, mode, variance)[1]
