@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = [word for word in given if not word.startswith("-")]
     if words and words[0] not in _TRAINING:
         # What is imported and listed makes many objects and drops few: looking for circles among them takes a tenth of a short command.
-        gc.set_threshold(100_000, *gc.get_threshold()[1:])
+        gc.set_threshold(1_000_000, *gc.get_threshold()[1:])
     debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), given)
     interrupted.listen()
     with guarded_terminal():
