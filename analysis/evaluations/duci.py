@@ -19,7 +19,7 @@ from ..scoring.stored import keep_scores
 from ..source import Source
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
-from ..statistics.roc import roc, split
+from ..statistics.roc import split
 from ..statistics.special import ndtri, stdtrit
 
 GRID = 2001
@@ -188,10 +188,14 @@ def crossed_thresholds(reference: Sequence[tuple[Floats, Flags]]) -> list[float]
 
 def best_threshold(score: Floats, member: Flags) -> float:
     """The score above which TPR - FPR is greatest; one above all scores where it is nowhere above 0."""
-    curve = roc(*split(score, member))
-    best = int(np.argmax(curve.tpr - curve.fpr))
-    # The curve names records at or above its threshold; a decision here is strictly above one.
-    return float(np.nextafter(curve.threshold[best], -np.inf))
+    # At a score that non-members alone have, FPR has risen and TPR has not: it is not looked at.
+    members, others = split(score, member)
+    first = np.flatnonzero(np.append(True, members[1:] != members[:-1])[: len(members)])[::-1]
+    tpr = 1 - first / max(len(members), 1)
+    fpr = 1 - np.searchsorted(others, members[first], "left") / max(len(others), 1)
+    best = int(np.argmax(np.append(0.0, tpr - fpr)))
+    # Whoever is at or above that score is named; a decision here is strictly above one.
+    return float(np.nextafter(np.append(np.inf, members[first])[best], -np.inf))
 
 
 def _rates(frame: pl.DataFrame, threshold: float) -> tuple[float, float, int, int] | None:

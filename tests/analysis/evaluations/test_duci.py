@@ -13,6 +13,7 @@ from losslake.analysis.charts.bounds import usage_shares
 from losslake.analysis.evaluations.duci import best_threshold, crossed_thresholds, duci, usage
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.analysis.source import Source
+from losslake.analysis.statistics.roc import roc, split
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
@@ -301,3 +302,20 @@ def test_what_there_must_be(source: Source, lake_of: MakeLake, tmp_path: Path) -
     lake = lake_of(keep, np.ones(keep.shape))
     with open_source(lake, "tests") as opened, pytest.raises(NotEnoughData, match="have no group"):
         duci(opened, ("loss",), by="group")
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 9])
+@pytest.mark.parametrize("apart", [0.0, 0.4])
+def test_the_best_threshold_is_that_of_the_whole_curve(decimals: int, apart: float) -> None:
+    rng = np.random.default_rng(decimals)
+    for records in [*range(2, 12), 60, 2000]:
+        member = rng.permutation(records) < (records + 1) // 2
+        score = np.round(rng.normal(size=records) + apart * member, decimals)
+        score[rng.random(records) < 0.05] = np.nan
+        members, others = split(score, member)
+        if not len(members):
+            continue
+        curve = roc(members, others)
+        best = curve.threshold[np.argmax(curve.tpr - curve.fpr)]
+        assert best_threshold(score, member) == np.nextafter(best, -np.inf)
+    assert best_threshold(np.arange(3.0), np.zeros(3, bool)) > 1e308  # no member to name
