@@ -71,7 +71,7 @@ def distribution(outcomes: Outcomes, *, alike: bool = False) -> Floats:
 
     With ``alike`` the two shares of a record are taken for the same: what chance alone would have to explain.
     """
-    distinct, times = _distinct(outcomes)
+    distinct, times = _distinct(outcomes.right_in, outcomes.n_in, outcomes.right_out, outcomes.n_out)
     spread = np.unique(np.linspace(0, len(times) - 1, min(len(times), _FIT_ON)).astype(np.intp))
     inside, outside = _likelihoods(Outcomes(*distinct[:, spread]))
     share = times[spread] / times[spread].sum()
@@ -86,19 +86,6 @@ def distribution(outcomes: Outcomes, *, alike: bool = False) -> Floats:
         weight = outside * (share / _both(inside, prior, outside))
         prior = prior * np.einsum("an,bn->ab", inside, weight)
     return prior / prior.sum()
-
-
-def _distinct(outcomes: Outcomes) -> tuple[Counts, Counts]:
-    """The columns (right_in, n_in, right_out, n_out) that there are, ascending, and how many records have each."""
-    counts = (outcomes.right_in, outcomes.n_in, outcomes.right_out, outcomes.n_out)
-    sizes = tuple(int(column.max(initial=0)) + 1 for column in counts)
-    if (
-        math.prod(sizes) < 2**63
-    ):  # one number a record: to sort columns takes twenty times as long, and their bytes again
-        keys, times = np.unique(np.ravel_multi_index(counts, sizes), return_counts=True)
-        return np.stack(np.unravel_index(keys, sizes)), times
-    distinct, times = np.unique(np.stack(counts), axis=1, return_counts=True)
-    return distinct, times
 
 
 @dataclass(frozen=True)
@@ -125,7 +112,7 @@ def shares_beyond(outcomes: Outcomes, levels: Sequence[float]) -> list[Beyond]:
     so few runs leave them.
     """
     n = len(outcomes)
-    pairs, times = np.unique(np.stack([outcomes.n_in, outcomes.n_out]), axis=1, return_counts=True)
+    pairs, times = _distinct(outcomes.n_in, outcomes.n_out)
     # Whole numbers, so that a rounding parts no estimate from a level it is equal to.
     estimate = (outcomes.right_in * outcomes.n_out - outcomes.right_out * outcomes.n_in) / (
         outcomes.n_in * outcomes.n_out
@@ -196,6 +183,16 @@ def chance_above(
             above = prior * tail.above(threshold)
             found[rows, column] = _both(inside[:, rows], above, outside[:, rows])
     return found / _both(inside, prior, outside)[:, None]
+
+
+def _distinct(*counts: Counts) -> tuple[Counts, Counts]:
+    """The distinct columns of counts of 0 and more, (rows, K) in ascending order, and how often each occurs."""
+    sizes = [int(row.max(initial=0)) + 1 for row in counts]
+    if math.prod(sizes) >= 1 << 63:
+        return np.unique(np.stack(counts), axis=1, return_counts=True)
+    # As one number each, which sort in a fraction of the time.
+    found, times = np.unique(np.ravel_multi_index(counts, sizes), return_counts=True)
+    return np.stack(np.unravel_index(found, sizes)), times
 
 
 def _both(inside: Floats, weight: Floats, outside: Floats) -> Floats:

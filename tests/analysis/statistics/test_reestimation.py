@@ -9,6 +9,7 @@ import pytest
 from losslake.analysis.statistics.reestimation import (
     GRID,
     Outcomes,
+    _distinct,
     _Tail,
     chance_above,
     distribution,
@@ -29,6 +30,16 @@ def test_tails_by_enumeration(n_in: int, n_out: int, threshold: float) -> None:
             if round(1000 * (k * n_out - m * n_in)) > round(1000 * threshold * n_in * n_out)
         )
         assert tail[i, j] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("most", [1, 5, 300, 1 << 20])
+def test_distinct_counts_are_those_of_whole_columns(most: int) -> None:
+    columns = np.random.default_rng(most).integers(0, most + 1, (4, 400))
+    columns[:, ::3] = columns[:, :1]
+    for found, expected in zip(
+        _distinct(*columns), np.unique(columns, axis=1, return_counts=True), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_many_runs_stay_finite() -> None:
