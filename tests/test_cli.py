@@ -105,7 +105,6 @@ def lake_of_four(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("analyze lt-iqr", ENGINES),
         ("analyze loss", ENGINES),
         ("analyze memorization", ENGINES),
-        ("analyze trajectory", ENGINES),
     ],
 )
 def test_a_command_loads_only_what_it_uses(

@@ -1,24 +1,12 @@
-"""Gradient boosting that tells members from others: scikit-learn's trees, by its compiled parts alone, as its import takes ten times as long.
-
-Bins, trees and steps are those of `HistGradientBoostingClassifier`, bit for bit; it is called itself where its parts lie otherwise.
-"""
+"""Gradient boosting that tells members from others: scikit-learn's, given the bins of values that it would find itself, in less time."""
 
 from __future__ import annotations
-
-import importlib
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..statistics.compiled import without_packages
-from ..statistics.special import logit
-
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-Bins = npt.NDArray[np.uint8]
-
-TREES, LEAVES, RATE = 60, 8, 0.08
 
 BINS = 255
 """Bins that a feature is put into for boosting."""
@@ -26,78 +14,23 @@ BINS = 255
 MOST_BINNED = 200_000
 """Known records up to which scikit-learn looks at all of them to find the bins; of more it draws some."""
 
-_BOOSTING = "sklearn.ensemble._hist_gradient_boosting"
-_PACKAGES = ("sklearn", "sklearn.utils", "sklearn._loss", "sklearn.ensemble", _BOOSTING)
-
 
 def log_odds(known: Floats, member: Flags, asked: Floats) -> Floats:
     """The log odds of member of the records ``asked`` about, learnt from the ``known`` ones; members and non-members weigh alike."""
-    if not len(asked):
-        return np.zeros(0)
-    weight = np.where(member, 0.5 / member.mean(), 0.5 / (1 - member.mean()))
-    if len(known) > MOST_BINNED:
-        return _by_classifier(known, member, weight, asked)
-    known, asked = binned(known, weight, asked)
-    try:
-        with without_packages(_PACKAGES):
-            parts = _parts()
-        return _by_parts(parts, known.astype(np.uint8), member, weight, asked.astype(np.uint8))
-    except (ImportError, AttributeError, TypeError, ValueError):  # another version's
-        return _by_classifier(known, member, weight, asked)
-
-
-def _by_classifier(known: Floats, member: Flags, weight: Floats, asked: Floats) -> Floats:
     from sklearn.ensemble import HistGradientBoostingClassifier
     from threadpoolctl import threadpool_limits
 
+    if not len(asked):
+        return np.zeros(0)
+    weight = np.where(member, 0.5 / member.mean(), 0.5 / (1 - member.mean()))
     model = HistGradientBoostingClassifier(
-        max_iter=TREES, max_leaf_nodes=LEAVES, learning_rate=RATE, early_stopping=False, random_state=0
+        max_iter=60, max_leaf_nodes=8, learning_rate=0.08, early_stopping=False, random_state=0
     )
+    if len(known) <= MOST_BINNED:
+        known, asked = binned(known, weight, asked)
     with threadpool_limits(1):
         model.fit(known, member, sample_weight=weight)
         return np.asarray(model.decision_function(asked), np.float64)
-
-
-def _parts() -> tuple[Any, Any, Any]:
-    """The class that grows a tree, the loss, and the function that adds a tree's values to those before it."""
-    grower = importlib.import_module(f"{_BOOSTING}.grower")
-    loss = importlib.import_module("sklearn._loss._loss")
-    adding = importlib.import_module(f"{_BOOSTING}._gradient_boosting")
-    return grower.TreeGrower, loss.CyHalfBinomialLoss, adding._update_raw_predictions
-
-
-def _by_parts(parts: tuple[Any, Any, Any], known: Bins, member: Flags, weight: Floats, asked: Bins) -> Floats:
-    grow, loss, add = parts
-    inside, told = np.asfortranarray(known), member.astype(np.float64)
-    start = float(logit(np.average(told, weights=weight)))
-    said, answer = np.full(len(known), start), np.full(len(asked), start)
-    slope, curve = np.empty((2, len(known)), np.float32)
-    distinct = known.max(axis=0).astype(np.uint32) + 1
-    between = [np.arange(count - 1) + 0.5 for count in distinct.tolist()]
-    for _ in range(TREES):
-        loss().gradient_hessian(
-            y_true=told,
-            raw_prediction=said,
-            sample_weight=weight,
-            gradient_out=slope,
-            hessian_out=curve,
-            n_threads=1,
-        )
-        grown = grow(
-            inside,
-            slope,
-            curve,
-            n_bins=BINS + 1,  # one more for what is missing
-            n_bins_non_missing=distinct,
-            max_leaf_nodes=LEAVES,
-            min_samples_leaf=20,
-            shrinkage=RATE,
-            n_threads=1,
-        )
-        grown.grow()
-        add(said, grown, 1)
-        answer += grown.make_predictor(between).predict_binned(asked, BINS, 1)
-    return answer
 
 
 def binned(known: Floats, weight: Floats, asked: Floats) -> tuple[Floats, Floats]:

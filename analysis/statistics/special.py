@@ -9,23 +9,46 @@ where other threads run that may be about to, and where SciPy lays its parts out
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import threading
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .compiled import without_packages
-
 _WHOLE = "scipy.special"
+
+_OWN = "losslake-"
+"""Threads that the lake starts are named so; they import nothing that is not imported yet."""
+
+
+def _compiled() -> ModuleType:
+    """The module of compiled functions. Raises ImportError where SciPy has none of that name."""
+    import scipy
+
+    package = ModuleType(_WHOLE)
+    package.__path__ = [os.path.join(folder, "special") for folder in scipy.__path__]
+    sys.modules[_WHOLE] = package
+    try:
+        return importlib.import_module(f"{_WHOLE}._ufuncs")
+    finally:
+        del sys.modules[_WHOLE]
+
+
+def _others_import() -> bool:
+    """Whether another thread runs that may be about to import it, and would find a half of it."""
+    return any(
+        thread is not threading.current_thread() and not thread.name.startswith(_OWN)
+        for thread in threading.enumerate()
+    )
 
 
 def _functions() -> dict[str, Any]:
-    if _WHOLE not in sys.modules:
+    if _WHOLE not in sys.modules and not _others_import():
         try:
-            importlib.import_module("scipy")
-            with without_packages([_WHOLE]):
-                found = vars(importlib.import_module(f"{_WHOLE}._ufuncs"))
+            found = vars(_compiled())
             return {name: found[name] for name in _NAMES} | {"zeta": found["_zeta"]}
         except (ImportError, KeyError):
             pass
@@ -34,7 +57,7 @@ def _functions() -> dict[str, Any]:
 
 
 _NAMES = (
-    *("bdtr", "bdtrc", "bdtrik", "betainc", "betaincinv", "expit", "gammaln", "log_ndtr", "logit", "ndtri"),
+    *("bdtr", "bdtrc", "bdtrik", "betainc", "betaincinv", "expit", "gammaln", "log_ndtr", "ndtri"),
     *("psi", "stdtr", "stdtrit", "xlog1py", "xlogy"),
 )
 
@@ -43,7 +66,7 @@ _found = _functions()
 bdtr, bdtrc, bdtrik = _found["bdtr"], _found["bdtrc"], _found["bdtrik"]
 betainc, betaincinv = _found["betainc"], _found["betaincinv"]
 expit, gammaln, psi = _found["expit"], _found["gammaln"], _found["psi"]
-log_ndtr, logit, ndtri = _found["log_ndtr"], _found["logit"], _found["ndtri"]
+log_ndtr, ndtri = _found["log_ndtr"], _found["ndtri"]
 stdtr, stdtrit = _found["stdtr"], _found["stdtrit"]
 xlog1py, xlogy = _found["xlog1py"], _found["xlogy"]
 _zeta = _found["zeta"]

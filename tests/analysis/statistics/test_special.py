@@ -17,6 +17,11 @@ from losslake.analysis.statistics.special import tetragamma, trigamma
         ("import scipy.special", False),
         # Another thread may be about to import it, and must not find half of it.
         ("import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()", False),
+        # That which says that a writer is alive imports nothing.
+        (
+            "import threading\nthreading.Thread(target=threading.Event().wait, name='losslake-lease', daemon=True).start()",
+            True,
+        ),
     ],
 )
 def test_the_functions_are_those_of_scipy_which_can_be_imported_afterwards(before: str, alone: bool) -> None:
