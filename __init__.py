@@ -87,10 +87,11 @@ def audit(
     model       what is audited: a torch module; anything with predict_proba (scikit-learn, a Pipeline, XGBoost, LightGBM, ...); a
                 function from a batch of X to logits or probabilities (batch, classes), or of class 1 of two; or with ``tokenizer`` a
                 causal language model, a LoRA on one too, or a text-generation pipeline
-    members, nonmembers   the records that it was trained on, and others drawn like them: (X, y); a frame (pandas, Polars, Arrow); a
-                torch data set or loader, of which the records in the part that is drawn from count; a Hugging Face Dataset. Of a
+    members, nonmembers   the records that it was trained on, and others drawn like them: the tuple (X, y); a frame (pandas, Polars,
+                Arrow); a torch data set or loader, of which the records in the part that is drawn from count; a list of records
+                (x, y); a Hugging Face Dataset. Of a
                 language model texts: a list of str, or a frame or Dataset with a column text, or that which features names
-    population  more records that no model is trained on, the outsiders of attack-p
+    population  more records that no model is trained on, the outsiders of attack-p; those of group canary are candidates (`exposure`)
     shadows     how many shadow models to fit on random halves of members and non-members, which strong attacks need: clones
                 of a scikit-learn estimator, each with random states of its own; other models by ``train``. Those that the lake
                 holds already are not fitted again; all that it holds are used, and others than these would be are refused
@@ -113,7 +114,7 @@ def audit(
                 or the error is one of a connection (OSError)
     forward, collate   how a module is called, where it is not model(x) of records (x, y); as in `Lake.start_run`.
                 Of a language model forward(model, {input_ids, attention_mask}) -> logits (batch, positions, tokens)
-    tokenizer   of a language model, one of transformers, called as tokenizer(text)
+    tokenizer   of a language model, one of transformers, called as tokenizer(text); or a functools.partial of it, which may cut texts
     max_tokens  tokens that a language model is shown of a text, as many as in its training; by default all that it takes
     seed        of the halves and of the shadow models
     progress    is told how far it is
