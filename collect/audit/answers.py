@@ -14,7 +14,8 @@ from ...store.errors import InvalidInput, InvalidOption, LosslakeError
 from ..callables import a
 from ..estimators.asking import ROWS_AT_ONCE, called, no_probabilities
 from ..estimators.logits import Output
-from .records import Records, plain, rows_of, size_of
+from .records import Records
+from .rows import plain, rows_of, size_of
 
 _WAITS = (1.0, 5.0, 15.0)
 """Seconds after which a function that failed is asked again: it may ask a server, and one failure among thousands must not cost them all."""

@@ -19,6 +19,7 @@ from ..fleet.design import Block, derived, lay_down, numbered
 from ..importers.runs import GivenRun, import_runs
 from ..progress import Progress, Silent
 from .answers import Said, is_module, way_of
+from .columns import Columns
 from .dependence import (
     REMEDY,
     Shadow,
@@ -31,7 +32,7 @@ from .dependence import (
 )
 from .language_model import language_model
 from .options import check_options
-from .records import Columns, check_alike, read_records
+from .records import check_alike, read_records
 from .said import classifier_subject
 from .same import Overlap, distinct
 from .shadows import (

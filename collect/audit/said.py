@@ -23,7 +23,8 @@ from ..estimators.logits import (
 )
 from ..importers.runs import Universe
 from .answers import Said, Way, way_of
-from .records import Records, read_labels
+from .records import Records
+from .rows import read_labels
 from .same import Distinct, some_of
 
 _TWICE, _SAME = 8, 1e-3

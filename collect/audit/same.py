@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from ...store.errors import InvalidInput
-from .records import Records, plain, rows_of, size_of
+from .records import Records
+from .rows import plain, rows_of, size_of
 
 Overlap = Literal["refuse", "leave out"]
 """What becomes of records that are given on two sides."""

@@ -14,7 +14,8 @@ import numpy as np
 from ...store.errors import InvalidOption
 from ...store.lake import Lake
 from ..estimators.fitting import Train, class_of, parameters
-from .records import Records, joined, rows_of
+from .records import Records
+from .rows import joined, rows_of
 
 
 def members_of_all(members: Records, nonmembers: Records, chosen: np.ndarray, *, pair: bool) -> Any:

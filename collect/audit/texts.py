@@ -24,6 +24,7 @@ from ..hook.given import is_text, table_of
 from ..losses.tokens import Tokens
 from ..signals.texts import ask_tokens, check_causal
 from .answers import Said, is_module
+from .columns import Columns, group_of, kept_of, keys_of, renumbered
 from .cut_texts import check_cuts
 from .language_model import (
     BASE,
@@ -36,7 +37,8 @@ from .language_model import (
     without_adapters,
 )
 from .pairs import check_columns
-from .records import Columns, Records, group_of, kept_of, keys_of, read_labels, renumbered
+from .records import Records
+from .rows import read_labels
 from .said import Subject, record_of, universe_of
 from .same import Distinct
 

@@ -16,7 +16,9 @@ import pytest
 import scipy.sparse
 import torch
 from losslake.collect.audit.collect import collect_audit
-from losslake.collect.audit.records import Columns, Records, joined, read_records, rows_of
+from losslake.collect.audit.columns import Columns
+from losslake.collect.audit.records import Records, read_records
+from losslake.collect.audit.rows import joined, rows_of
 from losslake.collect.audit.same import digests
 from losslake.store.errors import InvalidInput, InvalidOption
 from losslake.store.lake import Lake
