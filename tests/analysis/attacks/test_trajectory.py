@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from losslake.analysis.attacks.boosting import log_odds
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import Outcome, run_analysis
+from losslake.analysis.statistics.boosting import log_odds
 from losslake.analysis.statistics.roc import auc, split, tpr_at_fpr
 from losslake.store.errors import InvalidOption, NotEnoughData
 from losslake.store.lake import Lake
