@@ -13,9 +13,7 @@ from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.records import Run
 from ...store.format.schema import CROSS_ENTROPY, ORIGINAL
 from ..remedies import set_aside
-from ..scores import Scores
-from ..scores import count_unscored
-from ..scores import in_order
+from ..scores import Scores, count_unscored, in_order
 from ..source import Source
 from ..statistics.boosting import log_odds
 from ..statistics.metric import Metric
