@@ -78,7 +78,12 @@ class HashingFile(io.RawIOBase):
 def sha256_of(files: Files, path: str) -> str:
     """The SHA-256 of a stored file, read in pieces."""
     with files.open_input(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        return digest_of(file)
+
+
+def digest_of(file: BinaryIO) -> str:
+    """The SHA-256 of what is left to read of a file."""
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def dump(content: Mapping[str, Any]) -> bytes:

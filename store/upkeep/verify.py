@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -65,8 +66,10 @@ def verify(lake: Catalogue) -> Verification:
         for name in stopped_removals(lake)
     ]
     damage += filter(None, (wrong_in_index(lake.files, name) for name, _ in indexes(lake.files)))
-    for promise, parts in listed.items():
-        wrong = list(_damage_of(lake, promise, [file for _, file in parts]))
+    all_wrong = lake.files.each(
+        lambda each: list(_damage_of(lake, each[0], [file for _, file in each[1]])), listed.items()
+    )
+    for parts, wrong in zip(listed.values(), all_wrong, strict=True):
         if wrong and any(_still_listed(lake, path, file) for path, file in parts):
             damage += wrong
     published = compare(lake)
@@ -120,14 +123,17 @@ def _promise_of(file: DataFile) -> _Promise:
 def _damage_of(lake: Catalogue, promise: _Promise, parts: Sequence[DataFile]) -> Iterator[str]:
     path = promise.path
     try:
-        size = lake.files.size(path)
-        if size != promise.bytes:
-            yield f"{path} has {size} bytes, its manifest says {promise.bytes}"
-        elif manifest.sha256_of(lake.files, path) != promise.sha256:
-            yield f"{path} was changed after it was written (SHA-256 differs)"
-        else:
-            with lake.files.open_input(path) as source:
-                footer = pq.read_metadata(source)
+        with lake.files.open_input(path) as source:  # once: in a store a small file is one request
+            size = source.seek(0, os.SEEK_END)
+            source.seek(0)
+            if size != promise.bytes:
+                yield f"{path} has {size} bytes, its manifest says {promise.bytes}"
+                return
+            if manifest.digest_of(source) != promise.sha256:
+                yield f"{path} was changed after it was written (SHA-256 differs)"
+                return
+            source.seek(0)
+            footer = pq.read_metadata(source)
             if footer.num_rows != promise.rows:
                 yield f"{path} has {footer.num_rows} rows, its manifest says {promise.rows}"
             elif parts[0].shared is not None:
