@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from losslake.store.files import local as local_files
+from losslake.store.files import stable
 from losslake.store.files.faults import disk_explained
 
 TAKING_SPACE = {"write", "mkdir", "link", "fsync", "create"}
@@ -102,6 +103,7 @@ def faulty(faults: Faults) -> Iterator[None]:
 
     with (
         patch.object(local_files, "os", _FaultyOs(faults)),
+        patch.object(stable, "os", _FaultyOs(faults)),
         patch.object(local_files, "FileToRead", Reading),
         patch.object(local_files, "NewFile", Writing),
     ):

@@ -21,8 +21,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from losslake.store.delta import log, publish
-from losslake.store.files import faults, local, tokens
+from losslake.store.delta import log
+from losslake.store.delta import publish
+from losslake.store.files import faults
+from losslake.store.files import local
+from losslake.store.files import tokens
+from losslake.store.files import stable
 from losslake.store.format import manifest
 from losslake.store.lake import Lake
 from losslake.store.read import changes
@@ -66,8 +70,9 @@ class World:
         clock, seen = _Time(self), _Os(self)
         for module in (leases, index, forget, gc, local, changes, log, publish):
             self._held.enter_context(patch.object(module, "time", clock))
-        for module in (local, faults):
+        for module in (local, faults, stable):
             self._held.enter_context(patch.object(module, "os", seen))
+        self._held.enter_context(patch.object(stable, "AT_ONCE", 1))  # a process is one thread
         self._held.enter_context(patch.object(local, "_SETTLED", 0))  # else the real time decides how often
         self._held.enter_context(patch.object(local, "NewFile", _new_file(self)))
         self._held.enter_context(patch.object(manifest, "now", self._now))

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,21 @@ STEPS = (
     "list",
     "read",
     "settle",
+    "sync",
     "exists",
     "size",
     "modified",
     "open_input",
 )
 """Calls of the lake's files between which a process may be stopped, or another may act."""
+
+
+def one_by_one(
+    files: LocalFiles, contents: Mapping[str, bytes], *, before: Callable[[], object] | None = None
+) -> None:
+    """`LocalFiles.put_all` for what looks at each `put`: the same in more time."""
+    for path, data in contents.items():
+        files.put(path, data, before=before)
 
 
 class Killed(BaseException):
@@ -159,7 +168,7 @@ def _seen() -> dict[str, Any]:
         "runs": leases.runs,
         "whereabouts": leases._whereabouts,
         "time": time.time,
-        **{name: getattr(LocalFiles, name) for name in STEPS},
+        **{name: getattr(LocalFiles, name) for name in (*STEPS, "put_all")},
     }
 
 
@@ -194,6 +203,7 @@ def _put_in_place(process: Process | None, before: Callable[[], None]) -> dict[s
             "whereabouts": lambda: {"host": there.host, "pid": there.pid, "started": 1},
             "time": lambda: real_time() + there.clock,
             **{name: stepping(name) for name in STEPS},
+            "put_all": one_by_one,
         }
     )
     return seen
@@ -206,5 +216,5 @@ def _put_back(seen: dict[str, Any]) -> None:
     leases.host_identity, leases.runs = seen["host"], seen["runs"]
     leases._whereabouts = seen["whereabouts"]
     time.time = seen["time"]
-    for name in STEPS:
+    for name in (*STEPS, "put_all"):
         setattr(LocalFiles, name, seen[name])

@@ -32,6 +32,7 @@ from ..read.catalogue import Catalogue
 from ..write import leases
 from ..write.table_file import write_parts
 from .columns import Column, Type, schema_of, statistics
+from .links import link, linked
 from .log import COPY, PROTOCOL, Action, State, put_version, read_state, tidy
 from .tables import (
     COLUMNS,
@@ -244,7 +245,7 @@ def _make(files: LocalFiles, table: str, entry: Entry) -> Action:
     tags = {OF: entry.of} | ({COLUMNS: columns_to_text(entry.columns)} if entry.columns else {})
     if entry.source is not None:
         name = f"{folder}/{entry.source.path.rpartition('/')[2]}"
-        files.link(f"{paths.delta_table(table)}/{name}", entry.source.path)
+        link(files, f"{paths.delta_table(table)}/{name}", entry.source.path)
         size = (entry.source.shared or entry.source).bytes
     else:
         name = f"{folder}/{leases.token(files)}{COPY}"
@@ -288,7 +289,7 @@ def _sweep(files: LocalFiles, table: str, state: State) -> None:
         name = path[len(folder) + 1 :]
         if name.startswith("_") or name.endswith(COPY) or name in state.adds:
             continue
-        if not files.exists(path) or files.linked(path) is None:
+        if not files.exists(path) or linked(files, path) is None:
             files.delete(path)
 
 
@@ -312,7 +313,7 @@ def lies_there(files: LocalFiles, table: str, of: str, add: Action) -> bool:
     """Whether a file that a table names is there: a link that leads to what it is of, or a copy with as many bytes."""
     path = f"{paths.delta_table(table)}/{add['path']}"
     try:
-        if not add["path"].endswith(COPY) and files.linked(path) != of:
+        if not add["path"].endswith(COPY) and linked(files, path) != of:
             return False
         return files.size(path) == add["size"]
     except LosslakeError:

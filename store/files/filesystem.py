@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
@@ -56,14 +56,28 @@ class Files(Protocol):
     def open_input(self, path: str) -> BinaryIO:
         """A file to read from any position."""
 
-    def create(self, path: str, *, durable: bool = True) -> contextlib.AbstractContextManager[BinaryIO]:
+    def create(
+        self, path: str, *, durable: bool = True, later: bool = False
+    ) -> contextlib.AbstractContextManager[BinaryIO]:
         """A new file, on stable storage when the block ends, removed when the block raises.
 
-        Not ``durable``: a power failure may lose it, for what is thrown away then anyhow.
+        Not ``durable``: a power failure may lose it, for what is thrown away then anyhow. ``later``: not before `sync` is told of it.
+        """
+
+    def sync(self, paths: Iterable[str]) -> None:
+        """Files that were created for ``later``, and the way to them, are on stable storage then; CorruptLake where one is missing.
+
+        Many take the time of few.
         """
 
     def put(self, path: str, data: bytes, *, before: Callable[[], object] | None = None) -> None:
         """Write or replace a small file in one atomic step. ``before`` is called as late before it as can be; it may raise."""
+
+    def put_all(self, contents: Mapping[str, bytes], *, before: Callable[[], object] | None = None) -> None:
+        """`put` many, each in a step of its own, in this order, in the time of few. ``before`` is called before each of the steps.
+
+        All are on stable storage when it ends; where it raises, those that were put may not be.
+        """
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Write a small file in one atomic step unless it exists; say whether this call wrote it."""

@@ -8,12 +8,13 @@ import io
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from ..errors import CorruptLake, InvalidInput, LosslakeError
 from .faults import FileToRead, NewFile, disk_explained, removed_at_work
+from .stable import at_once, sync_if_there, sync_path
 from .tokens import TEMPORARY, is_temporary, new_token
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ R = TypeVar("R")
 
 _NOWHERE = frozenset(("", ".", ".."))
 
-_TRIES = 100
+TRIES = 100
 """How often to try again where others keep removing a folder or a temporary file, or changing a folder that is listed."""
 
 _SETTLED = 50_000_000
@@ -99,8 +100,9 @@ class LocalFiles:
             return io.BufferedReader(FileToRead(self.location(path), self.root, path))
 
     @contextlib.contextmanager
-    def create(self, path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
+    def create(self, path: str, *, durable: bool = True, later: bool = False) -> Iterator[BinaryIO]:
         file = self._new(self._path(path), path, durable)
+        durable = durable and not later
         try:
             yield file
             with disk_explained(self.root, path):
@@ -120,6 +122,35 @@ class LocalFiles:
             with contextlib.suppress(LosslakeError):
                 self.delete(path)
             raise
+
+    def sync(self, paths: Iterable[str]) -> None:
+        listed = list(paths)
+        gone = self._sync_each({path: self._path(path) for path in listed})
+        if gone:
+            raise removed_at_work(self.root, gone[0])
+        self._sync_ways_of(listed)
+
+    def put_all(self, contents: Mapping[str, bytes], *, before: Callable[[], object] | None = None) -> None:
+        temporaries: dict[str, str] = {}
+        try:
+            for path, data in contents.items():
+                temporaries[path] = self._write_temporary(path, data, synced=False)
+            gone = set(self._sync_each(temporaries))
+            for path, temporary in temporaries.items():
+                with disk_explained(self.root, path):
+                    if before is not None:
+                        before()
+                    try:
+                        os.replace(temporary, self._path(path))
+                    except FileNotFoundError:  # somebody took it for one that a killed process had left
+                        gone.add(path)
+            self._sync_ways_of([path for path in temporaries if path not in gone])
+        finally:
+            for temporary in temporaries.values():
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+        for path in sorted(gone):
+            self.put(path, contents[path], before=before)
 
     def put(self, path: str, data: bytes, *, before: Callable[[], object] | None = None) -> None:
         def replace(temporary: str) -> None:
@@ -148,36 +179,10 @@ class LocalFiles:
 
         return not self.exists(path) and self._in_one_step(path, data, claim)
 
-    def link(self, path: str, target: str) -> None:
-        """Another name for the file ``target`` of the lake, in place of any link of that name; no power failure is waited for.
-
-        It says where the file lies from there, so a lake that is moved or copied keeps it.
-        """
-        where = self._path(path)
-        to = os.path.relpath(self._path(target), os.path.dirname(where))
-        self._refuse_foreign(os.path.dirname(where), path)
-        with disk_explained(self.root, path):
-            for _ in range(_TRIES):
-                with contextlib.suppress(FileNotFoundError):  # others remove the folder while it is empty
-                    self._make_folder(os.path.dirname(where), durable=True)
-                    try:
-                        os.symlink(to, where)
-                    except FileExistsError:
-                        if os.path.islink(where) and os.readlink(where) == to:
-                            return
-                        os.unlink(where)
-                        continue
-                    return
-        raise LosslakeError(f"{path} in the lake {self.root}: others remove it again and again")
-
-    def linked(self, path: str) -> str | None:
-        """The file of the lake that a link leads to, there or not; None for what is no link, and for one that leads out."""
-        where = self._path(path)
-        try:
-            to = os.path.normpath(os.path.join(os.path.dirname(where), os.readlink(where)))
-        except OSError:
-            return None
-        return to.removeprefix(f"{self.root}/") if to.startswith(f"{self.root}/") else None
+    def make_folder(self, folder: str) -> None:
+        """A folder of the lake, where it is not there. Raises CorruptLake where it lies behind a link that leads out."""
+        self._refuse_foreign(self._path(folder), folder)
+        self._make_folder(self._path(folder), durable=True)
 
     def list(self, folder: str, suffix: str = "") -> list[str]:
         names = self._walk(self._path(folder))
@@ -231,11 +236,9 @@ class LocalFiles:
             top = os.path.dirname(top)
         below = [top] if os.path.relpath(top, self.root) != folder else _folders_below(top)
         with disk_explained(self.root, folder):
-            for each in below:
-                with contextlib.suppress(FileNotFoundError):  # gone since, and with it its parent's entry
-                    _sync_folder(each)
+            at_once(sync_if_there, below)  # one that has gone since went with its parent's entry
             if top != self.root:
-                _sync_folder(os.path.dirname(top))
+                sync_path(os.path.dirname(top))
 
     def _path(self, path: str) -> str:
         if "\0" in path or "\\" in path or not _NOWHERE.isdisjoint(path.split("/")):
@@ -259,7 +262,7 @@ class LocalFiles:
 
     def _in_one_step(self, path: str, data: bytes, step: Callable[[str], T]) -> T:
         """Do a step with a file of ``data`` beside ``path``. Where somebody removes that file first, once more."""
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             with contextlib.suppress(_Vanished), self._temporary(path, data) as temporary:
                 try:
                     return step(temporary)
@@ -272,24 +275,35 @@ class LocalFiles:
     @contextlib.contextmanager
     def _temporary(self, path: str, data: bytes) -> Iterator[str]:
         """A file with ``data`` beside where ``path`` is to be; the step done in the block outlasts a power failure."""
-        folder = os.path.dirname(self._path(path))
-        temporary = f"{folder}/{TEMPORARY}{new_token(self.root)}"
+        temporary = self._write_temporary(path, data, synced=True)
+        with disk_explained(self.root, path):
+            try:
+                yield temporary
+                self._sync_way_to(os.path.dirname(temporary))
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+    def _write_temporary(self, path: str, data: bytes, *, synced: bool) -> str:
+        """A file with ``data`` beside where ``path`` is to be; nothing stays where it cannot be written."""
+        temporary = f"{os.path.dirname(self._path(path))}/{TEMPORARY}{new_token(self.root)}"
         with disk_explained(self.root, path):
             try:
                 with self._new(temporary, path, durable=True) as file:
                     file.write(data)
                     file.flush()
-                    os.fsync(file.fileno())
-                yield temporary
-                self._sync_way_to(folder)
-            finally:
+                    if synced:
+                        os.fsync(file.fileno())
+            except BaseException:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
+                raise
+        return temporary
 
     def _new(self, target: str, path: str, durable: bool) -> BinaryIO:
         self._refuse_foreign(os.path.dirname(target), path)
         with disk_explained(self.root, path):
-            for _ in range(_TRIES):
+            for _ in range(TRIES):
                 # Another writer may remove the folder while it is empty.
                 with contextlib.suppress(FileNotFoundError):
                     self._make_folder(os.path.dirname(target), durable)
@@ -304,9 +318,17 @@ class LocalFiles:
         Whoever made them: who made one may have been killed before it was synced. A folder above that has not changed since
         this process synced it is left alone.
         """
-        _sync_folder(folder)
-        while folder.startswith(self.root) and folder != "/":
-            folder = os.path.dirname(folder)
+        self._sync_ways([folder])
+
+    def _sync_ways(self, folders: Sequence[str]) -> None:
+        """The same of many folders, those above them once."""
+        at_once(sync_path, folders)
+        above = set[str]()
+        for folder in folders:
+            while folder.startswith(self.root) and folder != "/" and os.path.dirname(folder) not in above:
+                folder = os.path.dirname(folder)
+                above.add(folder)
+        for folder in sorted(above, key=len, reverse=True):
             try:
                 self._sync_changed(folder)
             except PermissionError:
@@ -314,12 +336,26 @@ class LocalFiles:
                 if folder.startswith(self.root):
                     raise
 
+    def _sync_each(self, files: Mapping[str, str]) -> Sequence[str]:
+        """Sync files, by what errors call them; those that are gone."""
+
+        def sync_one(path: str) -> bool:
+            with disk_explained(self.root, path):
+                return sync_if_there(files[path])
+
+        there = at_once(sync_one, files)
+        return [path for path, found in zip(files, there, strict=True) if not found]
+
+    def _sync_ways_of(self, paths: Iterable[str]) -> None:
+        with disk_explained(self.root, "."):
+            self._sync_ways(sorted({os.path.dirname(self._path(path)) for path in paths}))
+
     def _sync_changed(self, folder: str) -> None:
         described = os.stat(folder)
         now = (described.st_ino, described.st_mtime_ns, described.st_ctime_ns)
         if self._synced.get(folder) == now:
             return
-        _sync_folder(folder)
+        sync_path(folder)
         # What is made in the same tick of the file system's clock does not show in the folder's time.
         if abs(time.time_ns() - max(now[1:])) > _SETTLED:
             self._synced[folder] = now
@@ -334,7 +370,7 @@ class LocalFiles:
                 # The lake says which records a model exposes: nobody but its owner may look.
                 os.mkdir(new, 0o700 if f"{new}/".startswith(f"{self.root}/") else 0o777)
             if durable and len(new) < len(self.root):  # of all others `_sync_way_to` takes care
-                _sync_folder(os.path.dirname(new))
+                sync_path(os.path.dirname(new))
 
     def _walk(self, base: str) -> Iterator[tuple[str, str]]:
         with disk_explained(self.root, os.path.relpath(base, self.root)):
@@ -361,7 +397,7 @@ def _entries(folder: str) -> dict[str, bool]:
     a file is found the next time, so what changed meanwhile, or a moment ago, is listed until that finds nothing new.
     """
     found: dict[str, bool] = {}
-    for tried in range(_TRIES):
+    for tried in range(TRIES):
         try:
             before = os.stat(folder).st_mtime_ns
             with os.scandir(folder) as entries:
@@ -380,15 +416,3 @@ def _entries(folder: str) -> dict[str, bool]:
 def _folders_below(top: str) -> list[str]:
     """A folder and those below it, the deepest first; links are not followed."""
     return [where for where, _, _ in os.walk(top, topdown=False)]
-
-
-def _sync_folder(folder: str) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        # Some network file systems sync folders by themselves.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(handle)

@@ -20,7 +20,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -113,7 +113,7 @@ class ObjectFiles:
         return cast(BinaryIO, ObjectReader(self._end(self.location(path))))
 
     @contextlib.contextmanager
-    def create(self, path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
+    def create(self, path: str, *, durable: bool = True, later: bool = False) -> Iterator[BinaryIO]:
         key = self._key(path)
         if not durable:
             with self._create_local(path) as local:
@@ -149,6 +149,13 @@ class ObjectFiles:
             except BaseException:
                 self.delete(path)
                 raise
+
+    def sync(self, paths: Iterable[str]) -> None:
+        pass  # what a store has answered for is done
+
+    def put_all(self, contents: Mapping[str, bytes], *, before: Callable[[], object] | None = None) -> None:
+        for path, data in contents.items():
+            self.put(path, data, before=before)
 
     def put(self, path: str, data: bytes, *, before: Callable[[], object] | None = None) -> None:
         key = self._key(path)

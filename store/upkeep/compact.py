@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -259,28 +260,32 @@ def _replace(
 
     Raises CorruptLake where the new file is lost; then they list the old ones, which stay until garbage is collected.
     """
-    moved = set()
     unmoved = f"experiment {experiment!r} is as it was"
     check_there(lake.files, [packed[0][1]], unmoved)
-    for part, new in packed:
-        if _exchange(lake, experiment, part.run, part.file, new, held):
-            moved.add(part.run)
+    moved = _exchange(lake, experiment, [(part.run, part.file, new) for part, new in packed], held)
     try:
         check_there(lake.files, [packed[0][1]], unmoved)
     except CorruptLake:
-        for part, new in packed:
-            _exchange(lake, experiment, part.run, new, part.file, held)
+        _exchange(lake, experiment, [(part.run, new, part.file) for part, new in packed], held)
         raise
     return moved
 
 
-def _exchange(lake: Catalogue, experiment: str, run: str, old: DataFile, new: DataFile, held: Claim) -> bool:
-    """Let a run's manifest list one file for another; False where it does not list that."""
-    path = paths.run_manifest(experiment, run)
-    gone, entry = files_to_json((old, new))
-    content = manifest.load(lake.files, path)
-    if gone not in content["files"]:
-        return False
-    listed = [entry if file == gone else file for file in content["files"]]
-    lake.files.put(path, manifest.dump({**content, "files": listed}), before=held.check)
-    return True
+def _exchange(
+    lake: Catalogue, experiment: str, files: Sequence[tuple[str, DataFile, DataFile]], held: Claim
+) -> set[str]:
+    """Let the manifest of each run list the second file for the first; the runs whose manifests did list that."""
+    contents: dict[str, dict[str, Any]] = {}
+    moved = set()
+    for run, old, new in files:
+        path = paths.run_manifest(experiment, run)
+        gone, entry = files_to_json((old, new))
+        content = contents.get(path) or manifest.load(lake.files, path)
+        if gone in content["files"]:
+            listed = [entry if file == gone else file for file in content["files"]]
+            contents[path] = {**content, "files": listed}
+            moved.add(run)
+    lake.files.put_all(
+        {path: manifest.dump(content) for path, content in contents.items()}, before=held.check
+    )
+    return moved

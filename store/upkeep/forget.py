@@ -41,6 +41,9 @@ from .leftovers import remove_leftovers, without_class_names
 _PATIENCE = 600.0
 """Seconds that a run committed meanwhile waits for the one who forgets or compacts."""
 
+_RUNS_AT_ONCE, _BYTES_AT_ONCE = 256, 256 << 20
+"""Runs, and bytes of their files, from which on they are taken out of, before others are: both copies of so many lie in the lake."""
+
 _FOLDERS = (
     "samples",
     "pictures",
@@ -267,7 +270,10 @@ def _finish(lake: Catalogue, experiment: str, held: Claim) -> None:
 def _together(
     lake: Catalogue, known: Experiment, ids: Sequence[int], holdings: Holdings
 ) -> Iterator[list[Run]]:
-    """The runs that hold rows of ``ids``, or a note of them, with those that share a file with such a run."""
+    """The runs that hold rows of ``ids``, or a note of them, with those that share a file with such a run.
+
+    Many at a time, whose files and manifests are synced together.
+    """
     sharing: dict[str, list[Run]] = {}
     concerned: dict[str, Run] = {}
     for run in lake.runs(known.name):
@@ -277,8 +283,8 @@ def _together(
         told = _extra_without(run.info.extra, ids, known.samples) != run.info.extra
         if told or any(holdings.of(file).rows for file in run.files):
             concerned[run.run] = run
+    group: dict[str, Run] = {}
     while concerned:
-        group: dict[str, Run] = {}
         waiting = [concerned.popitem()[1]]
         while waiting:
             run = waiting.pop()
@@ -286,7 +292,10 @@ def _together(
             concerned.pop(run.run, None)
             for file in run.files:
                 waiting += [other for other in sharing.get(file.path, ()) if other.run not in group]
-        yield list(group.values())
+        size = sum(file.bytes for run in group.values() for file in run.files)
+        if len(group) >= _RUNS_AT_ONCE or size >= _BYTES_AT_ONCE or not concerned:
+            yield list(group.values())
+            group = {}
 
 
 def _forget_in_runs(
@@ -305,7 +314,9 @@ def _forget_in_runs(
             if file.shared is not None:
                 shared.setdefault(file.path, []).append(Part(run.run, file))
             elif holdings.of(file).rows:
-                new[run.run, file] = copy_without(lake.files, file, ids, _beside(lake, known.name, run, file))
+                path = _beside(lake, known.name, run, file)
+                new[run.run, file] = copy_without(lake.files, file, ids, path, later=True)
+    lake.files.sync([file.path for file in new.values()])
     for parts in shared.values():
         if any(holdings.of(part.file).rows for part in parts):
             for part, file in pack(lake, known.name, parts, without=ids):
@@ -340,14 +351,14 @@ def _put_checked(
     """
     undone = "the samples are not forgotten yet"
     check_there(lake.files, written, undone)
-    for path, (_, content) in replaced.items():
-        lake.files.put(path, manifest.dump(content), before=held.check)
+    after = {path: manifest.dump(content) for path, (_, content) in replaced.items()}
+    lake.files.put_all(after, before=held.check)
     held.check()
     try:
         check_there(lake.files, written, undone)
     except CorruptLake:
-        for path, (before, _) in replaced.items():
-            lake.files.put(path, manifest.dump(before), before=held.check)
+        first = {path: manifest.dump(content) for path, (content, _) in replaced.items()}
+        lake.files.put_all(first, before=held.check)
         raise
 
 

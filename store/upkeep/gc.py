@@ -107,6 +107,9 @@ def collect_garbage(
         if not dry_run:
             lake.files.delete(path)
         removed.append(path)
+    if not dry_run:  # what is told to be removed does not come back
+        for folder in sorted({"/".join(path.split("/")[:-1][:2]) for path in removed}):
+            lake.files.settle(folder)
     if removed and not dry_run and not unpublished:
         lake.changed(None, rewritten=True)  # links that lead nowhere now
     if found.withheld:

@@ -26,20 +26,22 @@ _ROWS_WORTH_THREADS = 100_000
 
 
 class TableFile:
-    """A Parquet file being written, on stable storage when closed.
+    """A Parquet file being written, on stable storage when closed; ``later``: when `Files.sync` is told of it.
 
     ``table`` names the lake's table it is part of; every `write` must bring exactly ``schema``. Rows are
     gathered until they fill a row group, so the arrays of a written table must not be changed afterwards.
     """
 
-    def __init__(self, files: Files, table: str, path: str, schema: pa.Schema) -> None:
+    def __init__(
+        self, files: Files, table: str, path: str, schema: pa.Schema, *, later: bool = False
+    ) -> None:
         self._table = table
         self._path = path
         self._schema = schema
         self._rows = 0
         self._waiting: list[pa.Table] = []
         self._stack = contextlib.ExitStack()
-        self._hashing = HashingFile(self._stack.enter_context(files.create(path)))
+        self._hashing = HashingFile(self._stack.enter_context(files.create(path, later=later)))
         self._writer = self._stack.enter_context(parquet_writer(self._hashing, schema))
 
     def check(self, schema: pa.Schema) -> None:
@@ -89,10 +91,16 @@ def write_table(files: Files, table: str, path: str, rows: pa.Table) -> DataFile
 
 
 def write_parts(
-    files: Files, table: str, path: str, schema: pa.Schema, parts: Iterable[pa.Table]
+    files: Files,
+    table: str,
+    path: str,
+    schema: pa.Schema,
+    parts: Iterable[pa.Table],
+    *,
+    later: bool = False,
 ) -> DataFile:
     """The same of a table that comes in parts. Nothing stays where one of them cannot be had."""
-    file = TableFile(files, table, path, schema)
+    file = TableFile(files, table, path, schema, later=later)
     try:
         for part in parts:
             file.write(part)
@@ -130,11 +138,16 @@ def check_there(files: Files, written: Iterable[DataFile], what: str) -> None:
         )
 
 
-def copy_without(files: Files, file: DataFile, samples: Collection[int], path: str) -> DataFile:
-    """Write the rows of a file of one run's, or of an experiment's, to ``path`` without those of ``samples``."""
+def copy_without(
+    files: Files, file: DataFile, samples: Collection[int], path: str, *, later: bool = False
+) -> DataFile:
+    """Write the rows of a file of one run's, or of an experiment's, to ``path`` without those of ``samples``.
+
+    ``later``: it is on stable storage when `Files.sync` is told of it, and not before.
+    """
     with open_rows(files, file) as (parquet, groups):
         kept = (rows_without(_read_group(parquet, group), samples) for group in groups)
-        return write_parts(files, file.table, path, parquet.schema_arrow, kept)
+        return write_parts(files, file.table, path, parquet.schema_arrow, kept, later=later)
 
 
 def copy_as(files: Files, file: DataFile, run: str, path: str) -> DataFile:

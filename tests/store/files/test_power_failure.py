@@ -60,10 +60,13 @@ def done(
     drive: Drive | None = None,
     calls: int = 1_000_000,
     made: list[str] | None = None,
+    later: float = 0.0,
 ) -> bool:
-    """Do something, or be killed after so many calls; whether it was done. ``made`` gets the names of the calls."""
+    """Do something so many seconds ``later``, or be killed after so many calls; whether it was done. ``made`` gets the names of the calls."""
     world = World(path, CLOCKS, drive)
     try:
+        if later:
+            world.pass_time(later)
         process = world.start("a", act)
         process.go_on(calls)
         process.kill()
@@ -113,6 +116,47 @@ def check(path: Path, act: str, *, ended: bool) -> None:
     if act == "forget" and ended:
         assert found.remembered == ()
         assert not [each for each, ids in samples_in_files(path).items() if 1 in ids]
+
+
+def test_what_garbage_collection_removed_stays_removed(begun: Path, tmp_path: Path) -> None:
+    """Of a writer that was killed just before its run's manifest was put."""
+    names: list[str] = []
+    assert done(copied(begun, tmp_path / "whole"), ACTS["write"], made=names)
+    path = copied(begun, tmp_path / "lake")
+    committed = max(number for number, name in enumerate(names) if name == "link")
+    assert not done(path, ACTS["write"], calls=committed)
+    left = set(verify(Lake.open(path)).leftovers)
+    assert {each.partition("/")[0] for each in left} >= {"signals", "traces", "writers"}
+    drive = Drive(path)
+    assert done(path, lambda lake: collect_garbage(lake, older_than=timedelta(0)), drive)
+    for name, reverts in REVERTS.items():
+        drive.fail(tmp_path / name, reverts)
+        check(tmp_path / name, "gc", ended=True)
+        there = {each.relative_to(tmp_path / name).as_posix() for each in (tmp_path / name).rglob("*")}
+        assert left & there == set()
+
+
+def test_garbage_collection_deletes_nothing_for_a_manifest_that_may_go_again(
+    begun: Path, tmp_path: Path
+) -> None:
+    """A compaction is killed when it has put the last manifest, before that is on stable storage."""
+
+    def compact_runs(lake: Lake) -> None:
+        compact(lake, "e", least=2)
+
+    names: list[str] = []
+    assert done(copied(begun, tmp_path / "whole"), compact_runs, made=names)
+    # Manifests are put one right after the other.
+    put = max(n for n, name in enumerate(names) if name == "replace" and names[n - 2] == "replace")
+    path = copied(begun, tmp_path / "lake")
+    drive = Drive(path)
+    assert not done(path, compact_runs, drive, put + 1)
+    before = len(list(path.rglob("*.parquet")))
+    assert done(path, lambda lake: collect_garbage(lake, older_than=timedelta(0)), drive, later=7200)
+    assert len(list(path.rglob("*.parquet"))) < before
+    for name, reverts in REVERTS.items():
+        drive.fail(tmp_path / name, reverts)
+        check(tmp_path / name, "gc", ended=True)
 
 
 ENOUGH = 1_000_000

@@ -42,6 +42,7 @@ from losslake.store.write import run_writer as writer
 from losslake.store.write.checkpoints import CheckpointWriter, find_checkpoints
 from losslake.store.write.results import save_result
 from losslake.store.write.table_file import write_table
+from machines import one_by_one
 from polars.testing import assert_frame_equal
 from run_data import SAMPLES, nine_runs
 from warm import STORE, warm_python
@@ -634,6 +635,7 @@ def test_killed_before_any_change_it_is_completed_by_the_same_call(
 
             return act
 
+        monkeypatch.setattr(LocalFiles, "put_all", one_by_one)
         for kind in kinds:
             monkeypatch.setattr(lake.files, kind, stopping(kind))
         try:
@@ -696,12 +698,12 @@ def test_a_compaction_and_garbage_collection_go_on_beside(
 ) -> None:
     copy = forgetting.copy_without
 
-    def slow(*given: Any) -> Any:
+    def slow(*given: Any, **more: Any) -> Any:
         with pytest.raises(LosslakeError, match="another process compacts, migrates or forgets"):
             compact(Lake.open(lake.path), "tests", least=2)
         monkeypatch.setattr(forgetting, "copy_without", copy)
         collect_garbage(lake)
-        return copy(*given)
+        return copy(*given, **more)
 
     monkeypatch.setattr(forgetting, "copy_without", slow)
     forget(lake, "tests", GONE)

@@ -24,7 +24,7 @@ from losslake.analysis.scoring.catalogue import open_source
 from losslake.cli import cli
 from losslake.store.errors import CorruptLake, InvalidOption
 from losslake.store.files import local as local_files
-from losslake.store.files import tokens
+from losslake.store.files import stable, tokens
 from losslake.store.files.local import LocalFiles
 from losslake.store.format import manifest, paths
 from losslake.store.format.records import RunInfo
@@ -44,6 +44,7 @@ from losslake.store.write import leases as processes
 from losslake.store.write.checkpoints import CheckpointWriter
 from losslake.store.write.results import save_result
 from losslake.store.write.run_writer import RunWriter
+from machines import one_by_one
 from warm import STORE, warm_python
 
 N = 8
@@ -233,6 +234,8 @@ def collecting_all_the_time(
 
     with monkeypatch.context() as patch:
         patch.setattr(local_files, "os", Watched())
+        patch.setattr(stable, "os", Watched())
+        patch.setattr(stable, "AT_ONCE", 1)  # who syncs is who collects
         yield done
 
 
@@ -798,6 +801,7 @@ def test_whatever_puts_a_manifest_checks_its_files(
         with monkeypatch.context() as patch:
             for name in ("put", "put_if_absent"):
                 patch.setattr(LocalFiles, name, harming(getattr(LocalFiles, name)))
+            patch.setattr(LocalFiles, "put_all", one_by_one)
             try:
                 REPLACING[act](own)
             except CorruptLake as error:
