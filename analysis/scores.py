@@ -34,12 +34,12 @@ class Scores:
 
     def arrays(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """Score (NaN where there is none) and membership of the samples whose membership is known."""
-        # Of two columns: those of an analysis's own may be many times as much, and all would be copied.
-        known = self.frame.select("member", "score")
-        if known["member"].null_count():
-            known = known.filter(pl.col("member").is_not_null())
-        score = known["score"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-        return score, known["member"].to_numpy()
+        # The columns one by one: a frame's may all be copied where one is in other pieces than the others.
+        member, score = self.frame["member"], self.frame["score"]
+        if member.null_count():
+            known = member.is_not_null()
+            member, score = member.filter(known), score.filter(known)
+        return score.cast(pl.Float64).fill_null(float("nan")).to_numpy(), member.to_numpy()
 
 
 @dataclass(frozen=True, repr=False)

@@ -437,4 +437,5 @@ def with_membership(source: Source, frame: pl.DataFrame) -> pl.DataFrame:
     member[rows["sample_id"].filter(rows["member"]).to_numpy()] = True
     asked = frame["sample_id"].to_numpy()
     column = pl.select(pl.when(pl.Series(known[asked])).then(pl.Series(member[asked])).alias("member"))
-    return frame.select("sample_id", column["member"], pl.exclude("sample_id", "member"))
+    others = [frame[name] for name in frame.columns if name not in ("sample_id", "member")]
+    return pl.DataFrame([frame["sample_id"], column["member"], *others])

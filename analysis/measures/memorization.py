@@ -44,7 +44,9 @@ def memorization(
     """
     frame = estimates(source, of)
     known = frame["score"].drop_nulls().to_numpy()
-    above = shares_above(frame.filter(pl.col("score").is_not_null()), of, LEVELS)
+    scored = frame.filter(pl.col("score").is_not_null()) if frame["score"].null_count() else frame
+    above = shares_above(scored, of, LEVELS)
+    del scored
     notes = count_unscored(frame, "no shadow run trained on them, or none did without them")
     return Scores(with_membership(source, frame), notes, (_mean(known), *above))
 
