@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from ..files.filesystem import Files
+from ..files.local import LocalFiles
 from ..format.manifest import DataFile
 from ..format.records import Run
 from ..format.schema import TRACE_SIGNALS
@@ -20,6 +22,10 @@ from .views import COLUMNS, table_files
 
 if TYPE_CHECKING:
     from ..read.catalogue import Catalogue
+
+
+_AT_ONCE = 16 << 20
+"""Bytes of a file that many runs share up to which an object store is asked for all of it: Polars asks for each column of each run."""
 
 
 def scan(lake: Catalogue, view: str, experiment: str | None = None) -> pl.LazyFrame:
@@ -98,13 +104,18 @@ def _rows_of_files(lake: Catalogue, listed: Sequence[DataFile], columns: list[st
     if len(own) == len(listed):
         return of_own
     spans: dict[str, tuple[int, int]] = {}
+    at_once: dict[str, bool] = {}
     for file in listed:
         if file.shared is not None:
+            at_once[file.path] = not isinstance(lake.files, LocalFiles) and file.shared.bytes <= _AT_ONCE
             low, high = spans.get(file.path, (file.shared.first_row, 0))
             start = file.shared.first_row
             spans[file.path] = (min(low, start), max(high, start + file.rows))
     # A shared file is opened once, whatever the number of runs asked for.
-    shared = {path: _read(lake, [path], columns, low, high - low) for path, (low, high) in spans.items()}
+    shared = {
+        path: _read(lake, [path], columns, low, high - low, at_once=at_once[path])
+        for path, (low, high) in spans.items()
+    }
     parts, done = [], 0
     for file in listed:
         if file.shared is None:
@@ -117,9 +128,20 @@ def _rows_of_files(lake: Catalogue, listed: Sequence[DataFile], columns: list[st
 
 
 def _read(
-    lake: Catalogue, paths: Sequence[str], columns: list[str], start: int = 0, rows: int | None = None
+    lake: Catalogue,
+    paths: Sequence[str],
+    columns: list[str],
+    start: int = 0,
+    rows: int | None = None,
+    *,
+    at_once: bool = False,
 ) -> pl.DataFrame:
-    files = [lake.files.location(path) for path in paths]
+    """Columns of files' rows from ``start`` on. ``at_once``: each is fetched whole, where it lies in a store."""
+    files: list[Any]
+    if at_once:
+        files = [io.BytesIO(lake.files.read(path)) for path in paths]
+    else:
+        files = [lake.files.location(path) for path in paths]
     frame = pl.scan_parquet(
         files,
         hive_partitioning=False,

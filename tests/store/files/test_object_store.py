@@ -23,6 +23,7 @@ from losslake.store.files.filesystem import Files, files_at
 from losslake.store.format import manifest
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
+from losslake.store.query.scan import rows_of_each
 from losslake.store.read import catalogue
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.export import export
@@ -513,3 +514,25 @@ def test_the_index_spares_a_request_for_each_run(
     assert index.write_index(lake.files, "tests") == 9
     lake.files.delete("runs/experiment=tests/late.json")
     assert lake.runs("tests") == before
+
+
+def test_what_many_runs_share_is_fetched_at_once(
+    lake_of: Callable[..., Lake], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = np.arange(4 * 6).reshape(4, 6) % 2 == 0
+    lake = lake_of(keep, np.random.default_rng(0).normal(0, 2, keep.shape), lake=Lake.open(url, create=True))
+    compact(lake, "tests", least=2)
+    columns, runs = ["sample_id", "phi"], lake.runs("tests")
+    asked: list[str] = []
+    read = type(lake.files).read
+
+    def counted(files: Files, path: str) -> bytes:
+        asked.append(path)
+        return read(files, path)
+
+    monkeypatch.setattr(type(lake.files), "read", counted)
+    found = rows_of_each(lake, runs, "signals", columns)
+    assert [path.partition("/")[0] for path in asked] == ["packed"]
+    for run, frame in zip(runs, found, strict=True):
+        (expected,) = lake.run_rows(run, "signals", columns=columns)
+        assert pa.table(frame.to_arrow()).to_pydict() == expected.to_pydict()
