@@ -69,7 +69,7 @@ def log_tail(point: float, free: float, middle: float, scale: float) -> float:
     steps = np.linspace(0, 60, 60_001)
     unit = 1 / free + 1 / z**2
     heights = t.logpdf(z * np.exp(steps * unit), free) + steps * unit + np.log(z * unit)
-    return float(heights[0] + np.log(simpson(np.exp(heights - heights[0]), steps)))
+    return float(heights[0] + np.log(simpson(np.exp(heights - heights[0]), x=steps)))
 
 
 def oracle(
