@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from losslake.store.format.tables import constant_column, table_of_rows
 
@@ -41,6 +41,7 @@ ROWS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_they_are_those_that_pyarrow_makes(rows: list[dict[str, Any]]) -> None:
     made = table_of_rows(rows, SCHEMA)
