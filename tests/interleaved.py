@@ -21,12 +21,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from losslake.store.delta import log
-from losslake.store.delta import publish
-from losslake.store.files import faults
-from losslake.store.files import local
-from losslake.store.files import tokens
-from losslake.store.files import stable
+from losslake.store.delta import log, publish
+from losslake.store.files import faults, local, stable, tokens
 from losslake.store.format import manifest
 from losslake.store.lake import Lake
 from losslake.store.read import changes
