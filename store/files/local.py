@@ -146,8 +146,8 @@ class LocalFiles:
                         gone.add(path)
             self._sync_ways_of([path for path in temporaries if path not in gone])
         finally:
-            for temporary in temporaries.values():
-                with contextlib.suppress(FileNotFoundError):
+            for path, temporary in temporaries.items():
+                with disk_explained(self.root, path), contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
         for path in sorted(gone):
             self.put(path, contents[path], before=before)
