@@ -95,3 +95,13 @@ def test_contributing_names_what_is_there() -> None:
     assert {name for name in constants if not re.search(rf"^{name}\b.* = ", code, re.M)} == set()
     parts = re.findall(r"^(\w+)\(\) \{", (ROOT / ".ci" / "run").read_text(), re.M)
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.M)) == set(parts)
+
+
+def test_the_page_of_the_benchmarks_names_each_and_lists_its_sections() -> None:
+    folder = ROOT / "benchmarks"
+    page = (folder / "README.md").read_text()
+    assert [path.name for path in folder.glob("*.py") if path.name not in page] == []
+    headings = re.findall(r"^## (.*)$", page, re.M)
+    anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    assert re.findall(r"\]\(#([^)]*)\)", page.partition("\n## ")[0]) != []
+    assert sorted(re.findall(r"\]\(#([^)]*)\)", page.partition("\n## ")[0])) == sorted(anchors)
