@@ -149,7 +149,8 @@ def next_steps(
         drawn = Step(
             "Make sure that members and non-members are drawn alike: if shadow models that trained on neither find the members easier, this is no leak."
         )
-        return (drawn, collect)
+        # A printed verdict has room for the first step alone: without shadow models these come before what they are to show.
+        return (drawn, collect) if shadows else (collect, drawn)
     if judged.level == "signs":
         return (collect, *found[1:], *defend)
     gate = Step(

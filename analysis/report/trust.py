@@ -98,7 +98,7 @@ def _resolution(headline: Headline) -> Trust:
     coarse = headline.fpr is None or headline.fpr > headline.wanted
     if coarse:
         at = f"; the figures are at {percent(headline.fpr)}" if headline.fpr is not None else ""
-        text += f" {percent(headline.wanted)} was asked for and cannot be resolved{at}."
+        text += f" {percent(headline.wanted)} cannot be resolved{at}."
     else:
         text += f" The figures are at {percent(headline.fpr)}."
     return Trust(plural(others, "non-member"), text, coarse)

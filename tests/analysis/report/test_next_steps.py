@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from losslake.analysis.evaluations.likeness import SHIFTED
 from losslake.analysis.report.next_steps import next_steps
 from losslake.analysis.report.verdict import Judgement, Level
 from losslake.store.format.records import Experiment
@@ -25,6 +26,14 @@ def test_more_shadow_models_are_of_the_model_named(recipe: dict[str, Any]) -> No
         f"losslake collect shadows --experiment e --count 64 --model {recipe['model']}\n"
         in commands("none found", recipe) + "\n"
     )
+
+
+def test_without_shadow_models_they_come_before_what_they_are_to_show() -> None:
+    experiment = Experiment("e", samples=100, created="", digest="", dataset={"spec": "digits"}, files=())
+    shifted = Judgement("signs", "more than guessing", warned=frozenset({SHIFTED}))
+    first = {shadows: next_steps(shifted, experiment, "target", shadows)[0].what for shadows in (0, 8)}
+    assert first[0].startswith("Collect shadow models, to 64 in all")
+    assert first[8].startswith("Make sure that members and non-members are drawn alike")
 
 
 def test_of_a_named_architecture_nothing_is_said_again() -> None:
