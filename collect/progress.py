@@ -52,6 +52,9 @@ class Silent:
 _EVERY = 15.0
 """Seconds between plain lines."""
 
+_KNOWN_FROM = 1.0
+"""Seconds of work, after the first step is done, from which on a rate and the time left are told."""
+
 _REFRESH = 0.5
 """Seconds between two looks of the bar, which the working thread itself draws."""
 
@@ -65,10 +68,12 @@ class ProgressLines:
         self._total = self._done = 0
         self._unit = self._note = ""
         self._began = self._shown = 0.0
+        self._first: tuple[float, int] | None = None
 
     def start(self, total: int, unit: str) -> None:
         self._total, self._unit = total, unit
         self._began = self._shown = time.monotonic()
+        self._done, self._first = 0, None
         if total and sys.stderr.isatty():
             self._bar = _bar(total)
         if self._bar:
@@ -78,6 +83,8 @@ class ProgressLines:
         self._done += n
         self._note = note or self._note
         now = time.monotonic()
+        if n and self._first is None:
+            self._first = now, self._done
         if now - self._shown >= (_REFRESH if self._bar else _EVERY):
             self._shown = now
             self._show()
@@ -107,16 +114,20 @@ class ProgressLines:
             print(self._line(), file=sys.stderr, flush=True)
 
     def _line(self) -> str:
-        seconds = time.monotonic() - self._began
-        rate = self._done / seconds if seconds > 0 else 0.0
-        left = (
-            f"{_clock((self._total - self._done) / rate)} left"
-            if rate > 0 and self._done < self._total
-            else _clock(seconds)
-        )
+        now = time.monotonic()
+        seconds = now - self._began
         share = f"{self._done}/{self._total} {self._unit}"
         note = f"  {self._note}" if self._note else ""
-        return printable(f"{self._title}: {share}, {rate:.3g} {self._unit}/s, {left}{note}")
+        if self._done >= self._total:
+            rate = self._done / seconds if seconds > 0 else 0.0
+            return printable(f"{self._title}: {share}, {rate:.3g} {self._unit}/s, {_clock(seconds)}{note}")
+        # What the first one took is the start of workers and the reading of data, too: it says nothing of the others.
+        since, already = self._first or (now, self._done)
+        if self._done == already or now - since < _KNOWN_FROM:
+            return printable(f"{self._title}: {share} after {_clock(seconds)}{note}")
+        rate = (self._done - already) / (now - since)
+        left = _clock((self._total - self._done) / rate)
+        return printable(f"{self._title}: {share}, {rate:.3g} {self._unit}/s, {left} left{note}")
 
 
 def _clock(seconds: float) -> str:

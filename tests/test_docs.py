@@ -58,7 +58,7 @@ NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 PIECES = re.compile(rf"(\.\.\.|{NUMBER.pattern})")
 OPENS = re.compile(r"```(\w+)(.*)")
 TITLE = re.compile(r'title="([^"]+)"')
-UNDER_WAY = re.compile(r"[\w. -]+: (\d+/\d+ \w+(, .* left(  .*)?)?|getting ready)")
+UNDER_WAY = re.compile(r"[\w. -]+: (\d+/\d+ \w+(( after [\d:]+|, .* left)(  .*)?)?|getting ready)")
 MADE_ELSEWHERE = ("<!-- what follows is made by tests/", "<!-- Made by benchmarks/")
 MARK = re.compile(r"<!-- (?:tolerance (?P<tolerance>[\d.]+)|not run: (?P<reason>.+)) -->")
 
@@ -484,7 +484,7 @@ print(3)
 
 def test_progress_of_work_under_way_is_left_out(tmp_path: Path) -> None:
     page = """```console
-$ echo "compact clinic: 66/66 files"; echo "target: 21/40 epochs, 1.35 epochs/s, 0:14 left  target epoch 21/40"; echo "target: 40/40 epochs, 2 epochs/s, 0:20  done"
+$ echo "compact clinic: 66/66 files"; echo "target: 1/40 epochs after 0:16  target epoch 1/40"; echo "target: 21/40 epochs, 1.35 epochs/s, 0:14 left  target epoch 21/40"; echo "target: 40/40 epochs, 2 epochs/s, 0:20  done"
 ```
 """.splitlines()
     runner = Runner(tmp_path / "page")

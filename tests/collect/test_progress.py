@@ -46,6 +46,32 @@ def test_plain_lines_are_few_and_whole(
     assert re.fullmatch(rf"{line}target: two·\[31m·\n{line}", capsys.readouterr().err)
 
 
+def test_the_time_left_is_told_from_what_came_after_the_first_step(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers took 30 seconds to start, then an epoch took one: by all of it, 70 would be left after the first."""
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    progress = ProgressLines("shadows")
+    progress.start(80, "epochs")
+    said = []
+    for moment, epochs in ((30.0, 1), (30.5, 1), (40.0, 9), (109.0, 69)):
+        now[0] = moment
+        progress.advance(epochs, "")
+        said += capsys.readouterr().err.splitlines()
+    assert said == [
+        "shadows: 1/80 epochs after 0:30",
+        "shadows: 80/80 epochs, 0.734 epochs/s, 1:49",
+    ]
+    progress = ProgressLines("shadows")
+    now[0] = 0.0
+    progress.start(80, "epochs")
+    for moment, epochs in ((10.0, 1), (20.0, 10)):
+        now[0] = moment
+        progress.advance(epochs, "")
+    assert capsys.readouterr().err == "shadows: 11/80 epochs, 1 epochs/s, 1:09 left\n"
+
+
 def on_a_terminal(
     seconds: float, *, columns: int = 100, until: Callable[[subprocess.Popen[bytes], str], None] | None = None
 ) -> str:
