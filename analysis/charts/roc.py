@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..statistics.metric import Metric
-from ..statistics.roc import roc, split
+from ..statistics.roc import RESOLVED_FROM, roc, split
 from .axes import percent
 from .style import FAINT, GREY, colours, dashes, finish, inline, interval, layered
 
@@ -71,12 +71,13 @@ def roc_chart(
     *,
     log: bool = True,
     leading: Sequence[str] | None = None,
-    from_fpr: float | None = None,
+    firm: bool = False,
 ) -> alt.Chart | alt.LayerChart:
     """ROC curves, one line an attack. On log axes the FPRs that no non-member resolves are shaded and left empty.
 
     Those ``leading``, or else all, are in colour; the others are grey until their name in the legend is clicked, which takes the other curves
-    back; with shift held, several can be picked. With ``from_fpr`` log axes begin there.
+    back; with shift held, several can be picked. Of ``firm`` curves log axes show
+    each from the FPR on that its own non-members resolve well, with about `RESOLVED_FROM` of them above the threshold.
     """
     import altair as alt
 
@@ -84,9 +85,9 @@ def roc_chart(
     front = [name for name in names if leading is None or name in leading]
     names = [*front, *(name for name in names if name not in front)]
     finest = min((found.resolution for found in curves), default=0.01)
-    begins = min(max(from_fpr, finest), 0.5) if from_fpr is not None else None
+    begins = min(map(_firm_from, curves), default=0.5) if firm else None
     left = (begins or finest / 2) if log else 0.0
-    points = _points(curves, log, begins)
+    points = _points(curves, log, firm)
     if begins is not None and log:
         bottom = min([left, *(row["tpr"] for row in points)])
     else:
@@ -152,7 +153,9 @@ def roc_chart(
         subtitle.append("Grey: the other attacks.")
     if log and curves and begins is not None:
         count = max(found.non_members for found in curves)
-        subtitle.append(f"From FPR {percent(begins)} on, which {count:,} non-members resolve.")
+        fewer = any(found.non_members < count for found in curves)
+        later = "; attacks that score fewer begin further right" if fewer else ""
+        subtitle.append(f"From FPR {percent(begins)} on, which {count:,} non-members resolve{later}.")
     elif log and curves:
         shade = alt.Chart(inline([{"fpr": left, "to": finest}])).mark_rect(color=GREY, opacity=0.22)
         layers.insert(0, shade.encode(x=x, x2=alt.X2("to:Q")))
@@ -242,11 +245,16 @@ def tpr_chart(attacks: Sequence[tuple[str, Sequence[Metric]]]) -> alt.Chart | al
     )
 
 
-def _points(curves: Sequence[Curve], log: bool, begins: float | None = None) -> list[dict[str, Any]]:
+def _firm_from(found: Curve) -> float:
+    """The lowest FPR at which about `RESOLVED_FROM` of the curve's non-members lie above the threshold, and no more than a half."""
+    return min(RESOLVED_FROM * found.resolution, 0.5)
+
+
+def _points(curves: Sequence[Curve], log: bool, firm: bool = False) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for found in curves:
         fpr, tpr = thin(found, log=log)
-        start = max(found.resolution, begins or 0.0)
+        start = max(found.resolution, _firm_from(found) if firm else 0.0)
         shown = (fpr >= start * (1 - 1e-9)) & (tpr > 0) if log else np.ones(len(fpr), dtype=bool)
         fpr, tpr = fpr[shown], tpr[shown]
         if log and len(fpr) and fpr[0] > start * (1 + 1e-9):

@@ -32,8 +32,6 @@ def attacks(report: Report) -> Section | None:
     order = {label: place for place, label in enumerate(leading)}
     shown = sorted(report.attacks, key=lambda attack: order.get(attack.label, len(order)))
     curves = [attack.curve for attack in shown]
-    fewest = min(curve.non_members for curve in curves)
-    least = RESOLVED_FROM / max(fewest, 1)
     rates = _measurable(report)
     drawn = [
         (attack.label, [metric for metric in attack.metrics if metric.parameters.get("fpr") in rates])
@@ -44,7 +42,7 @@ def attacks(report: Report) -> Section | None:
     parts: list[Part] = [
         Figures(
             (
-                Figure("roc", roc_chart(curves, leading=leading, from_fpr=least), tip=tip),
+                Figure("roc", roc_chart(curves, leading=leading, firm=True), tip=tip),
                 Figure("roc-linear", roc_chart(curves, log=False, leading=leading), tip=tip),
             )
         ),

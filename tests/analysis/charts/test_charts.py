@@ -174,6 +174,19 @@ def test_roc_draws_nothing_below_what_the_non_members_resolve() -> None:
     assert "cannot resolve" in chart.to_dict()["title"]["subtitle"][0]
 
 
+def test_each_firm_curve_begins_where_its_own_non_members_resolve() -> None:
+    """An attack that scores fewer non-members takes nothing from another one, and the words name whose rate it is."""
+    chart = charts_roc.roc_chart([curve("many", 900, 800), curve("few", 900, 100)], firm=True)
+    least = {
+        name: min(row["fpr"] for row in rows(chart) if row.get("attack") == name) for name in ("many", "few")
+    }
+    assert least == pytest.approx({"many": 5 / 800, "few": 5 / 100})
+    said = chart.to_dict()["title"]["subtitle"][0]
+    assert "From FPR 0.62% on, which 800 non-members resolve; attacks that score fewer" in said
+    alone = charts_roc.roc_chart([curve("many", 900, 800)], firm=True).to_dict()["title"]["subtitle"][0]
+    assert "resolve." in alone
+
+
 def test_description_does_not_state_a_rate_that_is_not_resolved() -> None:
     assert "not resolved" in charts_roc.roc_chart([curve("a", 50, 20)]).to_dict()["description"]
 
