@@ -35,6 +35,9 @@ def main() -> None:
     threading.Thread(target=_listen, args=(tasks, idle), daemon=True).start()
     sys.path.extend(entry for entry in setup["path"] if entry not in sys.path)
     _serve(setup, tasks, idle, answers)
+    from ...store.write import leases
+
+    leases.release()
     os._exit(0)  # nothing is open; unloading torch would take another second
 
 

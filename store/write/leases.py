@@ -63,6 +63,9 @@ _renewing = threading.Lock()
 _held: set[tuple[str, str]] = set()
 """The claims that this process has, by lake and path. One of its own beside them could not be removed when it ended."""
 
+_removals: list[Callable[[], None]] = []
+"""What removes each lease of this process when it ends."""
+
 _ended: set[tuple[str, str]] = set()
 """Claims of this process that have ended and could not be removed yet: to others it is still at work on them."""
 
@@ -148,6 +151,7 @@ def _at_exit(files: Files, path: str, ended: threading.Event, step: threading.Lo
         with step, contextlib.suppress(LosslakeError):
             files.delete(path)
 
+    _removals.append(remove)
     atexit.register(remove)
     # Workers of multiprocessing leave without atexit (before Python 3.13).
     if "multiprocessing.process" in sys.modules:
@@ -155,6 +159,12 @@ def _at_exit(files: Files, path: str, ended: threading.Event, step: threading.Lo
 
         if process.parent_process() is not None:
             util.Finalize(None, remove, exitpriority=0)
+
+
+def release() -> None:
+    """Remove the leases of this process, as its end does; for one that is done and ends by `os._exit`, without what Python does then."""
+    while _removals:
+        _removals.pop()()
 
 
 def states(files: Files) -> dict[str, State]:
