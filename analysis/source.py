@@ -71,7 +71,7 @@ class Source:
     kept: Kept = field(default_factory=lambda: Kept(KEPT), repr=False)
     _moved: bool = field(default=False, repr=False)
     _audited: np.ndarray | None = field(default=None, repr=False)
-    _population: np.ndarray | None = field(default=None, repr=False)
+    _candidates: np.ndarray | None = field(default=None, repr=False)
     _queries: Queries = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -223,15 +223,20 @@ class Source:
             self._audited.flags.writeable = False
         return self._audited
 
-    def compared_population(self) -> np.ndarray:
-        """Which samples are of the population, whose losses are what others are compared with, (samples,) bool.
+    def candidates(self) -> np.ndarray:
+        """Which samples of the population are of group `CANARY`, (samples,) bool: made for the rank of a canary, and not drawn as records are.
 
-        Those of group `CANARY` are not: they are candidates, made for the rank of a canary, and not drawn as records are.
+        No analysis but `exposure` looks at them; what any run says of them is no reference. Queries of sql/ leave the same ones out.
         """
-        if self._population is None:
+        if self._candidates is None:
             group = pl.DataFrame(self.lake.samples(self.experiment).select(["group"]))
-            self._population = ~self.audited() & group["group"].ne_missing(CANARY).to_numpy()
-        return self._population
+            self._candidates = ~self.audited() & group["group"].eq_missing(CANARY).to_numpy()
+            self._candidates.flags.writeable = False
+        return self._candidates
+
+    def compared_population(self) -> np.ndarray:
+        """Which samples are of the population, whose losses are what others are compared with, (samples,) bool: no `candidates`."""
+        return ~self.audited() & ~self.candidates()
 
     def passed_over(self, runs: Sequence[Run], sample_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of what is passed over in a matrix of ``runs`` and ``sample_id`` (samples,), ascending."""

@@ -79,7 +79,8 @@ def attack_s(source: Source, *, alpha: Alpha = ALPHAS, interpolate: Interpolate 
     score = 1 - F(loss), F = share of those losses that are at or under the target's (column share). Higher = member.
     Metrics of its own: what rejecting "not a member" at share <= alpha yields, tpr_at_alpha, fpr_at_alpha and their
     difference advantage_at_alpha. Column thresholds: the loss under which each alpha rejects, one a label. The target
-    is no shadow of its own.
+    is no shadow of its own. Records of the population are compared with too; those of group canary are not: they are the candidates that
+    `exposure` ranks canaries among.
 
     Needs: the target's signals; shadow runs.
 

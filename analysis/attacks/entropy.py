@@ -37,7 +37,7 @@ def entropy(source: Source) -> Scores:
     the densities of log M over the shadow runs' members and over their non-members are estimated (Gaussian kernel,
     Scott's bandwidth); score = log f_in - log f_out at the target's log M. Higher = member. The target is no shadow of
     its own and its membership plays no part. Records as they are; those of the population count among the shadow runs'
-    non-members, and are given no score. Needs logits of the target and of shadow runs.
+    non-members, apart from canaries' candidates (group canary), and are given no score. Needs logits of the target and of shadow runs.
 
     Metrics of its own, rates of saying "member" where the score is above 0: tpr_at_log_ratio_0, fpr_at_log_ratio_0 and
     their difference advantage_at_log_ratio_0. The paper says it where M is at or under a threshold a class, chosen on

@@ -148,13 +148,14 @@ def shadow_logits(source: Source, classes: int) -> Iterator[tuple[str, Piece]]:
     """Every shadow run's name with a piece of its logits of the records as they are; the target is none of them.
 
     Shadow runs without logits are passed over: `left_out` counts them. Rows whose label is none of the classes come
-    too. Raises InvalidInput where a run has other classes than the target.
+    too, those of canaries' candidates do not. Raises InvalidInput where a run has other classes than the target.
     """
     shadows = source.need_shadows()
     every = np.arange(source.lake.experiment(source.experiment).samples)
     rows, over = source.passed_over(shadows, every)
+    candidates = np.flatnonzero(source.candidates())
     for row, run in enumerate(shadows):
-        skipped = np.sort(over[rows == row])
+        skipped = np.union1d(over[rows == row], candidates)
         for piece in logits_of(source, run):
             if len(skipped):
                 piece = piece.rows(np.flatnonzero(~np.isin(piece.sample_id, skipped)))

@@ -71,7 +71,7 @@ def residual(
 
     The records are split at random into five parts, and each part, members and non-members alike, is predicted by a fit
     to the non-members of the other four: no record has a part in its own prediction, and where nothing was learnt by heart scores of members
-    and non-members are alike. The population counts among the non-members, where it was traced. The attacker is taken
+    and non-members are alike. The population counts among the non-members, where it was traced, apart from canaries' candidates (group canary). The attacker is taken
     to know records that were not trained on, and to see the model after these epochs as well as at the end. Metric of its own: explained, the share of the variance
     of the non-members' final phi that the prediction takes away (less than 0 where it does worse than their mean).
 
@@ -285,7 +285,7 @@ def trajectory(
     phi = log p - log(1 - p) of the label, and margins where they are recorded, after epochs 1 to 3, a quarter, a half and three quarters of the training, on
     phi of the finished model and on the mean of phi over the first half. score = log odds of member of all other records, with members and non-members weighed
     alike; the known ones have no score (column known), and another seed draws others. Higher = member. Where the loss is no cross-entropy, -loss stands in for phi. The
-    population counts among the known non-members, where it was traced.
+    population counts among the known non-members, where it was traced, apart from canaries' candidates (group canary).
 
     It is a measure for those who trained a model of what its training gives away, and not what a stranger would find.
 

@@ -57,7 +57,7 @@ def rmia(
 
     ratio(x) = p(x | target) / p(x), p = exp(-loss); p(x) is (mean_in + mean_out) / 2 over shadow and reference runs
     (online), or ((1 + a) mean_out + (1 - a)) / 2 (offline). Higher = member. By rank log-ratio the score is log ratio(x), the
-    mean over views. By rank share, the paper's, it is the share of population records z with ratio(x) / ratio(z) > gamma; no run
+    mean over views. By rank share, the paper's, it is the share of population records z (none of group canary) with ratio(x) / ratio(z) > gamma; no run
     trained on a z, so its p(z) online is mean_out. Both have one order, whatever gamma is, but records
     that beat the same number of z, or all of them, tie in the share, and the lowest false-positive rates are decided among those.
 

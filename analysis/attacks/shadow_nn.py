@@ -50,7 +50,8 @@ def shadow_nn(
     Inputs are the log probabilities of all classes from the highest down (held at or above -30, standardised) and the
     label (one input a class), which stands for the original's network a class; one hidden layer of 64 ReLU; Adam on
     batches of 256, 30 epochs at most, ended when a tenth of the rows, held out, was told no better for five. The rows
-    are drawn from all shadow runs' records as they are, as many of members as of non-members. score = log odds of
+    are drawn from all shadow runs' records as they are (not from canaries' candidates, group canary of the population), as many of members as
+    of non-members. score = log odds of
     member, Higher = member. The target is no shadow of its own and its membership plays no part. Needs logits. The
     same data and seed give the same scores.
 

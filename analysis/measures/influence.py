@@ -53,7 +53,8 @@ def influence(
     """Influence: how much a sample in the training set raises the accuracy on the test record it helps most.
 
     infl(i -> j) = Pr[right on j | trained on i] - Pr[right on j | not trained on i], over shadow runs; the score of i is
-    its largest over all test records j. An audit sample as j counts only in runs that did not train on it. Higher = more
+    its largest over all test records j. An audit sample as j counts only in runs that did not train on it; canaries' candidates (group canary
+    of the population) are no test records. Higher = more
     exposed: what the model knows of j it has from i.
 
     Columns: se (of the largest influence, dividing by n), p_value, affected (the sample ids j of the --top largest,
@@ -71,8 +72,8 @@ def influence(
     if top < 1:
         raise InvalidOption(f"top of influence is a number of test records, 1 or more, not {top}")
     shadows = source.need_shadows()
-    pool = pl.Series(source.lake.samples(source.experiment)["pool"])
-    sample_id, tested = np.flatnonzero(pool == "audit"), np.flatnonzero(pool == on)
+    tests = source.audited() if on == "audit" else source.compared_population()
+    sample_id, tested = np.flatnonzero(source.audited()), np.flatnonzero(tests)
     if len(tested) == 0:
         raise NotEnoughData(
             f"influence is measured on test records, and experiment {source.experiment!r} has no {on} samples; "
