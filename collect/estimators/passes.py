@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,16 +59,14 @@ def passes_of(made: Any, x: np.ndarray, y: np.ndarray, seed: int, passes: int) -
     model = with_states(cloned(made), seed)
     with not_trained(name):
         last, given = _ready(model, x, y)
-    order, classes = order_of(seed), np.unique(y)
+    order = order_of(seed)
+    first = {"classes": np.unique(y)} if _takes_classes(last) else {}
     for number in range(1, passes + 1):
         if number == 2 and _counts(last):
             raise InvalidInput(f"{type(last).__name__} {_COUNTS}; give --epochs 1")
         rows = torch.randperm(len(y), generator=order).numpy()
         with not_trained(name):
-            if number == 1:
-                last.partial_fit(given[rows], y[rows], classes=classes)
-            else:
-                last.partial_fit(given[rows], y[rows])
+            last.partial_fit(_rows_of(given, rows), y[rows], **(first if number == 1 else {}))
         yield model
 
 
@@ -81,7 +80,20 @@ def _ready(model: Any, x: Any, y: np.ndarray) -> tuple[Any, Any]:
         before = model[:-1]
         x = before.fit_transform(x, y)
         model.steps[:-1] = before.steps  # a pipeline with a memory fits copies
+    if hasattr(x, "tocsr"):  # a sparse matrix of whatever layout; not of each are rows taken
+        x = x.tocsr()
     return _ready(model.steps[-1][1], x if hasattr(x, "shape") else np.asarray(x), y)
+
+
+def _rows_of(given: Any, rows: np.ndarray) -> Any:
+    """Rows of an array, a sparse matrix or a frame of pandas or Polars, as the step before gave it."""
+    return given.iloc[rows] if hasattr(given, "iloc") else given[rows]
+
+
+def _takes_classes(last: Any) -> bool:
+    """Whether partial_fit is told of all classes with the first records; who is not sees them all among these, as a pass has all members."""
+    taken = inspect.signature(last.partial_fit).parameters.values()
+    return any(each.name == "classes" or each.kind is inspect.Parameter.VAR_KEYWORD for each in taken)
 
 
 def _parts(model: Any) -> list[Any]:

@@ -24,7 +24,7 @@ from .fitting import parameters, trained, trainer_of
 from .logits import as_logits, in_order, least_of
 from .named import make_estimator
 from .passes import passes_of
-from .stages import number_of_stages, stages_of
+from .stages import kind_of_stages, number_of_stages, stages_of
 
 LEAST = "least_probability"
 """Under which ``extra`` says what a probability of exactly 0 is read as in a run."""
@@ -48,7 +48,7 @@ def fit_run(
     class that no member has, is read as ``extra`` of the plan says under least_probability, or else as half of the least other
     one that it gives (see `least_of`). A trace, where recorded, has what it said after each pass over its members, where the recipe
     has epochs (see `passes_of`), else after each of its own stages (see `stages_of`); in the place of before training, the shares
-    of the classes among its members. ``on_epoch`` is told of each pass but the last.
+    of the classes among its members; ``extra`` says what the epochs are under epochs_are. ``on_epoch`` is told of each pass but the last.
 
     Raises TrainingFailed where it cannot be fitted or asked, AlreadyExists where the run is committed.
     """
@@ -127,6 +127,9 @@ def _fitted(
         tested = of_all(_asked(model, rows_of_features(data.test_x), name))
     test_accuracy, tested_on = test_accuracy_of(data, tested, found.correct, records)
     told: dict[str, Any] = {LEAST: least, "parameters": parameters(made)}
+    epochs_are = kind_of_stages(model) if recipe.passes is None else "passes of partial_fit"
+    if epochs_are is not None:
+        told["epochs_are"] = epochs_are
     return writer.commit(
         RunInfo(
             role=plan.role,

@@ -39,6 +39,13 @@ def stages_of(model: Any, x: np.ndarray, said: np.ndarray) -> Iterator[np.ndarra
         )
 
 
+def kind_of_stages(model: Any) -> str | None:
+    """What the stages of such an estimator are, "trees" or "boosting rounds"; None where it has none."""
+    if not has_stages(model):
+        return None
+    return "trees" if _is_forest(last_step(model)) else "boosting rounds"
+
+
 def number_of_stages(model: Any) -> int:
     """How many stages the fit of a fitted estimator had; 1 where it has none."""
     last = last_step(model)

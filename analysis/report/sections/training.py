@@ -48,7 +48,7 @@ def traces(report: Report) -> Section | None:
     lead = ""
     if report.traces is not None:
         drawn.append(Figure("traces", _traces(report, report.traces, "loss")))
-        lead = f"{_learnt(report, report.traces)} {RECORDED.get(report.traces.source, '')}"
+        lead = f"{_learnt(report, report.traces)} {_recorded(report, report.traces.source)}"
     if report.grad_norms is not None:
         drawn.append(Figure("grad-norms", _traces(report, report.grad_norms, "gradient norm")))
         lead += " A large gradient of a record is one that pulls the model its way."
@@ -131,6 +131,17 @@ def trained(report: Report) -> Section:
         parts.append(Facts(facts, "Recipe of the target" if report.target else "Recipe of the runs"))
     parts.append(Facts(_audit(report), "What identifies this audit"))
     return Section("runs", "Runs", "What was trained", "", tuple(parts))
+
+
+def _recorded(report: Report, source: str) -> str:
+    """How the traces were recorded; of an estimator, what its epochs are and what stands in the place of before training."""
+    epochs_are = None if report.target is None else report.target.info.extra.get("epochs_are")
+    if source == "eval" and isinstance(epochs_are, str):
+        return (
+            f"Epochs are the model's {epochs_are}: what it says after each of them. Epoch 0 is what the shares of the classes among its members "
+            "say, before anything is learnt of a record."
+        )
+    return RECORDED.get(source, "")
 
 
 def _learnt(report: Report, found: Traces) -> str:

@@ -63,6 +63,7 @@ def make(
     lists: bool = False,
     grad_norms: bool = False,
     experiment: str = "e",
+    epochs_are: str | None = None,
 ) -> Lake:
     """A small lake whose later samples a model gives away the more; every text in it is hostile.
 
@@ -121,9 +122,23 @@ def make(
                 train_accuracy=0.98,
                 test_accuracy=0.81,
                 versions={"torch": QUOTES},
+                extra={} if epochs_are is None else {"epochs_are": epochs_are},
             )
             writer.commit(info)
     return lake
+
+
+@pytest.mark.parametrize("epochs_are", [None, "trees", "boosting rounds", "passes of partial_fit"])
+def test_it_says_what_the_epochs_of_an_estimator_are(tmp_path: Path, epochs_are: str | None) -> None:
+    given: dict[str, Any] = {"samples": 60, "shadows": 0, "pictures": False}
+    out = tmp_path / "report.html"
+    write_report(make(tmp_path / "lake", **given, epochs_are=epochs_are), "e", out)
+    page = out.read_text()
+    assert ("after each epoch." in page) == (epochs_are is None)
+    assert (
+        f"Epochs are the model&#x27;s {epochs_are}"
+        in page.replace("&#39;", "&#x27;").replace("model's", "model&#x27;s")
+    ) == (epochs_are is not None)
 
 
 def _png(number: int) -> bytes:

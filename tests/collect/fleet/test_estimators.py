@@ -246,6 +246,7 @@ def test_a_trace_has_what_was_said_after_each_stage(lake: Lake, prepared: Prepar
     model = states(make_estimator(recipe), shadow.info.seed).fit(x[members], y[members])
     stages = recipe.model_options.get("n_estimators") or recipe.model_options["max_iter"]
     assert losses.shape[1] == stages + 1 == run.info.epochs + 1 == shadow.info.epochs + 1
+    assert run.info.extra["epochs_are"] == ("trees" if recipe is FOREST else "boosting rounds")
     least = run.info.extra["least_probability"]
     for k in range(1, stages + 1):
         cut = "n_estimators" if recipe is FOREST else "max_iter"

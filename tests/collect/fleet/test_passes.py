@@ -14,6 +14,7 @@ from losslake.analysis.measures.trace import lt_iqr
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.cli import _run
 from losslake.collect.estimators.named import make_estimator, with_estimator
+from losslake.collect.estimators.passes import passes_of
 from losslake.collect.experiment.prepare import Prepared, prepare_experiment
 from losslake.collect.fleet.setup import members_of
 from losslake.collect.fleet.target_and_shadows import collect_shadows, collect_target
@@ -22,7 +23,8 @@ from losslake.collect.recipe import Recipe
 from losslake.store.errors import AlreadyExists, InvalidOption, TrainingFailed
 from losslake.store.format.records import Run
 from losslake.store.lake import Lake
-from sklearn.base import BaseEstimator, ClassifierMixin
+from scipy import sparse
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.linear_model import SGDClassifier
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import GaussianNB
@@ -35,6 +37,36 @@ HERE: dict[str, Any] = {"jobs": 1, "logits": "float32"}
 def scaled(memory: str | None = None) -> Any:
     inner = make_pipeline(StandardScaler(with_std=False), SGDClassifier(loss="modified_huber"))
     return make_pipeline(StandardScaler(), inner, memory=memory)
+
+
+class As(TransformerMixin, BaseEstimator):
+    """Gives rows on as they are, in another layout."""
+
+    def __init__(self, layout: str = "array") -> None:
+        self.layout = layout
+
+    def fit(self, x: Any, y: Any = None) -> As:
+        self.fitted_ = True
+        return self
+
+    def transform(self, x: Any) -> Any:
+        if self.layout in ("pandas", "polars"):
+            columns = {f"f{i}": x[:, i] for i in range(x.shape[1])}
+            return pl.DataFrame(columns).to_pandas() if self.layout == "pandas" else pl.DataFrame(columns)
+        if self.layout in ("csr", "csc", "coo"):
+            return sparse.coo_array(x).asformat(self.layout)
+        return x.tolist() if self.layout == "list" else x
+
+
+def laid_out(layout: str = "array") -> Any:
+    return make_pipeline(As(layout), SGDClassifier(loss="log_loss"))
+
+
+class NotTold(SGDClassifier):
+    """Whose partial_fit is not told of the classes."""
+
+    def partial_fit(self, x: Any, y: Any) -> NotTold:
+        return super().partial_fit(x, y, classes=None if hasattr(self, "classes_") else np.unique(y))
 
 
 def one_of_each() -> Any:
@@ -151,6 +183,7 @@ def test_a_trace_is_what_a_loop_of_partial_fit_says(prepared: Prepared, recipe: 
         final = lake.sql("select loss from signals where run = $r order by sample_id", {"r": run.run})["loss"]
         assert np.array_equal(losses[:, -1], final.to_numpy()[ids]), "the last pass is the model"
         assert run.info.epochs == passes == run.info.recipe["epochs"]
+        assert run.info.extra["epochs_are"] == "passes of partial_fit"
     with open_source(lake, "e") as source:
         scores = lt_iqr(source).frame.sort("sample_id")["score"].to_numpy()
     low, high = np.quantile(losses_of(target, lake).astype(float), [0.25, 0.75], axis=1)
@@ -193,6 +226,27 @@ def test_steps_that_a_memory_copies_are_those_that_were_fitted(prepared: Prepare
     p = np.where(p > 0, p, run.info.extra["least_probability"])
     want = -np.log(p[np.arange(len(y)), y] / p.sum(axis=1))[ids]
     np.testing.assert_allclose(losses_of(run, prepared.lake)[:, -1], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["list", "pandas", "polars", "csc", "coo"])
+def test_rows_are_taken_of_whatever_the_step_before_gives(layout: str) -> None:
+    alike = (
+        "csr" if layout in ("csc", "coo") else "array"
+    )  # SGD moves its intercept more slowly on sparse rows
+    assert np.array_equal(said_after(laid_out(layout)), said_after(laid_out(alike)))
+
+
+def test_who_is_not_told_of_the_classes_sees_them_in_the_first_pass() -> None:
+    one, other = NotTold(loss="log_loss"), SGDClassifier(loss="log_loss")
+    assert np.array_equal(said_after(one), said_after(other))
+
+
+def said_after(made: Any) -> np.ndarray:
+    """Probabilities (3, 60, 3) after each of three passes."""
+    rng = np.random.default_rng(5)
+    y = np.arange(60) % 3
+    x = rng.normal(size=(60, 4)) + y[:, None]
+    return np.stack([model.predict_proba(x) for model in passes_of(made, x, y, 7, 3)])
 
 
 def _with(recipe: Recipe, **changes: Any) -> Recipe:
