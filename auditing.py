@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .analysis.report.words import Verdict
     from .api import Lake
     from .collect.progress import Progress
+    from .store.files.filesystem import Files
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,15 @@ def write_report_of(audit: Audit, out: Path, *, pictures: bool, shell: bool = Fa
     return out
 
 
+def _remove_temporary(files: Files, folder: str, pid: int) -> None:
+    from .store.write.leases import give_back
+
+    if os.getpid() != pid:  # a fork, whose parent has the lake
+        return
+    give_back(files)  # first, so that nobody writes it anew in the midst of it
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _html(text: str) -> str:
     return escape(spelled(text))
 
@@ -283,7 +294,7 @@ def audit(
         folder = tempfile.mkdtemp(prefix="losslake-audit-")
         opened = Lake.open(Path(folder) / "lake", create=True)
         # As long as somebody holds the lake, and no longer.
-        weakref.finalize(opened, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(opened, _remove_temporary, opened.files, folder, os.getpid())
     else:
         opened = lake if isinstance(lake, Lake) else Lake.open(getattr(lake, "path", lake), create=True)
     notes = collect_audit(

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from losslake.store import interrupted
-from losslake.store.files.filesystem import Files
 from losslake.store.format.ranges import parse_range
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
@@ -196,18 +194,13 @@ def _serving(command: list[str], port: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _leases_removed() -> Iterator[None]:
     """Leases that this process takes go when the block ends, and not when it exits and the server has gone."""
-    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-
-        def at_end(files: Files, path: str, ended: threading.Event, step: threading.Lock) -> None:
-            def remove() -> None:
-                ended.set()
-                with step:
-                    files.delete(path)
-
-            stack.callback(remove)
-
-        patch.setattr(leases, "_at_exit", at_end)
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leases, "_endings", {})
+        try:
+            yield
+        finally:
+            for end in list(leases._endings.values()):
+                end()
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,14 +58,17 @@ _OFTEN = 30.0
 _renewed: set[tuple[str, str]] = set()
 """The leases that this process renews, by lake and path."""
 
-_renewing = threading.Lock()
-"""Held while a lease joins or leaves `_renewed`."""
+_renewing = threading.RLock()
+"""Held while a lease joins or leaves `_renewed`; by one thread twice, where the lake of another lease is given up meanwhile."""
+
+_endings: dict[tuple[str, str], Callable[[], None]] = {}
+"""What ends each lease of this process, when the process does or before."""
+
+_seen_to_by: int | None = None
+"""The process that ends its leases when it ends itself."""
 
 _held: set[tuple[str, str]] = set()
 """The claims that this process has, by lake and path. One of its own beside them could not be removed when it ended."""
-
-_removals: list[Callable[[], None]] = []
-"""What removes each lease of this process when it ends."""
 
 _ended: set[tuple[str, str]] = set()
 """Claims of this process that have ended and could not be removed yet: to others it is still at work on them."""
@@ -102,11 +106,23 @@ def hold(files: Files, *, any_format: bool = False) -> None:
         if (files.root, path) in _renewed:
             return
         _renewed.add((files.root, path))
-        ended, step = threading.Event(), threading.Lock()
-        _at_exit(files, path, ended, step)
+        ended, step = threading.Event(), threading.RLock()
+        _endings[files.root, path] = partial(_end, files, path, ended, step)
+        _end_all_at_exit()
         threading.Thread(
             target=_renew, args=(files, path, data, ended, step, _renewed), name="losslake-lease", daemon=True
         ).start()
+
+
+def give_back(files: Files) -> None:
+    """End the lease of this process on a lake that it is about to remove as a whole: no thread renews it, and nothing is left to do at exit."""
+    path = paths.lease(tokens.process_part(files.root))
+    with _renewing:
+        end = _endings.pop((files.root, path), None)
+        _renewed.discard((files.root, path))
+    if end is not None:
+        end()
+    tokens.forget_process(files.root)
 
 
 def _renew(
@@ -114,7 +130,7 @@ def _renew(
     path: str,
     data: bytes,
     ended: threading.Event,
-    step: threading.Lock,
+    step: threading.RLock,
     renewed: set[tuple[str, str]],
 ) -> None:
     """Renew a lease until its process ends, or its lake has gone: a training that writes nothing for days is at work all the same."""
@@ -122,49 +138,73 @@ def _renew(
     while not ended.wait(min(RENEWED, RETRIED).total_seconds()):
         remove_ended(files)
         # A failure now may be none the next time.
-        with step, contextlib.suppress(LosslakeError, OSError):
-            if ended.is_set() or _has_gone(files, path, renewed):
+        with contextlib.suppress(LosslakeError, OSError):
+            if _has_gone(files, path, renewed):
                 return
             if time.monotonic() - last >= RENEWED.total_seconds():
                 last = time.monotonic()
-                files.put(path, data)
+                with step:  # that a lease that has ended is not put anew
+                    if ended.is_set():
+                        return
+                    files.put(path, data)
 
 
 def _has_gone(files: Files, path: str, renewed: set[tuple[str, str]]) -> bool:
     """Whether a lease was removed, perhaps with its lake: no longer ``renewed`` then, and written again by the next `hold` alone."""
-    with _renewing:
+    if files.exists(path):
+        return False
+    with _renewing:  # it may be written again in this moment
         if files.exists(path):
             return False
         renewed.discard((files.root, path))
+        if not any(root == files.root for root, _ in _ended):
+            _endings.pop((files.root, path), None)
         return True
 
 
-def _at_exit(files: Files, path: str, ended: threading.Event, step: threading.Lock) -> None:
-    pid = os.getpid()
+def _end(files: Files, path: str, ended: threading.Event, step: threading.RLock) -> None:
+    ended.set()
+    remove_ended(files)
+    tokens.forget_process(files.root)
+    with step, contextlib.suppress(LosslakeError):
+        files.delete(path)
 
-    def remove() -> None:
-        if os.getpid() != pid:  # a fork, which inherits what its parent does at exit
-            return
-        ended.set()
-        remove_ended(files)
-        tokens.forget_process(files.root)
-        with step, contextlib.suppress(LosslakeError):
-            files.delete(path)
 
-    _removals.append(remove)
-    atexit.register(remove)
+def _end_all_at_exit() -> None:
+    """See to it, once a process and not once a lake, that its leases end with it."""
+    global _seen_to_by
+    if os.getpid() == _seen_to_by:
+        return
+    _seen_to_by = os.getpid()
+    atexit.unregister(release)  # a fork inherits what its parent does at exit, or does not
+    atexit.register(release)
     # Workers of multiprocessing leave without atexit (before Python 3.13).
     if "multiprocessing.process" in sys.modules:
         from multiprocessing import process, util
 
         if process.parent_process() is not None:
-            util.Finalize(None, remove, exitpriority=0)
+            util.Finalize(None, release, exitpriority=0)
 
 
 def release() -> None:
-    """Remove the leases of this process, as its end does; for one that is done and ends by `os._exit`, without what Python does then."""
-    while _removals:
-        _removals.pop()()
+    """Remove the leases of this process, as its end does: for one that is done and ends by `os._exit`, without what Python does then."""
+    if os.getpid() == _seen_to_by:
+        for key in list(_endings):
+            end = _endings.pop(key, None)
+            if end is not None:
+                end()
+
+
+def _after_fork() -> None:
+    """A fork has leases of its own, and none of its parent's threads: whatever lock one of these held stays locked."""
+    global _renewing
+    _renewing = threading.RLock()
+    _renewed.clear()
+    _endings.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def states(files: Files) -> dict[str, State]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -301,7 +303,7 @@ def test_nothing_is_renewed_of_a_lake_that_has_gone(monkeypatch: pytest.MonkeyPa
     def renewing() -> set[threading.Thread]:
         return {thread for thread in threading.enumerate() if thread.name == "losslake-lease"}
 
-    before = renewing()
+    before, at_exit = renewing(), set(leases._endings)
     for name in "abc":
         leases.hold(Lake.open(tmp_path / name, create=True).files)
     own = renewing() - before
@@ -311,10 +313,62 @@ def test_nothing_is_renewed_of_a_lake_that_has_gone(monkeypatch: pytest.MonkeyPa
         lake = Lake.open(tmp_path / name)
         (tmp_path / name / own_lease(lake)).unlink()
     wait_until(lambda: not renewing() & own)
+    assert leases._endings.keys() == at_exit, "nothing is left to do at exit either"
     # The next write has a lease again, which is renewed.
     leases.hold(lake.files)
     assert len(renewing() - before - own) == 1
     assert (tmp_path / "c" / own_lease(lake)).exists()
+
+
+def test_a_lease_that_is_given_back_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """While it is renewed as often as can be: a lake that is removed right after it stays removed."""
+    monkeypatch.setattr(leases, "RENEWED", timedelta(milliseconds=1))
+    leases.hold(Lake.open(tmp_path / "first", create=True).files)
+    threads, at_exit, known = threading.active_count(), atexit._ncallbacks(), len(tokens._processes)
+    endings = set(leases._endings)
+    for number in range(20):
+        lake = Lake.open(tmp_path / str(number), create=True)
+        leases.hold(lake.files)
+        time.sleep(0.003)
+        leases.give_back(lake.files)
+        shutil.rmtree(lake.path)
+    wait_until(lambda: threading.active_count() <= threads)
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
+    assert leases._endings.keys() == endings
+    assert atexit._ncallbacks() == at_exit
+    assert len(tokens._processes) == known
+    again = Lake.open(tmp_path / "1", create=True)
+    leases.hold(again.files)
+    assert list(leases.states(again.files).values()) == ["at work"]
+    leases.give_back(again.files)
+    assert list(leases.states(again.files)) == []
+    leases.give_back(again.files)  # where there is none, nothing happens
+
+
+def test_a_fork_does_not_wait_for_a_lock_of_its_parent_s_threads(lake: Lake) -> None:
+    """A thread that looks whether a lake has gone, as an object store answers slowly, is not in the fork to unlock anything."""
+    locked, done = threading.Event(), threading.Event()
+
+    def look() -> None:
+        with leases._renewing:
+            locked.set()
+            done.wait()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    locked.wait()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        with contextlib.suppress(BaseException):
+            leases.hold(lake.files)
+            os._exit(0)
+        os._exit(1)
+    done.set()
+    thread.join()
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_a_claim_of_an_ended_process_keeps_nobody_out(lake: Lake) -> None:
