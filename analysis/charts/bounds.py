@@ -160,7 +160,8 @@ def tail_estimates(finding: Finding) -> alt.Chart | alt.LayerChart:
         "What the tail of the losses tells",
         f"Share of non-members beyond nearly all members: {spoken or 'none could be measured'}.",
         subtitle=[
-            "By the loss, about as many members would LiRA name at that FPR, with shadow models. "
+            "TNR: the share of non-members with a higher loss than all members but the share FNR of them. LiRA with shadow models would "
+            "name about as large a share of the members, at an FPR of the same size. "
             "Grey tick: without a leak, where members are drawn like the others.",
         ],
         height=height,
