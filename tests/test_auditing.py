@@ -615,6 +615,7 @@ def test_of_a_constant_answer_nothing_can_be_told(strategy: str) -> None:
         audit = losslake.audit(train(sides[0], 0), *sides, shadows=4, **more)
         assert audit.level == "cannot tell"
         assert "says the same of all 400 records" in str(audit)
+        assert "what to do: See that this is the model that was meant" in str(audit)
 
 
 def test_models_that_agree_because_there_is_nothing_to_learn_from_a_record_are_told_of() -> None:

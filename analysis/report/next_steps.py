@@ -36,6 +36,7 @@ def steps(report: Report) -> tuple[Step, ...]:
         with_classes=not report.exposed or any(record.label is not None for record in report.exposed),
         shell=report.shell,
         recipe=report.target.info.recipe if report.target else {},
+        constant=bool(report.target and report.target.info.extra.get("says_the_same")),
     )
     if report.kept:
         return found
@@ -64,10 +65,12 @@ def next_steps(
     with_classes: bool = True,
     shell: bool = False,
     recipe: Mapping[str, Any] | None = None,
+    constant: bool = False,
 ) -> tuple[Step, ...]:
     """What to do now after this verdict on a target with so many shadow models.
 
     ``with_classes``: records have labels. ``shell``: of an audit, whose reader calls it from a shell. ``recipe`` is the target's.
+    ``constant``: it says the same of all records.
     """
     trained = recipe or {}
     model = str(trained.get("model", ""))
@@ -176,10 +179,13 @@ def next_steps(
         "Check that memberships and shadow models are this target's: same data, same recipe.",
         f"losslake lake runs {of}",
     )
+    other = Step(
+        "See that this is the model that was meant, with the records as it takes them: it says the same of all, and no attack finds anything in that."
+    )
     by_rule = {
         "members differ": (same,),
         "too few records": (hold,),
         "worse than guessing": (check,),
         "models unlike": (alike,),
     }
-    return by_rule.get(judged.rule, (collect,))
+    return by_rule.get(judged.rule, (other if constant else collect,))

@@ -152,8 +152,18 @@ def collect_audit(
         )
 
     with unused_removed(lake, experiment):
-        write(run, target, everybody < members_here, "target", model, **subject.facts, notes=[*notes])
-        if is_constant(target):
+        constant = {"says_the_same": True} if is_constant(target) else {}
+        write(
+            run,
+            target,
+            everybody < members_here,
+            "target",
+            model,
+            **subject.facts,
+            **constant,
+            notes=[*notes],
+        )
+        if constant:
             shadows = 0
         laid = list(_shadow_runs(lake, experiment, shadows, seed))
         progress.start(sum(not lake.has_run(experiment, name) for name, _, _ in laid), "shadow models")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from itertools import chain
+from typing import IO, Any
 
 import numpy as np
 
@@ -52,10 +54,10 @@ def fit_run(
 
     Raises TrainingFailed where it cannot be fitted or asked, AlreadyExists where the run is committed.
     """
-    with lake.write_run(experiment, plan.run, members=records) as writer:
+    with lake.write_run(experiment, plan.run, members=records) as writer, tempfile.TemporaryFile() as earlier:
         started = time.perf_counter()
         try:
-            return _fitted(writer, data, recipe, plan, records, recording, started, on_epoch)
+            return _fitted(writer, data, recipe, plan, records, recording, started, on_epoch, earlier)
         except InvalidInput as error:
             raise TrainingFailed(f"run {plan.run!r}: {error}") from error
 
@@ -76,6 +78,7 @@ def _fitted(
     recording: Recording,
     started: float,
     on_epoch: Callable[[int], None],
+    earlier: IO[bytes],
 ) -> Run:
     made = make_estimator(recipe)
     x = rows_of_features(data.x)
@@ -88,7 +91,6 @@ def _fitted(
         )
     name = type(made).__name__
     ids = np.flatnonzero(~data.population & ~data.forgotten)
-    before: list[np.ndarray] = []  # as they were said: what a probability of 0 is read as is known at the end
     if recipe.passes is None:
         model = trained(trainer_of(made, None), (x[records], targets), plan.seed, name)
     else:
@@ -98,7 +100,8 @@ def _fitted(
             if epoch < recipe.passes:
                 on_epoch(epoch)
                 if recording.traces:
-                    before.append(_asked(model, x[ids], name))
+                    # As they were said: what a probability of 0 is read as is known at the end. A thousand passes do not fit into memory.
+                    np.save(earlier, _asked(model, x[ids], name), allow_pickle=False)
     seconds = time.perf_counter() - started
     known, wanted = classes.tolist(), list(range(data.classes))
 
@@ -119,7 +122,12 @@ def _fitted(
         shares = np.bincount(targets, minlength=len(classes)) / len(targets)
         _append_stage(writer, 0, logits_of(np.tile(shares, (len(ids), 1)), ids), ids, data.y)
         last = outputs[ids]
-        stages = stages_of(model, x[ids], last) if recipe.passes is None else [*before, last]
+        earlier.seek(0)
+        stages = (
+            stages_of(model, x[ids], last)
+            if recipe.passes is None
+            else chain((np.load(earlier) for _ in range(1, recipe.passes)), [last])
+        )
         for number, stage in enumerate(stages, start=1):
             _append_stage(writer, number, logits_of(stage, ids), ids, data.y)
     tested = None
