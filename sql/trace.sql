@@ -2,10 +2,11 @@
 -- Parameters: $target     [run]  whose trace
 --             $source     ['eval', 'train'; default select case when bool_and(source = 'train') then 'train' else 'eval' end
 --                         from traces where run = $target]  by a pass after each epoch, or inside the steps
---             $signal     ['loss', 'grad_norm', 'margin', 'probability', 'error'; default 'loss']  which trace; probability is
---                         exp(-loss), error is 1 - exp(-loss)
+--             $signal     ['loss', 'grad_norm', 'margin', 'probability', 'error', 'held-loss'; default 'loss']  which trace;
+--                         probability is exp(-loss), error is 1 - exp(-loss), held-loss is 4 (1 - exp(-loss / 4))
 --             $aggregate  ['iqr', 'mean', 'std', 'final', 'max', 'delta', 'ratio', 'slope', 'l1', 'l2', 'l3', 'l4', 'linf',
---                         'first-below', 'first-half-minus-final', 'forgets'; default 'iqr']  what to make of it
+--                         'first-below', 'first-half-minus-final', 'early-minus-final', 'forgets'; default 'iqr']  what to make
+--                         of it
 --             $first      [whole number; default 0]  first epoch to look at; 0 is before training
 --             $last       [whole number; default 1000000]  last epoch to look at
 --             $low        [share; default 0.25]  lower quantile of 'iqr'
@@ -22,6 +23,7 @@ with windows as (
             when 'grad_norm' then grad_norm
             when 'margin' then margin
             when 'probability' then list_transform(loss::double[], lambda value: exp(-value))
+            when 'held-loss' then list_transform(loss::double[], lambda value: 4 * (1 - exp(-value / 4)))
             else list_transform(loss::double[], lambda value: 1 - exp(-value))
           end)[$first + 1 : $last + 1] as span
   from traces
@@ -51,6 +53,7 @@ aggregates as (
            when 'linf' then list_max(list_transform(span::double[], lambda value: abs(value)))
            when 'first-below' then $first + first_at_most(span, 1e-6 * trace[1])
            when 'first-half-minus-final' then list_avg(trace[1 : greatest(array_length(trace) // 2, 1)]) - trace[-1]
+           when 'early-minus-final' then list_avg(trace[1 : greatest((4 * array_length(trace) + 5) // 10, 1)]) - trace[-1]
            when 'forgets' then times_lost(trace)
          end as value
   from recorded

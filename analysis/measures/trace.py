@@ -13,7 +13,7 @@ from ..scores import Scores, count_unscored
 from ..source import Source
 
 Recorded = Literal["auto", "eval", "train"]
-Signal = Literal["loss", "grad_norm", "margin", "probability", "error"]
+Signal = Literal["loss", "grad_norm", "margin", "probability", "error", "held-loss"]
 Aggregate = Literal[
     "iqr",
     "mean",
@@ -30,6 +30,7 @@ Aggregate = Literal[
     "linf",
     "first-below",
     "first-half-minus-final",
+    "early-minus-final",
     "forgets",
 ]
 First = Annotated[int, "first epoch to look at; 0 is before training"]
@@ -44,7 +45,7 @@ _RISING = {"margin", "probability"}
 _SPREAD = {"iqr", "std", "slope", "forgets"}
 """Aggregates of a rising signal that are higher for exposed samples nevertheless."""
 
-_OF_LOSS = {"probability", "error"}
+_OF_LOSS = {"probability", "error", "held-loss"}
 """Signals that are made of the loss, where it is a cross-entropy."""
 
 
@@ -61,18 +62,19 @@ def trace(
 ) -> Scores:
     """Any aggregate of any trace of the target.
 
-    probability is exp(-loss), the share that the model gives to the record's label, and error 1 - exp(-loss). iqr is Q75 - Q25 (other quantiles by low and high) with linear interpolation; delta = L[n//2] - L[-1]; ratio =
+    probability is exp(-loss), the share that the model gives to the record's label, error 1 - exp(-loss), and held-loss 4 (1 - exp(-loss / 4)): the loss where it is
+    small, and never above 4 (generalised cross-entropy, Zhang & Sabuncu 2018, with q = 1/4). iqr is Q75 - Q25 (other quantiles by low and high) with linear interpolation; delta = L[n//2] - L[-1]; ratio =
     1 - L[-1] / L[n//2]; slope is least squares over epochs; l1 to l4 and linf are norms; first-below is the
     first epoch at or under a millionth of the first value, and the epoch after the last one looked at where none is: records
     that never get there share it, the highest score that there is. first-half-minus-final is the mean of L[:n//2] (at least one
-    value) less L[-1]. forgets counts the epochs after which a record that was classified right (a margin above 0) is not any more; a record
+    value) less L[-1], early-minus-final that of the first 40% of the values less L[-1]. forgets counts the epochs after which a record that was classified right (a margin above 0) is not any more; a record
     that was never right has the number of epochs looked at. The column value is the aggregate itself, score turns it
     so that higher = more exposed (the slope of what falls, and the level of a margin or
     probability, change sign). Names that people know: AUM (Pleiss et al. 2020) is the mean of margin, forgetting events (Toneva
     et al. 2019) forgets of margin, confidence and variability (Swayamdipta et al. 2020) the mean and std of probability, and
     the mean of error over epochs 1 to 3 is the idea of EL2N (Paul et al. 2021), of the label's own share alone.
 
-    Needs: the target's losses, gradient norms or margins after each epoch; probability and error a loss that is a cross-entropy.
+    Needs: the target's losses, gradient norms or margins after each epoch; probability, error and held-loss a loss that is a cross-entropy.
 
     Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods"; iqr, mean and the like.
     """
@@ -155,15 +157,41 @@ def lt_iqr(
     Source: Pollock et al., "Free Record-Level Privacy Risk Evaluation Through Artifact-Based Methods".
     """
     scores = trace(source, first=first, last=last, source_=source_, low=low, high=high)
+    _check_epochs(source, scores, source_, first, last, "the range of a loss over training")
+    return scores
+
+
+def free(source: Source, *, last: Last = None, source_: RecordedBy = "auto") -> Scores:
+    """Free: the loss a sample had early in training, above what is left in the end. Needs no shadow runs.
+
+    The mean of the held loss, 4 (1 - exp(-loss / 4)), over the first 40% of the epochs, the one before training aside, less the held loss after the last. Higher = the
+    model learnt the record late, on its own account: more exposed. It is trace[signal=held-loss,aggregate=early-minus-final,first=1]. A loss is held down, never
+    above 4, so that single losses of records that a network is far off from do not decide; LT-IQR and first-half-minus-final fall behind by that where networks are deep.
+    Chosen by eight fleets of models and then tried on others; benchmarks/README.md has the figures, and where others find more.
+
+    Needs: the target's loss after each epoch, a cross-entropy, of two epochs or more: one ranks nobody.
+
+    Source: losslake; the held loss is the generalised cross-entropy of Zhang & Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels", equation 6, q = 1/4.
+    """
+    scores = trace(
+        source, signal="held-loss", aggregate="early-minus-final", first=1, last=last, source_=source_
+    )
+    _check_epochs(source, scores, source_, 1, last, "what was left of a loss early in training")
+    return scores
+
+
+def _check_epochs(
+    source: Source, scores: Scores, recorded: Recorded, first: int, last: int | None, what: str
+) -> None:
+    """Raises NotEnoughData where no score differs from 0, and that as there is one epoch to look at."""
     values = scores.frame["score"].drop_nulls().cast(pl.Float64).to_numpy()
     # Where nobody moved, either the model learnt nothing or there was nothing to see: only the second is an error.
-    if not values.any() and _epochs(source, source_, first, last) < 2:
-        other = _epochs(source, "train", first, last) if source_ == "auto" else 0
+    if not values.any() and _epochs(source, recorded, first, last) < 2:
+        other = _epochs(source, "train", first, last) if recorded == "auto" else 0
         raise NotEnoughData(
-            f"run {source.target_name!r} of experiment {source.experiment!r} has one loss of each record in these epochs; the range of a loss over "
-            f"training takes two or more{f'. --source train has {other}' if other > 1 else ''}"
+            f"run {source.target_name!r} of experiment {source.experiment!r} has one loss of each record in these epochs; {what} "
+            f"takes two or more{f'. --source train has {other}' if other > 1 else ''}"
         )
-    return scores
 
 
 def _epochs(source: Source, recorded: Recorded, first: int, last: int | None) -> int:

@@ -45,6 +45,7 @@ LABELS = {
     "lowercase": "lowercase attack",
     "exposure": "exposure of canaries",
     "lt-iqr": "LT-IQR",
+    "free": "free score",
     "memorization": "memorization",
     "privacy-score": "privacy score",
     "influence": "influence",

@@ -11,6 +11,7 @@ from ..source import Source
 
 ANALYSES: tuple[Analysis, ...] = (
     Analysis("lt-iqr", "measures.trace:lt_iqr", ("trace",), "charts.scores:score_by_membership"),
+    Analysis("free", "measures.trace:free", ("trace",), "charts.scores:score_by_membership"),
     Analysis("trace", "measures.trace:trace", ("trace",), "charts.scores:score_by_membership"),
     Analysis("lira", "attacks.lira:lira", ("lira",), "charts.scores:score_by_membership", attack=True),
     Analysis("rmia", "attacks.rmia:rmia", ("rmia",), "charts.scores:score_by_membership", attack=True),

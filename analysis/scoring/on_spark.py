@@ -6,6 +6,7 @@ from ...store.errors import InvalidOption
 
 ON_SPARK = (
     "lt-iqr",
+    "free",
     "trace",
     "lira",
     "rmia",

@@ -16,7 +16,7 @@ class AnalysisOptions(TypedDict, total=False):
     duals: bool
     mask: str | None
     without: tuple[str, ...]
-    signal: Literal["loss", "grad_norm", "margin", "probability", "error"]
+    signal: Literal["loss", "grad_norm", "margin", "probability", "error", "held-loss"]
     aggregate: Literal[
         "iqr",
         "mean",
@@ -33,6 +33,7 @@ class AnalysisOptions(TypedDict, total=False):
         "linf",
         "first-below",
         "first-half-minus-final",
+        "early-minus-final",
         "forgets",
     ]
     mode: Literal["online", "offline"]

@@ -264,7 +264,7 @@ def test_all_goes_on_without_shadow_runs(shell: Shell, lake_of: MakeLake) -> Non
     code, out, err = shell("analyze", "all", "--lake", lake.path)
     assert code == 0, err
     told = [line.split()[0] for line in out.splitlines()]
-    assert told == ["lt-iqr", "trace", "loss", "kde", "suspects", "evolution", "tail"]
+    assert told == ["lt-iqr", "free", "trace", "loss", "kde", "suspects", "evolution", "tail"]
     left_out = {line.split(":")[0] for line in err.splitlines() if ": left out, " in line}
     assert left_out == {
         *(analysis.name for analysis in ANALYSES),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 import scipy.stats
-from losslake.analysis.measures.trace import Aggregate, lt_iqr, trace
+from losslake.analysis.measures.trace import Aggregate, free, lt_iqr, trace
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.analysis.source import Source
@@ -24,7 +24,11 @@ Values = npt.NDArray[np.float64]
 EPOCHS = 12  # with the one before training
 SAMPLES = 30
 SIGNALS = ("loss", "grad_norm", "margin")
-OF_LOSS = {"probability": lambda loss: np.exp(-loss), "error": lambda loss: 1 - np.exp(-loss)}
+OF_LOSS = {
+    "probability": lambda loss: np.exp(-loss),
+    "error": lambda loss: 1 - np.exp(-loss),
+    "held-loss": lambda loss: 4 * (1 - np.exp(-loss / 4)),
+}
 RISING = ("margin", "probability")
 
 
@@ -62,6 +66,9 @@ ORACLES: dict[str, Callable[[Values, Values, int], float]] = {
     "first-half-minus-final": lambda epochs, values, end: (
         values[: max(len(values) // 2, 1)].mean() - values[-1]
     ),
+    "early-minus-final": lambda epochs, values, end: (
+        values[: max(round(0.4 * len(values)), 1)].mean() - values[-1]
+    ),
     "forgets": lambda epochs, values, end: forgets(values),
 }
 
@@ -69,6 +76,7 @@ HIGHER = {  # 1: higher = more exposed
     **{("loss", name): -1 if name == "slope" else 1 for name in ORACLES},
     **{("grad_norm", name): -1 if name == "slope" else 1 for name in ORACLES},
     **{("error", name): -1 if name == "slope" else 1 for name in ORACLES},
+    **{("held-loss", name): -1 if name == "slope" else 1 for name in ORACLES},
     **{
         (signal, name): 1 if name in ("iqr", "std", "slope", "forgets") else -1
         for name in ORACLES
@@ -203,6 +211,25 @@ def test_lt_iqr_is_the_iqr_of_the_loss_trace(source: Source) -> None:
         assert lt_iqr(source, **options).frame.equals(
             trace(source, signal="loss", aggregate="iqr", **options).frame
         )
+
+
+def test_free_is_the_held_loss_early_less_the_final_one(
+    source: Source, recorded: dict[str, dict[str, np.ma.MaskedArray]]
+) -> None:
+    for options in ({}, {"last": 9}, {"source_": "train"}):
+        assert free(source, **options).frame.equals(
+            trace(source, signal="held-loss", aggregate="early-minus-final", first=1, **options).frame
+        )
+    held = 4 * (1 - np.exp(-recorded["eval"]["loss"].data[:, 1:] / 4))
+    early = round(0.4 * held.shape[1])
+    expected = held[:, :early].mean(axis=1) - held[:, -1]
+    np.testing.assert_allclose(free(source).frame["score"], expected, rtol=1e-6, atol=1e-12)
+
+
+def test_free_of_one_epoch_ranks_nobody(lake_of: MakeLake) -> None:
+    lake = lake_of(np.array([[True, False]]), traces={"loss": np.array([[2.5, 1.5], [2.5, 0.25]])})
+    with open_source(lake, "tests") as source, pytest.raises(NotEnoughData, match="takes two or more"):
+        free(source)
 
 
 def test_the_eval_trace_is_taken_where_there_is_one(source: Source, lake_of: MakeLake) -> None:
@@ -364,7 +391,7 @@ def test_a_record_learnt_late_scores_higher(lake_of: MakeLake, signal: str) -> N
         ({"signal": "probability", "aggregate": "ratio"}, "a probability rises"),
         ({"aggregate": "forgets"}, "--signal margin, not loss"),
         ({"signal": "error", "aggregate": "forgets"}, "--signal margin, not error"),
-        ({"signal": "accuracy"}, "signal of trace must be one of loss, .*, error, not 'accuracy'"),
+        ({"signal": "accuracy"}, "signal of trace must be one of loss, .*, held-loss, not 'accuracy'"),
         ({"aggregate": "median"}, "aggregate of trace must be one of iqr, .*, not 'median'"),
     ],
 )
