@@ -100,8 +100,10 @@ def verify(lake: str) -> None:
         click.echo(f"published: {printable(sentence)}")
     click.echo(
         f"{result.manifests} manifests, {result.files} files, {bytes_in_words(result.bytes)}: "
-        f"{len(result.damage)} damaged, {len(result.leftovers)} leftovers"
+        f"{len(result.damage)} damaged, {len(result.leftovers)} leftover{'' if len(result.leftovers) == 1 else 's'}"
     )
+    if "killed" in (result.writers[path] for path in result.leftovers):
+        click.echo("note: losslake lake gc removes what killed writers left", err=True)
     if result.damage or result.remembered or result.misnamed:
         raise SystemExit(1)
 
