@@ -108,9 +108,10 @@ def opening(
         f"Measured on {said or 'nothing yet'}.",
         "MLPs of 256 and 128 trained for 25 epochs by `losslake collect shadows`, a coin a model and record, on 4,000 records with a",
         f"population of 400 (digits: 1,611 and 179). {most + 1} models; one after the other is the target, and the 1, 2, 4, ... after it are its shadow models.",
-        "What a column costs is so many more models trained; a free score costs none. Means over targets, ± half of their 95% t interval: of",
-        "these records and this recipe, the targets being each other's shadow models. A record without a score is never claimed; records that",
-        "tie are claimed together or not at all, which leaves attacks that rank by a share of few models (`attack-r`) nothing at a low FPR.",
+        "A column is headed by the number of shadow models, which is what it costs; scores under 0 are free. A figure is the mean over the targets,",
+        "± half of its 95% t interval. That holds for these records and this recipe alone: the targets are each other's shadow models, so they are",
+        "not independent. A record without a score is never claimed; records that tie are claimed together or not at all, which leaves attacks that",
+        "rank by a share of few models (`attack-r`) nothing at a low FPR.",
         "Made by `python benchmarks/science.py FOLDER`, two hours on two cores, which goes on where it stopped.",
         "",
         f"A cell is one score of one target at one number of shadow models. Cells that are missing: {'; '.join(missing) if missing else 'none'}.",
@@ -123,11 +124,11 @@ def take_home(values: Mapping[Key, Mapping[int, Cell]], there: Sequence[str], mo
     measure = "tpr_at_fpr@0.01"
     parts = []
     for shadows, score, words in (
-        (0, "loss", "the loss alone finds"),
-        (0, "residual", "the residual, without shadow models,"),
-        (1, "lira[mode=offline]", "one shadow model (LiRA offline)"),
-        (4, "lira", "4 (LiRA)"),
-        (16, "lira", "16"),
+        (0, "loss", "the loss attack, which needs none, finds"),
+        (0, "residual", "the residual attack, which needs none either,"),
+        (1, "lira[mode=offline]", "LiRA offline with one shadow model"),
+        (4, "lira", "LiRA with four"),
+        (16, "lira", "LiRA with sixteen"),
     ):
         shares = []
         for name in there:
@@ -142,7 +143,8 @@ def take_home(values: Mapping[Key, Mapping[int, Cell]], there: Sequence[str], mo
             parts.append(f"{words} {low}" + (f" to {high}" if low != high else ""))
     if not parts:
         return []
-    return [f"Of what LiRA finds at an FPR of 1% with {most} shadow models, {', '.join(parts)}."]
+    said = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]
+    return [f"Of what LiRA finds at an FPR of 1% with {most} shadow models, {said}, depending on the data."]
 
 
 def mean_of(values: Mapping[Key, Mapping[int, Cell]], key: Key, measure: str) -> float | None:
@@ -175,7 +177,10 @@ def table(values: Mapping[Key, Mapping[int, Cell]], name: str, title: str, measu
     free = [score for score in ("loss", "attack-p", "residual") if (name, score, 0) in values]
     if not any(len(figures(values, (name, score, n), measure)) for score in attacks for n in columns):
         return [f"{title}: its non-members do not resolve this rate.", ""]
-    lines = [f"| {title} | 0 | " + " | ".join(map(str, columns)) + " |", "| --- " * (len(columns) + 2) + "|"]
+    lines = [
+        f"| {title}; shadow models: | 0 | " + " | ".join(map(str, columns)) + " |",
+        "| --- " * (len(columns) + 2) + "|",
+    ]
     for score in free:
         lines.append(
             f"| `{score}` | {told(figures(values, (name, score, 0), measure))} |" + " |" * len(columns)
@@ -250,7 +255,9 @@ def against_default(
         "## The defaults, and what could be in their place",
         "",
         "Difference in TPR at an FPR of 1% on the same targets with the same shadow models; bold where its interval is without 0.",
-        "Above a default so, with so many shadow models:" if better else "Above a default so: none.",
+        "Surely above a default, with these numbers of shadow models:"
+        if better
+        else "None is surely above a default.",
         "",
         *(
             f"- `{score}` above `{default}`: "
@@ -258,10 +265,10 @@ def against_default(
             for (score, default), where in better.items()
         ),
         "",
-        f"Of {compared} comparisons one in forty would be so by chance. With 2 models a coin leaves half of the records without a model",
+        f"Of {compared} comparisons about one in forty would be so by chance alone. With 2 models a coin leaves half of the records without a model",
         "with them or without one, and so without a score of `lira` or `rmia`; `collect shadows` by itself (`--design balanced`) has both of each.",
         "",
-        "| data, attack | " + " | ".join(map(str, columns)) + " |",
+        "| difference; shadow models: | " + " | ".join(map(str, columns)) + " |",
         "| --- " * (len(columns) + 1) + "|",
         *rows,
         "",

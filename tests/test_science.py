@@ -67,6 +67,7 @@ def test_the_page_names_what_is_surely_above_a_default_and_gives_means_with_thei
     ]
     page.write_page(tmp_path / "page.md", made, {"d": "D"}, 4, len(made) + 3)
     text = (tmp_path / "page.md").read_text()
+    assert "Surely above a default, with these numbers of shadow models:" in text
     assert "- `lira[variance=pooled]` above `lira`: D 4" in text
     assert "| `lira[variance=pooled]` less `lira`, D | **+.050 ± .013** |" in text  # 3.182 * 0.00816 / 2
     assert "| `rmia` less `lira`, D | +.050 ± .459 |" in text
