@@ -24,7 +24,6 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("rmia", {"rank": "share", "mode": "offline"}),
     ("influence", {"of": "probability"}),
     ("influence", {"on": "audit"}),
-    ("trajectory", {"seed": 1}),
 ]
 
 
