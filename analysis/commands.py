@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ..store.lake import Lake
 from ..store.shell.output import format_of, write_frame
 from .declare import Analysis, Declaration, Evaluation, Option
 from .evaluations.catalogue import EVALUATIONS, run_all, run_evaluation
+from .evaluations.side_by_side import jobs_for, run_side_by_side
 from .output import aligned, leading_figures, metric_lines, write_text
 from .scores import Scores
 from .scoring.catalogue import ANALYSES, find, open_source
@@ -95,11 +97,20 @@ def list_analyses() -> None:
 @experiment_option
 @target_option
 @fpr_option
-def analyze_all(lake: str, experiment: str | None, target: str | None, fpr: tuple[float, ...]) -> None:
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Processes that compute side by side; default: one a core, at most 4, and 1 for a small lake.",
+)
+def analyze_all(
+    lake: str, experiment: str | None, target: str | None, fpr: tuple[float, ...], jobs: int | None
+) -> None:
     """Every analysis and evaluation with its default options, a line each; what lacks data is left out and named.
 
     A line has at most two leading figures, of rates at false-positive rates the lowest that is resolved; all of them, and the
-    most exposed records, are told by the analysis's own command and kept in the lake (view metrics).
+    most exposed records, are told by the analysis's own command and kept in the lake (view metrics). What is found does not
+    depend on --jobs; each process takes up to about as much memory as one alone would.
 
     \b
     Example:
@@ -107,13 +118,15 @@ def analyze_all(lake: str, experiment: str | None, target: str | None, fpr: tupl
     """
     opened = Lake.open(lake)
     with open_source(opened, choose_experiment(opened, experiment), target) as source:
-        for told in run_all(source, fpr):
-            if told.missing:
-                click.echo(f"{told.title}: left out, {told.missing}", err=True)
-            else:
-                click.echo(f"{told.title:<{_TITLE}}  {leading_figures(told.metrics)}".rstrip())
-            for note in told.notes:
-                click.echo(f"note: {told.title}: {note}", err=True)
+        jobs = jobs or jobs_for(source)
+        with closing(run_all(source, fpr) if jobs == 1 else run_side_by_side(source, fpr, jobs)) as parts:
+            for told in parts:
+                if told.missing:
+                    click.echo(f"{told.title}: left out, {told.missing}", err=True)
+                else:
+                    click.echo(f"{told.title:<{_TITLE}}  {leading_figures(told.metrics)}".rstrip())
+                for note in told.notes:
+                    click.echo(f"note: {told.title}: {note}", err=True)
 
 
 _TITLE = max(len(entry.name) for entry in (*ANALYSES, *EVALUATIONS))

@@ -4,7 +4,8 @@
 
 A lake with shadow runs, logits, a population and the target's loss trace. First the report, which computes what it needs, as a new
 lake keeps no results yet; then every analysis and evaluation that the data allows, one after another in one process, each
-timed; last `analyze all` itself. The commands run in fresh processes, and their peak memory is told.
+timed; last `analyze all` itself, in one process and in as many as it takes by itself. The commands run in fresh processes; told is the peak
+memory of the largest one.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def main() -> None:
             )
             began = ended
     print()
+    command("analyze", "all", "--jobs", "1", "--lake", str(path))
     command("analyze", "all", "--lake", str(path))
 
 
@@ -53,7 +55,9 @@ def command(*given: str) -> None:
     seconds = time.perf_counter() - began
     if status:
         raise SystemExit(f"losslake {' '.join(given)} failed")
-    print(f"losslake {' '.join(given).partition(' --')[0]}: {seconds:.1f} s, {used.ru_maxrss / 1e6:.2f} GB")
+    print(
+        f"losslake {' '.join(given).partition(' --lake')[0]}: {seconds:.1f} s, {used.ru_maxrss / 1e6:.2f} GB"
+    )
 
 
 if __name__ == "__main__":

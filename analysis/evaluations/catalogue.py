@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -135,48 +135,68 @@ TRUTH = "lira"
 
 
 @dataclass(frozen=True)
+class Part:
+    """One analysis, or one evaluation of ``scores`` (its default ones where none is named), as a part of all."""
+
+    name: str
+    scores: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Told:
-    """What one analysis or evaluation said; ``missing`` says why it could not say anything."""
+    """What one analysis or evaluation said; ``missing`` says why it could not say anything.
+
+    ``records`` is how many of them an analysis has a score of.
+    """
 
     title: str
     metrics: tuple[Metric, ...] = ()
     notes: tuple[str, ...] = ()
     missing: str = ""
+    records: int = 0
 
 
-def run_all(source: Source, fprs: tuple[float, ...]) -> Iterator[Told]:
+def run_all(source: Source, fprs: tuple[float, ...]) -> Generator[Told]:
     """Run every analysis with its default options, compare the scores, then every evaluation of its default scores.
 
     What is computed is kept in the lake. Raises NotEnoughData where nothing could be analysed.
     """
     source.keep_more()
+    return all_told(lambda part: run_part(source, part, fprs), source.experiment)
+
+
+def all_told(ask: Callable[[Part], Told], experiment: str) -> Generator[Told]:
+    """What the parts of all say, in their order; ``ask`` has one done."""
     scored: dict[str, int] = {}
     for analysis in ANALYSES:
-        try:
-            outcome = run_analysis(source, analysis, fprs=fprs)
-        except NotEnoughData as error:
-            yield Told(analysis.name, missing=str(error))
-            continue
-        scored[analysis.name] = len(outcome.scores.frame) - outcome.scores.frame["score"].null_count()
-        yield Told(outcome.label, outcome.metrics, outcome.notes)
+        told = ask(Part(analysis.name))
+        if not told.missing:
+            scored[analysis.name] = told.records
+        yield told
     if not scored:
-        raise NotEnoughData(f"nothing in experiment {source.experiment!r} can be analysed yet")
+        raise NotEnoughData(f"nothing in experiment {experiment!r} can be analysed yet")
     # Compared are the records that all of them score: those that score few would leave few.
     enough = COMPARED_FROM * scored.get(TRUTH, 0)
     others = tuple(name for name, records in scored.items() if name != TRUTH and records >= enough)
     if TRUTH in scored and others:
-        told = _evaluated(source, "compare", others)
+        told = ask(Part("compare", others))
         few = [name for name, records in scored.items() if records < enough]
         left = (f"without {', '.join(few)}, which score too few of the records",) if few else ()
         yield replace(told, notes=(*told.notes, *left))
     for evaluation in EVALUATIONS:
         if evaluation.default_scores:
-            yield _evaluated(source, evaluation.name, ())
+            yield ask(Part(evaluation.name))
 
 
-def _evaluated(source: Source, name: str, scores: tuple[str, ...]) -> Told:
+def run_part(source: Source, part: Part, fprs: tuple[float, ...]) -> Told:
+    """Do one part of all, and keep in the lake what it finds."""
+    analysis = next((analysis for analysis in ANALYSES if analysis.name == part.name), None)
     try:
-        finding = run_evaluation(source, find_evaluation(name), scores)
+        if analysis is None:
+            finding = run_evaluation(source, find_evaluation(part.name), part.scores)
+            return Told(part.name, finding.metrics, finding.notes)
+        outcome = run_analysis(source, analysis, fprs=fprs)
     except NotEnoughData as error:
-        return Told(name, missing=str(error))
-    return Told(name, finding.metrics, finding.notes)
+        return Told(part.name, missing=str(error))
+    records = len(outcome.scores.frame) - outcome.scores.frame["score"].null_count()
+    return Told(outcome.label, outcome.metrics, outcome.notes, records=records)

@@ -200,7 +200,18 @@ def connect(
     return connection
 
 
+def share_machine(processes: int, threads: int) -> None:
+    """Leave room for so many processes like this one: from now on connections have ``threads`` threads and a share of the memory, unless told otherwise."""
+    global _share
+    _share = (threads, f"{80 // processes}%")  # DuckDB's own limit is 80%
+
+
+_share: tuple[int | None, str | None] = (None, None)
+"""Threads and memory of a connection that is not told; None: what DuckDB takes."""
+
+
 def _settings(connection: duckdb.DuckDBPyConnection, threads: int | None, memory: str | None) -> None:
+    threads, memory = threads or _share[0], memory or _share[1]
     connection.execute(_SETTINGS)
     # DuckDB makes the folder when it needs one and lets queries read it, so it is nobody else's.
     connection.execute(
