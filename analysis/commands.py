@@ -101,7 +101,7 @@ def list_analyses() -> None:
     "--jobs",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Processes that compute side by side; default: one a core, at most 4, and 1 for a small lake.",
+    help="Processes that compute side by side; default: one a core, at most 4, fewer where memory is short, 1 for a small lake.",
 )
 def analyze_all(
     lake: str, experiment: str | None, target: str | None, fpr: tuple[float, ...], jobs: int | None

@@ -28,10 +28,13 @@ from ..statistics.metric import Metric
 from .catalogue import EVALUATIONS, Part, Told, all_told
 
 MOST_JOBS = 4
-"""Processes that are started unless more are asked for: what takes longest takes about a quarter of all."""
+"""Processes that are started unless more are asked for: what takes longest takes about a fifth of all."""
 
 WORTH_ROWS = 20_000
 """Rows of signals and traces below which a second process saves a second and takes half of one: its imports."""
+
+PROCESS, ROW = 400 << 20, 200
+"""Bytes that a process may come to, at least and for each row, of which half the machine's memory must have room: more than measured (0.65 GB of 4 million rows)."""
 
 LONG = (
     "influence",
@@ -69,7 +72,9 @@ class WorkerDied(LosslakeError):
 def jobs_for(source: Source) -> int:
     """How many processes the analyses of an experiment are worth on this machine."""
     rows = sum(file.rows for run in source.runs for file in run.files)
-    return min(_cores(), MOST_JOBS) if rows >= WORTH_ROWS else 1
+    if rows < WORTH_ROWS:
+        return 1
+    return max(1, min(_cores(), MOST_JOBS, _memory() // 2 // (PROCESS + ROW * rows)))
 
 
 def run_side_by_side(source: Source, fprs: tuple[float, ...], jobs: int) -> Generator[Told]:
@@ -97,6 +102,14 @@ def run_side_by_side(source: Source, fprs: tuple[float, ...], jobs: int) -> Gene
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> int:
+    """Bytes of memory that the machine has; none where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 @dataclass(eq=False)

@@ -184,6 +184,15 @@ def test_what_is_named_is_there() -> None:
     assert len(set(ORDER)) == len(ORDER)  # parts go by their names
 
 
-def test_a_small_lake_is_left_to_one_process(lake_of: MakeLake) -> None:
+def test_small_lakes_and_small_machines_are_left_to_one_process(
+    lake_of: MakeLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_by_side, "_cores", lambda: 16)
     with open_source(small(lake_of), "tests") as source:
+        assert side_by_side.jobs_for(source) == 1
+        monkeypatch.setattr(side_by_side, "WORTH_ROWS", 1000)
+        assert side_by_side.jobs_for(source) == side_by_side.MOST_JOBS
+        monkeypatch.setattr(side_by_side, "_memory", lambda: 2 << 30)
+        assert side_by_side.jobs_for(source) == 2
+        monkeypatch.setattr(side_by_side, "_memory", lambda: 0)
         assert side_by_side.jobs_for(source) == 1
