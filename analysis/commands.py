@@ -110,7 +110,7 @@ def analyze_all(
 
     A line has at most two leading figures, of rates at false-positive rates the lowest that is resolved; all of them, and the
     most exposed records, are told by the analysis's own command and kept in the lake (view metrics). What is found does not
-    depend on --jobs; each process takes up to about as much memory as one alone would.
+    depend on --jobs. Each process takes up to about as much memory as one alone would, and fetches by itself what it reads from an object store.
 
     \b
     Example:

@@ -95,7 +95,7 @@ def test_every_command(
 
     assert "6 shadow" in do("lake info")
     assert "target" in do("lake runs --experiment e --format csv")
-    assert "loss" in do("analyze all --experiment other")
+    assert "loss" in do("analyze all --experiment other --jobs 2")
     do("analyze rmia --experiment e --mode offline --out {out}", out=tmp_path / "rmia.csv")
     assert (tmp_path / "rmia.csv").stat().st_size > 100
     assert "spearman" in do("analyze spearman lt-iqr lira --experiment e")
