@@ -33,6 +33,9 @@ Floats = npt.NDArray[np.float64]
 Scores = dict[str, Floats]
 Target = tuple[Scores, npt.NDArray[np.bool_]]
 
+OFFERED = "4(1 - p^1/4), first 40%, less final"
+"""What `losslake analyze free` computes."""
+
 FPR = 0.001
 SHARES = (0.01, 0.05)
 KNOWN = ("lt-iqr", "error 1-3", "first-half-minus-final", "sd of p", "mean loss", "mean error")
@@ -68,6 +71,7 @@ def main() -> None:
     }
     table(found)
     left_out(found, targets)
+    offered(found)
 
 
 def collect(lake: Lake, folder: Path) -> None:
@@ -174,6 +178,23 @@ def left_out(found: dict[str, Scores], targets: dict[str, list[Target]]) -> None
             name, chosen, " / ".join(f"{value:.2f}" for value in of[chosen].mean(axis=0)),
             told(of[chosen] - of["first-half-minus-final"]), f"{told(ahead)} ({' / '.join(best)})",
             " / ".join(f"{value:.2f}" for value in np.mean(own, axis=0)),
+        ]  # fmt: skip
+        print(f"| {' | '.join(cells)} |")
+
+
+def offered(found: dict[str, Scores]) -> None:
+    """What is offered under the name of free, less LT-IQR, less the mean of the first half minus the final loss, less the best known score of each fleet."""
+    rivals = ("lt-iqr", "first-half-minus-final")
+    print(
+        f"\n| {OFFERED} | precision | {' | '.join(f'less {rival}' for rival in rivals)} | less the best known one |"
+    )
+    print("| --- " * (3 + len(rivals)) + "|")
+    for name, of in found.items():
+        best = [max(KNOWN, key=lambda score, at=at: of[score].mean(axis=0)[at]) for at in range(len(SHARES))]  # type: ignore[misc]
+        ahead = of[OFFERED] - np.stack([of[score][:, at] for at, score in enumerate(best)], axis=1)
+        cells = [
+            name, " / ".join(f"{value:.2f}" for value in of[OFFERED].mean(axis=0)),
+            *(told(of[OFFERED] - of[rival]) for rival in rivals), f"{told(ahead)} ({' / '.join(best)})",
         ]  # fmt: skip
         print(f"| {' | '.join(cells)} |")
 
