@@ -14,6 +14,9 @@ from ...store.lake import Lake
 if TYPE_CHECKING:
     from .document import Paper
 
+SHOWN = 20
+"""Numbers that differ, of which a check prints no more."""
+
 
 @click.command()
 @lake_option
@@ -119,8 +122,10 @@ def _check(lake: Lake, path: Path) -> int:
     click.echo(f"audit: {found.audit.line}")
     for told in found.told:
         click.echo(f"changed: {told}")
-    for told in found.differs:
+    for told in found.differs[:SHOWN]:
         click.echo(f"differs: {told}")
+    if len(found.differs) > SHOWN:
+        click.echo(f"differs: and {len(found.differs) - SHOWN:,} more")
     if found.differs:
         click.echo(
             f"{len(found.differs):,} of the {found.numbers:,} numbers of {path} do not come out of this lake"

@@ -42,6 +42,11 @@ QUESTIONS: tuple[Ask, ...] = (
         "the one who trained the model: how member-like each record's trace is",
         ("eval traces",),
     ),
+    Ask(
+        "free",
+        "another score of the target's own losses: what was left of them early in training",
+        ("traces",),
+    ),
     Ask("entropy", "an attack on the spread of the whole prediction", ("logits",)),
     Ask(
         "shadow-nn", "a network that learns from shadow models what members look like", ("logits", "shadows")

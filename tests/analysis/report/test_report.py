@@ -489,7 +489,7 @@ def test_coarser_rate_is_used_and_said(lake: Lake) -> None:
     said = report_words.verdict(gather(lake, "e"))
     caution = next(item for item in said.trust if "non-member" in item.name)
     assert caution.caution
-    assert "0.1% was asked for" in caution.text
+    assert "0.1% cannot be resolved" in caution.text
     assert "TPR at FPR 10%" in [figure.name for figure in said.figures]
 
 

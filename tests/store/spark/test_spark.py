@@ -496,7 +496,7 @@ def test_commands(cluster: Any, lake: Lake, tmp_path: Path, capsys: pytest.Captu
     assert len(pl.read_parquet(tmp_path / "loss.parquet")) == 39
     code, _, said = ask("analyze", "kde")
     assert code == 2
-    assert "on Spark, where there are lt-iqr, trace, lira" in said
+    assert "on Spark, where there are lt-iqr, free, trace, lira" in said
     assert ask("analyze", "loss", "--mask", "label-only")[0] == 2
     code, out, _ = ask("analyze", "spearman", "loss", "lira", "--among", "members")
     assert code == 0
