@@ -168,6 +168,10 @@ class Source:
             )
         return found
 
+    def ask_anew(self) -> None:
+        """What was asked for by somebody who failed on it is not told to the next, who may ask for nothing of the kind."""
+        self._asked = False
+
     def told(self) -> tuple[str, ...]:
         """What was left out of the runs to compare with, if these were asked for since this was called last."""
         asked, self._asked = self._asked, False

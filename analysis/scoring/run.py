@@ -191,7 +191,7 @@ def _compute(source: Source, analysis: Analysis, chosen: Mapping[str, Any]) -> S
 
 def _told(source: Source, compute: Callable[..., Scores], options: Mapping[str, Any]) -> Scores:
     """The scores, with notes on what was left out of the runs that the target was compared with."""
-    source.told()
+    source.ask_anew()
     found: Scores = compute(source, **options)
     return replace(found, notes=(*found.notes, *source.told()))
 

@@ -126,7 +126,7 @@ def _fitted(
         stages = (
             stages_of(model, x[ids], last)
             if recipe.passes is None
-            else chain((np.load(earlier) for _ in range(1, recipe.passes)), [last])
+            else chain((np.load(earlier, allow_pickle=False) for _ in range(1, recipe.passes)), [last])
         )
         for number, stage in enumerate(stages, start=1):
             _append_stage(writer, number, logits_of(stage, ids), ids, data.y)

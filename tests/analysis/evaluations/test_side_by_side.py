@@ -90,7 +90,7 @@ def test_one_that_fails_ends_the_command_after_what_comes_before_it(
     assert said[0] == said[1]
     code, out, err = said[0]
     assert code == 1
-    assert [line.split()[0] for line in out.splitlines()] == ["lt-iqr", "trace"]
+    assert [line.split()[0] for line in out.splitlines()] == ["lt-iqr", "free", "trace"]
     (failed,) = (line for line in err.splitlines() if line.startswith("losslake: "))
     assert file.path in failed
     assert "Traceback" not in err
