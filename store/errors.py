@@ -61,3 +61,8 @@ class TrainingFailed(LosslakeError):
 
 class MissingExtra(LosslakeError):
     """An optional dependency is not installed; the message names the extra to install."""
+
+
+def in_one_line(error: Exception) -> str:
+    """What an engine's error says, some of which do in several lines."""
+    return " ".join(str(error).split())

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow.parquet as pq
 
-from ..errors import CorruptLake, InvalidOption, LosslakeError, NotFound
+from ..errors import CorruptLake, InvalidOption, LosslakeError, NotFound, in_one_line
 from ..files.filesystem import Files
 from ..files.local import LocalFiles
 from ..format import manifest, paths
@@ -257,7 +257,7 @@ def _make(files: LocalFiles, table: str, entry: Entry) -> Action:
             footer = pq.read_metadata(source)
     except (OSError, ValueError) as error:
         raise CorruptLake(
-            f"{path} in {files.root} cannot be read: {error}; run 'losslake lake verify'"
+            f"{path} in {files.root} cannot be read: {in_one_line(error)}; run 'losslake lake verify'"
         ) from error
     return {
         "path": name,

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import CorruptLake, NotFound
+from ..errors import CorruptLake, NotFound, in_one_line
 from ..files.filesystem import Files
 from ..format.manifest import DataFile
 from ..format.records import Experiment, Result, Run
@@ -280,5 +280,5 @@ def _schema(files: Files, path: str) -> pa.Schema:
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(told)))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptLake(
-            f"{path} in {files.root} cannot be read: {error}; run 'losslake lake verify'"
+            f"{path} in {files.root} cannot be read: {in_one_line(error)}; run 'losslake lake verify'"
         ) from error

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import CorruptLake
+from ..errors import CorruptLake, in_one_line
 from ..files.filesystem import Files
 from ..format.manifest import DataFile
 from ..format.schema import OF_RUNS, RUN
@@ -91,7 +91,7 @@ def _opened(files: Files, file: DataFile) -> Iterator[BinaryIO]:
             yield source
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptLake(
-            f"{file.path} in {files.root} cannot be read: {error}; run 'losslake lake verify'"
+            f"{file.path} in {files.root} cannot be read: {in_one_line(error)}; run 'losslake lake verify'"
         ) from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ..errors import CorruptLake
+from ..errors import CorruptLake, in_one_line
 from ..files.faults import removed_at_work
 from ..files.filesystem import Files
 from ..format.manifest import DataFile
@@ -173,4 +173,6 @@ def _read_epoch(files: Files, path: str, first: int, last: int) -> pa.Table:
     except CorruptLake as error:
         raise removed_at_work(files.root, path) from error
     except (pa.ArrowException, OSError) as error:
-        raise CorruptLake(f"{path} in {files.root} cannot be read: {error}; collect the run again") from error
+        raise CorruptLake(
+            f"{path} in {files.root} cannot be read: {in_one_line(error)}; collect the run again"
+        ) from error

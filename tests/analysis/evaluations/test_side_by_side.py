@@ -93,6 +93,7 @@ def test_one_that_fails_ends_the_command_after_what_comes_before_it(
     assert [line.split()[0] for line in out.splitlines()] == ["lt-iqr", "free", "trace"]
     (failed,) = (line for line in err.splitlines() if line.startswith("losslake: "))
     assert file.path in failed
+    assert failed.endswith("run 'losslake lake verify'")  # in one line, whatever the engine says
     assert "Traceback" not in err
 
 
