@@ -301,8 +301,8 @@ def test_kept_attacks_stand_beside_the_computed_ones(asked: Lake) -> None:
     assert {"kde", "entropy"} < set(names)
     assert report.headline is not None
     assert report.headline.attack.scored.name == "lira"
-    # Both learn, which takes seconds.
-    assert [ask.name for ask in report.asks] == ["trajectory", "shadow-nn"]
+    # Two learn, which takes seconds.
+    assert [ask.name for ask in report.asks] == ["trajectory", "free", "shadow-nn"]
 
 
 def test_a_defended_experiment_stands_beside_the_plain_one(tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_only_what_the_data_allow_can_be_asked(tmp_path: Path) -> None:
     names = {one.name for one in (*ANALYSES, *EVALUATIONS)}
     assert {one.name for one in QUESTIONS} < names
     traces = gather(make(tmp_path / "traces", samples=60, shadows=0, signals=False), "e")
-    assert [ask.name for ask in traces.asks] == ["trajectory"]
+    assert [ask.name for ask in traces.asks] == ["trajectory", "free"]
     few = gather(make(tmp_path / "few", samples=60), "e")
     assert {"kde", "shadow-curve", "per-model", "hellinger"} < {ask.name for ask in few.asks}
     assert not {"shadow-nn", "influence", "ramia", "subpopulation"} & {ask.name for ask in few.asks}
