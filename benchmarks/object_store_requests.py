@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -96,8 +97,7 @@ def send(runs: int, place: str) -> None:
     """A lake of so many runs, at a URL."""
     ids, rng = np.arange(SAMPLES), np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        sync, os.fsync = os.fsync, lambda handle: None  # it goes at once
-        try:
+        with patch("os.fsync", lambda handle: None):  # it goes at once
             lake = Lake.open(f"{folder}/lake", create=True)
             lake.create_experiment("e", pa.table({"label": ids % 5}))
             for r in range(runs):
@@ -107,8 +107,6 @@ def send(runs: int, place: str) -> None:
                     phi = rng.normal(size=SAMPLES) + member
                     writer.append_signals(ids, ids * 0, None, loss=np.logaddexp(0, -phi), phi=phi)
                     writer.commit(RunInfo(role="shadow" if r else "target"))
-        finally:
-            os.fsync = sync
         files = files_at(place)
         root = Path(lake.path)
         kept = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
