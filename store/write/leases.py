@@ -15,22 +15,20 @@ import atexit
 import contextlib
 import os
 import random
-import socket
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import CorruptLake, LosslakeError
 from ..files import tokens
 from ..files.filesystem import Files
 from ..format import manifest, paths
+from .processes import host_identity, runs, start_time
 
 State = Literal["at work", "killed", "elsewhere"]
 """What a lease says of its writer: on this machine it runs or does not; on another one nothing can be said."""
@@ -376,56 +374,3 @@ def lake_time(files: Files) -> float:
     finally:
         with contextlib.suppress(LosslakeError):
             files.delete(path)
-
-
-def host_identity() -> str:
-    """The same for two processes that see each other's process numbers, and for no others.
-
-    On Linux the boot of the machine and the namespace of process numbers, which a container has of its own; elsewhere
-    the network card. The host's name is part of both: copies of one virtual machine share the rest.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        where = f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        where = f"{uuid.getnode():012x}"
-    return f"{socket.gethostname()}/{where}"
-
-
-def start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since the machine did; None where that cannot be told."""
-    fields = _stat(pid)
-    return int(fields[19]) if fields else None
-
-
-def runs(pid: int, started: int | None) -> bool:
-    """Whether the process of that number and start runs on this machine.
-
-    A number is given out again some time: only a process that started at the same moment counts. True where it cannot
-    be told.
-    """
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # it is another user's
-    fields = _stat(pid)
-    if not fields:
-        return True
-    # A killed process stays as a zombie until its parent takes notice. While one of its threads is in the middle of
-    # writing to a disk, it has not ended.
-    if fields[0] in "ZX" and int(fields[17]) <= 1:
-        return False
-    return started is None or int(fields[19]) == started
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third on, the state; none where there is no such file."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return []
-    return text.rpartition(")")[2].split()  # the second field is a name, which may hold blanks and brackets

@@ -18,6 +18,7 @@ from losslake.store.errors import TrainingFailed
 from losslake.store.format.records import Run
 from losslake.store.lake import Lake
 from losslake.store.write import leases
+from losslake.store.write.processes import runs
 from warm import HANGS, warm_python
 from zygote import children_of
 
@@ -93,7 +94,7 @@ def check_visible(lake: Lake) -> list[str]:
 
 def gone(processes: list[int], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while any(leases.runs(process, None) and not _zombie(process) for process in processes):
+    while any(runs(process, None) and not _zombie(process) for process in processes):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)

@@ -25,7 +25,7 @@ from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.forget import forget
 from losslake.store.upkeep.gc import collect_garbage
 from losslake.store.upkeep.verify import verify
-from losslake.store.write import leases
+from losslake.store.write import leases, processes
 from losslake.store.write.checkpoints import CheckpointWriter, find_checkpoints
 from losslake.store.write.results import save_result
 
@@ -79,7 +79,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put = lake.files.put
     put(paths.removal("gone"), manifest.dump({"kind": "removal", "experiment": "gone", "begun": NOW}))
     writer = "ab" * 8  # of a process that has ended
-    where = {"host": leases.host_identity(), "pid": 1 << 30, "started": 1}
+    where = {"host": processes.host_identity(), "pid": 1 << 30, "started": 1}
     lease = {"kind": "writer", "writer": writer, "created": NOW}
     put(paths.lease(writer), manifest.dump({**lease, **where}))
     claim = {"kind": "claim", "what": "experiment=bad", "created": NOW}

@@ -39,8 +39,7 @@ from losslake.store.upkeep.forget import forget
 from losslake.store.upkeep.gc import collect_garbage
 from losslake.store.upkeep.runs import running
 from losslake.store.upkeep.verify import verify
-from losslake.store.write import leases
-from losslake.store.write import leases as processes
+from losslake.store.write import leases, processes
 from losslake.store.write.checkpoints import CheckpointWriter
 from losslake.store.write.results import save_result
 from losslake.store.write.run_writer import RunWriter

@@ -24,7 +24,7 @@ from losslake.store.read.catalogue import results
 from losslake.store.upkeep.forget import forget
 from losslake.store.upkeep.gc import collect_garbage
 from losslake.store.upkeep.verify import verify
-from losslake.store.write import leases
+from losslake.store.write import leases, processes
 from losslake.store.write.results import save_result
 
 N = 20
@@ -279,7 +279,7 @@ def test_a_value_of_a_result_that_can_be_held_or_not(lake: Lake, value: Any) -> 
 )
 def test_a_lease_that_is_none_is_named_and_stops_nothing(lake: Lake, wrong: dict[str, Any]) -> None:
     writer = "d" * 16
-    lease = {"kind": "writer", "writer": writer, "host": leases.host_identity(), "pid": 1, "started": None}
+    lease = {"kind": "writer", "writer": writer, "host": processes.host_identity(), "pid": 1, "started": None}
     lake.files.put(paths.lease(writer), manifest.dump({**lease, **wrong}))
     assert leases.states(lake.files)[writer] == "elsewhere"
     (told,) = verify(lake).damage

@@ -26,7 +26,7 @@ from losslake.store.files import tokens
 from losslake.store.files.local import LocalFiles
 from losslake.store.format import manifest, paths
 from losslake.store.lake import Lake
-from losslake.store.write import leases
+from losslake.store.write import leases, processes
 from warm import HANGS
 
 N = 8
@@ -116,7 +116,7 @@ def test_threads_that_begin_together_share_one_lease(tmp_path: Path) -> None:
 
 
 def test_a_number_given_out_again_is_not_the_writer(lake: Lake) -> None:
-    started = leases.start_time(os.getpid())
+    started = processes.start_time(os.getpid())
     assert started is not None
     lay_down(lake, "a" * 16, started=started - 1)
     lay_down(lake, "b" * 16, started=None)
@@ -142,29 +142,29 @@ def test_of_another_machine_nothing_is_known(lake: Lake) -> None:
 
 def test_a_killed_process_counts_as_gone_before_its_parent_takes_notice() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    started = leases.start_time(child.pid)
-    assert leases.runs(child.pid, started)
+    started = processes.start_time(child.pid)
+    assert processes.runs(child.pid, started)
     child.send_signal(signal.SIGSTOP)
-    assert leases.runs(child.pid, started)  # stopped is not killed
+    assert processes.runs(child.pid, started)  # stopped is not killed
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie: it is not taken notice of
-    assert not leases.runs(child.pid, started)
+    assert not processes.runs(child.pid, started)
     child.wait()
-    assert not leases.runs(child.pid, started)
+    assert not processes.runs(child.pid, started)
 
 
 def test_another_user_s_process_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(pid: int, number: int) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(leases.os, "kill", refuse)
-    assert leases.runs(12345, 1)
+    monkeypatch.setattr(processes.os, "kill", refuse)
+    assert processes.runs(12345, 1)
 
 
 def test_without_proc_the_number_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "_stat", lambda pid: [])
-    assert leases.start_time(os.getpid()) is None
-    assert leases.runs(os.getpid(), 5)
+    monkeypatch.setattr(processes, "_stat", lambda pid: [])
+    assert processes.start_time(os.getpid()) is None
+    assert processes.runs(os.getpid(), 5)
 
 
 # --- processes --------------------------------------------------------------------------------------------
@@ -439,9 +439,9 @@ def test_a_claim_of_a_process_at_work_counts_without_its_lease(lake: Lake) -> No
         "kind": "claim",
         "what": "experiment=e",
         "created": manifest.now(),
-        "host": leases.host_identity(),
+        "host": processes.host_identity(),
     }
-    here = {"pid": os.getpid(), "started": leases.start_time(os.getpid())}
+    here = {"pid": os.getpid(), "started": processes.start_time(os.getpid())}
     path = f"claims/experiment=e/{'c' * 16}00000001.json"
     lake.files.put(path, manifest.dump(content | here))
     os.utime(Path(lake.path) / path, (1, 1))
