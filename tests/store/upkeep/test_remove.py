@@ -313,10 +313,12 @@ def test_killed_for_real(lake_of: MakeLake, monkeypatch: pytest.MonkeyPatch) -> 
         time.sleep(seed.uniform(0, 0.05))
         process.kill()
         process.communicate()
+        until = time.monotonic() + HANGS
+        # Who was killed may take a moment to end, and is at the removal so long.
+        while "at work" in leases.states(lake.files).values() and time.monotonic() < until:
+            time.sleep(0.01)
         if lake.experiments() or verify(lake).damage:
             lake.remove("tests")
-        until = time.monotonic() + HANGS
-        # Who was killed may take a moment to end.
         while collect_garbage(lake, older_than=timedelta(0)).kept and time.monotonic() < until:
             time.sleep(0.01)
         check_experiment_gone(lake)
