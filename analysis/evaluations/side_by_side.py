@@ -1,27 +1,25 @@
 """Every analysis and evaluation, in several processes at once.
 
 The parts of `all_told` are handed out one at a time, those that take long first, an evaluation once the scores that it looks at are kept;
-what they say is given in the order of `all_told`, and is the same however many processes there are. They are plain
-subprocesses that speak lines of JSON, started anew and not forked, as engines have threads; see `worker`.
+what they say is given in the order of `all_told`, and is the same however many processes there are. They speak lines of JSON; see `worker`.
 """
 
 from __future__ import annotations
 
 import builtins
-import json
 import os
 import queue
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...store import errors
 from ...store.errors import LosslakeError
+from ...store.line_processes import end, read, send, start
 from ..scoring.catalogue import ANALYSES
 from ..source import Source
 from ..statistics.metric import Metric
@@ -160,7 +158,7 @@ class _Crew:
                 if ready:
                     worker.part = min(ready, key=lambda part: self._how_soon(worker, part))
                     self._waiting.remove(worker.part)
-                    _send(worker, asdict(worker.part))
+                    send(worker.process, asdict(worker.part))
 
     def _is_ready(self, part: Part) -> bool:
         return all(score in self._answers for score in self._needs.get(part.name, ()))
@@ -203,19 +201,12 @@ class _Crew:
         # Until the new process ignores Ctrl-C it does not get it; here it comes a moment later.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            process = subprocess.Popen(
-                _COMMAND,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                encoding="utf-8",
-                env=dict(self._environment),
-            )
-            worker = _Worker(process)
+            worker = _Worker(start(_COMMAND, self._environment))
             self._workers.append(worker)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        threading.Thread(target=_read, args=(worker, self._events), daemon=True).start()
-        _send(worker, self._setup)
+        read(worker.process, lambda event: self._events.put((worker, event)))
+        send(worker.process, self._setup)
 
     @contextmanager
     def at_work(self, jobs: int) -> Iterator[None]:
@@ -225,36 +216,7 @@ class _Crew:
                 self._start()
             yield
         finally:
-            _end([worker.process for worker in self._workers])
-
-
-def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
-    for process in processes:
-        assert process.stdin is not None
-        with suppress(BrokenPipeError):
-            process.stdin.close()
-    for process in processes:
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _send(worker: _Worker, content: Mapping[str, Any]) -> None:
-    pipe = worker.process.stdin
-    assert pipe is not None
-    with suppress(BrokenPipeError):  # a dead worker is noticed by its reader
-        pipe.write(json.dumps(content) + "\n")
-        pipe.flush()
-
-
-def _read(worker: _Worker, events: queue.Queue[tuple[_Worker, Event | None]]) -> None:
-    assert worker.process.stdout is not None
-    for line in worker.process.stdout:
-        with suppress(ValueError):  # half a line of a worker that was killed
-            events.put((worker, json.loads(line)))
-    events.put((worker, None))
+            end([worker.process for worker in self._workers], _STOP_SECONDS)
 
 
 def _told(metrics: Sequence[Mapping[str, Any]], notes: Sequence[str], **rest: Any) -> Told:

@@ -12,15 +12,11 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 import gc  # noqa: E402
-import json  # noqa: E402
 import os  # noqa: E402
-import queue  # noqa: E402
-import sys  # noqa: E402
-import threading  # noqa: E402
 import traceback  # noqa: E402
-from contextlib import suppress  # noqa: E402
-from types import FrameType  # noqa: E402
-from typing import TYPE_CHECKING, Any, TextIO  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+from ...store.line_processes import Inside  # noqa: E402
 
 if TYPE_CHECKING:
     from ..source import Source
@@ -31,54 +27,38 @@ _GRACE_SECONDS = 1.0
 
 def main() -> None:
     """Do the parts that the lines on standard input name, until they end."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints is no answer
-    signal.signal(signal.SIGTERM, _stop)
     gc.set_threshold(1_000_000, *gc.get_threshold()[1:])  # as in the command line's own process
-    setup = json.loads(sys.stdin.readline())
-    sys.path.extend(entry for entry in setup["path"] if entry not in sys.path)
-
     from ...store.format.outgoing import guarded_terminal
     from ...store.query.connection import remove_private_folder
+    from ...store.write import leases
 
-    parts: queue.Queue[dict[str, Any] | None] = queue.Queue()
-    idle = threading.Event()
-    threading.Thread(target=_listen, args=(parts, idle), daemon=True).start()
+    inside = Inside(_GRACE_SECONDS, remove_private_folder)
     try:
         with guarded_terminal():
-            _serve(setup, parts, idle, answers)
+            _serve(inside)
     finally:
+        leases.release()
         remove_private_folder()
         os._exit(0)  # nothing is open; unloading the engines would take longer
 
 
-def _serve(
-    setup: dict[str, Any], parts: queue.Queue[dict[str, Any] | None], idle: threading.Event, answers: TextIO
-) -> None:
+def _serve(inside: Inside) -> None:
     from .catalogue import Part, run_part
 
-    def tell(told: dict[str, Any]) -> None:
-        with suppress(BrokenPipeError):  # without a parent the input ends too, and that is what counts
-            answers.write(json.dumps(told) + "\n")
-            answers.flush()
-
     try:
-        source = _opened(setup)
+        source = _opened(inside.setup)
     except Exception as error:
-        tell({"not opened": _error(error)})
+        inside.tell({"not opened": _error(error)})
         return
-    tell({"ready": True})
-    fprs = tuple(setup["fprs"])
-    idle.set()
-    while (part := parts.get()) is not None:
-        idle.clear()
+    inside.tell({"ready": True})
+    fprs = tuple(inside.setup["fprs"])
+    for part in inside.tasks():
         try:
             told = run_part(source, Part(part["name"], tuple(part["scores"])), fprs)
         except Exception as error:
-            tell({"error": _error(error)})
+            inside.tell({"error": _error(error)})
         else:
-            tell({**vars(told), "metrics": [vars(metric) for metric in told.metrics]})
-        idle.set()
+            inside.tell({**vars(told), "metrics": [vars(metric) for metric in told.metrics]})
 
 
 def _opened(setup: dict[str, Any]) -> Source:
@@ -107,26 +87,6 @@ def _opened(setup: dict[str, Any]) -> Source:
 def _error(error: Exception) -> dict[str, Any]:
     trace = "".join(traceback.format_exception(error))
     return {"kind": type(error).__name__, "message": str(error), "trace": trace}
-
-
-def _listen(parts: queue.Queue[dict[str, Any] | None], idle: threading.Event) -> None:
-    for line in sys.stdin:
-        parts.put(json.loads(line))
-    # The parent is gone or has had enough.
-    parts.put(None)
-    if not idle.is_set():
-        # The main thread unwinds. A real signal also ends a wait inside a system call.
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-    threading.Event().wait(_GRACE_SECONDS)  # inside a long computation: the process ends all the same
-    from ...store.query.connection import remove_private_folder
-
-    remove_private_folder()
-    os._exit(1)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,20 @@
 """Processes that train runs side by side, each with one thread, on CPUs or sharing a device.
 
-They share the data through a temporary folder. Plain subprocesses that speak lines of JSON: unlike multiprocessing's spawn they do not run the caller's main
-module again, they send nothing pickled, and a closed pipe tells them that the parent is gone, however it went.
+They share the data through a temporary folder, and speak lines of JSON; see `worker`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import queue
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from ...store.errors import TrainingFailed
-from ...store.write import leases
+from ...store.line_processes import end, read, send, start
+from ...store.write.processes import runs
 from .work import FleetWork
 
 _FOLDER = "losslake-fleet-"
@@ -86,7 +84,7 @@ def run_in_workers(
     workers die before they are ready.
     """
     waiting = deque(tasks)
-    events: queue.Queue[tuple[_Worker, Event]] = queue.Queue()
+    events: queue.Queue[tuple[_Worker, Event | None]] = queue.Queue()
     workers: list[_Worker] = []
     open_runs = sum(len(task["numbers"]) for task in tasks)
     with _stopped_at_end(workers):
@@ -94,8 +92,7 @@ def run_in_workers(
             workers.append(_start(setup, events))
         while open_runs:
             worker, event = events.get()
-            kind = event["event"]
-            if kind == "gone":
+            if event is None:
                 workers.remove(worker)
                 code = worker.process.wait()
                 if not worker.ready:
@@ -108,6 +105,7 @@ def run_in_workers(
                 if waiting:
                     workers.append(_start(setup, events))
                 continue
+            kind = event["event"]
             if kind in ("done", "failed"):
                 open_runs -= 1
                 worker.task.discard(event["number"])
@@ -118,37 +116,14 @@ def run_in_workers(
             if not worker.task and waiting:
                 task = waiting.popleft()
                 worker.task = set(task["numbers"])
-                _send(worker, task)
+                send(worker.process, task)
 
 
-def _start(setup: Mapping[str, Any], events: queue.Queue[tuple[_Worker, Event]]) -> _Worker:
-    process = subprocess.Popen(
-        _COMMAND,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        env={**_ALLOCATION, **os.environ, **_THREADS},
-    )
-    worker = _Worker(process)
-    threading.Thread(target=_read, args=(worker, events), daemon=True).start()
-    _send(worker, {**setup, "path": [entry for entry in sys.path if entry]})
+def _start(setup: Mapping[str, Any], events: queue.Queue[tuple[_Worker, Event | None]]) -> _Worker:
+    worker = _Worker(start(_COMMAND, {**_ALLOCATION, **os.environ, **_THREADS}))
+    read(worker.process, lambda event: events.put((worker, event)))
+    send(worker.process, {**setup, "path": [entry for entry in sys.path if entry]})
     return worker
-
-
-def _send(worker: _Worker, content: Mapping[str, Any]) -> None:
-    pipe = worker.process.stdin
-    assert pipe is not None
-    with suppress(BrokenPipeError):  # a dead worker is noticed by its reader
-        pipe.write(json.dumps(content) + "\n")
-        pipe.flush()
-
-
-def _read(worker: _Worker, events: queue.Queue[tuple[_Worker, Event]]) -> None:
-    assert worker.process.stdout is not None
-    for line in worker.process.stdout:
-        with suppress(ValueError):  # half a line of a worker that was killed
-            events.put((worker, json.loads(line)))
-    events.put((worker, {"event": "gone"}))
 
 
 @contextmanager
@@ -156,16 +131,7 @@ def _stopped_at_end(workers: list[_Worker]) -> Iterator[None]:
     try:
         yield
     finally:
-        for worker in workers:
-            if worker.process.stdin is not None:
-                with suppress(BrokenPipeError):
-                    worker.process.stdin.close()
-        for worker in workers:
-            try:
-                worker.process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
+        end([worker.process for worker in workers], _STOP_SECONDS)
 
 
 def _death(code: int) -> str:
@@ -179,7 +145,7 @@ def _shared_folder() -> Iterator[Path]:
     """A temporary folder that names its process, so that what a killed one left can be removed by the next."""
     for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
         owner = left.name.removeprefix(_FOLDER).partition("-")[0]
-        if owner.isdigit() and not leases.runs(int(owner), None):
+        if owner.isdigit() and not runs(int(owner), None):
             shutil.rmtree(left, ignore_errors=True)
     folder = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-")
     try:

@@ -22,6 +22,7 @@ from losslake.analysis.scoring.stored import fresh_results
 from losslake.cli import _run
 from losslake.store.errors import CorruptLake
 from losslake.store.lake import Lake
+from losslake.store.write.leases import states
 from places import ROOT
 
 MakeLake = Callable[..., Lake]
@@ -64,6 +65,8 @@ def test_several_processes_keep_and_tell_the_same(
             ["analyze", "all", "--lake", str(place), "--experiment", "tests", "--jobs", str(jobs)], False
         )
         said.append((code, *capfd.readouterr(), results(place)))
+        # Processes that are done take their leases along; what is left is of this one.
+        assert set(states(Lake.open(place).files).values()) <= {"at work"}
     assert said[0][0] == 0
     assert len(said[0][1].splitlines()) > 30
     assert "left out" in said[0][2]
@@ -104,18 +107,18 @@ ORDER += ["compare", *(each.name for each in EVALUATIONS if each.default_scores)
 def test_one_that_is_killed_is_named_and_runs_committed_since_are_not_looked_at(
     lake_of: MakeLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake, send = small(lake_of), side_by_side._send
+    lake, send = small(lake_of), side_by_side.send
     killed = []
 
-    def sent(worker: Any, content: dict[str, Any]) -> None:
+    def sent(process: Any, content: dict[str, Any]) -> None:
         if content.get("name") == "kde":
-            worker.process.kill()
-            killed.append(worker.process.pid)
-        send(worker, content)
+            process.kill()
+            killed.append(process.pid)
+        send(process, content)
 
     with open_source(lake, "tests") as source:
         lake_of(np.ones((1, 120), bool), np.zeros((1, 120)), lake=lake, names=["late"], roles=["shadow"])
-        monkeypatch.setattr(side_by_side, "_send", sent)
+        monkeypatch.setattr(side_by_side, "send", sent)
         told: list[Told] = []
         with pytest.raises(side_by_side.WorkerDied, match=r"computed kde was killed \(signal 9\)"):
             told.extend(until_it_fails(side_by_side.run_side_by_side(source, FPRS, 2), told))
