@@ -15,7 +15,6 @@ from ..store.lake import Lake
 from ..store.shell.output import format_of, write_frame
 from .declare import Analysis, Declaration, Evaluation, Option
 from .evaluations.catalogue import EVALUATIONS, run_all, run_evaluation
-from .evaluations.side_by_side import jobs_for, run_side_by_side
 from .output import aligned, leading_figures, metric_lines, write_text
 from .scores import Scores
 from .scoring.catalogue import ANALYSES, find, open_source
@@ -116,6 +115,8 @@ def analyze_all(
     Example:
       losslake analyze all --lake my-lake --experiment digits
     """
+    from .evaluations.side_by_side import jobs_for, run_side_by_side
+
     opened = Lake.open(lake)
     with open_source(opened, choose_experiment(opened, experiment), target) as source:
         jobs = jobs or jobs_for(source)

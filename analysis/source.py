@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ..sql import read_sql
 from ..store.errors import CorruptLake, InvalidOption, NotEnoughData, NotFound
-from ..store.format.records import Role, Run
+from ..store.format.records import CANARY, Role, Run
 from ..store.lake import Lake
 from ..store.query.kept import Kept, kept_rows_of_each, place_of, rows_by_sum
 from ..store.read.catalogue import check_remembered, listed_files
@@ -38,10 +38,6 @@ T = TypeVar("T")
 
 KEPT, KEPT_BY_MANY = 64 << 20, 256 << 20
 """Bytes of what was read that one analysis keeps at most, and many together, which read the same again and again."""
-
-
-CANARY = "canary"
-"""The group of planted records, and of the candidates that they are ranked among."""
 
 
 @dataclass
@@ -222,7 +218,7 @@ class Source:
     def audited(self) -> np.ndarray:
         """Which samples are of the audit pool, (samples,) bool."""
         if self._audited is None:
-            pool = pl.DataFrame(self.lake.samples(self.experiment).select(["pool"]))
+            pool = pl.DataFrame(self.lake.samples(self.experiment, columns=["pool"]))
             self._audited = (pool["pool"] == "audit").to_numpy()
             self._audited.flags.writeable = False
         return self._audited
@@ -233,7 +229,7 @@ class Source:
         No analysis but `exposure` looks at them; what any run says of them is no reference. Queries of sql/ leave the same ones out.
         """
         if self._candidates is None:
-            group = pl.DataFrame(self.lake.samples(self.experiment).select(["group"]))
+            group = pl.DataFrame(self.lake.samples(self.experiment, columns=["group"]))
             self._candidates = ~self.audited() & group["group"].eq_missing(CANARY).to_numpy()
             self._candidates.flags.writeable = False
         return self._candidates

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...store.errors import InvalidOption, NotEnoughData
+from ...store.format.records import CANARY
 from ..scores import Finding, Scores
 from ..scoring.stored import keep_scores
-from ..source import CANARY, Source
+from ..source import Source
 from ..statistics.metric import Metric
 from .epsilon import (
     Guessing,

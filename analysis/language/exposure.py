@@ -8,6 +8,7 @@ from typing import Annotated
 import polars as pl
 
 from ...store.errors import NotEnoughData
+from ...store.format.records import CANARY
 from ..scores import Scores
 from ..source import Source
 from ..statistics.metric import Metric
@@ -16,7 +17,7 @@ from ..statistics.metric import Metric
 def exposure(
     source: Source,
     *,
-    group: Annotated[str, "the group of samples that canaries and candidates are in"] = "canary",
+    group: Annotated[str, "the group of samples that canaries and candidates are in"] = CANARY,
 ) -> Scores:
     """Exposure of canaries: how far up a canary stands among candidates that the target did not train on, in bits.
 

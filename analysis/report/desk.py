@@ -16,11 +16,10 @@ import pyarrow as pa
 
 from ...store.errors import InvalidOption, NotEnoughData
 from ...store.format.ranges import ranges_of
-from ...store.format.records import Result, Run
+from ...store.format.records import CANARY, Result, Run
 from ..attacks.logits import Lists, need_lists
 from ..declare import parse_options
 from ..evaluations.catalogue import evaluation_variant, find_evaluation, run_evaluation
-from ..evaluations.dp_audit import CANARY
 from ..scores import Finding, Scores
 from ..scoring.catalogue import ANALYSES
 from ..scoring.stored import SCORE, fresh_results, keep_scores, read_scores

@@ -11,15 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...store.errors import InvalidInput, InvalidOption, NotEnoughData
+from ...store.format.records import CANARY
 from ..callables import unknown_choice
 from ..data.nested import Nested
 from .selection import check_seed
 
 Kind = Literal["mislabelled", "blank", "noise"]
 KINDS: tuple[str, ...] = get_args(Kind)
-
-GROUP = "canary"
-"""The group that canaries are in."""
 
 _CHOICE, _LABELS, _CONTENT = 301, 302, 303
 
@@ -61,7 +59,7 @@ def plant_canaries(
     """The records with canaries among them: x (N, ...), y int64 (N,) and the table of samples, as they then are.
 
     Mislabelled ones stand where they stood, others are appended to the audit pool with keys canary/0, canary/1, ... and
-    nothing in the user's columns. All are in group `GROUP`. Deterministic in seed; what is given is not written to.
+    nothing in the user's columns. All are in group `CANARY`. Deterministic in seed; what is given is not written to.
 
     Raises InvalidOption for data of a single class and for new records of several inputs, NotEnoughData where there are fewer records, or fewer colours, than
     canaries asked for, InvalidInput where the data has a group of that name.
@@ -69,8 +67,8 @@ def plant_canaries(
     check_seed(seed)
     if classes < 2:
         raise InvalidOption("canaries need another label to take, and the data has a single class")
-    if "group" in samples.column_names and pc.any(pc.equal(samples["group"], GROUP)).as_py():
-        raise InvalidInput(f"the data has a group {GROUP!r} of its own; rename it, or leave --canaries out")
+    if "group" in samples.column_names and pc.any(pc.equal(samples["group"], CANARY)).as_py():
+        raise InvalidInput(f"the data has a group {CANARY!r} of its own; rename it, or leave --canaries out")
     pool = samples["pool"].to_numpy(zero_copy_only=False)
     audit = np.flatnonzero(pool == "audit")
     labels = np.random.default_rng([_LABELS, seed])
@@ -107,14 +105,14 @@ def plant_canaries(
 
 def canary_mask(samples: pa.Table) -> np.ndarray:
     """Which samples of an experiment are in the group of canaries: bool (N,)."""
-    return np.asarray(pc.fill_null(pc.equal(samples["group"], GROUP), False))
+    return np.asarray(pc.fill_null(pc.equal(samples["group"], CANARY), False))
 
 
 def _marked(samples: pa.Table, rows: np.ndarray, y: np.ndarray) -> pa.Table:
     """The samples with labels y and with ``rows`` in the group of canaries."""
     groups = samples["group"].to_pylist() if "group" in samples.column_names else [None] * len(samples)
     for row in rows.tolist():
-        groups[row] = GROUP
+        groups[row] = CANARY
     columns = {name: samples[name] for name in samples.column_names}
     columns["label"] = pa.array(y.astype(np.int32))
     columns["group"] = pa.array(groups, pa.string())

@@ -22,6 +22,9 @@ from .manifest import DataFile, files_from_json, files_to_json
 FORGOTTEN = "forgotten"
 """The pool of forgotten samples."""
 
+CANARY = "canary"
+"""The group of planted records, and of the candidates that they are ranked among."""
+
 AUDIT = "audit"
 """What the facts of an experiment that `losslake.audit` made say of it under recorded_by."""
 
