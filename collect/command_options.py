@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..store.errors import InvalidOption
 from .data.named import DATASET_NAMES
 from .data.room import VARIABLE, room_for
-from .recipe import Recipe, changed, load_recipe
+from .presets import PRESETS
+from .recipe import Recipe, changed, load_recipe, recipe_file
 
 Command = Callable[..., Any]
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _WORD = re.compile(r"[A-Za-z_][\w.-]*")
+_TOLD = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 _OF_PYTHON = {"True": "true", "False": "false", "None": "null"}
 
 
@@ -215,6 +218,23 @@ _DATA_FLAGS = (
     "pictures",
     "data_dir",
 )
+
+
+def told() -> dict[str, str]:
+    """What the command's caller gave of its options, by parameter, and of a recipe in a file of theirs: what each is called to them.
+
+    Whatever the value is: one that is the default counts as well, and a preset's fields do not, which nobody chose one by one.
+    """
+    context = click.get_current_context()
+    found = {
+        each.name: each.opts[0]
+        for each in context.command.params
+        if each.name is not None and context.get_parameter_source(each.name) in _TOLD
+    }
+    file = context.params.get("recipe_file")
+    if file is not None and str(file) not in PRESETS:
+        found = {**{name: f"recipe field {name}" for name in recipe_file(file)}, **found}
+    return found
 
 
 def recipe_of(given: dict[str, Any], base: Callable[[], Recipe | None] = lambda: None) -> Recipe | None:

@@ -10,7 +10,7 @@ import click
 from ..store.command_options import lake_option
 from ..store.errors import NotFound
 from ..store.lake import Lake
-from .command_options import DATA, EXPERIMENT, INPUT, RECIPE, RUNNING, data_of, recipe_of
+from .command_options import DATA, EXPERIMENT, INPUT, RECIPE, RUNNING, data_of, recipe_of, told
 from .fleet.commands import FLEETS
 from .progress import GETTING_READY, ProgressLines
 from .recipe import Recipe
@@ -70,17 +70,20 @@ def target(lake: str, experiment: str, **given: Any) -> None:
     progress.note(GETTING_READY)
     from ..store.upkeep.remove import unused_removed
     from .experiment.prepare import prepare_experiment
+    from .fleet.meaningless import refuse_meaningless
     from .fleet.target_and_shadows import collect_target
 
-    recipe = recipe_of(given)
+    chosen = told()
+    recipe = recipe_of(given) or Recipe()
     data = data_of(given)
     opened = Lake.open(lake, create=True)
     with unused_removed(opened, experiment):
         prepared = prepare_experiment(
             opened, experiment, seed=given["seed"], fraction=given["fraction"], **data
         )
+        refuse_meaningless(recipe, chosen, prepared.data)
         runs = collect_target(
-            opened, experiment, recipe=recipe or Recipe(), prepared=prepared, progress=progress, **given
+            opened, experiment, recipe=recipe, prepared=prepared, progress=progress, **given
         )
     for run in runs:
         click.echo(_summary(run))

@@ -162,6 +162,9 @@ class Recipe:
             object.__setattr__(self, "dp_clip", 1.0)
 
 
+RECIPE_FIELDS = tuple(each.name for each in dataclasses.fields(Recipe))
+
+
 def load_recipe(path: Path | None, overrides: Mapping[str, object]) -> Recipe:
     """The recipe in the TOML file `path` (None: the defaults), with `overrides` on top.
 
@@ -171,28 +174,31 @@ def load_recipe(path: Path | None, overrides: Mapping[str, object]) -> Recipe:
 
     Raises NotFound, InvalidInput (not TOML) or InvalidOption (unknown field, wrong type or value).
     """
-    values: dict[str, Any] = {}
-    if path is not None and str(path) in PRESETS:
-        values = dict(PRESETS[str(path)])
-    elif path is not None:
-        try:
-            values = read_toml(Path(path))
-        except FileNotFoundError as error:
-            raise NotFound(
-                f"no recipe file {path}, and no preset of this name; presets: {', '.join(PRESETS)}"
-            ) from error
-        except OSError as error:
-            raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise InvalidInput(f"{path}: not a TOML file: {error}") from error
-        if isinstance(values.get("recipe"), dict):
-            beside = [key for key in values if key != "recipe"]
-            if beside:
-                raise InvalidOption(
-                    f"{path}: {', '.join(beside)} stand beside [recipe]; put all fields in it or none"
-                )
-            values = values["recipe"]
-    return from_json(_on_top(values, overrides))
+    return from_json(_on_top({} if path is None else recipe_file(path), overrides))
+
+
+def recipe_file(path: Path) -> dict[str, Any]:
+    """The fields of a recipe that a TOML file gives, or a preset of this name. Raises as `load_recipe`."""
+    if str(path) in PRESETS:
+        return dict(PRESETS[str(path)])
+    try:
+        values = read_toml(Path(path))
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"no recipe file {path}, and no preset of this name; presets: {', '.join(PRESETS)}"
+        ) from error
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidInput(f"{path}: not a TOML file: {error}") from error
+    if not isinstance(values.get("recipe"), dict):
+        return values
+    beside = [key for key in values if key != "recipe"]
+    if beside:
+        raise InvalidOption(
+            f"{path}: {', '.join(beside)} stand beside [recipe]; put all fields in it or none"
+        )
+    return dict(values["recipe"])
 
 
 def changed(recipe: Recipe, overrides: Mapping[str, object]) -> Recipe:

@@ -21,15 +21,11 @@ _DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 def with_estimator(recipe: Recipe) -> Recipe:
     """The recipe with the libraries of the estimator that its model names; as it is where the model is a network.
 
-    An estimator is a class with fit, or a function that does not take input_shape and classes, as those of networks do. It is
-    made once, so that what is wrong with it is told before any run. Raises InvalidOption, InvalidInput; InvalidOption too where
+    An estimator is a class with fit, or a function that does not take input_shape and classes, as those of networks do; of a function that
+    takes any keywords, what it returns for model_options alone decides. It is made once, so that what is wrong with it is told before any run. Raises InvalidOption, InvalidInput; InvalidOption too where
     the recipe, of a run, names other versions than those here.
     """
-    if not is_callable_spec(recipe.model):
-        _refuse_libraries(recipe, None)
-        return recipe
-    found = load_callable(recipe.model)
-    if not _makes_estimators(found):
+    if not _names_estimator(recipe):
         _refuse_libraries(recipe, None)
         return recipe
     made = make_estimator(recipe)
@@ -37,6 +33,11 @@ def with_estimator(recipe: Recipe) -> Recipe:
     libraries = _libraries(made)
     _refuse_libraries(recipe, libraries)
     return replace(recipe, estimator=libraries)
+
+
+def is_estimator(recipe: Recipe) -> bool:
+    """Whether the recipe's model is an estimator, as `with_estimator` finds it. Raises InvalidOption, InvalidInput where it cannot be found."""
+    return recipe.estimator is not None or _names_estimator(recipe)
 
 
 def make_estimator(recipe: Recipe) -> Any:
@@ -47,7 +48,7 @@ def make_estimator(recipe: Recipe) -> Any:
         made = _of_class(found, spec, options)
     else:
         made = _of_function(found, spec, options)
-    if not (hasattr(made, "fit") and hasattr(made, "get_params")):
+    if not _is_one(made):
         raise InvalidInput(
             f"{spec} makes {a(type(made).__name__)}, which is no estimator: it needs fit and get_params, as scikit-learn's have. A function that "
             "makes a network takes input_shape and classes"
@@ -76,15 +77,28 @@ def make_estimator(recipe: Recipe) -> Any:
     return made
 
 
-def _makes_estimators(found: Any) -> bool:
+def _names_estimator(recipe: Recipe) -> bool:
+    if not is_callable_spec(recipe.model):
+        return False
+    found = load_callable(recipe.model)
     if isinstance(found, type):
-        return hasattr(found, "fit") and hasattr(found, "get_params")
+        return _is_one(found)
     try:
         taken = inspect.signature(found).parameters
     except (TypeError, ValueError):  # a builtin without a signature
         return False
-    anything = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken.values())
-    return not anything and not {"input_shape", "classes"} & set(taken)
+    if {"input_shape", "classes"} & set(taken):
+        return False
+    if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken.values()):
+        return True
+    try:  # it takes whatever it is given: what it makes of an estimator's arguments says which of the two it is
+        return _is_one(found(**recipe.model_options))
+    except Exception:  # as where it looks for input_shape among them
+        return False
+
+
+def _is_one(made: Any) -> bool:
+    return hasattr(made, "fit") and hasattr(made, "get_params")
 
 
 def _of_class(found: type, spec: str, options: Mapping[str, Any]) -> Any:

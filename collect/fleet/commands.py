@@ -12,7 +12,7 @@ import click
 from ...store.command_options import lake_option
 from ...store.errors import InvalidOption, NotFound
 from ...store.lake import Lake
-from ..command_options import DATA, EXPERIMENT, RECIPE, RUNNING, data_of, option_set, recipe_of
+from ..command_options import DATA, EXPERIMENT, RECIPE, RUNNING, data_of, option_set, recipe_of, told
 from ..progress import GETTING_READY, ProgressLines
 
 if TYPE_CHECKING:
@@ -198,6 +198,7 @@ def _collect(
     from ...store.upkeep.remove import unused_removed
     from ..experiment.prepare import prepare_experiment
     from .design import parse_shard
+    from .meaningless import refuse_meaningless
     from .setup import any_target, stored_recipe
 
     given["shard"] = None if given["shard"] is None else parse_shard(given["shard"])
@@ -213,10 +214,13 @@ def _collect(
         except (NotFound, InvalidOption):
             return None  # no target, or none that losslake trained by one recipe: the flags are all there is
 
+    chosen = told()
     recipe = recipe_of(given, of_target)
     data = data_of(given)
     with unused_removed(opened, experiment):
         prepared = prepare_experiment(opened, experiment, **data)
+        if (trained := recipe or of_target()) is not None:
+            refuse_meaningless(trained, chosen, prepared.data)
         runs = collect(opened, experiment, recipe=recipe, prepared=prepared, progress=progress, **given)
     where = f"in {opened.path}, experiment {experiment}"
     if given["shard"] is None:

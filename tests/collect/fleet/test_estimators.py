@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
 from losslake.analysis.attacks.lira import lira
 from losslake.analysis.scoring.catalogue import open_source
 from losslake.auditing import audit
-from losslake.cli import _run
+from losslake.cli import _run, cli
 from losslake.collect.command_options import _setting
 from losslake.collect.estimators.named import make_estimator, with_estimator
 from losslake.collect.experiment.prepare import Prepared, prepare_experiment
@@ -34,6 +35,7 @@ from losslake.store.errors import (
 from losslake.store.format.records import Run
 from losslake.store.lake import Lake
 from sklearn.base import clone
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -101,8 +103,9 @@ def importable() -> Any:
     there = sys.modules.get(__name__)
     sys.modules[__name__] = there or type(sys)(__name__)
     vars(sys.modules[__name__]).update(
-        pipeline=pipeline, network=network, distances=distances, nothing=nothing, OnlyGiven=OnlyGiven
-    )
+        pipeline=pipeline, network=network, distances=distances, nothing=nothing, OnlyGiven=OnlyGiven,
+        any_forest=any_forest, any_network=any_network, any_network_with_defaults=any_network_with_defaults,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -381,6 +384,72 @@ def test_what_estimators_do_not_have_is_refused(
     with pytest.raises(error, match=why):
         collect_target(lake, "e", recipe=made, prepared=prepared, **{"jobs": 1, **given})
     assert lake.runs("e") == []
+
+
+OF_NETWORKS = (
+    "--lr 0.1", "--momentum 0.9", "--weight-decay 0.0005", "--optimizer sgd", "--schedule cosine", "--batch-size 256", "--label-smoothing 0",
+    "--no-flip", "--crop 0", "--precision fp32", "--no-compile", "--stack 1", "--grad-norms none", "--checkpoint-every 0", "--restart",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["target", "shadows"])
+def test_an_option_that_means_nothing_is_refused_whatever_its_value(
+    lake: Lake, prepared: Prepared, tmp_path: Path, command: str
+) -> None:
+    """Each is what networks have unless told: in silence nobody would know that an estimator has no such thing."""
+    here = ["collect", command, "--lake", lake.path, "--experiment", "e", "--model", FOREST.model]
+    here += ["--count", "2"] if command == "shadows" else []
+    file = tmp_path / "recipe.toml"
+    file.write_text("lr = 0.1\n")
+    of_target = ("--grad-norms", "--checkpoint-every", "--restart")
+    for option in (*OF_NETWORKS, f"--recipe {file}"):
+        name, *_ = option.split()
+        if command == "shadows" and name in of_target:
+            continue
+        refused = CliRunner().invoke(cli, [*here, *option.split()]).exception
+        assert isinstance(refused, InvalidOption), option
+        called = {"--no-flip": "--flip", "--no-compile": "--compile", "--recipe": "recipe field lr"}.get(
+            name, name
+        )
+        assert str(refused).startswith(f"{called} is of networks, and {FOREST.model} is an estimator"), option
+    assert lake.runs("e") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("--flip", "--flip is of pictures"),
+        ("--crop 0", "--crop is of pictures"),
+        ("--optimizer adam --momentum 0.9", "--momentum is of sgd, and the optimizer is adam"),
+    ],
+)
+def test_what_a_network_ignores_is_refused_too(
+    lake: Lake, prepared: Prepared, options: str, why: str
+) -> None:
+    here = ["collect", "target", "--lake", lake.path, "--experiment", "e", "--model", "mlp"]
+    refused = CliRunner().invoke(cli, [*here, *options.split()]).exception
+    assert isinstance(refused, InvalidOption)
+    assert str(refused).startswith(why)
+
+
+def any_forest(**given: Any) -> Any:
+    return RandomForestClassifier(**given)
+
+
+def any_network(**given: Any) -> Any:
+    return network(given["input_shape"], given["classes"])
+
+
+def any_network_with_defaults(**given: Any) -> Any:
+    return object() if given == {} else network(**given)
+
+
+def test_a_function_of_any_keywords_is_what_it_returns() -> None:
+    recipe = Recipe(model=f"{__name__}:any_forest", model_options={"n_estimators": 3})
+    assert "scikit-learn" in (with_estimator(recipe).estimator or "")
+    for name in ("any_network", "any_network_with_defaults"):
+        recipe = Recipe(model=f"{__name__}:{name}")
+        assert with_estimator(recipe) == recipe
 
 
 def test_models_about_a_target_need_one_that_is_an_estimator(lake: Lake, prepared: Prepared) -> None:
