@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from email.utils import formatdate
 from importlib.util import find_spec
 from itertools import count
@@ -83,6 +84,16 @@ def no_power_fails() -> Iterator[None]:
     """What this process writes is there without waiting for the disk: milliseconds each time, a hundred thousand times."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: os.fstat(handle))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def leases_of_other_tests_rest() -> Iterator[None]:
+    """The threads that renew leases of lakes of earlier tests sleep, unless a test wakes its own: they outlive theirs, and would run into what
+    a later one counts, or lets fail, in every lake of the process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RENEWED", "RETRIED"):
+            patch.setattr(leases, name, timedelta(days=1))
         yield
 
 

@@ -183,13 +183,15 @@ def _put_in_place(process: Process | None, before: Callable[[], None]) -> dict[s
         return seen
     there = process
     real_time = _PLAIN["time"]
+    here = str(there.disk.path.resolve())
 
     def stepping(name: str) -> Callable[..., Any]:
         real = _PLAIN[name]
 
-        def call(*given: Any, **named: Any) -> Any:
-            before()
-            return real(*given, **named)
+        def call(files: LocalFiles, *given: Any, **named: Any) -> Any:
+            if files.root == here:  # or a thread renews the lease of another lake
+                before()
+            return real(files, *given, **named)
 
         return call
 

@@ -575,6 +575,10 @@ def test_a_listing_that_passes_over_a_file_is_made_again(
 
     @contextlib.contextmanager
     def passing_over(folder: str) -> Iterator[list[os.DirEntry[str]]]:
+        if not folder.startswith(files.root):  # of another lake, whose lease is renewed meanwhile
+            with scandir(folder) as entries:
+                yield list(entries)
+            return
         with scandir(folder) as entries:
             kept = [entry for entry in entries if entry.name != "b.json" or seen]
         seen.append(folder)
@@ -597,7 +601,7 @@ def test_a_folder_that_vanishes_before_its_first_file_is_made_again(
 
     def make_and_lose(self: LocalFiles, folder: str, durable: bool) -> None:
         make(self, folder, durable)
-        if len(vanished) < 5:
+        if len(vanished) < 5 and self.root == lake.files.root:
             os.rmdir(folder)  # what another writer's `delete` does
             vanished.append(folder)
 

@@ -24,6 +24,7 @@ from losslake.store.errors import CorruptLake
 from losslake.store.lake import Lake
 from losslake.store.write.leases import states
 from places import ROOT
+from warm import HANGS
 
 MakeLake = Callable[..., Lake]
 FPRS = (0.01, 0.1)
@@ -151,11 +152,11 @@ def test_ctrl_c_ends_every_process(lake_of: MakeLake) -> None:
     workers = wait_for(lambda: children(process.pid)[1:] and children(process.pid))
     wait_for(lambda: list(Path(lake.path, "results").rglob("*.json")))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=HANGS)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "losslake: stopped"
     assert "Traceback" not in err
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert 0 < len(results(Path(lake.path))) < len(ORDER)
 
 
@@ -164,7 +165,7 @@ def children(pid: int) -> list[int]:
 
 
 def wait_for(look: Callable[[], Any]) -> Any:
-    until = time.monotonic() + 60
+    until = time.monotonic() + HANGS
     while not (found := look()):
         assert time.monotonic() < until
         time.sleep(0.02)

@@ -49,9 +49,8 @@ def counted(patch: pytest.MonkeyPatch, lake: Lake, act: Callable[[], object]) ->
             real = getattr(LocalFiles, name)
 
             def call(files: LocalFiles, *given: Any, real: Any = real, name: str = name, **named: Any) -> Any:
-                done[name] += (
-                    files.root == lake.files.root
-                )  # or another lake's lease that is renewed meanwhile
+                if files.root == lake.files.root:  # or another lake's lease is renewed meanwhile
+                    done[name] += 1
                 return real(files, *given, **named)
 
             inside.setattr(LocalFiles, name, call)

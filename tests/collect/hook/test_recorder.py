@@ -8,6 +8,7 @@ from types import FrameType
 
 import pytest
 from losslake.collect.hook.recorder import Background
+from warm import HANGS
 
 
 def test_jobs_are_done_in_order_and_the_thread_can_start_again() -> None:
@@ -25,7 +26,7 @@ def test_what_a_job_raises_comes_up_and_stops_the_rest() -> None:
     submitted = threading.Event()
 
     def failing() -> None:
-        submitted.wait(10)
+        submitted.wait(HANGS)
         raise ZeroDivisionError
 
     beside = Background("test")
@@ -42,7 +43,7 @@ def test_a_signal_while_it_ends_does_not_leave_a_job_running() -> None:
     wait, done = threading.Event(), threading.Event()
 
     def slow() -> None:
-        wait.wait(0.5)
+        wait.wait(HANGS)
         done.set()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -52,12 +53,18 @@ def test_a_signal_while_it_ends_does_not_leave_a_job_running() -> None:
     beside = Background("test")
     try:
         beside.submit(slow)
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        with pytest.raises(SystemExit):
+
+        def finish() -> None:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
             beside.finish()
+
+        with pytest.raises(SystemExit):
+            finish()
         assert not done.is_set()
+        threading.Timer(0.2, wait.set).start()
         beside.stop()
         assert done.is_set()
     finally:
+        wait.set()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -491,7 +491,9 @@ def test_the_index_spares_a_request_for_each_run(
         real = getattr(obstore, name)
 
         def call(store: object, *given: object, **named: object) -> object:
-            asked.append(f"{name} {given[0] if given else named['prefix']}")
+            path = given[0] if given else named["prefix"]
+            if not str(path).startswith("writers/"):  # a lease is renewed, of this lake or another
+                asked.append(f"{name} {path}")
             return real(store, *given, **named)
 
         return call
@@ -527,7 +529,8 @@ def test_what_many_runs_share_is_fetched_at_once(
     read = type(lake.files).read
 
     def counted(files: Files, path: str) -> bytes:
-        asked.append(path)
+        if files.root == lake.files.root:
+            asked.append(path)
         return read(files, path)
 
     monkeypatch.setattr(type(lake.files), "read", counted)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from losslake.store.errors import LosslakeError
 from losslake.store.format.out_file import check_out_file, out_file
+from warm import HANGS
 
 
 def put(path: Path, data: bytes = b"new") -> None:
@@ -63,7 +64,7 @@ def test_through_a_named_pipe(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
     reader.start()
     put(pipe, b"x" * 200_000)
-    reader.join(20)
+    reader.join(HANGS)
     assert got == [b"x" * 200_000]
     assert pipe.is_fifo()
 
