@@ -182,10 +182,19 @@ def next_steps(
     other = Step(
         "See that this is the model that was meant, with the records as it takes them: it says the same of all, and no attack finds anything in that."
     )
+    finer = Step(
+        "Ask the model for finer answers, probabilities in place of classes where it has them: records that it says the same of cannot be told apart."
+    )
+    unlike = Step(
+        "See where the shadow models' answers differ from the model's: where they are the same, what it says does not depend on which of these "
+        "records it was given."
+    )
     by_rule = {
+        "one score": (other,) if constant else (unlike,) if with_them else (collect, finer),
+        "ties": (collect, finer),
         "members differ": (same,),
         "too few records": (hold,),
         "worse than guessing": (check,),
         "models unlike": (alike,),
     }
-    return by_rule.get(judged.rule, (other if constant else collect,))
+    return by_rule.get(judged.rule, (collect,))

@@ -9,6 +9,7 @@ from ..evaluations.likeness import CAUTIONS
 from ..statistics.roc import RESOLVED_FROM
 from .data import Headline, Report, metric_of
 from .parts import fixed, plural
+from .verdict import tied
 
 FEW_SHADOWS = 64
 """Under this many shadow models a report says that the attack is not the strongest there is."""
@@ -101,7 +102,10 @@ def _resolution(headline: Headline) -> Trust:
         text += f" {percent(headline.wanted)} cannot be resolved{at}."
     else:
         text += f" The figures are at {percent(headline.fpr)}."
-    return Trust(plural(others, "non-member"), text, coarse)
+    same = headline.fpr is not None and tied(headline.attack, headline.fpr, headline.accused)
+    if same:
+        text += f" Because so many records have the same score, only {percent(headline.accused / others)} of non-members lie above the threshold."
+    return Trust(plural(others, "non-member"), text, coarse or same)
 
 
 def _with_article(label: str) -> str:

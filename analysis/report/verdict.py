@@ -18,7 +18,7 @@ from ..evaluations.shifted_members import VOID, compares_with_itself
 from ..scores import Scores
 from ..statistics.intervals import CONFIDENCE
 from ..statistics.metric import Metric
-from ..statistics.roc import auc, firm, split, threshold_at_fpr, tpr_at_fpr
+from ..statistics.roc import RESOLVED_FROM, auc, firm, split, threshold_at_fpr, tpr_at_fpr
 from .data import Attack, Headline, Scored, beats_guessing, label_of
 
 Level = Literal["clear leak", "signs", "none found", "cannot tell"]
@@ -30,7 +30,9 @@ Rule = Literal[
     "members differ",
     "worse than guessing",
     "too few records",
+    "one score",
     "no shadow models",
+    "ties",
     "models unlike",
     "no better than guessing",
     "no attack",
@@ -91,9 +93,7 @@ class Judgement:
         fpr, attack = self.fpr, self.attack
         if fpr is None or attack is None or not attack.curve.non_members:
             return fpr
-        # Without ties it is as many as there may be; one fewer is not worth a word.
-        tied = self.accused + 2 <= fpr * attack.curve.non_members
-        return self.accused / attack.curve.non_members if tied else fpr
+        return self.accused / attack.curve.non_members if tied(attack, fpr, self.accused) else fpr
 
     @property
     def by_luck(self) -> float | None:
@@ -161,9 +161,11 @@ def judge(
     4. cannot tell: members and non-members differ, and the attack takes such a difference for a leak.
     5. cannot tell: the whole interval of the AUC lies below 0.5, so the attack's assumptions do not hold.
     6. cannot tell: the non-members resolve none of the asked rates, or there are fewer than 50 members.
-    7. cannot tell: the attack does without shadow models.
-    8. cannot tell: the shadow models are unlike the target, so an attack calibrated on them may miss what there is.
-    9. none found.
+    7. cannot tell: all records have one and the same score.
+    8. cannot tell: the attack does without shadow models.
+    9. cannot tell: so many records have the same score that fewer non-members lie above the threshold than resolve a rate.
+    10. cannot tell: the shadow models are unlike the target, so an attack calibrated on them may miss what there is.
+    11. none found.
     """
     lead = leading or chosen(attacks)
     if lead is None:
@@ -171,9 +173,9 @@ def judge(
     tpr = finest(lead)
     counting = [one for one in attacks if _counts(one, warned)]
     better, by_chance = _others(counting, lead, tpr)
-    level, rule = _level(lead, tpr, better, lead in counting, frozenset(warned))
     named, accused = named_at(lead, float(tpr.parameters["fpr"])) if tpr is not None else (frozenset(), 0)
     score, member = lead.scored.scores.arrays()
+    level, rule = _level(lead, tpr, accused, better, lead in counting, frozenset(warned))
     missing = np.isnan(score)
     return Judgement(
         level,
@@ -223,8 +225,21 @@ def chance_explains(metrics: Sequence[Metric]) -> bool:
     return bool(above) and all(metric.ci_low == 0 for metric in above)
 
 
+def tied(attack: Attack, fpr: float, accused: int) -> bool:
+    """Whether so many records have the same score that no threshold comes near this FPR, and so few non-members lie above it.
+
+    Without ties as many do as may; one fewer is not worth a word.
+    """
+    return accused + 2 <= fpr * attack.curve.non_members
+
+
 def _level(
-    lead: Attack, tpr: Metric | None, better: tuple[Better, ...], counts: bool, warned: frozenset[str]
+    lead: Attack,
+    tpr: Metric | None,
+    accused: int,
+    better: tuple[Better, ...],
+    counts: bool,
+    warned: frozenset[str],
 ) -> tuple[Level, Rule]:
     low, high = lead.auc.ci_low or 0.0, 1.0 if lead.auc.ci_high is None else lead.auc.ci_high
     if (
@@ -245,8 +260,13 @@ def _level(
         return "cannot tell", "worse than guessing"
     if tpr is None or lead.curve.members < FEWEST_MEMBERS:
         return "cannot tell", "too few records"
+    scores = lead.scored.scores.arrays()[0]
+    if np.nanmin(scores) == np.nanmax(scores):
+        return "cannot tell", "one score"
     if not is_strong(lead):
         return "cannot tell", "no shadow models"
+    if accused < RESOLVED_FROM and tied(lead, float(tpr.parameters["fpr"]), accused):
+        return "cannot tell", "ties"
     if UNLIKE in warned:
         return "cannot tell", "models unlike"
     return "none found", "no better than guessing"

@@ -70,6 +70,8 @@ def title_of(judged: Judgement, shadows: int) -> str:
         if judged.tpr is not None
         else f"{plural(attack.curve.non_members, 'non-member')} {_are(attack.curve.non_members)} too few for a false-positive rate of "
         + percent(float(attack.tprs[-1].parameters["fpr"])),
+        "one score": f"{by} gives all records the same score",
+        "ties": f"{by} gives too many records the same score for a false-positive rate of {percent(judged.fpr)}",
         "no shadow models": f"{by} makes no use of the {plural(shadows, 'shadow model')}"
         if shadows
         else "no attack with shadow models was made",
@@ -224,6 +226,13 @@ def _meaning(judged: Judgement, attack: Attack, by: str) -> str:
         said.append(
             "So few records can show the absence of nothing at these rates: this is neither a sign of a leak nor of its absence."
         )
+    elif judged.rule == "one score":
+        said.append("So it tells nobody from anybody: neither a leak nor its absence is shown.")
+    elif judged.rule == "ties":
+        said.append(
+            "That is no better than guessing, but whoever parts records with the same score by other means may name more: neither a leak nor its "
+            "absence is shown."
+        )
     elif judged.rule == "no shadow models":
         said.append(
             "That is no better than guessing, but an attack without shadow models can miss what one with them finds."
@@ -250,6 +259,7 @@ def _tail(report: Report, judged: Judgement) -> str:
         if (
             metric.parameters["score"] == label_of("loss")
             and metric.value is not None
+            and (metric.ci_low, metric.ci_high) != (0.0, 1.0)
             and firm(fnr, metric.parameters["members"])
         ):
             return (

@@ -21,7 +21,7 @@ from losslake.analysis.report.gather import gather
 from losslake.analysis.report.parts import Table
 from losslake.analysis.report.sections.attacks import IN_COLOUR, attacks, matter_most
 from losslake.analysis.report.sections.records import exposed
-from losslake.analysis.report.verdict import as_attack, judge
+from losslake.analysis.report.verdict import Judgement, as_attack, judge
 from losslake.analysis.report.words import Verdict, luck, title_of, verdict
 from losslake.analysis.report.write import write_report
 from losslake.analysis.scores import Scores
@@ -360,6 +360,33 @@ def test_an_attack_that_does_without_shadow_models_does_not_say_there_are_none()
     assert judged.rule == "no shadow models"
     assert title_of(judged, 0) == "Cannot tell: no attack with shadow models was made"
     assert title_of(judged, 16) == "Cannot tell: loss attack makes no use of the 16 shadow models"
+
+
+@pytest.mark.parametrize("name", ["loss", "lira"])
+def test_scores_that_tie_show_no_absence(name: str) -> None:
+    """Nor a leak; and a rate that the ties leave is judged as any other."""
+    rng = np.random.default_rng(2)
+    same = judge([scored(name, np.zeros(500), np.zeros(500))])
+    assert (same.level, same.rule) == ("cannot tell", "one score")
+    by = "loss attack" if name == "loss" else "LiRA with 16 shadow models"
+    assert title_of(same, 16) == f"Cannot tell: {by} gives all records the same score"
+
+    def some(shares: tuple[float, float]) -> Judgement:
+        """Of members and others these shares have a score above the one that most of them have."""
+        above = [np.where(rng.permutation(500) < 500 * share, rng.random(500), 0) for share in shares]
+        return judge([scored(name, *above)])
+
+    few = some((0.004, 0.004))
+    expected = "no shadow models" if name == "loss" else "ties"
+    assert (few.level, few.rule, few.accused) == ("cannot tell", expected, 2)
+    if name == "lira":
+        assert title_of(few, 4).endswith(
+            "gives too many records the same score for a false-positive rate of 1%"
+        )
+        assert (some((0.06, 0.06)).level, some((0.06, 0.06)).accused) == ("none found", 5)
+        # Ties among the others are no obstacle where members lie above them.
+        clear = some((1.0, 0.0))
+        assert (clear.level, len(clear.named), clear.accused) == ("clear leak", 500, 0)
 
 
 def test_one_record_is_too_few() -> None:
