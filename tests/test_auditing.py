@@ -630,7 +630,9 @@ def test_models_that_agree_because_there_is_nothing_to_learn_from_a_record_are_t
 
     audit = losslake.audit(train(sides[0], 0), *sides, shadows=3, train=train)
     assert any("is the same from any of them" in note for note in audit.notes)
-    assert str(audit).startswith("Cannot tell: LiRA with 3 shadow models gives too many records the same score")
+    assert str(audit).startswith(
+        "Cannot tell: LiRA with 3 shadow models gives too many records the same score"
+    )
 
 
 def test_trainings_that_use_their_members_are_not_doubted() -> None:

@@ -190,7 +190,11 @@ def _function(
             except InvalidInput as error:
                 if not answered:
                     raise
-                raise InvalidInput(f"{error} (after {answered:,} answers about records)") from error
+                raise InvalidInput(
+                    f"{error} (at records {start:,} to {start + size_of(batch) - 1:,} of them, after {answered:,} answers about records). None of these "
+                    "is kept, since the next call may ask another model: let the function keep its own, as joblib.Memory('answers').cache(function) "
+                    "does, and the next call asks for what is missing"
+                ) from error
             answered += size_of(batch)
         return np.concatenate(parts), None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import joblib
 import losslake
 import numpy as np
 import pytest
@@ -117,9 +118,31 @@ def test_a_function_that_fails_now_and_then_is_asked_again(monkeypatch: pytest.M
         return MODEL.predict_proba(x)
 
     calls = 0
-    with pytest.raises(InvalidInput, match=r"nonmembers: ConnectionError: refused \(after 40 answers"):
+    said = r"nonmembers: ConnectionError: refused \(at records 0 to 15 of them, after 40 answers about records\)\. None of these is kept"
+    with pytest.raises(InvalidInput, match=said):
         losslake.audit(late, MEMBERS, OTHERS, batch_size=16)
     assert calls == 1 + 3 + 4
+
+
+def test_a_function_that_keeps_its_own_answers_is_asked_for_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As the error of one that gave up says."""
+    monkeypatch.setattr("losslake.collect.audit.answers.time", SimpleNamespace(sleep=lambda wait: None))
+    asked: list[bool] = []
+
+    def failing(x: Any) -> Any:
+        asked.append(len(asked) not in range(3, 8))
+        if not asked[-1]:
+            raise ConnectionError("refused")
+        return MODEL.predict_proba(x)
+
+    keeping = joblib.Memory(tmp_path, verbose=0).cache(failing)
+    with pytest.raises(InvalidInput, match=r"joblib\.Memory"):
+        losslake.audit(keeping, MEMBERS, OTHERS, batch_size=16)
+    assert asked.count(True) == 3
+    assert np.array_equal(losses(keeping, batch_size=16), losses(MODEL.predict_proba, batch_size=16))
+    assert asked.count(True) == 7  # each batch once
 
 
 def test_a_function_that_never_answered_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
