@@ -157,7 +157,7 @@ def _opened(
     lake: str, experiment: str | None, target: str | None, engine: str, spark_master: str | None
 ) -> Source:
     opened = Lake.open(lake)
-    chosen = choose_experiment(opened, experiment)
+    chosen = choose_experiment(opened, None) if experiment is None else experiment  # to open it looks for it
     if engine == "spark":
         from ..store.spark.connection import spark_session
         from .scoring.spark_source import SparkSource

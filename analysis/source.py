@@ -90,11 +90,15 @@ class Source:
         """
 
         def seen() -> tuple[Run | None, tuple[Run, ...], tuple[int, ...]]:
-            forgotten = lake.experiment(experiment).forgotten  # before any row is read
-            runs = tuple(lake.runs(experiment))
-            chosen = lake.run(experiment, target) if target is not None else _only_target(experiment, runs)
+            known, listed = lake.with_runs(experiment)  # what is forgotten by now, before any row is read
+            runs = tuple(listed)
+            if target is None:
+                chosen = _only_target(experiment, runs)
+            else:
+                named = (run for run in runs if run.run == target)
+                chosen = next(named, None) or lake.run(experiment, target)
             check_unchanged(lake.files, runs)
-            return chosen, runs, forgotten
+            return chosen, runs, known.forgotten
 
         return cls(
             lake, experiment, *read_again(seen, lambda: listed_files(lake, experiment)), find, left_out

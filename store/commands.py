@@ -40,8 +40,7 @@ def info(lake: str) -> None:
     opened = Lake.open(lake)
     click.echo(f"lake {opened.path}")
     for name in opened.experiments():
-        experiment = opened.experiment(name)
-        runs = opened.runs(name)
+        experiment, runs = opened.with_runs(name)
         roles = Counter(run.info.role for run in runs)
         size = sum(file.bytes for files in (experiment.files, *(run.files for run in runs)) for file in files)
         counts = ", ".join(f"{count} {role}" for role, count in sorted(roles.items())) or "no runs"

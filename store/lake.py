@@ -47,7 +47,7 @@ class Lake(Catalogue):
         Raises NewerFormat for a lake of a newer losslake, InvalidInput for a folder that is something else.
         """
         files = files_at(path)
-        if not files.exists(paths.LAKE):
+        if manifest.load_if_there(files, paths.LAKE) is None:
             # Looked at before asking again: another process may be making the lake at this moment.
             used = files.holds_anything()
             if not files.exists(paths.LAKE):
@@ -58,7 +58,7 @@ class Lake(Catalogue):
                 if not create:
                     raise NotFound(f"there is no lake at {files.root}; 'losslake collect' makes one")
                 files.put_if_absent(paths.LAKE, manifest.dump({"kind": "lake", "created": manifest.now()}))
-        manifest.load(files, paths.LAKE)
+            manifest.load(files, paths.LAKE)
         return cls(files)
 
     def _bring_along(self, experiment: str | None, *, rewritten: bool = False) -> None:

@@ -87,10 +87,11 @@ def listed(lake: Catalogue, names: Iterable[str]) -> Listed:
     found: list[Result] = []
     for name in names:
         try:
-            experiments.append(lake.experiment(name))
+            known, its = lake.with_runs(name)
         except NotFound:
             continue
-        runs += lake.runs(name)
+        experiments.append(known)
+        runs += its
         found += results(lake, name)
     return Listed(experiments, runs, found)
 

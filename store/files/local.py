@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from ..errors import CorruptLake, InvalidInput, LosslakeError
-from .faults import FileToRead, NewFile, disk_explained, removed_at_work
+from .faults import FileToRead, NewFile, disk_explained, missing, removed_at_work
 from .stable import at_once, sync_if_there, sync_path
 from .tokens import TEMPORARY, is_temporary, new_token
 
@@ -97,7 +97,10 @@ class LocalFiles:
 
     def open_input(self, path: str) -> BinaryIO:
         with disk_explained(self.root, path):
-            return io.BufferedReader(FileToRead(self.location(path), self.root, path))
+            try:
+                return io.BufferedReader(FileToRead(self.location(path), self.root, path))
+            except NotADirectoryError as error:  # as `exists` has it
+                raise missing(self.root, path) from error
 
     @contextlib.contextmanager
     def create(self, path: str, *, durable: bool = True, later: bool = False) -> Iterator[BinaryIO]:

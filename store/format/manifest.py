@@ -116,6 +116,16 @@ def load(files: Files, path: str) -> dict[str, Any]:
     return checked(load_as_written(files, path), path)
 
 
+def load_if_there(files: Files, path: str) -> dict[str, Any] | None:
+    """The same; None where there is nothing: looked for after it was not found, as it may be removed at any moment."""
+    try:
+        return load(files, path)
+    except CorruptLake:
+        if files.exists(path):
+            raise
+        return None
+
+
 def checked(content: dict[str, Any], path: str) -> dict[str, Any]:
     """What a file says in today's format, of what `parsed` gives. Raises CorruptLake as `contents.check`."""
     content = upgraded(content)

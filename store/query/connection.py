@@ -178,9 +178,12 @@ def connect(
     `Lake.connect`.
     """
     experiments = [experiment] if experiment is not None else lake.experiments()
-    shown = [run for name in experiments for run in lake.runs(name)] if runs is None else list(runs)
+    if runs is None:
+        listed = [lake.with_runs(name) for name in experiments]
+        known, shown = [each for each, _ in listed], [run for _, found in listed for run in found]
+    else:
+        known, shown = [lake.experiment(name) for name in experiments], list(runs)
     found = [result for name in experiments for result in results(lake, name)] if with_results else []
-    known = [lake.experiment(name) for name in experiments]
     check_unchanged(lake.files, [*known, *shown, *found])
     lists = file_lists(known, shown, found, lake.files.location)
     connection = duckdb.connect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import marshal
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -185,6 +186,19 @@ def view_text(name: str) -> str:
 
 def runs_table(runs: Iterable[Run]) -> pa.Table:
     """The ``runs`` view: one row a committed run."""
+    texts: dict[bytes, str] = {}
+
+    def text_of(value: Any) -> str:
+        # Runs of a fleet say mostly the same, and the bytes are had in a tenth of the time of the text. Unlike equality they
+        # tell 1 from 1.0 and from true.
+        try:
+            key = marshal.dumps(value, 2)
+        except ValueError:  # what no manifest holds
+            return _json_text(value)
+        if key not in texts:
+            texts[key] = _json_text(value)
+        return texts[key]
+
     rows: list[dict[str, Any]] = [
         {
             **vars(run.info),
@@ -192,7 +206,7 @@ def runs_table(runs: Iterable[Run]) -> pa.Table:
             "run": run.run,
             "members": run.members,
             "created": run.created,
-            **{name: _json_text(getattr(run.info, name)) for name in ("recipe", "versions", "extra")},
+            **{name: text_of(getattr(run.info, name)) for name in ("recipe", "versions", "extra")},
         }
         for run in runs
     ]

@@ -67,7 +67,7 @@ class Catalogue:
         """One experiment. Raises NotFound with the names there are."""
         check_name("experiment", name)
         path = paths.experiment_manifest(name)
-        content = self._content_if_there(path)
+        content = manifest.load_if_there(self.files, path)
         if content is None:
             known = ", ".join(self.experiments()) or "none yet"
             raise NotFound(f"there is no experiment {name!r} in the lake {self.path} (experiments: {known})")
@@ -100,15 +100,23 @@ class Catalogue:
 
     def runs(self, experiment: str, role: str | None = None) -> list[Run]:
         """The committed runs of an experiment, by name; of one role when given."""
-        forgotten = self.experiment(experiment).forgotten
-        stamps = self.files.stamps(f"runs/experiment={experiment}", ".json")
-        indexed = read_index(self.files, experiment, forgotten) if len(stamps) >= LEAST else {}
+        loaded = self.with_runs(experiment)[1]
+        return [run for run in loaded if role is None or run.info.role == role]
+
+    def with_runs(self, experiment: str) -> tuple[Experiment, list[Run]]:
+        """An experiment with its committed runs, by name. Raises NotFound as `experiment`."""
+        check_name("experiment", experiment)
+        looks: tuple[Callable[[], Any], ...] = (
+            lambda: self.experiment(experiment),
+            lambda: self.files.stamps(f"runs/experiment={experiment}", ".json"),
+        )
+        known, stamps = self.files.each(lambda look: look(), looks)
+        indexed = read_index(self.files, experiment, known.forgotten) if len(stamps) >= LEAST else {}
         found = {path: self._indexed_run(path, indexed.get(path), stamp) for path, stamp in stamps.items()}
         missing = [path for path, run in found.items() if run is None]
         self.not_indexed[experiment] = len(missing)
         found |= zip(missing, self.files.each(self._run_if_there, missing), strict=True)
-        loaded = [run for run in found.values() if run is not None]
-        return [run for run in loaded if role is None or run.info.role == role]
+        return known, [run for run in found.values() if run is not None]
 
     def run(self, experiment: str, run: str) -> Run:
         """One committed run. Raises NotFound with the names there are."""
@@ -193,17 +201,8 @@ class Catalogue:
 
     def _run_if_there(self, path: str) -> Run | None:
         """A run by its manifest; None where there is none, or none any more."""
-        content = self._content_if_there(path)
+        content = manifest.load_if_there(self.files, path)
         return None if content is None else run_from_json(content)
-
-    def _content_if_there(self, path: str) -> dict[str, Any] | None:
-        """`manifest.load`; None where there is nothing: looked for after it was not found, as it may be removed at any moment."""
-        try:
-            return manifest.load(self.files, path)
-        except CorruptLake:
-            if self.files.exists(path):
-                raise
-            return None
 
 
 def results(lake: Catalogue, experiment: str) -> list[Result]:
@@ -242,10 +241,15 @@ def check_remembered(lake: Catalogue, experiment: str, forgotten: Sequence[int],
     ``what`` was done with the rows, for the message. Whoever forgets says so before any row goes: who reads rows, and finds
     here that nothing was forgotten since, has read none of a sample that is.
     """
-    late = set(lake.experiment(experiment).forgotten).difference(forgotten)
+    check_none_forgotten(lake.experiment(experiment), forgotten, what)
+
+
+def check_none_forgotten(known: Experiment, forgotten: Sequence[int], what: str) -> None:
+    """The same of an experiment as it is now."""
+    late = set(known.forgotten).difference(forgotten)
     if late:
         raise ForgottenMeanwhile(
-            f"{len(late)} sample{'s' if len(late) > 1 else ''} of experiment {experiment!r} "
+            f"{len(late)} sample{'s' if len(late) > 1 else ''} of experiment {known.name!r} "
             f"{'were' if len(late) > 1 else 'was'} forgotten while {what}; nothing of it is kept, run it again"
         )
 
@@ -261,10 +265,10 @@ def fingerprint(
     ``runs`` are those that an analysis saw, and ``forgotten`` the samples that were forgotten then; without them, what is
     committed and forgotten now.
     """
-    known = lake.experiment(experiment)
+    known, there = (lake.experiment(experiment), runs) if runs is not None else lake.with_runs(experiment)
     gone = known.forgotten if forgotten is None else forgotten
     parts = [__version__, known.digest, *(f"without {sample}" for sample in gone)]
-    for run in lake.runs(experiment) if runs is None else runs:
+    for run in there:
         parts += [run.run, run.info.role, *(file.sha256 for file in run.files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -303,7 +307,8 @@ def listed_files(lake: Catalogue, experiment: str | None = None) -> frozenset[st
     """The data files that the manifests of an experiment, or of all, list at this moment."""
     found: set[str] = set()
     for name in [experiment] if experiment is not None else lake.experiments():
-        owners: tuple[Experiment | Run, ...] = (lake.experiment(name), *lake.runs(name))
+        known, runs = lake.with_runs(name)
+        owners: tuple[Experiment | Run, ...] = (known, *runs)
         found.update(file.path for owner in owners for file in owner.files)
         found.update(result.file.path for result in results(lake, name) if result.file is not None)
     return frozenset(found)

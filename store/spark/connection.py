@@ -138,8 +138,10 @@ def connect_spark(
     `spark_session`). Every worker must see the lake under the same path or URL.
     """
     experiments = [experiment] if experiment is not None else lake.experiments()
-    shown = [run for name in experiments for run in lake.runs(name)] if runs is None else list(runs)
-    check_unchanged(lake.files, [*(lake.experiment(name) for name in experiments), *shown])
+    listed = [lake.with_runs(name) for name in experiments] if runs is None else []
+    known = [each for each, _ in listed] if runs is None else [lake.experiment(name) for name in experiments]
+    shown = [run for _, found in listed for run in found] if runs is None else list(runs)
+    check_unchanged(lake.files, [*known, *shown])
     return SparkConnection(lake, experiments, shown, master)
 
 

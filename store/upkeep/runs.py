@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -36,19 +36,23 @@ def run_table(lake: Catalogue, experiment: str | None = None) -> pl.DataFrame:
     """
     experiments = [experiment] if experiment is not None else lake.experiments()
     # Before the committed ones: a run that commits in the meantime stands in both, and counts as committed.
-    begun = running(lake, experiments)
+    laid = {name: _laid(lake, name) for name in experiments}
 
     def read() -> list[Run]:
-        runs = [run for name in experiments for run in lake.runs(name)]
-        check_unchanged(lake.files, [*map(lake.experiment, experiments), *runs])
+        listed = [lake.with_runs(name) for name in experiments]
+        runs = [run for _, found in listed for run in found]
+        check_unchanged(lake.files, [*(known for known, _ in listed), *runs])
         return runs
 
-    committed = _committed(read_again(read, lambda: listed_files(lake, experiment)))
-    there = set(committed.select("experiment", "run").iter_rows())
+    runs = read_again(read, lambda: listed_files(lake, experiment))
+    there: dict[str, set[str]] = {name: set() for name in experiments}
+    for run in runs:
+        there[run.experiment].add(run.run)
+    committed = _committed(runs)
     rows = [
         (one.experiment, one.run, one.state, one.written)
-        for one in begun
-        if (one.experiment, one.run) not in there
+        for name in experiments
+        for one in _begun(lake, name, laid[name], there[name])
     ]
     schema = {name: committed.schema[name] for name in ("experiment", "run", "state", "written")}
     return pl.concat([committed, pl.DataFrame(rows, schema=schema, orient="row")], how="diagonal")
@@ -116,28 +120,38 @@ def running(lake: Catalogue, experiments: Iterable[str]) -> list[RunningRun]:
     found = []
     for experiment in experiments:
         # What lies there is noted first: a run that commits in the meantime must not look like one in the making.
-        files = [
-            path
-            for folder in ("staging", "signals")
-            for path in lake.files.list(f"{folder}/experiment={experiment}")
-        ]
-        folder = f"runs/experiment={experiment}"
+        laid, folder = _laid(lake, experiment), f"runs/experiment={experiment}"
         committed = {path[len(folder) + 1 : -len(".json")] for path in lake.files.list(folder, ".json")}
-        # After the files: a writer that has none of its own left by now had its lease when they were listed.
-        states = leases.states(lake.files)
-        by_writer: dict[tuple[str, str | None], list[str]] = {}
-        for path in files:
-            match = _STAGED.fullmatch(path) or _SIGNALS.fullmatch(path)
-            if match and match[2] not in committed:
-                by_writer.setdefault((match[2], tokens.writer_of(path)), []).append(path)
-        begun: dict[str, list[RunningRun]] = {}
-        for (run, _), own in by_writer.items():
-            gone = what_became_of(own[0], states) in ("killed", "ended")
-            one = _running(lake, experiment, run, own, killed=gone)
-            if one:
-                begun.setdefault(run, []).append(one)
-        found += [max(begun[run], key=lambda one: (not one.killed, one.written)) for run in sorted(begun)]
+        found += _begun(lake, experiment, laid, committed)
     return found
+
+
+def _laid(lake: Catalogue, experiment: str) -> list[str]:
+    """Where files of runs in the making are, and signals of committed ones."""
+    folders = [f"{folder}/experiment={experiment}" for folder in ("staging", "signals")]
+    return [path for listed in lake.files.each(lake.files.list, folders) for path in listed]
+
+
+def _begun(
+    lake: Catalogue, experiment: str, laid: Iterable[str], committed: Collection[str]
+) -> list[RunningRun]:
+    """The runs in the making by files that were ``laid`` down before those ``committed`` were listed."""
+    by_writer: dict[tuple[str, str | None], list[str]] = {}
+    for path in laid:
+        match = _STAGED.fullmatch(path) or _SIGNALS.fullmatch(path)
+        if match and match[2] not in committed:
+            by_writer.setdefault((match[2], tokens.writer_of(path)), []).append(path)
+    if not by_writer:
+        return []
+    # After the files: a writer that has none of its own left by now had its lease when they were listed.
+    states = leases.states(lake.files)
+    begun: dict[str, list[RunningRun]] = {}
+    for (run, _), own in by_writer.items():
+        gone = what_became_of(own[0], states) in ("killed", "ended")
+        one = _running(lake, experiment, run, own, killed=gone)
+        if one:
+            begun.setdefault(run, []).append(one)
+    return [max(begun[run], key=lambda one: (not one.killed, one.written)) for run in sorted(begun)]
 
 
 def _running(

@@ -10,10 +10,10 @@ import pyarrow as pa
 from ..errors import ForgottenMeanwhile, InvalidInput
 from ..format import manifest, paths
 from ..format.paths import NO_TARGET, check_name
-from ..format.records import check_metrics
+from ..format.records import check_metrics, experiment_from_json
 from ..format.schema import SAMPLES, SCORES
 from ..format.tables import constant_column
-from ..read.catalogue import Catalogue, check_remembered, fingerprint
+from ..read.catalogue import Catalogue, check_none_forgotten, fingerprint
 from . import leases
 from .index import index_if_worth
 from .table_file import check_there, lost_files, rows_without, write_table
@@ -42,22 +42,22 @@ def save_result(
     metrics and scores know it. Nothing is kept either where the target or the experiment was removed meanwhile. Raises CorruptLake where
     the scores that were written are lost, OlderFormat for a lake that has to be migrated first.
     """
-    leases.hold(lake.files)
+    token = leases.token(lake.files)
     check_name("analysis", analysis)
-    known = lake.experiment(experiment).forgotten
-    forgotten = known if forgotten is None else tuple(sorted(forgotten))
+    known = lake.experiment(experiment)
+    forgotten = known.forgotten if forgotten is None else tuple(sorted(forgotten))
     what = f"{analysis} was computed"
-    check_remembered(lake, experiment, forgotten, what)
+    check_none_forgotten(known, forgotten, what)
     where = check_name("run", target) if target else NO_TARGET
     seen = seen or fingerprint(lake, experiment)
-    about = [paths.experiment_manifest(experiment), paths.run_manifest(experiment, where)]
-    there = [path for path in about if lake.files.exists(path)]
+    about = paths.run_manifest(experiment, where)
+    there = lake.files.exists(about)
     check_metrics(analysis, metrics)
     file = None
     if scores is not None:
         folder = paths.scores_folder(experiment, analysis, where)
         table = rows_without(_scores_table(analysis, variant, scores), forgotten)
-        file = write_table(lake.files, "scores", f"{folder}/{leases.token(lake.files)}.parquet", table)
+        file = write_table(lake.files, "scores", f"{folder}/{token}.parquet", table)
     content = {
         "kind": "result",
         "experiment": experiment,
@@ -80,12 +80,13 @@ def save_result(
     lake.files.put(path, data)
     put = (path, *(each.path for each in written))
     # Whoever forgets a sample or removes a run looks for results after saying so: one of both sees the other.
-    if not all(map(lake.files.exists, there)):
+    now = manifest.load_if_there(lake.files, paths.experiment_manifest(experiment))
+    if now is None or (there and not lake.files.exists(about)):
         for gone in put:
             lake.files.delete(gone)
         return
     try:
-        check_remembered(lake, experiment, forgotten, what)
+        check_none_forgotten(experiment_from_json(now), forgotten, what)
     except ForgottenMeanwhile:
         for gone in put:
             lake.files.delete(gone)

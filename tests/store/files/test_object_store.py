@@ -28,6 +28,7 @@ from losslake.store.read import catalogue
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.export import export
 from losslake.store.upkeep.gc import collect_garbage
+from losslake.store.upkeep.runs import run_table
 from losslake.store.upkeep.verify import verify
 from losslake.store.write import index
 from warm import HANGS, STORE, warm_python
@@ -505,9 +506,18 @@ def test_the_index_spares_a_request_for_each_run(
     assert index.write_index(lake.files, "tests") == 8
     asked.clear()
     assert Lake.open(url).runs("tests") == before
-    # Two for lake.json and one for the experiment; then the list and the index, however many runs there are.
-    assert len(asked) == 5, asked
-    assert [each.partition(" ")[0] for each in asked[-2:]] == ["list", "get"]
+    # One for lake.json; the experiment and the list, at once; the index, however many runs there are.
+    assert len(asked) == 4, asked
+    assert sorted(each.partition(" ")[0] for each in asked[1:3]) == ["get", "list"]
+    assert asked[3].endswith("/runs.json")
+    asked.clear()
+    assert len(run_table(Lake.open(url), "tests")) == 8
+    assert len(asked) == 6, asked  # and the lists of what is in the making
+    asked.clear()
+    with Lake.open(url).connect("tests") as connection:
+        assert connection.sql("select count(*) from runs").fetchall() == [(8,)]
+    # and of results, and the columns of samples, signals: no views can be made without
+    assert len([each for each in asked if each.endswith(".json") or each.startswith("list")]) == 5, asked
     lake_of(keep[:1], np.zeros((1, 6)), lake=lake, names=["late"])
     asked.clear()
     assert len(lake.runs("tests")) == 9
