@@ -76,13 +76,15 @@ from read_parquet(getvariable('scores_files'), union_by_name = true,
                   hive_types = {'experiment': varchar, 'analysis': varchar, 'target': varchar});
 
 -- risk: one row an (experiment, target, analysis, sample): the scores that the default options give of the experiment's
--- target, with what the samples are. Not of its duals, which name it as their parent, nor of other runs; where there is no
+-- target, with what the samples are (a class that has no name is called by its number). Not of its duals, which name it as their parent, nor of other runs; where there is no
 -- target, the scores that are about no run.
 create view risk as
 select scores.experiment, scores.target, scores.analysis, scores.sample_id,
-       samples."key", samples.label, samples."group", scores.member, scores.score
+       samples."key", samples.label, coalesce(classes.label_name, cast(samples.label as varchar)) as label_name,
+       samples."group", scores.member, scores.score
 from scores
 join samples on samples.experiment = scores.experiment and samples.sample_id = scores.sample_id
+left join classes on classes.experiment = samples.experiment and classes.label = samples.label
 left join (select experiment, run from runs where role = 'target' and parent is null) as targets
   on targets.experiment = scores.experiment and targets.run = scores.target
 left join (select distinct experiment from runs where role = 'target') as attacked

@@ -4,7 +4,7 @@ A Delta table is one schema, and values of its own for each file in the columns 
 every row of it counts and its columns are of the table's types. Signals and traces say in a column which run a row is of, as files that
 runs share have many; those that an older losslake wrote for a run alone do not. A copy takes the place of these, of a shared
 file of which not all rows count (after a compaction that was stopped), and of samples or scores with a column that Delta cannot hold, or that
-another file has in another type. Runs and metrics lie in manifests: they are written out, a file an experiment.
+another file has in another type. Classes, runs and metrics lie in manifests: they are written out, a file an experiment.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from ..format.manifest import DataFile
 from ..format.records import Experiment, Result, Run
 from ..format.schema import METRICS, OF_RUNS, RUN, SAMPLES, SCORES, SIGNALS, TRACES
 from ..format.tables import with_run
-from ..query.views import RUNS, metrics_table, runs_table, table_files
+from ..query.views import CLASSES, RUNS, classes_table, metrics_table, runs_table, table_files
 from ..read.catalogue import Catalogue, results
 from ..read.data_rows import read_rows
 from .columns import Column, Type, cast_rows, columns_of, common_type
 
-TABLES = ("samples", "runs", "signals", "traces", "scores", "metrics")
+TABLES = ("samples", "classes", "runs", "signals", "traces", "scores", "metrics")
 
 FOLDERS: Mapping[str, tuple[str, ...]] = {
     "scores": ("experiment", "analysis", "target"),
-    **dict.fromkeys(("samples", "runs", "signals", "traces", "metrics"), ("experiment",)),
+    **dict.fromkeys(("samples", "classes", "runs", "signals", "traces", "metrics"), ("experiment",)),
 }
 """The columns of each table that are the same in all rows of a file, which its log says and the file does not."""
 
 _OWN: Mapping[str, pa.Schema] = {
     "samples": SAMPLES,
+    "classes": CLASSES,
     "runs": RUNS,
     "signals": pa.schema([RUN, *SIGNALS]),
     "traces": pa.schema([RUN, *TRACES]),
@@ -253,7 +254,9 @@ def _column(text: str) -> Column:
 def _written_out(table: str, there: Listed, columns: Mapping[str, Type]) -> Iterator[Entry]:
     for experiment in there.experiments:
         name = experiment.name
-        if table == "runs":
+        if table == "classes":
+            rows = classes_table([experiment])
+        elif table == "runs":
             rows = runs_table([run for run in there.runs if run.experiment == name])
         else:
             rows = metrics_table([result for result in there.results if result.experiment == name])

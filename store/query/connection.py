@@ -29,7 +29,16 @@ from ..read.changes import check_unchanged
 from .engine_errors import engine_errors, first_lines
 from .limits import StillRunning, wait_for
 from .read_only import one_query
-from .views import FILE_LISTS, OF_RESULTS, VIEWS, define_views, file_lists, metrics_table, runs_table
+from .views import (
+    FILE_LISTS,
+    OF_RESULTS,
+    VIEWS,
+    classes_table,
+    define_views,
+    file_lists,
+    metrics_table,
+    runs_table,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -191,6 +200,7 @@ def connect(
         _settings(connection, threads, memory)
         lake.files.let_read(connection)
         with engine_errors(connection):
+            connection.from_arrow(classes_table(known)).create("classes")
             connection.from_arrow(runs_table(shown)).create("runs")
             if with_results:
                 connection.from_arrow(metrics_table(found)).create("metrics")

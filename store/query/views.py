@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
     import duckdb
 
-VIEWS = ("samples", "runs", "signals", "traces", "trace_points", "scores", "metrics", "risk")
+VIEWS = ("samples", "classes", "runs", "signals", "traces", "trace_points", "scores", "metrics", "risk")
 
 OF_RESULTS = ("scores", "metrics", "risk")
 """Those of what analyses found, of which each is a manifest of its own."""
 
 COLUMNS = {"samples": SAMPLES, "signals": SIGNALS, "traces": TRACES, "scores": SCORES}
-"""The columns of the views over files, in the files; the folders say the rest, `PARTITIONS`. Of the others metrics and
-runs are tables, trace_points and risk follow from these."""
+"""The columns of the views over files, in the files; the folders say the rest, `PARTITIONS`. Of the others classes, runs and
+metrics are tables, trace_points and risk follow from these."""
 
 PARTITIONS = {
     "samples": ("experiment",),
@@ -52,6 +52,8 @@ FILE_LISTS = [name for name in LISTS if name.endswith("_files")]
 
 # Variables keep file names, which come from outside, out of the text of the views.
 _SET_LIST = {name: f"set variable {name} = $list" for name in LISTS}
+
+CLASSES = pa.schema([("experiment", pa.string()), ("label", pa.int32()), ("label_name", pa.string())])
 
 RUNS = pa.schema(
     [
@@ -182,6 +184,24 @@ def view_text(name: str) -> str:
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
+
+
+def classes_table(experiments: Iterable[Experiment]) -> pa.Table:
+    """The ``classes`` view: one row a class that the experiment's data set has a name for."""
+    rows = [
+        {"experiment": each.name, "label": label, "label_name": str(name)}
+        for each in experiments
+        for label, name in _named_classes(each.dataset.get("classes"))
+        if name is not None  # of a class whose records were all forgotten
+    ]
+    return table_of_rows(rows, CLASSES)
+
+
+def _named_classes(names: Any) -> Iterable[tuple[int, Any]]:
+    """Labels with the names of their classes, of a list by label or a mapping from it."""
+    if isinstance(names, Mapping):
+        return [(int(label), name) for label, name in names.items() if str(label).isdecimal()]
+    return enumerate(names) if isinstance(names, Sequence) and not isinstance(names, str) else ()
 
 
 def runs_table(runs: Iterable[Run]) -> pa.Table:

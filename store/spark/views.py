@@ -17,7 +17,15 @@ from ..errors import InvalidOption
 from ..format.manifest import DataFile
 from ..format.records import Run
 from ..format.schema import SIGNALS
-from ..query.views import COLUMNS, PARTITIONS, metrics_table, runs_table, table_files, view_text
+from ..query.views import (
+    COLUMNS,
+    PARTITIONS,
+    classes_table,
+    metrics_table,
+    runs_table,
+    table_files,
+    view_text,
+)
 from ..read.catalogue import results
 from .transpile import for_spark, parse_query, written_out
 
@@ -44,12 +52,14 @@ _LISTS = ("logits", "features")
 def define_views(
     session: SparkSession, lake: Catalogue, experiments: Sequence[str], runs: Sequence[Run]
 ) -> None:
-    """Make the lake's eight views in ``session``: of these runs, and of the samples and results of these experiments."""
+    """Make the lake's views in ``session``: of these runs, and of the samples and results of these experiments."""
     found = [result for name in experiments for result in results(lake, name)]
     samples = [
         file for name in experiments for file in lake.experiment(name).files if file.table == "samples"
     ]
     scores = [result.file for result in found if result.file is not None]
+    known = classes_table(map(lake.experiment, experiments))
+    session.createDataFrame(known).createOrReplaceTempView("classes")
     session.createDataFrame(runs_table(runs)).createOrReplaceTempView("runs")
     session.createDataFrame(metrics_table(found)).createOrReplaceTempView("metrics")
     _with_own_columns(session, lake, "samples", samples).createOrReplaceTempView("samples")

@@ -208,7 +208,15 @@ def test_whatever_happens_every_table_is_read_back(lake: Lake) -> None:
 def test_columns_that_experiments_have_in_other_types_or_another_case(lake: Lake, lake_of: MakeLake) -> None:
     copies = {each.table: each.copies for each in publish(lake)}
     # Age is a whole number here and a fraction there, note is Note: one of the two files of samples does not fit.
-    assert copies == {"samples": 1, "runs": 2, "signals": 0, "traces": 0, "scores": 0, "metrics": 2}
+    assert copies == {
+        "samples": 1,
+        "classes": 0,
+        "runs": 2,
+        "signals": 0,
+        "traces": 0,
+        "scores": 0,
+        "metrics": 2,
+    }
     odd = {
         "when": [datetime(2026, 1, 2) + timedelta(hours=i) for i in range(N)],
         "count": pa.array(range(N), pa.uint16()),
@@ -399,7 +407,7 @@ def test_of_a_forgotten_sample_nothing_can_be_read(lake: Lake) -> None:
     for table in TABLES:
         newest = log.read_state(lake.files, table).version
         there = sorted(path.name for path in (place(lake, table) / "_delta_log").iterdir())
-        if table != "runs":  # says the same of every run as before
+        if table not in ("runs", "classes"):  # which say the same as before
             assert there == [f"{newest:020d}.checkpoint.parquet", f"{newest:020d}.json", "_last_checkpoint"]
         for version in range(newest):
             with pytest.raises(Exception, match=r"(?i)version|not found|log"):
@@ -407,6 +415,20 @@ def test_of_a_forgotten_sample_nothing_can_be_read(lake: Lake) -> None:
         for path in place(lake, table).rglob("*"):
             assert not path.is_symlink() or path.exists(), path
             assert not path.is_file() or SECRET.encode() not in path.read_bytes()
+
+
+def test_the_name_of_a_class_goes_with_its_only_record(lake: Lake) -> None:
+    names = {"classes": ["everybody", SECRET]}
+    lake.create_experiment("named", pa.table({"label": [0] * 7 + [1]}), dataset=names)
+    publish(lake)
+    check_read_back(lake)
+    assert lake.sql("select label_name from classes where label = 1").rows() == [(SECRET,)]
+    forget(lake, "named", [7])
+    check_read_back(lake)
+    assert lake.sql("select label_name from classes").rows() == [("everybody",)]
+    found = [path for path in place(lake, "classes").rglob("*") if path.is_file()]
+    assert found
+    assert not [path for path in found if SECRET.encode() in path.read_bytes()]
 
 
 def test_others_can_read_and_not_write(lake: Lake) -> None:

@@ -21,6 +21,7 @@ from scipy.stats import iqr
 
 COLUMNS = {
     "samples": ["experiment", "sample_id", "label", "pool", "split", "group", "key"],
+    "classes": ["experiment", "label", "label_name"],
     "runs": [
         *(
             "experiment",
@@ -68,7 +69,18 @@ COLUMNS = {
     ],
     "scores": ["experiment", "analysis", "target", "variant", "sample_id", "member", "score"],
     "risk": [
-        *("experiment", "target", "analysis", "sample_id", "key", "label", "group", "member", "score"),
+        *(
+            "experiment",
+            "target",
+            "analysis",
+            "sample_id",
+            "key",
+            "label",
+            "label_name",
+            "group",
+            "member",
+            "score",
+        ),
     ],
     "metrics": [
         *(
@@ -92,7 +104,7 @@ MEMBERS = np.array([True, False, True, False, True])
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     lake = Lake.open(tmp_path / "lake", create=True)
-    lake.create_experiment("e", pa.table({"label": np.arange(N)}))
+    lake.create_experiment("e", pa.table({"label": np.arange(N)}), dataset={"classes": list("abcd")})
     return lake
 
 
@@ -154,6 +166,30 @@ def test_columns_of_a_full_and_of_an_empty_lake_are_the_same(lake: Lake, tmp_pat
     assert empty.sql(f"from {view}").schema == full_schema
     assert empty.sql(f"from {view}").height == 0
     assert lake.sql(f"from {view}").height > 0
+
+
+@pytest.mark.parametrize(
+    "classes", [["blue", "green"], {"0": "blue", "1": "green"}, [None, "green"], {"1": "green"}, None]
+)
+def test_labels_have_the_names_of_their_classes(tmp_path: Path, classes: Any) -> None:
+    """Where there are names; as reports call them elsewhere, by number. By experiment, whose labels are others'."""
+    lake = Lake.open(tmp_path / "lake", create=True)
+    known = {} if classes is None else {"classes": classes}
+    lake.create_experiment("e", pa.table({"label": [0, 1, 2, None]}), dataset=known)
+    lake.create_experiment("other", pa.table({"label": [0]}), dataset={"classes": ["red"]})
+    scores = pa.table({"sample_id": range(4), "member": [True, False] * 2, "score": [1.0] * 4})
+    save_result(lake, "e", "x", None, "", options={}, notes=[], metrics=[], scores=scores)
+    names = list(classes.values()) if isinstance(classes, dict) else classes or []
+    there = [name for name in names if name is not None]
+    found = lake.sql("select label_name from classes where experiment = 'e' order by label")
+    assert found["label_name"].to_list() == there
+    called = ["blue" if "blue" in there else "0", "green" if there else "1", "2", None]
+    assert lake.sql("select label_name from risk order by sample_id")["label_name"].to_list() == called
+    joined = lake.sql(
+        "from samples left join classes using (experiment, label) order by experiment, sample_id"
+    )
+    assert joined["label_name"].to_list()[-1] == "red"
+    assert len(joined) == 5
 
 
 @pytest.mark.parametrize(("signals", "traces"), [(True, False), (False, True), (False, False)])
@@ -291,7 +327,7 @@ def test_risk_is_the_targets_default_scores_with_what_the_samples_are(lake: Lake
         write(lake, "shadow", experiment=experiment, role="shadow")
     keep(lake)
     first = lake.sql("from risk order by sample_id")
-    assert first.rows()[1] == ("e", "r", "lira", 1, "1", 1, None, False, 1.0)
+    assert first.rows()[1] == ("e", "r", "lira", 1, "1", 1, "b", None, False, 1.0)
     assert first.height == N
     # What else is scored, of other runs, with other options or in another experiment, changes nothing in it.
     scores = pa.table({"sample_id": np.arange(N), "member": ~MEMBERS, "score": np.full(N, 99.0)})

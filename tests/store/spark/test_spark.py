@@ -289,6 +289,7 @@ def test_evaluations_take_their_scores_from_spark(cluster: Any, lake: Lake, tmp_
 
 KEYS = {
     "samples": ("sample_id",),
+    "classes": ("label",),
     "runs": ("run",),
     "signals": ("run", "sample_id", "query"),
     "traces": ("run", "sample_id", "source"),

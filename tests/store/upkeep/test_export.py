@@ -63,7 +63,16 @@ def test_a_database_holds_what_the_lake_shows(lake: Lake, tmp_path: Path, views:
             assert counts[view] == len(expected)
             keys = [
                 name
-                for name in ("experiment", "run", "analysis", "metric", "sample_id", "epoch", "parameters")
+                for name in (
+                    "experiment",
+                    "run",
+                    "analysis",
+                    "metric",
+                    "sample_id",
+                    "epoch",
+                    "parameters",
+                    "label",
+                )
                 if name in expected.columns
             ]
             assert_frame_equal(found.sort(keys), expected.sort(keys))
