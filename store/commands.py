@@ -211,9 +211,9 @@ def forget(
     train on them any more. When it was stopped, run it again: without --sample it completes what was begun.
 
     What it cannot do: models that were trained keep what they learned, and other runs' rows what these models say.
-    Exports, reports and score files that were written before, backups, other experiments with the same record, and the
-    data set itself are as they were: delete them yourself. Metrics that somebody copied stay. A file system may keep
-    blocks of deleted files. The data set must still hold the record to collect into this experiment; to go on without
+    Exports, reports and score files that were written before, backups, and the data set itself are as they were: delete them
+    yourself. Other experiments with a sample of the same key keep it, and are named with the command for them. Metrics that somebody copied stay.
+    A file system may keep blocks of deleted files. The data set must still hold the record to collect into this experiment; to go on without
     it, make another one with --without.
 
     \b
@@ -221,6 +221,7 @@ def forget(
       losslake lake forget --lake my-lake --experiment digits --sample 17 --sample 203 --dry-run
       losslake lake forget --lake my-lake --experiment digits --key train/17
     """
+    from .upkeep.elsewhere import told_elsewhere
     from .upkeep.forget import forget as remove_rows
 
     opened = Lake.open(lake)
@@ -232,6 +233,8 @@ def forget(
         click.echo("completed what was begun before; what a key named then cannot be told any more")
     for path in done.pending:
         click.echo(f"pending: {path}, of a writer at work, which leaves them out when it commits")
+    for sentence in map(printable, told_elsewhere(lake, done.elsewhere)):
+        click.echo(sentence)
     if not dry_run:
         click.echo(
             "note: models keep what they learned; exports, reports, backups and the data set itself are not in the lake",

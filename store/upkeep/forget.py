@@ -36,6 +36,7 @@ from ..write.index import drop_index
 from ..write.leases import Claim, claim
 from ..write.table_file import Holdings, check_there, copy_without, write_table
 from .compact import Part, pack
+from .elsewhere import SameKey, same_keys
 from .leftovers import remove_leftovers, without_class_names
 
 _PATIENCE = 600.0
@@ -65,7 +66,8 @@ class Forgot:
 
     ``rows`` also counts ``results``, the stored results that were computed with them and went whole, and ``files``,
     leftovers and checkpoints of writers that are gone. ``pending`` are files of writers at work that may hold rows: they
-    leave them out when they commit. ``completed``: an earlier call that was stopped has been completed.
+    leave them out when they commit. ``completed``: an earlier call that was stopped has been completed. ``elsewhere`` are samples of other
+    experiments with the same key, which stay; those of samples that an earlier call forgot cannot be told any more.
     """
 
     experiment: str
@@ -73,6 +75,7 @@ class Forgot:
     rows: Mapping[str, int]
     pending: tuple[str, ...]
     completed: bool
+    elsewhere: tuple[SameKey, ...] = ()
 
 
 def forget(
@@ -92,9 +95,8 @@ def forget(
     known = lake.experiment(experiment)
     if dry_run:
         chosen = _chosen(lake, known, samples, keys)
-        return Forgot(
-            experiment, chosen, _count(lake, known, chosen, Holdings(lake.files, chosen)), (), False
-        )
+        counted = _count(lake, known, chosen, Holdings(lake.files, chosen))
+        return Forgot(experiment, chosen, counted, (), False, same_keys(lake, known, chosen))
     with claim(lake.files, f"experiment={experiment}") as held:
         # What a call that was stopped has put, others delete files for.
         for top in ("experiments", f"runs/experiment={experiment}"):
@@ -102,6 +104,7 @@ def forget(
         known = lake.experiment(experiment)
         completed = any(each.finished is None for each in known.forgettings)
         chosen = _chosen(lake, known, samples, keys)
+        elsewhere = same_keys(lake, known, chosen)  # as long as they have keys
         holdings = Holdings(lake.files, chosen)
         counted = _count(lake, known, chosen, holdings)
         if set(chosen) - set(known.forgotten) or counted:
@@ -129,7 +132,7 @@ def forget(
         lake.files.settle(paths.DELTA)
         _finish(lake, experiment, held)
     rows = {**counted, "files": len(removed)} if removed else counted
-    return Forgot(experiment, chosen, rows, tuple(pending), completed)
+    return Forgot(experiment, chosen, rows, tuple(pending), completed, elsewhere)
 
 
 def forget_in_run(lake: Catalogue, experiment: str, run: str) -> Run:

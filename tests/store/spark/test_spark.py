@@ -334,8 +334,11 @@ def test_the_files_that_delta_tables_name_hold_the_same(cluster: Any, lake: Lake
             for name in FOLDERS[table]:
                 part = part.withColumn(name, lit(row[f"partition.{name}"]))
             parts.append(part)
-        rows = reduce(lambda one, other: one.unionByName(other), parts)
         expected = lake.sql(f"from {table}").drop("logits", strict=False)
+        if not parts:  # it names no file, as the samples have no classes with names
+            assert (table, len(expected)) == ("classes", 0)
+            continue
+        rows = reduce(lambda one, other: one.unionByName(other), parts)
         found = pl.DataFrame(rows.select(*expected.columns).toArrow())
         keys = [name for name in expected.columns if not isinstance(expected.schema[name], pl.List)]
         assert_frame_equal(

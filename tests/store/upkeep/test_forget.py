@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import re
+import shlex
 import shutil
 import subprocess
 import threading
@@ -768,3 +769,41 @@ def test_command(lake: Lake) -> None:
     assert (missing.exit_code, "forgotten ones have none" in str(missing.exception)) == (1, True)
     info = CliRunner().invoke(cli, ["lake", "info", "--lake", lake.path]).output
     assert f"tests: {N} samples (2 of them forgotten)" in info
+
+
+PERSON = "key/person 17"
+
+
+def test_other_experiments_with_the_same_key_are_named(lake: Lake) -> None:
+    """With the command that forgets it there too; by a number that nobody gave, of the same data set alone."""
+    for name, keys in (
+        ("march", ["a b", PERSON, "c"]),
+        ("april", [PERSON, "a b", None]),
+        ("may", ["d", "e", "f"]),
+    ):
+        lake.create_experiment(name, pa.table({"label": [0] * 3, "key": keys}))
+    for name, of in (("one", "mine"), ("two", "mine"), ("three", "theirs")):
+        lake.create_experiment(name, pa.table({"label": [0] * 3}), dataset={"spec": of})
+
+    def run(*given: str) -> list[str]:
+        done = CliRunner().invoke(cli, ["lake", "forget", "--lake", lake.path, *given])
+        return [line for line in done.stdout.splitlines() if line.startswith("still in")]
+
+    asked = ("--experiment", "march", "--sample", "0", "--sample", "1")
+    expected = [
+        "still in experiment april, by the same key: 2 samples; to forget there too: losslake lake forget "
+        f"--lake {lake.path} --experiment april --key {shlex.quote(PERSON)} --key 'a b'",
+        "still in experiment tests, by the same key: 1 sample; to forget there too: losslake lake forget "
+        f"--lake {lake.path} --experiment tests --key {shlex.quote(PERSON)}",
+    ]
+    assert run(*asked, "--dry-run") == expected
+    assert run(*asked) == expected
+    assert run(*asked) == []  # it has no key any more
+    for line in expected:
+        command = shlex.split(line.partition(": losslake ")[2])
+        assert CliRunner().invoke(cli, command).exit_code == 0
+    assert lake.sql("select * from samples").filter(pl.col("key").is_in([PERSON, "a b"])).height == 0
+    assert [line.split(",")[0] for line in run("--experiment", "one", "--sample", "1")] == [
+        "still in experiment two"
+    ]
+    assert run("--experiment", "may", "--sample", "1") == []
