@@ -16,6 +16,7 @@ from ..sql import read_sql
 from ..store.errors import CorruptLake, InvalidOption, NotEnoughData, NotFound
 from ..store.format.records import CANARY, Role, Run
 from ..store.lake import Lake
+from ..store.query.held import ROWS
 from ..store.query.kept import Kept, kept_rows_of_each, place_of, rows_by_sum
 from ..store.read.catalogue import check_remembered, listed_files
 from ..store.read.changes import check_unchanged, read_again
@@ -308,6 +309,11 @@ class Source:
     def keep_more(self) -> None:
         """Keep as much of what is read as many analyses after one another make use of: 256 MB at most."""
         self.kept.raise_to(KEPT_BY_MANY)
+
+    def pause(self) -> None:
+        """End the engine until it is asked again, where the runs are large: it keeps memory that it has let go of, 150 MB a million rows."""
+        if sum(file.rows for run in self.runs for file in run.files if file.table == "signals") > ROWS:
+            self._queries.close()
 
     def rows_between(self, run: Run, table: str, columns: list[str], samples: range) -> pl.DataFrame:
         """`rows` of the samples in a range alone; of files in the order of sample ids little else is read."""

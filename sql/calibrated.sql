@@ -4,10 +4,13 @@
 --             $tau     ['both', 'out'; default 'both']  mean of the mean losses with and without the sample, or mean without it
 -- Grain: one row a sample of the audit pool that the target has signals of; score is tau - loss, NULL where a side
 -- has no run. Losses of other runs that are not finite are left out.
-with attacked as (
+with asked as (
+  select sample_id from samples where pool = 'audit'
+),
+attacked as (
   select signals.sample_id, signals.member, signals.loss::double as loss
   from signals
-  join samples on samples.sample_id = signals.sample_id and samples.pool = 'audit'
+  join asked on asked.sample_id = signals.sample_id
   where signals.run = $target and signals.query = 0
 ),
 sides as (

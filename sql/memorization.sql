@@ -47,8 +47,11 @@ bounds as (
          case when $of = 'correct' then mem + sqrt(power(wilson_high(mean_in, n_in) - mean_in, 2)
                                                    + power(mean_out - wilson_low(mean_out, n_out), 2)) end as other_high
   from estimates
+),
+asked as (
+  select sample_id from samples where pool = 'audit'
 )
-select samples.sample_id,
+select asked.sample_id,
        mem as score,
        se,
        greatest(-1, least(low, other_low)) as ci_low,
@@ -57,7 +60,6 @@ select samples.sample_id,
        mean_out,
        coalesce(n_in, 0) as n_in,
        coalesce(n_out, 0) as n_out
-from samples
-left join bounds on bounds.sample_id = samples.sample_id
-where samples.pool = 'audit'
-order by samples.sample_id
+from asked
+left join bounds on bounds.sample_id = asked.sample_id
+order by asked.sample_id

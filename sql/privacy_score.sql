@@ -13,8 +13,11 @@ with sides as (
   from signals
   where query = 0 and run <> $target and run in (select run from runs where role = 'shadow')
   group by sample_id
+),
+asked as (
+  select sample_id from samples where pool = 'audit'
 )
-select samples.sample_id,
+select asked.sample_id,
        case when n_in > 1 and n_out > 1
             then abs(mean_in - mean_out) / sqrt(within_floor((sd_in + sd_out) * (sd_in + sd_out))) end as score,
        mean_in,
@@ -23,7 +26,6 @@ select samples.sample_id,
        sd_out,
        coalesce(n_in, 0) as n_in,
        coalesce(n_out, 0) as n_out
-from samples
-left join sides on sides.sample_id = samples.sample_id
-where samples.pool = 'audit'
-order by samples.sample_id
+from asked
+left join sides on sides.sample_id = asked.sample_id
+order by asked.sample_id

@@ -116,7 +116,8 @@ def _share_among_losses(
     loss = frame["loss"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
     others = reference["loss"].to_numpy()
     share, count = np.full(len(loss), np.nan), np.zeros(len(loss), dtype=np.int64)
-    thresholds = np.full((len(loss), len(levels)), np.nan)
+    thresholds: list[Floats] = []  # of one kind after another
+    which = np.zeros(len(loss), dtype=np.int32)
     own = np.zeros(len(loss), dtype=np.int64) if by is None else frame[by].to_numpy()
     kinds = np.zeros(len(others), dtype=np.int64) if by is None else reference[by].to_numpy()
     grouped = np.argsort(kinds, kind="stable")
@@ -126,17 +127,20 @@ def _share_among_losses(
         rows = rows_of[slice(*np.searchsorted(own, [kind, kind + 1], sorter=rows_of))]
         part = np.sort(others[slice(*np.searchsorted(kinds, [kind, kind + 1]))])
         share[rows], count[rows] = share_at_or_below(part, loss[rows], interpolate), len(part)
-        thresholds[rows] = thresholds_at(
-            part, np.zeros(1, np.int64), np.array([len(part)]), levels, interpolate
-        )
+        which[rows] = len(thresholds)
+        found = thresholds_at(part, np.zeros(1, np.int64), np.array([len(part)]), levels, interpolate)
+        thresholds.append(found[0])
+    del others, kinds, grouped, rows_of, own, loss  # of millions of records each is 24 MB
     scored = frame["score"].is_not_null().to_numpy() & (count > 0)
     share = np.where(scored, share, np.nan)
-    found = frame.drop("label").with_columns(
+    frame = frame.drop("label").with_columns(
         pl.Series("score", 1 - share).fill_nan(None),
         pl.Series("share", share).fill_nan(None),
         pl.Series("n_reference", count),
     )
-    return with_thresholds(found, lambda rows: thresholds[rows], levels)
+    del scored, share, count
+    of_kinds = np.array(thresholds).reshape(-1, len(levels))
+    return with_thresholds(frame, lambda rows: of_kinds[which[rows]], levels)
 
 
 def share_at_or_below(ranked: Floats, loss: Floats, interpolate: bool) -> Floats:

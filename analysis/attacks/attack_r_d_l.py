@@ -18,6 +18,7 @@ from ...store.format.tables import empty_table, table_of_rows
 from ..remedies import of_audit
 from ..scores import Scores
 from ..source import Source
+from .in_and_out import AT_ONCE, one_below_another
 from .loss import NOT_FINITE
 from .reference_share import (
     ALPHAS,
@@ -180,13 +181,19 @@ def _share_among_runs(
     source.provide("reference_runs", table_of_rows(compared, _NONE_TAUGHT.schema))
     source.provide("taught", taught)
     most = int(most_below(np.array([len(runs)]), max(levels))[0]) + 1
-    frame = source.query(
-        "attack_same_sample", {"target": source.target_name, "interpolate": interpolate, "most": most}
-    )
-    lowest = frame.drop_in_place("lowest")
-    held = lowest.list.len().fill_null(0).cast(pl.Int64).to_numpy()
-    ranked = lowest.explode().drop_nulls().to_numpy()
+    asked = {"target": source.target_name, "interpolate": interpolate, "most": most}
+    every = source.lake.experiment(source.experiment).samples
+    at_once = every if source.adds_up_in_sql else AT_ONCE
+    parts, of_parts, counts = [], [], []
+    for first in range(0, every, at_once):
+        of = {"first_sample": first, "last_sample": first + at_once - 1}
+        part = source.query("attack_same_sample", asked | of)
+        lowest = part.drop_in_place("lowest")
+        counts.append(lowest.list.len().fill_null(0).cast(pl.Int64).to_numpy())
+        of_parts.append(lowest.explode().drop_nulls().to_numpy())
+        parts.append(part)
     del lowest
+    held, ranked, frame = np.concatenate(counts), np.concatenate(of_parts), one_below_another(parts)
     start, count = np.cumsum(held) - held, frame["n_reference"].to_numpy()
 
     def of_rows(rows: slice) -> np.ndarray:

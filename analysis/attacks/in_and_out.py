@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from .run_answers import Answers, answers_of
 
 _BLOCK = 1 << 14
 """Cells looked at together: a dozen arrays of 128 kB, which a processor's cache holds."""
+
+AT_ONCE = 1 << 19
+"""Samples that an engine is asked of at once, where each row of its answer is about one: it holds several times what it is given."""
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -119,11 +123,13 @@ class Sums:
 
     def fits(self) -> Fits:
         """Both sides; mean 0 where a side has no run."""
-        known = np.maximum(self.n, 1)
-        away = self.total / known
-        squares = np.maximum(self.squares - self.total * away, 0.0)
+        away = self.total / np.maximum(self.n, 1)
+        # In one array each: of millions of records each is as large as all that the engine takes.
+        squares = self.total * away
+        np.subtract(self.squares, squares, out=squares)
+        np.maximum(squares, 0.0, out=squares)
         squares[self.n <= 1] = 0.0
-        mean = self.first + away
+        mean = np.add(self.first, away, out=away)
         inside, outside = (
             Fit(*(array[side].reshape(self.shape) for array in (self.n, mean, squares))) for side in (0, 1)
         )
@@ -141,6 +147,41 @@ def sides_in_numpy(
         return {}
     sample_id = np.flatnonzero(source.audited())
     return {"sides": as_table(sample_id, fits_of(source, runs, column, sample_id, [ORIGINAL], of=of))}
+
+
+def query_in_parts(
+    source: Source,
+    name: str,
+    parameters: Mapping[str, Any],
+    runs: Sequence[Run],
+    column: str,
+    of: Callable[[Floats], Floats] | None = None,
+) -> pl.DataFrame:
+    """`Source.query` of sql/NAME.sql with `sides_in_numpy`, where each row follows from the ``sides`` of one of the samples ``asked`` alone.
+
+    So many samples are asked at a time as an engine takes little memory for: it holds what it is given several times.
+    """
+    if source.adds_up_in_sql:
+        return source.query(name, parameters)
+    sample_id = np.flatnonzero(source.audited())
+    fits = fits_of(source, runs, column, sample_id, [ORIGINAL], of=of)
+    parts = []
+    for start in range(0, max(len(sample_id), 1), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        inside, outside = (Fit(fit.n[part], fit.mean[part], fit.squares[part]) for fit in fits)
+        sides = as_table(sample_id[part], (inside, outside))
+        parts.append(source.query(name, parameters, {"sides": sides, "asked": sides.select(["sample_id"])}))
+    return one_below_another(parts)
+
+
+def one_below_another(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    """Frames below one another, in one piece; column by column, which the parts let go of."""
+    if len(parts) == 1:
+        return parts[0]
+    names = parts[0].columns
+    return pl.DataFrame(
+        [pl.concat([part.drop_in_place(name) for part in parts], rechunk=True) for name in names]
+    )
 
 
 def as_table(sample_id: npt.NDArray[np.integer], fits: Fits) -> pa.Table:

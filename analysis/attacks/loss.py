@@ -13,7 +13,7 @@ from ..scores import Scores, count_unscored
 from ..source import Source
 from ..statistics.metric import Metric
 from ..statistics.roc import rates
-from .in_and_out import sides_in_numpy
+from .in_and_out import query_in_parts
 
 NOT_FINITE = "the target's loss on them is not finite"
 
@@ -90,9 +90,7 @@ def calibrated(
     """
     target = source.need_target_table("signals")
     runs = source.need_references()
-    frame = source.query(
-        "calibrated", {"target": target.run, "tau": tau}, sides_in_numpy(source, runs, "loss")
-    )
+    frame = query_in_parts(source, "calibrated", {"target": target.run, "tau": tau}, runs, "loss")
     if frame["score"].null_count() == len(frame):
         raise NotEnoughData(
             f"no sample of experiment {source.experiment!r} with a finite loss was "

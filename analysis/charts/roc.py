@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,9 @@ FEW = 6
 
 CELLS = 150
 """Places along an axis of FPRs at which a curve keeps its first and its last step."""
+
+_SPOKEN_AT = 0.01
+"""The FPR that a chart's words are about."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,25 @@ def thin(found: Curve, *, log: bool = True) -> tuple[Floats, Floats]:
 
     Every point returned lies on the curve. On a log axis the first hundred non-members keep every step.
     """
+    kept = _cells(found, log)
+    return found.fpr[kept], found.tpr[kept]
+
+
+def _cells(found: Curve, log: bool) -> npt.NDArray[np.int64]:
+    """Which corners are the first and the last of a cell."""
     low = math.log(min(found.resolution, 0.5))
     place = np.log(np.maximum(found.fpr, found.resolution / 2)) / low if log else found.fpr
     cell = np.floor(place * CELLS).astype(np.int64)
     changes = np.flatnonzero(np.diff(cell) != 0)
-    kept = np.unique(np.concatenate([[0], changes, changes + 1, [len(cell) - 1]]))
-    return found.fpr[kept], found.tpr[kept]
+    return np.unique(np.concatenate([[0], changes, changes + 1, [len(cell) - 1]])).astype(np.int64)
+
+
+def drawn_of(found: Curve) -> Curve:
+    """The corners alone that `roc_chart` shows, or says something of, whatever its axes: its charts are the same, of a hundredth."""
+    asked = (_SPOKEN_AT, found.resolution, max(found.resolution, _firm_from(found)))
+    kept = [_cells(found, log) for log in (True, False)]
+    corners = np.unique(np.concatenate([*kept, [_place(found, fpr) for fpr in asked]]))
+    return replace(found, fpr=found.fpr[corners], tpr=found.tpr[corners])
 
 
 def roc_chart(
@@ -269,14 +285,18 @@ def _points(curves: Sequence[Curve], log: bool, firm: bool = False) -> list[dict
 
 
 def _say(found: Curve) -> str:
-    if found.resolution > 0.01:
+    if found.resolution > _SPOKEN_AT:
         return f"{found.name}: an FPR of 1% is not resolved"
-    return f"{found.name}: TPR {percent(_at(found, 0.01))} at FPR 1%"
+    return f"{found.name}: TPR {percent(_at(found, _SPOKEN_AT))} at FPR 1%"
 
 
 def _at(found: Curve, fpr: float) -> float:
     """The highest TPR at or under an FPR."""
-    return float(found.tpr[np.searchsorted(found.fpr, fpr * (1 + 1e-9), "right") - 1])
+    return float(found.tpr[_place(found, fpr)])
+
+
+def _place(found: Curve, fpr: float) -> int:
+    return int(np.searchsorted(found.fpr, fpr * (1 + 1e-9), "right")) - 1
 
 
 def _percent_axis(title: str, low: float, log: bool) -> alt.Axis:

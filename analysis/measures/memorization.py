@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ...store.errors import NotEnoughData
-from ..attacks.in_and_out import sides_in_numpy
+from ..attacks.in_and_out import query_in_parts
 from ..attacks.phi_matrix import why_no_phi
 from ..scores import Scores, count_unscored
 from ..source import Source, with_membership
@@ -44,11 +44,15 @@ def memorization(
     """
     frame = estimates(source, of)
     known = frame["score"].drop_nulls().to_numpy()
-    scored = frame.filter(pl.col("score").is_not_null()) if frame["score"].null_count() else frame
-    above = shares_above(scored, of, LEVELS)
-    del scored
+    above = shares_above(_scored(frame), of, LEVELS)
     notes = count_unscored(frame, "no shadow run trained on them, or none did without them")
     return Scores(with_membership(source, frame), notes, (_mean(known), *above))
+
+
+def _scored(frame: pl.DataFrame) -> pl.DataFrame:
+    """What `shares_above` looks at, of records with a score."""
+    told = frame.select("score", "n_in", "mean_in", "n_out", "mean_out")
+    return told.filter(pl.col("score").is_not_null()) if told["score"].null_count() else told
 
 
 def estimates(source: Source, of: str) -> pl.DataFrame:
@@ -77,8 +81,8 @@ def memorized(source: Source, of: str) -> pl.DataFrame:
     if known is not None:
         return known
     column, outcome = ("correct", None) if of == "correct" else ("loss", lambda loss: np.exp(-loss))
-    sides = sides_in_numpy(source, shadows, column, outcome)
-    found = source.query("memorization", {"target": source.target_name, "of": of}, sides)
+    asked = {"target": source.target_name, "of": of}
+    found = query_in_parts(source, "memorization", asked, shadows, column, outcome)
     if source.kept.allows(key, found.estimated_size()):
         source.kept.keep(key, found)
     return found

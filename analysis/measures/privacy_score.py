@@ -15,7 +15,7 @@ import pyarrow as pa
 from ...store.errors import NotEnoughData
 from ...store.format.records import Run
 from ...store.format.schema import ORIGINAL
-from ..attacks.in_and_out import Sums, as_table, sides_in_numpy
+from ..attacks.in_and_out import Sums, as_table, query_in_parts, sides_in_numpy
 from ..attacks.run_answers import answers_of
 from ..scores import Scores, count_unscored
 from ..source import Source, with_membership
@@ -37,9 +37,7 @@ def privacy_score(source: Source) -> Scores:
     Source: Carlini et al. 2022, "Membership Inference Attacks From First Principles", section VII-B.
     """
     shadows = source.need_shadows()
-    frame = source.query(
-        "privacy_score", {"target": source.target_name}, sides_in_numpy(source, shadows, "phi")
-    )
+    frame = query_in_parts(source, "privacy_score", {"target": source.target_name}, shadows, "phi")
     if frame["score"].null_count() == len(frame):
         raise NotEnoughData(
             f"the privacy score needs two shadow runs with and two without a sample; experiment {source.experiment!r} has "

@@ -104,7 +104,7 @@ class Desk:
         None where the lake lacks the data for it.
         """
         try:
-            with _given_back():
+            with _given_back(self.source):
                 scores = keep_scores(self.source, [name], None if whole else _LOOKED_AT)[name].scores
         except NotEnoughData as error:
             self.absent.append((name, str(error)))
@@ -160,7 +160,7 @@ class Desk:
 
     def ask(self, name: str, scores: tuple[str, ...], **options: object) -> Said:
         """What an evaluation says now. Raises what it raises."""
-        with _given_back():
+        with _given_back(self.source):
             finding = run_evaluation(self.source, find_evaluation(name), scores, options)
         self._note(name, finding.notes)
         return Said(name, _variant(name, scores, options), finding)
@@ -186,11 +186,12 @@ class Desk:
 
 
 @contextlib.contextmanager
-def _given_back() -> Iterator[None]:
+def _given_back(source: Source) -> Iterator[None]:
     """Memory that the block has let go of is the system's again: allocators keep it, and of scores one after the other a gigabyte."""
     try:
         yield
     finally:
+        source.pause()
         pa.default_memory_pool().release_unused()
         if sys.platform == "linux":
             with contextlib.suppress(AttributeError):  # musl has none

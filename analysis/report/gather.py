@@ -18,7 +18,7 @@ from ...store.lake import Lake
 from ...store.query.held import worth_holding
 from ...store.query.kept import Kept
 from ...version import __version__
-from ..charts.roc import curve
+from ..charts.roc import curve, drawn_of
 from ..evaluations.by_group import MOST_GROUPS
 from ..evaluations.likeness import cautions
 from ..scoring.catalogue import open_source
@@ -245,7 +245,7 @@ def _judge(scored: Iterable[Scored], fprs: tuple[float, ...]) -> list[Attack]:
         score, member = one.scores.arrays()
         steps = curve(one.label, score, member)
         if steps is not None:
-            attacks.append(Attack(one, tuple(evaluate(score, member, fprs)), steps))
+            attacks.append(Attack(one, tuple(evaluate(score, member, fprs)), drawn_of(steps)))
     return attacks
 
 

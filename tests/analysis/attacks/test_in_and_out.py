@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from in_sql import InSql
+from losslake.analysis.attacks import attack_r_d_l, in_and_out
 from losslake.analysis.attacks.in_and_out import Sums, as_table
 from losslake.analysis.attacks.run_answers import answers_of
 from losslake.analysis.evaluations.some_answers import is_drawn, some_answers
@@ -109,6 +110,24 @@ def test_the_two_plans_have_one_answer(both: tuple[Source, Source]) -> None:
             assert one.value == pytest.approx(other.value, rel=1e-8), name
         compared += len(summed.frame)
     assert compared > 500
+
+
+@pytest.mark.parametrize("at_once", [7, 48, 1000])
+def test_in_parts_the_answers_are_the_same(
+    lake_of: MakeLake, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = odd_lake(lake_of, "holes", 1)
+    asked = [one for one in VARIANTS if one[0] in ("calibrated", "memorization", "privacy-score")]
+    asked += [("attack-r", {"interpolate": interpolate}) for interpolate in (False, True)]
+    with Source.open(lake, "tests", find=find) as source:
+        whole = [find(name).compute(source, **options).frame for name, options in asked]
+    for module in (in_and_out, attack_r_d_l):
+        monkeypatch.setattr(module, "AT_ONCE", at_once)
+    with Source.open(lake, "tests", find=find) as source:
+        parts = [find(name).compute(source, **options).frame for name, options in asked]
+    for one, other in zip(parts, whole, strict=True):
+        assert one.equals(other, null_equal=True)
+        assert one.schema == other.schema
 
 
 def assert_alike(summed: pl.DataFrame, in_sql: pl.DataFrame, what: str) -> None:

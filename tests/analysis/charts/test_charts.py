@@ -135,6 +135,20 @@ def test_roc_chart_compiles(curves: list[tuple[str, int, int]], log: bool) -> No
     compiled(charts_roc.roc_chart([curve(*one) for one in curves], log=log))
 
 
+@pytest.mark.parametrize(("members", "others"), [(1, 1), (3, 40), (700, 90), (30_000, 25_000)])
+def test_the_corners_that_are_drawn_make_the_same_charts(members: int, others: int) -> None:
+    rng = np.random.default_rng(members)
+    score = np.append(rng.normal(1, 1, members), rng.normal(0, 1, others))
+    score[rng.random(len(score)) < 0.2] = 0.5  # a tie
+    found = charts_roc.curve("a", score, np.arange(len(score)) < members)
+    assert found is not None
+    drawn = charts_roc.drawn_of(found)
+    assert len(drawn.fpr) <= min(len(found.fpr), 700)
+    for options in ({}, {"firm": True}, {"log": False}):
+        one, other = (charts_roc.roc_chart([each], **options).to_dict() for each in (drawn, found))
+        assert one == other
+
+
 def test_roc_of_one_class_has_no_curve() -> None:
     score = np.arange(5.0)
     assert charts_roc.curve("a", score, np.ones(5, bool)) is None
