@@ -46,7 +46,7 @@ class Share(NamedTuple):
 class WatchedCriterion(nn.Module):
     """Wraps a loss function or module: same arguments, same result, same parameters.
 
-    ``on_call(output, result, losses, share)`` sees every call while gradients are on: the model's output, what the
+    ``on_call(output, target, result, losses, share)`` sees every call while gradients are on: the model's output and its target, what the
     criterion returned, the samples' losses, and what share of the result each sample's is, see `Share`. ``reduction`` says how the result comes from the samples' losses; by default the
     criterion's own attribute or argument of that name does, and without one a single number is taken to be their mean.
 
@@ -58,7 +58,7 @@ class WatchedCriterion(nn.Module):
     def __init__(
         self,
         criterion: Callable[..., Any],
-        on_call: Callable[[Any, Any, Losses, Share], None],
+        on_call: Callable[[Any, Any, Any, Losses, Share], None],
         reduction: Reduction | None,
         needs_result: Callable[[], bool],
     ) -> None:
@@ -67,7 +67,7 @@ class WatchedCriterion(nn.Module):
         self.losses = LossOf(criterion)
         self._reduction = reduction
         self._needs_result = needs_result
-        self._on_call = on_call
+        self.on_call = on_call
         self._outside = torch.compiler.disable(self._tell)
         self._number = next(_numbers)
         _watched[self._number] = self
@@ -107,7 +107,7 @@ class WatchedCriterion(nn.Module):
             lambda rows: divisor(self.losses, options, output, target, rows, how),
             lambda row: own_loss(self.losses, options, (output, target, *args[2:]), result, row, how),
         )
-        self._on_call(output, result, losses, share)
+        self.on_call(output, target, result, losses, share)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         # A copy of a model, as averaged weights need it, does not record.

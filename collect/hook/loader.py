@@ -38,23 +38,40 @@ class WatchedLoader:
         self._on_pass, self._on_batch, self._on_end = on_pass, on_batch, on_end
         sampler = "sampler" if loader.batch_sampler is None else "batch_sampler"
         self._sampler = _TellingSampler(getattr(loader, sampler))
-        # A copy of the loader with one attribute exchanged keeps its class, workers, generator and collation,
-        # so that it draws the same random numbers. The constructor would lose what it does not know of.
-        self._twin = copy.copy(loader)
-        self._twin.__dict__.update({sampler: self._sampler, "_iterator": None})
+        self._twin = _with_sampler(loader, sampler, self._sampler)
+        inner = loader.__dict__.get("base_dataloader")
+        if isinstance(inner, DataLoader):
+            # accelerate's loaders draw from the one that they were made of.
+            self._twin.__dict__["base_dataloader"] = _with_sampler(inner, sampler, self._sampler)
+        self._under_way = False
 
     def __iter__(self) -> Iterator[Any]:
-        self._on_pass()
         told = self._sampler.begin()
-        return self._walk(iter(self._twin), told)
+        return self._walk(iter(self._twin), told, looks=self._begin())
 
-    def _walk(self, batches: Iterator[Any], told: deque[Any]) -> Iterator[Any]:
+    def _begin(self) -> bool:
+        """Begin a pass; whether it only looks: without gradients, in the midst of another one, as for an accuracy."""
+        looks = self._under_way and not torch.is_grad_enabled()
+        if not looks:
+            self._on_pass()
+            self._under_way = True
+        return looks
+
+    def _walk(self, batches: Iterator[Any], told: deque[Any], *, looks: bool) -> Iterator[Any]:
         for batch in batches:
+            if not told:
+                raise InvalidInput(
+                    f"{type(self._loader).__name__} hands out batches that its sampler was not asked for, as loaders around another one do; watch "
+                    f"that one before it is wrapped, or {_BY_HAND}"
+                )
             # Loaders hand batches out in the order in which they asked the sampler for them.
             positions = np.atleast_1d(np.asarray(told.popleft()))
-            self._on_batch(self._ids_of(positions))
+            if not looks:
+                self._on_batch(self._ids_of(positions))
             yield batch
-        self._on_end()
+        if not looks:
+            self._under_way = False
+            self._on_end()
 
     def _ids_of(self, positions: np.ndarray) -> np.ndarray:
         if not len(positions):
@@ -78,6 +95,17 @@ class WatchedLoader:
         return getattr(self._loader, name)
 
 
+def _with_sampler(loader: DataLoader[Any], name: str, sampler: Any) -> DataLoader[Any]:
+    """A copy of the loader with that attribute exchanged.
+
+    It keeps its class, workers, generator and collation, so that it draws the same random numbers. The constructor would lose
+    what it does not know of.
+    """
+    twin = copy.copy(loader)
+    twin.__dict__.update({name: sampler, "_iterator": None})
+    return twin
+
+
 class KeyedLoader:
     """Yields the batches of any iterable as they are, and tells of the field of each that names its samples.
 
@@ -96,16 +124,24 @@ class KeyedLoader:
     ) -> None:
         self._loader, self._key = loader, key
         self._on_pass, self._on_batch, self._on_end = on_pass, on_batch, on_end
+        self._under_way = False
 
     def __iter__(self) -> Iterator[Any]:
-        self._on_pass()
-        return self._walk(iter(self._loader))
+        # As in WatchedLoader: a pass without gradients in the midst of another one only looks.
+        looks = self._under_way and not torch.is_grad_enabled()
+        if not looks:
+            self._on_pass()
+            self._under_way = True
+        return self._walk(iter(self._loader), looks=looks)
 
-    def _walk(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _walk(self, batches: Iterator[Any], *, looks: bool) -> Iterator[Any]:
         for batch in batches:
-            self._on_batch(_field(batch, self._key))
+            if not looks:
+                self._on_batch(_field(batch, self._key))
             yield batch
-        self._on_end()
+        if not looks:
+            self._under_way = False
+            self._on_end()
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -159,8 +195,19 @@ class _TellingSampler:
         return len(self._inner)
 
 
+def unwatched(loader: Any, is_over: Callable[[Any], bool]) -> Any:
+    """The loader as it was before it was watched, where that is over, as when the cell of a notebook runs again."""
+    while isinstance(loader, (WatchedLoader, KeyedLoader)) and is_over(loader._on_pass):
+        loader = loader._loader
+    return loader
+
+
 def check_followable(loader: object) -> None:
     """Raises InvalidInput for a loader whose batches cannot be told apart from outside."""
+    if isinstance(loader, (WatchedLoader, KeyedLoader)):
+        raise InvalidInput(
+            f"the loader is watched by another run that is on its way; give watch_loader the plain one, or {_BY_HAND}"
+        )
     if not isinstance(loader, DataLoader):
         raise InvalidInput(f"watch_loader takes a torch DataLoader, not {type(loader).__name__}; {_BY_HAND}")
     if isinstance(loader.dataset, IterableDataset):

@@ -44,7 +44,14 @@ from .eval_trace import EvalTrace
 from .evaluation import Evaluation
 from .exposed_so_far import COLUMNS, most_exposed
 from .given import KeyLookup, keys_in
-from .loader import KeyedLoader, WatchedLoader, check_followable, read_batch_ids, read_numbers
+from .loader import (
+    KeyedLoader,
+    WatchedLoader,
+    check_followable,
+    read_batch_ids,
+    read_numbers,
+    unwatched,
+)
 from .positions import Positions, read_positions
 from .recorder import TraceRecorder
 from .steps import RecordedSteps
@@ -110,6 +117,7 @@ class RecordedRun:
         too, for any iterable of batches: the field of each batch, by its name or its place in a tuple, with sample ids or keys.
         Numbers are keys where those of the experiment are numbers; by default a sample's key is its id.
         """
+        loader = unwatched(loader, self._is_over)
         if key is not None:
             if ids is not None:
                 raise InvalidOption(
@@ -147,6 +155,8 @@ class RecordedRun:
         `watch_model` alone, and only for a criterion that has no attribute or argument of that name: one number is
         taken to be a mean.
         """
+        while isinstance(criterion, WatchedCriterion) and self._is_over(criterion.on_call):
+            criterion = criterion.criterion
         watched = WatchedCriterion(
             criterion, self._steps.criterion_called, reduction, lambda: self._steps.watching
         )
@@ -366,6 +376,7 @@ class RecordedRun:
         """
         self._end_epoch()
         self._steps.unwatch()
+        self._steps.ended = True
         self._recorder.finish()
         if not (self._recorder.epochs or self._eval_trace.points or self._evaluation.done):
             raise InvalidInput(
@@ -418,7 +429,7 @@ class RecordedRun:
 
     def discard(self) -> None:
         """Leave nothing behind."""
-        self.ended = True
+        self.ended = self._steps.ended = True
         self._unfinished.detach()
         self._steps.unwatch()
         self._recorder.stop()
@@ -440,6 +451,12 @@ class RecordedRun:
             self.discard()
             if self.committed is None and ranks.writes():
                 self._writer.fail()
+
+    def _is_over(self, told: Any) -> bool:
+        """Whether what loaders and criteria tell goes to this run already, or to one that has ended."""
+        owner = getattr(told, "__self__", None)
+        steps = owner._steps if isinstance(owner, RecordedRun) else owner
+        return steps is self._steps or (isinstance(steps, RecordedSteps) and steps.ended)
 
     def _only_evaluation_failed(self, error: BaseException | None) -> bool:
         """Whether the training before is whole: what leaves the block is what `evaluate` raised."""

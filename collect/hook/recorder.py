@@ -246,7 +246,7 @@ def _not_alone(run: str, epoch: int, faults: list[int], names: tuple[str, ...]) 
         f"epoch {epoch} of run {run!r}: the gradient norm found of a record is not that of its own loss, in "
         f"{_named(faults, names)}. Either the rows that these weights see are not the records of the batch, as in sequence-first "
         "layers, position embeddings and prototypes as many as the batch, or weights used past their layer: freeze them, or change "
-        f"the layer. Or {_BESIDE}"
+        f"the layer. Or what the criterion returns is no mean: watch_criterion(..., reduction='sum'). Or {_BESIDE}"
     )
 
 
@@ -259,7 +259,8 @@ def _not_adding_up(run: str, epoch: int, faults: list[int], names: tuple[str, ..
         + (
             _BESIDE
             if alone
-            else "the loss has a term past the criterion (then watch_model(model, check=False) leaves it out)"
+            else "the records pass through them more than once, or the loss has a term past the criterion (then watch_model(model, "
+            "check=False) leaves it out)"
         )
     )
 

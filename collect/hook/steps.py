@@ -16,8 +16,10 @@ from ...store.errors import InvalidInput
 from .. import ranks
 from ..grad_norms.hooks import GradNormWatcher
 from ..losses.criterion import LossOf
+from ..losses.sample_losses import SampleLosses
 from .asked_model import highest_label
 from .criterion import Losses, Share
+from .further_calls import FurtherCalls
 from .loader import read_batch_ids
 from .recorder import TraceRecorder
 
@@ -37,6 +39,9 @@ class RecordedSteps:
         self._watcher: GradNormWatcher | None = None
         self._named = self._named_ever = 0  # batches with records, in training
         self._told: set[str] = set()
+        self._further = FurtherCalls(run)
+        self.ended = False
+        """Whether the run takes nothing any more."""
         self.by_hand = False
         """Whether losses were given that only the loop knows."""
         self.loss: str | None = None
@@ -79,6 +84,9 @@ class RecordedSteps:
     def batch(self, ids: Any) -> None:
         """The samples (B,) that the next values are of."""
         self._record_norms()
+        if self._pending is not None and len(self._pending) and torch.is_grad_enabled():
+            self._further.batch_passed()
+        self._further.next_batch()
         if isinstance(ids, torch.Tensor):
             self._pending = ids.detach().long()
         else:
@@ -95,6 +103,8 @@ class RecordedSteps:
                 "watch_criterion returned, or calls it without gradients"
             )
         self._pending = None
+        compared = self._recorder.compared and self._highest_label is not None
+        self._further.over(whole=whole, compared=compared)
         self._record_norms(last=True)
         if self._watcher is not None:
             self._watcher.check_next()
@@ -122,7 +132,7 @@ class RecordedSteps:
         if ids is not None:
             self._record_values(ids, logits, partial(self._clean, logits, labels))
 
-    def criterion_called(self, output: Any, result: Any, losses: Losses, share: Share) -> None:
+    def criterion_called(self, output: Any, target: Any, result: Any, losses: Losses, share: Share) -> None:
         """Record the losses behind a call of the watched criterion; further calls for a batch matter to norms alone.
 
         ``result`` is the sum of the samples' ``losses``, each over its ``share.divisor(rows)``.
@@ -134,6 +144,8 @@ class RecordedSteps:
                     f"the criterion was called in training, but nothing has said which samples are in the batch, and run {self._run!r} does not "
                     "record it: iterate over what watch_loader returned, or call run.batch(ids) before"
                 )
+            if not self.ended:
+                self._further.again(output, target, result)
             if self._watcher is not None:
                 self._watcher.further_loss(result, share.divisor, share.alone)
             return
@@ -141,9 +153,13 @@ class RecordedSteps:
             # An empty batch, as Poisson sampling makes them.
             self.begin()
             return
-        at = self._record_values(ids, output, losses)
+        at, found = self._record_values(ids, output, losses)
+        self._further.first(output, target, result, compared=self._all_compared(found))
         if self._watcher is not None:
             self._watcher.loss(result, at, share.divisor(len(at)), share.alone)
+
+    def _all_compared(self, found: SampleLosses) -> bool:
+        return found.wrong is not None and found.by_label and self._highest_label is not None
 
     def _tell(self, what: str) -> None:
         if what.partition(" ")[0] not in self._told and ranks.writes():
@@ -164,12 +180,15 @@ class RecordedSteps:
             for found in self._watcher.take(last=last):
                 self._recorder.record_grad_norm(found, self._watcher.names)
 
-    def _record_values(self, ids: torch.Tensor, output: Any, losses: Losses) -> torch.Tensor:
-        """Record the losses of the batch; the ids, on the device of its output."""
+    def _record_values(
+        self, ids: torch.Tensor, output: Any, losses: Losses
+    ) -> tuple[torch.Tensor, SampleLosses]:
+        """Record the losses of the batch: the ids, on the device of its output, and what was found."""
         if not isinstance(output, torch.Tensor) or not output.ndim:
             what = type(output).__name__ if not isinstance(output, torch.Tensor) else "a single number"
             raise InvalidInput(
-                f"logits are {what}; a model's output, the first argument of the criterion, must be a tensor with a row a sample"
+                f"logits are {what}; a model's output, the first argument of the criterion, must be a tensor with a row a sample; call it with "
+                "the tensor that the loss is of, or compute the samples' losses yourself: run.batch(ids), then run.record(losses)"
             )
         if len(output) != len(ids):
             tokens = len(ids) > 0 and len(output) > len(ids) and len(output) % len(ids) == 0
@@ -179,7 +198,8 @@ class RecordedSteps:
                     "tokens are told apart by sample where it is called with logits (batch, classes, positions) and targets "
                     "(batch, positions); losses of several views of a record are computed in the loop: run.record(losses)"
                     if tokens
-                    else "for batches that are split up, call run.batch(ids) before each call"
+                    else "for batches that are split up, call run.batch(ids) before each call; where the first dimension is not the batch, as "
+                    "in CTC, compute the samples' losses yourself: run.record(losses)"
                 )
             )
         with torch.no_grad(), torch.autocast(device_type=output.device.type, enabled=False):
@@ -187,7 +207,7 @@ class RecordedSteps:
             found = losses(self._known_labels(output.device)[at], self._highest_label)
             self.decide(found.name)
             self._recorder.record(at, found.loss, found.margin, found.wrong, by_label=found.by_label)
-        return at
+        return at, found
 
     def _known_labels(self, device: torch.device) -> torch.Tensor:
         if self._labels_on is None or self._labels_on.device != device:

@@ -94,7 +94,7 @@ class LossOf:
             return self._binary(output, target, known, highest)
         if whole and isinstance(output, torch.Tensor):
             ignored = int(option(self.criterion, options, "ignore_index", IGNORED))
-            if output.ndim > 2 and (target.ndim > 1 or self.kind == "classes"):
+            if output.ndim > 2 and (self.kind == "classes" or _are_positions(output, target)):
                 last = self.kind != "classes" and output.shape[:-1] == target.shape
                 classes = output.ndim - 1 if last else 1
                 if self.taken.takes_no_scores(output, target, more, options, classes, ignored, result):
@@ -103,7 +103,8 @@ class LossOf:
                 return of_positions(z, target, ignored, maybe_last=self.kind != "classes")
             lone = output.numel() == len(output)
             # Whole numbers that a lone output is to hit may be counts, where the criterion can say so itself.
-            if target.numel() == len(output) and not (lone and self.loss_only):
+            flat = output.ndim <= 2 or self.kind == "classes"
+            if flat and target.numel() == len(output) and not (lone and self.loss_only):
                 if self.kind == "classes" and highest is None:
                     self.taken.check_columns(output, target, known)
                 if not lone and self.taken.takes_no_scores(output, target, more, options, 1, ignored, result):
@@ -214,6 +215,11 @@ class LossOf:
 def _rows_agree(output: Any, target: Any) -> bool:
     tensors = isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor)
     return tensors and output.ndim > 0 and target.ndim > 0 and len(output) == len(target)
+
+
+def _are_positions(output: torch.Tensor, target: torch.Tensor) -> bool:
+    """Whether a class number is there for each position of outputs (B, C, ...) or (B, ..., C), as is none in CTC."""
+    return target.ndim > 1 and target.shape in (output.shape[:1] + output.shape[2:], output.shape[:-1])
 
 
 def _but_for_ones(shape: Sequence[int], other: Sequence[int]) -> bool:

@@ -19,6 +19,9 @@ from .scores import CriterionCall, no_scores, takes_logits, why_no_logit, why_no
 MANY_ROWS = 32
 """Lone outputs from 0 to 1 that are no logits any more."""
 
+_NO_LOG_SHARES = 0.1
+"""How far the logarithm of what a row's probabilities add up to may be from 0, by rounding and what is added to keep logarithms finite."""
+
 _LOOKED_AT = 8
 """Records that show what a criterion takes its outputs for."""
 
@@ -136,6 +139,8 @@ class Taken:
             self._rows_of_shares += output.numel() // output.shape[classes] if shares else 0
             self._scale_known = not shares or self._rows_of_shares >= ENOUGH_ROWS
             self.of_probabilities = shares
+            if self.kind == "classes" and not shares and self._takes_log_probabilities:
+                self._check_log_probabilities(output, classes)
             if shares and self.kind == "other" and isinstance(target, torch.Tensor):
                 call = CriterionCall(self.criterion, output, target, more, options or {}, classes, ignored)
                 self._of_logits = call.is_cross_entropy(result) and takes_logits(call)
@@ -144,12 +149,23 @@ class Taken:
         if self.kind != "classes" and not self._of_logits:
             return logits_of(output)
         if self._scale_known:
-            takes = "log-probabilities" if "nll" in name_of(self.criterion).lower() else "logits"
+            takes = "log-probabilities" if self._takes_log_probabilities else "logits"
             raise InvalidInput(
                 f"{name_of(self.criterion)} takes {takes}, but was called with probabilities: each row lies from 0 to 1 and adds up to 1; leave "
                 "the softmax out, or give it their logarithm"
             )
         return output
+
+    @property
+    def _takes_log_probabilities(self) -> bool:
+        return "nll" in name_of(self.criterion).lower()
+
+    def _check_log_probabilities(self, output: torch.Tensor, classes: int) -> None:
+        if output.numel() and bool((output.detach().float().logsumexp(classes).abs() > _NO_LOG_SHARES).any()):
+            raise InvalidInput(
+                f"{name_of(self.criterion)} takes log-probabilities, but was called with others: the exponentials of a row do not add up to 1, so "
+                "that the cross-entropy is not what is trained on; put a log_softmax before it, or use CrossEntropyLoss, which has one"
+            )
 
     def lone_logits(
         self,

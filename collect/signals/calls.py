@@ -57,6 +57,11 @@ def ordered_answers(
                 raise InvalidInput(
                     f"{type(model).__name__} could not be called as model(x): {error}; {NOT_A_PAIR}"
                 ) from error
+            if not isinstance(output, torch.Tensor):
+                raise InvalidInput(
+                    f"{type(model).__name__} returns a {type(output).__name__}, not a tensor with a row a record; give start_run forward=, which picks "
+                    "the outputs, as in lambda model, batch: (model(batch[0])['logits'], batch[1])"
+                )
             yield output, y.to(x.device), asked
         return
     assert query == AS_IT_IS, "start_run has refused other views"

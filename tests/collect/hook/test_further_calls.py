@@ -1,0 +1,376 @@
+"""A criterion that is called more than once a batch, or after the last one; passes that only look; loaders around loaders."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from losslake.collect.hook.start import start_run
+from losslake.store.errors import InvalidInput
+from losslake.store.lake import Lake
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+N, M, C = 24, 12, 3
+X = torch.randn(N, 5, generator=torch.Generator().manual_seed(1))
+Y = torch.arange(N) % C
+MEMBERS = torch.randperm(N, generator=torch.Generator().manual_seed(2))[:M]
+KEYS = {"key": [f"u{i}" for i in range(N)]}
+OTHERS = torch.randn(4, 5, generator=torch.Generator().manual_seed(3))
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake.open(tmp_path / "lake", create=True)
+
+
+class Heads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.main, self.second = nn.Linear(5, 6), nn.Linear(6, C), nn.Linear(6, C)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self.body(x).tanh()
+        return self.main(hidden), self.second(hidden)
+
+
+class Loop:
+    """Two epochs; notes what each member's loss is in a batch of its own, before each step."""
+
+    def __init__(self, lake: Lake, samples: Any) -> None:
+        self.lake, self.samples, self.model = lake, samples, Heads()
+        self.want = [np.full(N, np.nan) for _ in range(2)]
+
+    def __call__(self, step: Callable[[Any, Heads, torch.Tensor, torch.Tensor], torch.Tensor | None]) -> None:
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        with start_run(self.lake, "e", samples=self.samples, members=MEMBERS) as run:
+            loader = run.watch_loader(loader_of_members(), ids=MEMBERS)
+            criterion = run.watch_criterion(nn.CrossEntropyLoss())
+            for epoch in range(2):
+                for x, y in loader:
+                    self.note(epoch, x, y)
+                    optimizer.zero_grad()
+                    loss = step(criterion, self.model, x, y)
+                    if loss is not None:
+                        loss.backward()
+                    optimizer.step()
+
+    def note(self, epoch: int, x: torch.Tensor, y: torch.Tensor) -> None:
+        with torch.no_grad():
+            for row in range(len(x)):
+                own = int((x[row] == X).all(1).nonzero()[0])
+                logits = self.model(x[row : row + 1])[0]
+                self.want[epoch][own] = functional.cross_entropy(logits, y[row : row + 1])
+
+    def check(self) -> None:
+        check_trace(self.lake, self.want)
+
+
+def loader_of_members() -> DataLoader[Any]:
+    return DataLoader(TensorDataset(X[MEMBERS], Y[MEMBERS]), batch_size=4, shuffle=True)
+
+
+def check_trace(lake: Lake, want: list[np.ndarray]) -> None:
+    rows = lake.sql("select sample_id, loss from traces where source = 'train' order by sample_id")
+    found = np.array(rows["loss"].to_list(), dtype=float)[:, -len(want) :]
+    assert rows["sample_id"].to_list() == sorted(MEMBERS.tolist())
+    np.testing.assert_allclose(found.T, np.array(want)[:, rows["sample_id"].to_numpy()], rtol=1e-4)
+
+
+# --- which call is the records' ------------------------------------------------------------------------------
+
+
+def heads_of_two_tasks(c: Any, m: Heads, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    first, second = m(x)
+    loss: torch.Tensor = c(first, y) + c(second, (y + 1) % C)
+    return loss
+
+
+def generated_records(c: Any, m: Heads, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    loss: torch.Tensor = c(m(OTHERS)[0], torch.zeros(4, dtype=torch.long)) + c(m(x)[0], y)
+    return loss
+
+
+def a_step_each(c: Any, m: Heads, x: torch.Tensor, y: torch.Tensor) -> None:
+    c(m(x)[0], y).backward()
+    c(m(x)[1], (y + 1) % C).backward()
+
+
+def validation_with_gradients(c: Any, m: Heads, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    c(m(OTHERS)[0], torch.ones(4, dtype=torch.long))
+    loss: torch.Tensor = c(m(x)[0], y)
+    return loss
+
+
+def soft_targets_of_others(c: Any, m: Heads, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    guess = m(OTHERS)[0]
+    loss: torch.Tensor = c(guess, guess.softmax(1).detach()) + c(m(x)[0], y)
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("samples", "step"),
+    [
+        (KEYS, heads_of_two_tasks),
+        (KEYS, generated_records),
+        (KEYS, a_step_each),
+        (KEYS, validation_with_gradients),
+        (Y, soft_targets_of_others),
+    ],
+)
+def test_calls_that_nothing_tells_apart_are_refused(lake: Lake, samples: Any, step: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"different outputs and targets.*watch_criterion an object"):
+        Loop(lake, samples)(step)
+    assert not lake.experiments()
+
+
+def test_the_remedy_is_right(lake: Lake) -> None:
+    """The plain criterion for all that is not the records'."""
+    plain = nn.CrossEntropyLoss()
+    loop = Loop(lake, KEYS)
+    loop(lambda c, m, x, y: plain(m(OTHERS)[0], torch.zeros(4, dtype=torch.long)) + c(m(x)[0], y))
+    loop.check()
+
+
+def mixup(c: Any, m: Heads, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    logits = m(x)[0]
+    loss: torch.Tensor = 0.7 * c(logits, y) + 0.3 * c(logits, y.flip(0))
+    return loss
+
+
+def sharpness_aware(c: Any, m: Heads, x: torch.Tensor, y: torch.Tensor) -> None:
+    c(m(x)[0], y).backward()
+    with torch.no_grad():
+        m.body.weight += 0.1
+    c(m(x)[0], y.clone()).backward()
+
+
+def adversarial(c: Any, m: Heads, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    moved = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(c(m(moved)[0], y), moved)
+    loss: torch.Tensor = c(m((x + 0.1 * gradient.sign()).detach())[0], y)
+    return loss
+
+
+@pytest.mark.parametrize("samples", [Y, KEYS], ids=["labels", "no labels"])
+@pytest.mark.parametrize("step", [mixup, sharpness_aware, adversarial])
+def test_the_same_loss_once_more_is_let_be(
+    lake: Lake, step: Any, samples: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    loop = Loop(lake, samples)
+    loop(step)
+    loop.check()
+    assert not [str(each.message) for each in recwarn if "criterion" in str(each.message)]
+
+
+def test_labels_tell_the_records_own_head(lake: Lake, recwarn: pytest.WarningsRecorder) -> None:
+    loop = Loop(lake, Y)
+    loop(heads_of_two_tasks)
+    loop.check()
+    assert not [str(each.message) for each in recwarn if "criterion" in str(each.message)]
+
+
+def test_an_auxiliary_head_is_told_of_once(lake: Lake) -> None:
+    def both(c: Any, m: Heads, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        main, second = m(x)
+        loss: torch.Tensor = c(main, y) + 0.4 * c(second, y)
+        return loss
+
+    loop = Loop(lake, Y)
+    with pytest.warns(UserWarning, match="auxiliary heads") as told:
+        loop(both)
+    assert sum("auxiliary" in str(each.message) for each in told) == 1
+    loop.check()
+
+
+# --- calls after the last batch ------------------------------------------------------------------------------
+
+
+def fetched_ahead(loader: Any) -> Iterator[Batch]:
+    batches = iter(loader)
+    ahead = next(batches)
+    while ahead is not None:
+        now, ahead = ahead, next(batches, None)
+        yield now
+
+
+@pytest.mark.parametrize("ahead", [fetched_ahead, list])
+def test_batches_fetched_ahead_without_labels_are_refused(lake: Lake, ahead: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"fetches batches ahead.*run.batch"):
+        record(lake, ahead, samples=KEYS)
+
+
+def record(lake: Lake, passes: Callable[[Any], Any], *, samples: Any, epochs: int = 1) -> None:
+    model = Heads()
+    with start_run(lake, "e", samples=samples, members=MEMBERS) as run:
+        loader = run.watch_loader(loader_of_members(), ids=MEMBERS)
+        criterion = run.watch_criterion(nn.CrossEntropyLoss())
+        for _ in range(epochs):
+            for x, y in passes(loader):
+                criterion(model(x)[0], y).backward()
+
+
+def test_skipped_batches_are_no_fault(lake: Lake) -> None:
+    """A loop may leave out a batch; what comes after it is its own."""
+    record(lake, lambda loader: itertools.compress(loader, [True, False, True]), samples=KEYS, epochs=2)
+    assert lake.runs("e")[0].info.epochs == 2
+
+
+@pytest.mark.parametrize("samples", [Y, KEYS], ids=["labels", "no labels"])
+def test_batches_kept_from_an_earlier_pass_are_told_of(lake: Lake, samples: Any) -> None:
+    with pytest.warns(UserWarning, match=r"after the last batch of an epoch.*itertools.cycle"):
+        record(lake, lambda loader: itertools.islice(itertools.cycle(loader), 7), samples=samples)
+
+
+# --- passes and loaders --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_a_look_at_the_training_data_in_an_epoch_ends_it_not(lake: Lake, keyed: bool) -> None:
+    model = Heads()
+    data = TensorDataset(X[MEMBERS], Y[MEMBERS], MEMBERS)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    want = [np.full(N, np.nan) for _ in range(2)]
+    with start_run(lake, "e", samples=Y, members=MEMBERS) as run:
+        loader: Any = DataLoader(data, batch_size=4, shuffle=True)
+        loader = run.watch_loader(loader, key=2) if keyed else run.watch_loader(loader)
+        criterion = run.watch_criterion(nn.CrossEntropyLoss())
+        for epoch in range(2):
+            for at, (x, y, ids) in enumerate(loader):
+                optimizer.zero_grad()
+                logits = model(x)[0]
+                each = functional.cross_entropy(logits.detach(), y, reduction="none")
+                want[epoch][ids.numpy()] = each.numpy()
+                criterion(logits, y).backward()
+                optimizer.step()
+                if at == 1:
+                    with torch.no_grad():
+                        assert sum(len(other) for _, other, _ in loader) == M
+    assert lake.runs("e")[0].info.epochs == 2
+    check_trace(lake, want)
+
+
+class Wrapped(DataLoader[Any]):
+    """As accelerate's loaders: it gives the batches of the one that it was made of."""
+
+    def __init__(self, inner: DataLoader[Any], name: str) -> None:
+        super().__init__(inner.dataset, batch_sampler=inner.batch_sampler)
+        self.__dict__[name] = inner
+        self.__dict__["name"] = name
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        return iter(self.__dict__[self.name])
+
+
+def test_a_loader_around_another_one(lake: Lake) -> None:
+    model = Heads()
+    with start_run(lake, "e", samples=Y, members=MEMBERS) as run:
+        loader = run.watch_loader(Wrapped(loader_of_members(), "base_dataloader"))
+        criterion = run.watch_criterion(nn.CrossEntropyLoss())
+        for x, y in loader:
+            criterion(model(x)[0], y).backward()
+    each = functional.cross_entropy(model(X)[0], Y, reduction="none").detach().numpy()
+    check_trace(lake, [each])
+
+
+def test_a_loader_whose_sampler_is_not_asked_is_refused(lake: Lake) -> None:
+    with (
+        pytest.raises(InvalidInput, match="hands out batches that its sampler was not asked for"),
+        start_run(lake, "e", samples=Y, members=MEMBERS) as run,
+    ):
+        next(iter(run.watch_loader(Wrapped(loader_of_members(), "another"))))
+
+
+def test_a_cell_that_runs_twice(lake: Lake) -> None:
+    """What is watched by this run already, or by one that has ended, is watched anew; each loss is recorded once."""
+    model = Heads()
+    loader: Any = loader_of_members()
+    criterion: Any = nn.CrossEntropyLoss()
+    for _ in range(2):
+        with start_run(lake, "e", samples=Y, members=MEMBERS) as run:
+            for _ in range(2):
+                loader, criterion = run.watch_loader(loader), run.watch_criterion(criterion)
+            assert type(criterion.criterion) is nn.CrossEntropyLoss
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                for x, y in loader:
+                    criterion(model(x)[0], y).backward()
+    assert [run.info.epochs for run in lake.runs("e")] == [1, 1]
+
+
+def test_two_runs_at_once_have_loaders_of_their_own(lake: Lake) -> None:
+    first, second = (start_run(lake, "e", samples=Y, members=MEMBERS, run=name) for name in "ab")
+    loader = first.watch_loader(loader_of_members())
+    with pytest.raises(InvalidInput, match="watched by another run"):
+        second.watch_loader(loader)
+    second.discard()
+    first.discard()
+
+
+# --- outputs that are no scores of classes -------------------------------------------------------------------
+
+
+def test_log_probabilities_that_are_none_are_refused(lake: Lake) -> None:
+    model = Heads()
+    run = start_run(lake, "e", samples=Y, members=MEMBERS)
+    run.batch(MEMBERS)
+    with pytest.raises(InvalidInput, match=r"do not add up to 1.*log_softmax"):
+        run.watch_criterion(nn.NLLLoss())(model(X[MEMBERS])[0], Y[MEMBERS])
+    run.discard()
+
+
+@pytest.mark.parametrize("rows", [8, 6])
+def test_ctc_is_refused_whatever_its_length(lake: Lake, rows: int) -> None:
+    """Its first dimension is time, which may be as long as the batch."""
+    scores = torch.randn(8, rows, 4).log_softmax(2).requires_grad_()
+    given = torch.ones(rows, 2, dtype=torch.long), torch.full((rows,), 8), torch.full((rows,), 2)
+    run = start_run(lake, "e", samples=KEYS, members=MEMBERS)
+    run.batch(MEMBERS[:rows])
+    with pytest.raises(InvalidInput, match=r"run\.record"):
+        run.watch_criterion(nn.CTCLoss())(scores, *given)
+    run.discard()
+
+
+def test_ctc_with_the_batch_first(lake: Lake) -> None:
+    def ctc(
+        z: torch.Tensor, y: torch.Tensor, n: torch.Tensor, m: torch.Tensor, reduction: str = "mean"
+    ) -> torch.Tensor:
+        each = functional.ctc_loss(z.transpose(0, 1), y, n, m, reduction="none") / m
+        return each if reduction == "none" else each.mean()
+
+    scores = torch.randn(M, 8, 4).log_softmax(2).requires_grad_()
+    given = torch.randint(1, 4, (M, 3)), torch.randint(6, 9, (M,)), torch.randint(1, 4, (M,))
+    with start_run(lake, "e", samples=KEYS, members=MEMBERS) as run:
+        run.batch(MEMBERS)
+        run.watch_criterion(ctc)(scores, *given).backward()
+    want = np.full(N, np.nan)
+    for row, own in enumerate(MEMBERS.tolist()):
+        want[own] = ctc(scores[row : row + 1], *(each[row : row + 1] for each in given)).item()
+    check_trace(lake, [want])
+
+
+def test_a_model_that_returns_a_dict_is_told_of_forward(lake: Lake) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads = Heads()
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": self.heads(x)[0]}
+
+    with start_run(lake, "e", samples=Y, members=MEMBERS) as run:
+        run.batch(MEMBERS)
+        criterion = run.watch_criterion(nn.CrossEntropyLoss())
+        criterion(Named()(X[MEMBERS])["logits"], Y[MEMBERS]).backward()
+        with pytest.raises(InvalidInput, match=r"returns a dict.*forward="):
+            run.evaluate(Named(), TensorDataset(X, Y))
