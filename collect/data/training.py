@@ -34,6 +34,8 @@ class TrainingData:
     temperature     what logits are divided by before they are compared with ``soft``
     forgotten       bool (N,), by default none: never trained on, and nothing is recorded of them. They keep their place in
                     the draws of members
+    candidates      bool (N,), by default none: those of the population that canaries are ranked among (group canary). They are made up:
+                    they stand for nobody where the population does
     """
 
     dataset: str
@@ -48,13 +50,20 @@ class TrainingData:
     soft: np.ndarray | None = None
     temperature: float = 1.0
     forgotten: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    candidates: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
 
     def __post_init__(self) -> None:
-        if not len(self.forgotten):
-            object.__setattr__(self, "forgotten", np.zeros(len(self.y), dtype=np.bool_))
+        for name in ("forgotten", "candidates"):
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, np.zeros(len(self.y), dtype=np.bool_))
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def outsiders(self) -> np.ndarray:
+        """Those of the population that are records like the others, and are there: bool (N,)."""
+        return self.population & ~self.candidates & ~self.forgotten
 
     @property
     def input_shape(self) -> Any:
@@ -96,7 +105,7 @@ def _mapped(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="c", allow_pickle=False)
 
 
-_ARRAYS = ("x", "y", "population", "mean", "std", "test_x", "test_y", "soft", "forgotten")
+_ARRAYS = ("x", "y", "population", "mean", "std", "test_x", "test_y", "soft", "forgotten", "candidates")
 _FACTS = frozenset({"dataset", "classes", "temperature"})
 
 
@@ -136,6 +145,7 @@ class DeviceData:
         self.device = device
         self.pictures = data.pictures
         self.population = data.population & ~data.forgotten
+        self.outsiders = data.outsiders
         self.classes = data.classes
         self.forward = forward
         self.input_shape = data.input_shape
@@ -153,7 +163,7 @@ class DeviceData:
         self.spread = torch.ones_like(std) if normalize else std
         # Rows that features are imputed from: those no run trains on, or all where there are none.
         self.donors = torch.from_numpy(
-            np.flatnonzero(self.population if self.population.any() else ~data.forgotten)
+            np.flatnonzero(self.outsiders if self.outsiders.any() else ~data.forgotten & ~data.candidates)
         ).to(device)
         # x / unit, then minus mean, over std: as one subtraction and one multiplication.
         self._shift = mean * unit if normalize else torch.zeros_like(mean)

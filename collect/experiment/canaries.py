@@ -105,6 +105,8 @@ def plant_canaries(
 
 def canary_mask(samples: pa.Table) -> np.ndarray:
     """Which samples of an experiment are in the group of canaries: bool (N,)."""
+    if "group" not in samples.column_names:
+        return np.zeros(len(samples), dtype=bool)
     return np.asarray(pc.fill_null(pc.equal(samples["group"], CANARY), False))
 
 

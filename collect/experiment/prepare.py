@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -195,10 +195,10 @@ def prepare_experiment(
     forgotten[list(lake.experiment(experiment).forgotten)] = True
     # A forgotten one keeps its place in the draws of members, or those of all others would change.
     pool = np.where(forgotten, *(each["pool"].to_numpy(zero_copy_only=False) for each in (table, kept)))
-    canary = np.zeros(len(y), dtype=bool)
-    if options["canaries"]:
-        canary = np.where(forgotten, canary_mask(table), canary_mask(kept))
-    data = _training_data(source, x, y, pool == "population", forgotten)
+    called = np.where(forgotten, *map(canary_mask, (table, kept)))
+    canary = called if options["canaries"] else np.zeros(len(y), dtype=bool)
+    population = pool == "population"
+    data = replace(_training_data(source, x, y, population, forgotten), candidates=population & called)
     return Prepared(lake, held, data, options, canary)
 
 

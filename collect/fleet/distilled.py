@@ -65,8 +65,10 @@ def collect_distilled(
     refuse_soft_labels(with_estimator(recipe))
     fleet = open_fleet(lake, experiment, recipe, running, about=[teacher])
     data = fleet.prepared.data
-    on = on or ("population" if data.population.any() else "audit")
-    pool = data.population if on == "population" else ~data.population
+    # Not candidates of canaries: a model that was taught what the target says of them would be no stranger to them.
+    outsiders = data.population & ~data.candidates
+    on = on or ("population" if outsiders.any() else "audit")
+    pool = outsiders if on == "population" else ~data.population
     there = int(pool.sum())
     if there == 0:
         raise NotEnoughData(

@@ -114,8 +114,7 @@ def train_fleet(
     )
     if todo:
         if recipe.early_stop is not None:
-            there = prepared.data.population & ~prepared.data.forgotten
-            held_out(there, np.zeros(len(prepared.data), dtype=np.bool_))
+            held_out(prepared.data.outsiders, np.zeros(len(prepared.data), dtype=np.bool_))
         _check_model(prepared, recipe, recording)
     steps = recipe.epochs if recipe.estimator is None else recipe.passes or 1
     watch = Watch(plans, steps, progress)

@@ -20,7 +20,7 @@ from ..signals.evaluation import eval_mode
 def held_out(population: npt.NDArray[np.bool_], records: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """The records that tell a run that trains on ``records`` when to stop: the ids of the population's others.
 
-    Not audit samples: the audited model would have been chosen for its loss on records that the audit takes for strangers
+    ``population`` has none of the candidates that canaries are ranked among: they are made up, and their loss is nobody's. Not audit samples: the audited model would have been chosen for its loss on records that the audit takes for strangers
     to it. Members set aside for this would be strangers no more and no members either. Raises InvalidOption where
     there is nobody left.
     """

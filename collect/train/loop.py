@@ -57,7 +57,7 @@ class Training:
             )
         self.stopping: EarlyStopping | None = None
         if recipe.early_stop is not None:
-            watched = held_out(held.population, records)
+            watched = held_out(held.outsiders, records)
             self.stopping = EarlyStopping(step.model, held, watched, recipe.early_stop)
 
     def next_epoch(self, recorder: TraceRecorder | None, watcher: GradNormWatcher | None) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from losslake.collect.experiment.prepare import prepare_experiment
 from losslake.collect.fleet import runs as fleet_runs
@@ -86,8 +87,6 @@ def test_pictures_are_the_samples(lake: Lake) -> None:
 
 
 def test_columns_of_the_source_are_kept(lake: Lake, tmp_path: Path) -> None:
-    import polars as pl
-
     path = tmp_path / "people.parquet"
     rows = 30
     frame = pl.DataFrame(
@@ -103,9 +102,18 @@ def test_columns_of_the_source_are_kept(lake: Lake, tmp_path: Path) -> None:
         prepare_experiment(lake, "e")
 
 
-def test_the_key_of_a_table_is_kept_with_the_experiment(lake: Lake, tmp_path: Path) -> None:
-    import polars as pl
+def test_of_the_population_those_of_group_canary_are_candidates(lake: Lake, tmp_path: Path) -> None:
+    rows = pl.DataFrame({"a": range(30), "label": [0, 1] * 15, "kind": ["x", "y", "canary"] * 10})
+    path = tmp_path / "kinds.csv"
+    rows.write_csv(path)
+    made = prepare_experiment(lake, "e", dataset=str(path), group="kind", population=0.5)
+    called = np.array(lake.samples("e")["group"].to_pylist()) == "canary"
+    assert 0 < (called & made.data.population).sum() < called.sum()
+    assert (made.data.candidates == (called & made.data.population)).all()
+    assert (made.data.outsiders == (made.data.population & ~called)).all()
 
+
+def test_the_key_of_a_table_is_kept_with_the_experiment(lake: Lake, tmp_path: Path) -> None:
     rows = 40
     names = [f"P{(row * 7) % rows:02d}" for row in range(rows)]
     frame = pl.DataFrame({"age": np.arange(rows) ** 2.0, "label": np.arange(rows) % 2, "Key": names})

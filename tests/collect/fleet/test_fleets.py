@@ -267,6 +267,21 @@ def test_distilled_models_have_no_members_and_say_what_they_learnt_from(
         distilled(2, temperature=2)
 
 
+def test_candidates_of_canaries_are_not_taught(
+    lake: Lake, prepared: Any, trained: list[tuple[str, np.ndarray]]
+) -> None:
+    candidates = prepared.data.population & (np.cumsum(prepared.data.population) <= 12)
+    made = replace(prepared, lake=lake, data=replace(prepared.data, candidates=candidates))
+    runs = collect_distilled(lake, "e", count=2, prepared=made, **HERE)
+    assert [run.info.extra["distilled_on"]["records"] for run in runs] == [4, 4]
+    for _, records in trained:
+        assert not records[candidates | ~prepared.data.population].any()
+    with pytest.raises(
+        InvalidOption, match="the population pool of experiment 'e' has 8 records: give 1 to 8"
+    ):
+        collect_distilled(lake, "e", count=1, size=9, prepared=made, **HERE)
+
+
 def test_distilling_on_audit_records(lake: Lake, distilled: Any, prepared: Any) -> None:
     runs = distilled(3, on="audit", size=30)
     told = [unpack_samples(run.info.extra["distilled_on"]["samples"], 100) for run in runs]

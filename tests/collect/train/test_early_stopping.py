@@ -130,6 +130,21 @@ def test_audit_records_that_are_no_members_play_no_part(lake: Lake) -> None:
     assert first.info.extra["early_stop"] == second.info.extra["early_stop"]
 
 
+def test_candidates_of_canaries_play_no_part(lake: Lake) -> None:
+    """They are made up: whatever they are, the run stops where it would without them."""
+    candidates = DATA.population & (np.arange(N) >= 70)
+    told = []
+    for number in range(2):
+        x = DATA.x.copy()
+        x[candidates] = 5 * np.random.default_rng(number).normal(size=(candidates.sum(), 10))
+        made = replace(DATA, x=x, candidates=candidates)
+        told.append(
+            train(lake, f"run-{number}", replace(RECIPE, early_stop=3), made).info.extra["early_stop"]
+        )
+    assert told[0] == told[1]
+    assert told[0]["records"] == 20
+
+
 def test_who_is_held_out() -> None:
     taught = DATA.population & (np.arange(N) < 70)  # a distilled model learns from the population
     assert held_out(DATA.population, taught).tolist() == list(range(70, 80))
