@@ -5,6 +5,7 @@ None that is written is left undeclared, and no SQL text and no chart is left ov
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -205,6 +206,45 @@ def test_no_chart_is_left_over() -> None:
         assert any(named.search(text) for file, text in texts.items() if file != own), function.__name__
 
 
+def explained_metrics() -> set[str]:
+    """The metrics that docs/words.md has a row of."""
+    section = re.search(r"^## Metrics\n(.*?)^## ", (ROOT / "docs" / "words.md").read_text(), re.M | re.S)
+    assert section is not None
+    rows = re.findall(r"^\| (`.*?`) \|", section[1], re.M)
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
+def written_metrics() -> Iterator[str]:
+    """A pattern for each name that a `Metric` is made with in the code, whatever data it takes to have one."""
+    for file in (ROOT / "analysis").rglob("*.py"):
+        if "report" in file.parts:  # whose metrics are those of others
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            first = node.args[0]
+            if called in ("Metric", "share", "_share") and isinstance(first, ast.Constant):
+                yield str(first.value)
+            elif called == "Metric" and isinstance(first, ast.JoinedStr):
+                yield "".join(
+                    part.value if isinstance(part, ast.Constant) else r"\w+" for part in first.values
+                )
+
+
+def test_every_metric_is_explained_and_no_other() -> None:
+    explained, written = explained_metrics(), set(written_metrics())
+    assert len(written) > 40
+    assert {name for name in written if not any(re.fullmatch(name, each) for each in explained)} == set()
+    texts = "\n".join(file.read_text() for file in (ROOT / "analysis").rglob("*.py"))
+    patterns = [name for name in written if "\\" in name]
+    assert {
+        each
+        for each in explained
+        if f'"{each}"' not in texts and not any(re.fullmatch(name, each) for name in patterns)
+    } == set()
+
+
 @each_analysis
 def test_scores_and_chart(entry: Analysis, source: Source) -> None:
     outcome = run_analysis(source, entry)
@@ -216,6 +256,7 @@ def test_scores_and_chart(entry: Analysis, source: Source) -> None:
     assert [metric.metric for metric in outcome.metrics][:2] == ["auc", "tpr_at_fpr"]
     # Metrics of its own are named in the docstring, and so in the help and in docs/.
     assert [own.metric for own in outcome.scores.metrics if own.metric not in entry.description] == []
+    assert {metric.metric for metric in outcome.metrics} <= explained_metrics()
     assert entry.chart(outcome.scores).to_dict()
 
 
@@ -225,6 +266,7 @@ def test_evaluations_and_chart(entry: Evaluation, source: Source) -> None:
     assert finding.metrics
     named = f"{entry.name} auc tpr_at_fpr {entry.description}"
     assert [metric.metric for metric in finding.metrics if metric.metric not in named] == []
+    assert {metric.metric for metric in finding.metrics} <= explained_metrics()
     assert entry.chart(finding).to_dict()
 
 
