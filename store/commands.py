@@ -210,11 +210,10 @@ def forget(
     experiment keeps their numbers, with the pool 'forgotten' and nothing else, and when they were forgotten; no run may
     train on them any more. When it was stopped, run it again: without --sample it completes what was begun.
 
-    What it cannot do: models that were trained keep what they learned, and other runs' rows what these models say.
-    Exports, reports and score files that were written before, backups, and the data set itself are as they were: delete them
-    yourself. Other experiments with a sample of the same key keep it, and are named with the command for them. Metrics that somebody copied stay.
-    A file system may keep blocks of deleted files. The data set must still hold the record to collect into this experiment; to go on without
-    it, make another one with --without.
+    What it cannot do: models that were trained keep what they learned, and other runs' rows what these models say. Exports, reports and score
+    files that were written before, backups, and the data set itself are as they were: delete them yourself. Other experiments with a sample of the
+    same key keep it, and are named with the command for them. Metrics that somebody copied stay. A file system may keep blocks of deleted files.
+    The data set must still hold the record to collect into this experiment; to go on without it, make another one with --without.
 
     \b
     Examples:
