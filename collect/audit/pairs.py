@@ -48,20 +48,55 @@ def _is_one(value: Any) -> bool:
 
 
 def check_which(x: Any, y: Any, what: str) -> None:
-    """Raises InvalidInput where y is no column of labels, and its shape beside X's says what it is."""
-    of_x, of_y = (getattr(each, "shape", None) for each in (x, y))
-    if of_x is None or of_y is None or len(of_y) < 2 or of_y[1] == 1:
+    """Raises InvalidInput where y is no column of labels, and its shape and values beside X's say what it is."""
+    of_x, of_y = map(_shape, (x, y))
+    if of_x is None or of_y is None:
         return
-    if len(of_x) == 1:
-        raise InvalidInput(
-            f"X of {what} has one value a record and y rows of {of_y[1]}: they seem to be swapped; give (X, y), the records first and the labels "
-            "second"
-        )
+    one_each = len(of_x) == 1 or of_x[1:] == (1,)
+    swapped = "they seem to be swapped; give (X, y), the records first and the labels second"
+    if len(of_y) < 2 or of_y[1] == 1:
+        # One feature: no class is a fraction, and what is no text and may be classes all through is hardly one of the records.
+        if one_each and _has_fractions(y) and not _has_fractions(x) and _numbers(x) is not None:
+            raise InvalidInput(f"X of {what} has one whole number a record and y fractions: {swapped}")
+        return
+    if len(of_x) == 1 and not _has_fractions(x):
+        raise InvalidInput(f"X of {what} has one value a record and y rows of {of_y[1]}: {swapped}")
     if tuple(of_x[1:]) == tuple(of_y[1:]):
         raise InvalidInput(
             f"y of {what} has rows of {of_y[1]} values, as X has, and not a label a record; where these are other records, give "
             "members=(X_train, y_train), nonmembers=(X_test, y_test); where they are probabilities of classes, the class: argmax(1)"
         )
+
+
+def _shape(values: Any) -> tuple[int, ...] | None:
+    """The shape of an array, or of a list of numbers or of rows of them; None of anything else."""
+    found = getattr(values, "shape", None)
+    if found is None and isinstance(values, list) and (numbers := _numbers(values)) is not None:
+        found = numbers.shape
+    return None if found is None else tuple(found)
+
+
+def _numbers(values: Any) -> np.ndarray | None:
+    """The values as an array, where they are numbers or truth values."""
+    first = values
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    if isinstance(values, list) and not isinstance(first, (int, float, np.number)):
+        return None  # texts would become an array that is as wide as the longest
+    try:
+        array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return array if array.dtype.kind in "biuf" else None
+
+
+def _has_fractions(values: Any) -> bool:
+    """Whether any of them is a number that is not whole."""
+    array = _numbers(values)
+    if array is None or array.dtype.kind != "f":
+        return False
+    there = array[np.isfinite(array)]
+    return bool(np.any(there % 1 != 0))
 
 
 def check_same_rows(x: Any, y: Any, what: str) -> None:

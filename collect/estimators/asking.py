@@ -31,7 +31,7 @@ def called(function: Callable[[Any], Any], x: Any, name: str, what: str) -> np.n
         raise
     except Exception as error:  # whatever a model of somebody's raises
         raise InvalidInput(
-            f"{name} cannot be asked about the {what}: {type(error).__name__}: {error}{_of_a_frame(x)}"
+            f"{name} cannot be asked about the {what}: {type(error).__name__}: {_first_line(error)}{_of_a_frame(x)}{_of_one_number(x)}"
         ) from error
     if hasattr(answer, "detach"):
         answer = (answer if answer.is_complex() else answer.detach().float()).detach().cpu().numpy()
@@ -49,6 +49,18 @@ def called(function: Callable[[Any], Any], x: Any, name: str, what: str) -> np.n
             f"number a record of two classes{_of_a_frame(x)}"
         )
     return outputs
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong; scikit-learn's errors go on with the records."""
+    return next(iter(str(error).splitlines()), "").removesuffix(":")
+
+
+def _of_one_number(x: Any) -> str:
+    """What to do where a model fails on records of one number each that are no rows."""
+    if getattr(x, "ndim", 0) != 1 or getattr(getattr(x, "dtype", None), "kind", "O") not in "biuf":
+        return ""
+    return f". X has one number a record, shape ({len(x)},); give rows of one feature, X.reshape(-1, 1)"
 
 
 def _of_a_frame(x: Any) -> str:

@@ -197,8 +197,8 @@ def prepare_experiment(
     pool = np.where(forgotten, *(each["pool"].to_numpy(zero_copy_only=False) for each in (table, kept)))
     called = np.where(forgotten, *map(canary_mask, (table, kept)))
     canary = called if options["canaries"] else np.zeros(len(y), dtype=bool)
-    population = pool == "population"
-    data = replace(_training_data(source, x, y, population, forgotten), candidates=population & called)
+    outside = pool == "population"
+    data = replace(_training_data(source, x, y, outside, forgotten), candidates=outside & called)
     return Prepared(lake, held, data, options, canary)
 
 

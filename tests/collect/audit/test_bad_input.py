@@ -80,6 +80,12 @@ GIVEN: dict[str, tuple[Any, Any, str]] = {
     "one set by name": ({"train": frame(FIRST, Y[:40])}, OTHERS, r"give it itself, data\['train'\]"),
     "arrays by name": ({"X": X[:40], "y": Y[:40]}, OTHERS, r"give the tuple \(X, y\), here \(data\['X'\], data\['y'\]\)"),
     "y and X": ((Y[:40], X[:40]), OTHERS, r"seem to be swapped; give \(X, y\)"),
+    "y and X of one feature": ((Y[:40], X[:40, :1]), OTHERS, r"one whole number a record and y fractions: they seem to be swapped"),
+    "y and X of one feature in lists": ((Y[:40].tolist(), X[:40, :1].tolist()), OTHERS, "seem to be swapped"),
+    "y in a column and X of one feature": ((Y[:40, None], X[:40, :1]), OTHERS, "seem to be swapped"),
+    "y and X of one feature as tensors": ((torch.tensor(Y[:40]), torch.tensor(X[:40, :1])), OTHERS, "seem to be swapped"),
+    "Series and frame of one feature": ((pd.Series(Y[:40]), pd.DataFrame(X[:40, :1])), OTHERS, "seem to be swapped"),
+    "one feature that is no column": ((X[:40, 0], Y[:40]), (X[40:, 0], Y[40:]), r"Expected 2D array, got 1D array instead\. X has one number a record, shape \(40,\); give rows"),
     "both X": ((X[:40], X[40:]), OTHERS, r"give members=\(X_train, y_train\)"),
     "more X than y": ((X[:40], Y[:39]), OTHERS, "40 records in X and 39 labels in y; give one a record"),
     "a tuple of two records": (((X[0], 0), (X[1], 1)), OTHERS, "a tuple of two is"),
@@ -219,3 +225,12 @@ def test_sides_without_a_common_label_are_told_of() -> None:
     members, others = (X[:40], np.zeros(40, dtype=int)), (X[40:], np.ones(40, dtype=int))
     assert any("no label in common" in note for note in losslake.audit(MODEL, members, others).notes)
     assert not any("in common" in note for note in losslake.audit(MODEL, MEMBERS, OTHERS).notes)
+
+
+@pytest.mark.parametrize("form", [np.asarray, list])
+def test_a_feature_of_whole_numbers_and_its_labels_are_not_taken_for_swapped(form: Any) -> None:
+    """Nor fractions of one feature with labels that are whole numbers kept as floats."""
+    for x in (np.arange(80)[:, None], X[:, :1]):
+        model = LogisticRegression().fit(x[:40], Y[:40])
+        sides = [(x[rows], form(Y[rows].astype(float))) for rows in (FIRST, SECOND)]
+        assert losslake.audit(model, *sides).metrics().height > 0
