@@ -354,10 +354,10 @@ def export(file: Path, lake: str, experiment: str | None, views: bool, force: bo
 )
 @click.option("--drop", is_flag=True, help="Remove the tables, and nothing of the lake itself.")
 def publish(lake: str, keep: bool | None, drop: bool) -> None:
-    """Let other engines read the lake as Delta Lake tables: samples, runs, signals, traces, scores, metrics in LAKE/delta/.
+    """Let other engines read the lake as Delta Lake tables: samples, classes, runs, signals, traces, scores, metrics in LAKE/delta/.
 
     The tables name the lake's own Parquet files, by links beside their logs, and no row is copied. Where no file has the rows as a
-    Delta table can name them a copy is written: runs and metrics, which lie in manifests; columns of types that Delta lacks, or that two
+    Delta table can name them a copy is written: classes, runs and metrics, which lie in manifests; columns of types that Delta lacks, or that two
     experiments have in two types; runs that an older losslake wrote, until 'losslake lake compact' has put them into shared files.
 
     Readers see committed runs and nothing else: what was committed when the tables were published last. compact, forget, remove and gc

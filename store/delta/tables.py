@@ -248,7 +248,7 @@ def _column(text: str) -> Column:
     return Column(*json.loads(text))
 
 
-# --- runs and metrics -----------------------------------------------------------------------------------------
+# --- classes, runs and metrics -----------------------------------------------------------------------------------------
 
 
 def _written_out(table: str, there: Listed, columns: Mapping[str, Type]) -> Iterator[Entry]:

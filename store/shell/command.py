@@ -58,7 +58,7 @@ def sql(
 ) -> None:
     """Ask the lake in SQL: one QUERY, a file, a named query, or a shell when none is given.
 
-    Views: samples, runs, signals, traces, trace_points, scores, metrics, risk (a target's scores with key, label and
+    Views: samples, classes, runs, signals, traces, trace_points, scores, metrics, risk (a target's scores with key, label, its name and
     group). Macros: phi, cross_entropy, lt_iqr, log_normal_density, log_normal_tail. Queries read the lake and nothing else, and change nothing. One that goes over
     --memory or --timeout ends with an error; in the shell the next one runs all the same.
 
