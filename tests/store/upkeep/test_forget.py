@@ -807,3 +807,20 @@ def test_other_experiments_with_the_same_key_are_named(lake: Lake) -> None:
         "still in experiment two"
     ]
     assert run("--experiment", "may", "--sample", "1") == []
+
+
+def test_a_damaged_experiment_keeps_nobody_from_forgetting_in_another(lake: Lake) -> None:
+    for name in ("march", "april"):
+        lake.create_experiment(name, pa.table({"label": [0] * 3, "key": ["a", "b", "c"]}))
+    next(Path(lake.path).glob("samples/experiment=april/*.parquet")).write_bytes(b"nothing")
+    asked = ["lake", "forget", "--lake", lake.path, "--experiment", "march", "--key", "b"]
+    done = CliRunner().invoke(cli, asked)
+    assert done.exit_code == 0
+    assert (
+        "experiment april is damaged, and may have samples of the same key: see 'losslake lake verify"
+        in done.stdout
+    )
+    assert (
+        lake.sql("select count(key) as n from samples where experiment = 'march'", experiment="march").item()
+        == 2
+    )
