@@ -15,6 +15,9 @@ from ..files.filesystem import Files
 from ..format.manifest import DataFile
 from ..format.schema import OF_RUNS, RUN
 
+_READ_WHOLE = 256 << 10
+"""Bytes up to which a file is read whole before it is looked into: PyArrow asks Python for each part of it."""
+
 
 @contextmanager
 def open_rows(files: Files, file: DataFile) -> Iterator[tuple[pq.ParquetFile, list[int]]]:
@@ -88,7 +91,7 @@ def _opened(files: Files, file: DataFile) -> Iterator[BinaryIO]:
             source.seek(0)
             if size != (file.shared or file).bytes:  # another file, or a part of one
                 raise ValueError(f"it has {size} bytes, its manifest says {(file.shared or file).bytes}")
-            yield source
+            yield pa.BufferReader(source.read()) if size <= _READ_WHOLE else source
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptLake(
             f"{file.path} in {files.root} cannot be read: {in_one_line(error)}; run 'losslake lake verify'"

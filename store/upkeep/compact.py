@@ -10,7 +10,7 @@ It may be killed at any instant, and runs beside readers and writers; a claim ke
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..read.data_rows import open_rows
 from ..write import leases
 from ..write.index import write_index
 from ..write.leases import Claim, claim
-from ..write.table_file import check_there, rows_without, sha_without
+from ..write.table_file import check_there, read_group, rows_without, sha_without
 
 SMALL = 16 << 20
 """Bytes of a file from which on it stays as it is: opening one costs little of the time of reading it."""
@@ -156,6 +156,26 @@ def _kind_of(file: DataFile) -> str:
     return trace_source(file.path) if file.table == "traces" else file.table
 
 
+def small_of_a_kind(
+    parts: Iterable[Part], columns: Callable[[Part], pa.Schema]
+) -> tuple[list[list[Part]], list[Part]]:
+    """Parts of files that are no run's but their own: those that become one file each, as by `compact`, and the others."""
+    kinds: dict[tuple[str, pa.Schema], list[Part]] = {}
+    others = []
+    for part in parts:
+        if part.file.bytes < SMALL:
+            kinds.setdefault((_kind_of(part.file), columns(part)), []).append(part)
+        else:
+            others.append(part)
+    batches = []
+    for alike in kinds.values():
+        if len(alike) >= LEAST:
+            batches += _batches(alike)
+        else:
+            others += alike
+    return batches, others
+
+
 def _count_files(parts: Sequence[Part]) -> int:
     return len({part.file.path for part in parts})
 
@@ -244,7 +264,7 @@ def _row_groups(lake: Catalogue, file: DataFile, schema: pa.Schema) -> Iterator[
     # What fails while they are written says nothing of this file, and is raised outside of `open_rows`.
     with open_rows(lake.files, file) as (parquet, groups):
         for group in groups:
-            yield parquet.read_row_group(group, columns=schema.names)
+            yield read_group(parquet, group, schema.names)
 
 
 def _group_sizes(footer: pq.FileMetaData) -> list[int]:

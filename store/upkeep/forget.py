@@ -2,7 +2,7 @@
 
 The experiment's manifest says first that the samples are forgotten: from then on no writer brings rows of them, and one
 that is at work looks there before and after it commits. Then every file with rows of them is replaced by a copy without,
-as compaction replaces files, and the old one is deleted at once; readers in the middle of it look again. It may be
+as compaction replaces files, many small ones of runs by one that they share, and the old one is deleted at once; readers in the middle of it look again. It may be
 killed at any instant, and the same call completes it. One process at a time forgets in, or compacts, an experiment.
 """
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import CorruptLake, InvalidOption, LosslakeError, NotFound
+from ..files.tokens import new_token
 from ..format import manifest, paths
 from ..format.manifest import DataFile
 from ..format.records import (
@@ -35,8 +36,11 @@ from ..write import leases
 from ..write.index import drop_index
 from ..write.leases import Claim, claim
 from ..write.table_file import Holdings, check_there, copy_without, write_table
-from .compact import Part, pack
-from .elsewhere import SameKey, same_keys
+from .compact import Part
+from .compact import pack
+from .elsewhere import SameKey
+from .elsewhere import same_keys
+from .compact import small_of_a_kind
 from .leftovers import remove_leftovers, without_class_names
 
 _PATIENCE = 600.0
@@ -312,18 +316,24 @@ def _forget_in_runs(
     """Replace the manifests of runs that share files by ones that list copies without ``ids``; delete the old files."""
     new: dict[tuple[str, DataFile], DataFile] = {}
     shared: dict[str, list[Part]] = {}
+    own: list[Part] = []
     for run in runs:
         for file in run.files:
             if file.shared is not None:
                 shared.setdefault(file.path, []).append(Part(run.run, file))
             elif holdings.of(file).rows:
-                path = _beside(lake, known.name, run, file)
-                new[run.run, file] = copy_without(lake.files, file, ids, path, later=True)
+                own.append(Part(run.run, file))
+    # Of many small files few are made, as by compaction: each would be written, synced and listed in a folder of its own.
+    many, few = small_of_a_kind(own, lambda part: holdings.schema_of(part.file))
+    leases.hold(lake.files)
+    for part in few:
+        path = _beside(lake, known.name, part)
+        new[part.run, part.file] = copy_without(lake.files, part.file, ids, path, later=True)
     lake.files.sync([file.path for file in new.values()])
-    for parts in shared.values():
-        if any(holdings.of(part.file).rows for part in parts):
-            for part, file in pack(lake, known.name, parts, without=ids):
-                new[part.run, part.file] = file
+    concerned = [parts for parts in shared.values() if any(holdings.of(part.file).rows for part in parts)]
+    for parts in (*many, *concerned):
+        for part, file in pack(lake, known.name, parts, without=ids):
+            new[part.run, part.file] = file
     replaced = {}
     for run in runs:
         path = paths.run_manifest(known.name, run.run)
@@ -365,11 +375,11 @@ def _put_checked(
         raise
 
 
-def _beside(lake: Catalogue, experiment: str, run: Run, file: DataFile) -> str:
-    token = leases.token(lake.files)
-    if file.table == "traces":
-        return paths.trace_file(experiment, run.run, token, paths.trace_source(file.path))
-    return f"{paths.signals_folder(experiment, run.run)}/{token}.parquet"
+def _beside(lake: Catalogue, experiment: str, part: Part) -> str:
+    token = new_token(lake.files.root)
+    if part.file.table == "traces":
+        return paths.trace_file(experiment, part.run, token, paths.trace_source(part.file.path))
+    return f"{paths.signals_folder(experiment, part.run)}/{token}.parquet"
 
 
 def _extra_without(extra: Mapping[str, Any], ids: Sequence[int], samples: int) -> Mapping[str, Any]:

@@ -146,14 +146,14 @@ def copy_without(
     ``later``: it is on stable storage when `Files.sync` is told of it, and not before.
     """
     with open_rows(files, file) as (parquet, groups):
-        kept = (rows_without(_read_group(parquet, group), samples) for group in groups)
+        kept = (rows_without(read_group(parquet, group), samples) for group in groups)
         return write_parts(files, file.table, path, parquet.schema_arrow, kept, later=later)
 
 
 def copy_as(files: Files, file: DataFile, run: str, path: str) -> DataFile:
     """Write the rows of a file of one run's to ``path`` as those of another ``run``."""
     with open_rows(files, file) as (parquet, groups):
-        rows = (with_run(_read_group(parquet, group).drop_columns([RUN.name]), run) for group in groups)
+        rows = (with_run(read_group(parquet, group).drop_columns([RUN.name]), run) for group in groups)
         return write_parts(files, file.table, path, parquet.schema_arrow, rows)
 
 
@@ -188,6 +188,8 @@ class Holdings:
         self._files = files
         self._wanted = pa.array(sorted(samples), pa.int32())
         self._groups: dict[str, dict[int, Held]] = {}
+        self._schemas: dict[str, pa.Schema] = {}
+        self._alike: set[pa.Schema] = set()
 
     def of(self, file: DataFile) -> Held:
         """What a listed file has; of a shared one in its owner's part. Raises CorruptLake as `open_rows`."""
@@ -203,6 +205,10 @@ class Holdings:
             frozenset().union(*(groups[group].members for group in own)),
         )
 
+    def schema_of(self, file: DataFile) -> pa.Schema:
+        """The columns of a file that was looked into."""
+        return self._schemas[file.path]
+
     def nothing_in(self, file: DataFile) -> None:
         """Of a file that was written without the samples: it need not be looked into."""
         self._groups[file.path] = {}
@@ -213,10 +219,14 @@ class Holdings:
 
         found = {}
         with open_rows(self._files, file) as (parquet, _):
-            names = [name for name in ("sample_id", "member") if name in parquet.schema_arrow.names]
+            schema = parquet.schema_arrow
+            # The same for all runs of a fleet, and a kilobyte of each.
+            self._schemas[file.path] = next((one for one in self._alike if one.equals(schema)), schema)
+            self._alike.add(self._schemas[file.path])
+            names = [name for name in ("sample_id", "member") if name in schema.names]
             for group in range(parquet.num_row_groups):
                 if _may_hold(parquet, group, self._wanted):
-                    part = _read_group(parquet, group, names)
+                    part = read_group(parquet, group, names)
                     part = part.filter(pc.is_in(part["sample_id"], self._wanted))
                     members = part.filter(part["member"])["sample_id"].to_pylist() if len(names) > 1 else []
                     if len(part):
@@ -224,7 +234,8 @@ class Holdings:
         return found
 
 
-def _read_group(parquet: pq.ParquetFile, group: int, columns: list[str] | None = None) -> pa.Table:
+def read_group(parquet: pq.ParquetFile, group: int, columns: list[str] | None = None) -> pa.Table:
+    """A row group, of some columns or all."""
     # Threads take longer to begin than few rows take to be read.
     threads = parquet.metadata.row_group(group).num_rows > _ROWS_WORTH_THREADS
     return parquet.read_row_group(group, columns=columns, use_threads=threads)

@@ -33,6 +33,7 @@ from losslake.store.format.records import RunInfo, pack_samples, unpack_samples
 from losslake.store.lake import Lake
 from losslake.store.query.views import VIEWS
 from losslake.store.read.catalogue import results, results_with
+from losslake.store.upkeep import compact as compaction
 from losslake.store.upkeep import forget as forgetting
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.export import export
@@ -106,12 +107,23 @@ def others(lake: Lake, view: str) -> pl.DataFrame:
     return frame.filter(~pl.col("sample_id").is_in(GONE)) if "sample_id" in frame.columns else frame
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["own files", "shared files"])
-def test_rows_are_removed_everywhere_and_all_others_stay(lake: Lake, packed: bool) -> None:
+LAYOUTS = ("own files", "shared files", "own files that become shared")
+
+
+def lay_out(lake: Lake, files: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if files == LAYOUTS[1]:
+        compact(lake, "tests", least=2)
+    if files == LAYOUTS[2]:
+        monkeypatch.setattr(compaction, "LEAST", 2)
+
+
+@pytest.mark.parametrize("files", LAYOUTS)
+def test_rows_are_removed_everywhere_and_all_others_stay(
+    lake: Lake, files: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pictures = pa.array([f"png of {i}".encode() for i in range(N)])
     lake.create_experiment("drawn", pa.table({"label": [0] * N}), pictures=pictures)
-    if packed:
-        compact(lake, "tests", least=2)
+    lay_out(lake, files, monkeypatch)
     before = {view: others(lake, view) for view in VIEWS if view not in ("scores", "risk", "metrics", "runs")}
     digest, members = lake.experiment("tests").digest, {run.run: run.members for run in lake.runs("tests")}
     rows = {"samples": 2, "signals": 24, "traces": 4 - 0, "scores": 2, "results": 1}
@@ -123,6 +135,8 @@ def test_rows_are_removed_everywhere_and_all_others_stay(lake: Lake, packed: boo
     assert {name: done.rows[name] for name in rows} == rows
     assert rows["traces"] == 2 + sum(sample % 2 == 0 for sample in GONE)
     check_gone(lake)
+    signals = [file for run in lake.runs("tests") for file in run.files if file.table == "signals"]
+    assert all((file.shared is None) == (files == LAYOUTS[0]) for file in signals)
     for view, frame in before.items():
         assert_frame_equal(others(lake, view), frame)
     known = lake.experiment("tests")
@@ -613,17 +627,16 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["own files", "shared files"])
+@pytest.mark.parametrize("files", LAYOUTS)
 def test_killed_before_any_change_it_is_completed_by_the_same_call(
-    lake_of: MakeLake, packed: bool, monkeypatch: pytest.MonkeyPatch
+    lake_of: MakeLake, files: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped before each of its writes and deletions in turn; what is there is whole at any time."""
     kinds = ("put", "delete", "create")
     step = 0
     while True:
         lake = make(lake_of)
-        if packed:
-            compact(lake, "tests", least=2)
+        lay_out(lake, files, monkeypatch)
         left = step
 
         def stopping(kind: str, lake: Lake = lake) -> Callable[..., Any]:
@@ -657,7 +670,7 @@ def test_killed_before_any_change_it_is_completed_by_the_same_call(
         forget(again, "tests", keys=["key/person 17", f"key/{SECRET}"])
         check_gone(again)
         assert again.experiment("tests").forgotten == GONE
-        step += 6 if packed else 11
+        step += 11 if files == LAYOUTS[0] else 6
     assert step > 20
 
 
