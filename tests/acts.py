@@ -19,6 +19,7 @@ from losslake.store.format.records import Run, RunInfo
 from losslake.store.lake import Lake
 from losslake.store.read.catalogue import Catalogue, fingerprint
 from losslake.store.write.results import save_result
+from losslake.store.write.run_writer import RunWriter
 
 N = 5
 """Samples; the highest is never forgotten."""
@@ -30,13 +31,18 @@ class Broken(AssertionError):
 
 def write(lake: Lake, run: str, mark: int) -> None:
     """A run whose losses are all the mark."""
-    ids = np.arange(N)
-    members = ids % 2 == 0
+    members = np.arange(N) % 2 == 0
     members[list(lake.experiment("e").forgotten)] = False
     with lake.write_run("e", run, members=members) as writer:
-        writer.append_epoch("eval", 0, ids, loss=np.full(N, float(mark)))
-        writer.append_signals(ids, ids * 0, None, loss=np.full(N, float(mark)), phi=ids * 1.0)
-        writer.commit(RunInfo(role="shadow", seed=mark))
+        rows_to(writer, mark)
+
+
+def rows_to(writer: RunWriter, mark: int) -> None:
+    """Rows of a mark, and the commit."""
+    ids = np.arange(N)
+    writer.append_epoch("eval", 0, ids, loss=np.full(N, float(mark)))
+    writer.append_signals(ids, ids * 0, None, loss=np.full(N, float(mark)), phi=ids * 1.0)
+    writer.commit(RunInfo(role="shadow", seed=mark))
 
 
 Rows = Callable[[Run, str], pa.Table]

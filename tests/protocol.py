@@ -26,6 +26,7 @@ from losslake.store.format.records import Run
 from losslake.store.lake import Lake
 from losslake.store.read import catalogue
 from losslake.store.read.catalogue import fingerprint, results
+from losslake.store.upkeep import compact as compaction
 from losslake.store.upkeep.compact import compact
 from losslake.store.upkeep.forget import forget
 from losslake.store.upkeep.gc import collect_garbage
@@ -33,21 +34,25 @@ from losslake.store.upkeep.remove import remove
 from losslake.store.upkeep.verify import verify
 from losslake.store.write import index
 from losslake.store.write.leases import STALE
+from trained import check_checkpoints, train
 
 HOUR = 3600.0
 CLOCKS = {"a": 0.0, "b": HOUR, "c": -HOUR}
 RUNS = ("r0", "r1", "r2", "r3")
-KINDS = ("write", "write", "write", "analyze", "forget", "compact", "gc", "remove", "verify", "read")
+KINDS = ("write", "write", "write", "analyze", "forget", "compact", "gc", "remove", "verify", "read", "train")
 
 _INDEXED = (
     (catalogue, "LEAST", 1),
     (index, "LEAST", 1),
     (index, "SETTLED", -0.1),
     (index, "_AGAIN", 0.0),
+    (compaction, "LEAST", 2),
 )
 
 REFUSED = {
     "write": "is in the lake already|is not committed|is committed, and holds rows|others remove it again|was forgotten, and no run may train",
+    "train": "is in the lake already|is not committed|is committed, and holds rows|others remove it again|was forgotten, and no run may train|"
+    "was committed by another process",
     "analyze": "forgotten while|is not kept|there is no run",
     "forget": "another process|do it again|was lost",
     "compact": "another process|do it again|was lost",
@@ -106,6 +111,8 @@ class Protocol:
         self.log: list[str] = []
         self.steps = 0
         self._known: dict[DataFile, pa.Table] = {}
+        self.checkpointed: dict[int, list[int]] = {}
+        """Of each training by its mark the epochs after which it was told that there is a checkpoint."""
         made = self.world.start("a", lambda lake: lake.create_experiment("e", samples()))
         made.go_on()
         if made.error:
@@ -128,6 +135,9 @@ class Protocol:
         match kind:
             case "write":
                 return run, lambda lake: write(lake, run, mark)
+            case "train":
+                told = self.checkpointed[mark] = []
+                return run, lambda lake: train(lake, run, mark, told)
             case "remove":
                 return run, lambda lake: remove(lake, "e", [run])
             case "forget":
@@ -182,6 +192,7 @@ class Protocol:
             self._check_answers()
             shown = self._check_runs()
             self._check_results(shown)
+            check_checkpoints(self, RUNS)
             self._check_more(shown)
             found = verify(Lake.open(self.path))
             if damage := [each for each in found.damage if not self._may_be_told(each)]:
@@ -217,7 +228,7 @@ class Protocol:
         shown = rows_of(Lake.open(self.path), self._rows)
         gone = {int(each.what) for each in self._of("forget") if each.done}
         begun = {int(each.what) for each in self._of("forget")}
-        writers = {each.mark: each for each in self._of("write")}
+        writers = {each.mark: each for each in self._of("write", "train")}
         for run, (mark, tables) in shown.items():
             writer = writers[mark]
             if writer.what != run or (writer.refused and "is committed" not in str(writer.process.error)):
@@ -265,8 +276,8 @@ class Protocol:
     def _told(self) -> str:
         return "\n  ".join([*self.log, "and so", *map(str, self.work)])
 
-    def _of(self, kind: str) -> list[Work]:
-        return [work for work in self.work if work.kind == kind]
+    def _of(self, *kinds: str) -> list[Work]:
+        return [work for work in self.work if work.kind in kinds]
 
     # --- the end ------------------------------------------------------------------------------------------
 
@@ -288,6 +299,8 @@ class Protocol:
         self._now("c", lambda lake: compact(lake, "e", least=2))
         self.time(25 * HOUR)
         self._now("b", lambda lake: collect_garbage(lake, checkpoints=True))
+        for told in self.checkpointed.values():
+            told.clear()
         self.check()
         lake = Lake.open(self.path)
         found = verify(lake)

@@ -25,7 +25,7 @@ from losslake.store.upkeep.verify import verify
 from protocol import REFUSED, RUNS, Protocol, Work
 
 KINDS = ("write", "write", "write", "analyze", "forget", "forget", "compact", "gc", "remove", "publish", "publish",
-         "keep", "unpublish", "found", "found", "drop")  # fmt: skip
+         "keep", "unpublish", "found", "found", "drop", "train")  # fmt: skip
 
 Shown = dict[str, tuple[int, dict[str, list[int]]]]
 
@@ -96,7 +96,7 @@ class Published(Protocol):
             raise Broken(f"left in the end: {left} {self.work[-1]} after\n  " + self._told())
 
     def _check_rows(self, where: str, table: str, rows: list[dict[str, Any]]) -> None:
-        writers = {each.mark: each for each in self.work if each.kind in ("write", "found")}
+        writers = {each.mark: each for each in self.work if each.kind in ("write", "train", "found")}
         gone = {int(each.what) for each in self._of("forget") if each.done}
         for row in rows:
             mark = row.get("mark")

@@ -134,6 +134,33 @@ def test_one_in_the_middle_of_another(kind: str, other: str) -> None:
     assert calls > 30
 
 
+@pytest.mark.parametrize("other", ["gc", "forget", "compact"])
+def test_a_training_that_was_killed_is_gone_on_with(other: str) -> None:
+    """Killed before any of its calls, in the suite before some, and then others look after the lake."""
+    went_on = 0
+    for calls in range(0, 2000, 1 if SECONDS else 41):
+        protocol = Protocol()
+        try:
+            protocol.start("train", "a", 0, calls)
+            if not protocol.work[-1].process.at_work:
+                break
+            protocol.kill(0)
+            protocol.time(2 * HOUR)
+            protocol.start(other, "b", 1, 1_000_000)
+            protocol.start("train", "c", 0, 1_000_000)
+            first, last = protocol.work[0], protocol.work[-1]
+            assert last.done or "is in the lake already" in str(last.process.error)
+            # What was forgotten meanwhile the first one knew: then all begins anew.
+            told = protocol.checkpointed[first.mark][-1:] if other != "forget" else []
+            assert not last.done or last.process.answer >= max(told, default=0)
+            went_on += bool(last.process.answer)
+            protocol.end(kill=False)
+        finally:
+            protocol.close()
+    assert calls > 100
+    assert (went_on > 0) == (other != "forget")
+
+
 SLEEPERS = [("compact", "forget"), ("compact", "remove"), ("forget", "compact")]
 
 
