@@ -18,7 +18,7 @@ from ..store.format.records import CANARY, Role, Run
 from ..store.lake import Lake
 from ..store.query.held import ROWS
 from ..store.query.kept import Kept, kept_rows_of_each, place_of, rows_by_sum
-from ..store.read.catalogue import check_remembered, listed_files
+from ..store.read.catalogue import check_remembered, listed_files, with_runs
 from ..store.read.changes import check_unchanged, read_again
 from ..store.read.data_rows import columns_of
 from .declare import Analysis, parse_score
@@ -91,7 +91,7 @@ class Source:
         """
 
         def seen() -> tuple[Run | None, tuple[Run, ...], tuple[int, ...]]:
-            known, listed = lake.with_runs(experiment)  # what is forgotten by now, before any row is read
+            known, listed = with_runs(lake, experiment)  # what is forgotten by now, before any row is read
             runs = tuple(listed)
             if target is None:
                 chosen = _only_target(experiment, runs)

@@ -15,6 +15,7 @@ from .errors import InvalidOption
 from .format.outgoing import FORMATS, printable
 from .format.text import bytes_in_words, counted
 from .lake import Lake
+from .read.catalogue import with_runs
 from .shell.output import format_of, write_frame
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def info(lake: str) -> None:
     opened = Lake.open(lake)
     click.echo(f"lake {opened.path}")
     for name in opened.experiments():
-        experiment, runs = opened.with_runs(name)
+        experiment, runs = with_runs(opened, name)
         roles = Counter(run.info.role for run in runs)
         size = sum(file.bytes for files in (experiment.files, *(run.files for run in runs)) for file in files)
         counts = ", ".join(f"{count} {role}" for role, count in sorted(roles.items())) or "no runs"
@@ -206,7 +207,8 @@ def forget(
 ) -> None:
     """Remove what an experiment holds of samples, for good: rows of every run, picture, label, key, group, columns.
 
-    Old files are deleted at once. Results that were computed with the samples are removed whole; compute them again. The
+    Old files are deleted at once; where many runs have small ones the new ones are few, which they share, as after
+    'losslake lake compact'. Results that were computed with the samples are removed whole; compute them again. The
     experiment keeps their numbers, with the pool 'forgotten' and nothing else, and when they were forgotten; no run may
     train on them any more. When it was stopped, run it again: without --sample it completes what was begun.
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 from ...sql import read_sql
 from ..errors import InvalidOption, MissingExtra, QueryRefused
 from ..format.records import Run
-from ..read.catalogue import results
+from ..read.catalogue import results, with_runs
 from ..read.changes import check_unchanged
 from .engine_errors import engine_errors, first_lines
 from .limits import StillRunning, wait_for
@@ -188,7 +188,7 @@ def connect(
     """
     experiments = [experiment] if experiment is not None else lake.experiments()
     if runs is None:
-        listed = [lake.with_runs(name) for name in experiments]
+        listed = [with_runs(lake, name) for name in experiments]
         known, shown = [each for each, _ in listed], [run for _, found in listed for run in found]
     else:
         known, shown = [lake.experiment(name) for name in experiments], list(runs)

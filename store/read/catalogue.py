@@ -100,23 +100,8 @@ class Catalogue:
 
     def runs(self, experiment: str, role: str | None = None) -> list[Run]:
         """The committed runs of an experiment, by name; of one role when given."""
-        loaded = self.with_runs(experiment)[1]
+        loaded = with_runs(self, experiment)[1]
         return [run for run in loaded if role is None or run.info.role == role]
-
-    def with_runs(self, experiment: str) -> tuple[Experiment, list[Run]]:
-        """An experiment with its committed runs, by name. Raises NotFound as `experiment`."""
-        check_name("experiment", experiment)
-        looks: tuple[Callable[[], Any], ...] = (
-            lambda: self.experiment(experiment),
-            lambda: self.files.stamps(f"runs/experiment={experiment}", ".json"),
-        )
-        known, stamps = self.files.each(lambda look: look(), looks)
-        indexed = read_index(self.files, experiment, known.forgotten) if len(stamps) >= LEAST else {}
-        found = {path: self._indexed_run(path, indexed.get(path), stamp) for path, stamp in stamps.items()}
-        missing = [path for path, run in found.items() if run is None]
-        self.not_indexed[experiment] = len(missing)
-        found |= zip(missing, self.files.each(self._run_if_there, missing), strict=True)
-        return known, [run for run in found.values() if run is not None]
 
     def run(self, experiment: str, run: str) -> Run:
         """One committed run. Raises NotFound with the names there are."""
@@ -190,19 +175,26 @@ class Catalogue:
     def _names_in(self, folder: str) -> list[str]:
         return [path[len(folder) + 1 : -len(".json")] for path in self.files.list(folder, ".json")]
 
-    def _indexed_run(self, path: str, entry: Indexed | None, stamp: str) -> Run | None:
-        """A run by what an index says of its manifest; None where that is not what has ``stamp``."""
-        if entry is None or not stamp or entry.stamp != stamp:
-            return None
-        try:
-            return run_from_json(manifest_in(entry, path))
-        except CorruptLake:
-            return None
-
     def _run_if_there(self, path: str) -> Run | None:
         """A run by its manifest; None where there is none, or none any more."""
         content = manifest.load_if_there(self.files, path)
         return None if content is None else run_from_json(content)
+
+
+def with_runs(lake: Catalogue, experiment: str) -> tuple[Experiment, list[Run]]:
+    """An experiment with its committed runs, by name, in one look. Raises NotFound as `Catalogue.experiment`."""
+    check_name("experiment", experiment)
+    looks: tuple[Callable[[], Any], ...] = (
+        lambda: lake.experiment(experiment),
+        lambda: lake.files.stamps(f"runs/experiment={experiment}", ".json"),
+    )
+    known, stamps = lake.files.each(lambda look: look(), looks)
+    indexed = read_index(lake.files, experiment, known.forgotten) if len(stamps) >= LEAST else {}
+    found = {path: _indexed_run(path, indexed.get(path), stamp) for path, stamp in stamps.items()}
+    missing = [path for path, run in found.items() if run is None]
+    lake.not_indexed[experiment] = len(missing)
+    found |= zip(missing, lake.files.each(lake._run_if_there, missing), strict=True)
+    return known, [run for run in found.values() if run is not None]
 
 
 def results(lake: Catalogue, experiment: str) -> list[Result]:
@@ -265,7 +257,7 @@ def fingerprint(
     ``runs`` are those that an analysis saw, and ``forgotten`` the samples that were forgotten then; without them, what is
     committed and forgotten now.
     """
-    known, there = (lake.experiment(experiment), runs) if runs is not None else lake.with_runs(experiment)
+    known, there = (lake.experiment(experiment), runs) if runs is not None else with_runs(lake, experiment)
     gone = known.forgotten if forgotten is None else forgotten
     parts = [__version__, known.digest, *(f"without {sample}" for sample in gone)]
     for run in there:
@@ -307,7 +299,7 @@ def listed_files(lake: Catalogue, experiment: str | None = None) -> frozenset[st
     """The data files that the manifests of an experiment, or of all, list at this moment."""
     found: set[str] = set()
     for name in [experiment] if experiment is not None else lake.experiments():
-        known, runs = lake.with_runs(name)
+        known, runs = with_runs(lake, name)
         owners: tuple[Experiment | Run, ...] = (known, *runs)
         found.update(file.path for owner in owners for file in owner.files)
         found.update(result.file.path for result in results(lake, name) if result.file is not None)
@@ -326,3 +318,13 @@ def _stored(lake: Catalogue, experiment: str) -> list[tuple[str, Result | None]]
             return (path, None) if lake.files.exists(path) else None
 
     return [loaded for loaded in lake.files.each(load, found) if loaded is not None]
+
+
+def _indexed_run(path: str, entry: Indexed | None, stamp: str) -> Run | None:
+    """A run by what an index says of its manifest; None where that is not what has ``stamp``."""
+    if entry is None or not stamp or entry.stamp != stamp:
+        return None
+    try:
+        return run_from_json(manifest_in(entry, path))
+    except CorruptLake:
+        return None

@@ -31,6 +31,7 @@ from ..errors import (
 )
 from ..format.records import Run
 from ..query.views import VIEWS
+from ..read.catalogue import with_runs
 from ..read.changes import check_unchanged
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def connect_spark(
     `spark_session`). Every worker must see the lake under the same path or URL.
     """
     experiments = [experiment] if experiment is not None else lake.experiments()
-    listed = [lake.with_runs(name) for name in experiments] if runs is None else []
+    listed = [with_runs(lake, name) for name in experiments] if runs is None else []
     known = [each for each, _ in listed] if runs is None else [lake.experiment(name) for name in experiments]
     shown = [run for _, found in listed for run in found] if runs is None else list(runs)
     check_unchanged(lake.files, [*known, *shown])

@@ -15,7 +15,7 @@ from ..format import paths
 from ..format.records import Run
 from ..format.text import age, took
 from ..query.views import runs_table
-from ..read.catalogue import Catalogue, listed_files
+from ..read.catalogue import Catalogue, listed_files, with_runs
 from ..read.changes import check_unchanged, read_again
 from ..write import leases
 from .leftovers import what_became_of
@@ -39,7 +39,7 @@ def run_table(lake: Catalogue, experiment: str | None = None) -> pl.DataFrame:
     laid = {name: _laid(lake, name) for name in experiments}
 
     def read() -> list[Run]:
-        listed = [lake.with_runs(name) for name in experiments]
+        listed = [with_runs(lake, name) for name in experiments]
         runs = [run for _, found in listed for run in found]
         check_unchanged(lake.files, [*(known for known, _ in listed), *runs])
         return runs
