@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import weakref
 from collections.abc import Callable, Mapping
@@ -96,6 +97,7 @@ class WatchedCriterion(nn.Module):
         return isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor)
 
     def _tell(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        args, kwargs = _by_place(self.criterion, args, kwargs)
         output, target = _given(args, kwargs)
         options = {name: value for name, value in kwargs.items() if name not in ("input", "target")}
 
@@ -117,6 +119,24 @@ class WatchedCriterion(nn.Module):
 def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     """The output and the target in a call."""
     return args[0] if args else kwargs.get("input"), args[1] if len(args) > 1 else kwargs.get("target")
+
+
+def _by_place(
+    criterion: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments of a call with the first two in their places, where they were given under names of the criterion's own."""
+    if len(args) > 1 or not kwargs.keys() - _IN_GRAPH:
+        return args, kwargs
+    function = criterion.forward if isinstance(criterion, nn.Module) else criterion
+    try:
+        names = [*inspect.signature(function).parameters][:2]
+    except (TypeError, ValueError):
+        return args, kwargs
+    moved = names[len(args) :]
+    if not all(name in kwargs for name in moved):
+        return args, kwargs
+    rest = {name: value for name, value in kwargs.items() if name not in moved}
+    return (*args, *(kwargs[name] for name in moved)), rest
 
 
 # Torch before 2.8 knows neither the tag nor the keyword.

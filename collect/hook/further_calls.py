@@ -16,6 +16,9 @@ _WAY_OUT = (
     "torch.no_grad()"
 )
 
+_LOOKED_AT = 32
+"""Batches of which it is looked whether a backward pass comes before the next call: a hook costs each step some microseconds."""
+
 
 class FurtherCalls:
     """Of one run: which call of the watched criterion is a batch's, where there are several, or batches without one.
@@ -30,6 +33,7 @@ class FurtherCalls:
         self._output: weakref.ref[torch.Tensor] | None = None
         self._target: torch.Tensor | None = None
         self._followed_back = self._compared = self._over = False
+        self._calls = 0
         self._passed = 0  # batches of the pass under way that had no call
         self._told: set[str] = set()
 
@@ -59,7 +63,13 @@ class FurtherCalls:
         known = result is not None and isinstance(target, torch.Tensor)
         self._target = target.detach() if known else None
         self._followed_back = True
-        if "again" not in self._told and isinstance(result, torch.Tensor) and result.requires_grad:
+        self._calls += 1
+        if (
+            self._calls <= _LOOKED_AT
+            and "again" not in self._told
+            and isinstance(result, torch.Tensor)
+            and result.requires_grad
+        ):
             self._followed_back = False
             result.register_hook(self._note_backward)
 

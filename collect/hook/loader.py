@@ -39,10 +39,8 @@ class WatchedLoader:
         sampler = "sampler" if loader.batch_sampler is None else "batch_sampler"
         self._sampler = _TellingSampler(getattr(loader, sampler))
         self._twin = _with_sampler(loader, sampler, self._sampler)
-        inner = loader.__dict__.get("base_dataloader")
-        if isinstance(inner, DataLoader):
-            # accelerate's loaders draw from the one that they were made of.
-            self._twin.__dict__["base_dataloader"] = _with_sampler(inner, sampler, self._sampler)
+        for name, inner in _inside(loader):
+            self._twin.__dict__[name] = _with_sampler(inner, sampler, self._sampler)
         self._under_way = False
 
     def __iter__(self) -> Iterator[Any]:
@@ -93,6 +91,15 @@ class WatchedLoader:
         if name.startswith("__") or "_loader" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self._loader, name)
+
+
+_HOLDS = ("base_dataloader", "_dataloader")
+"""Where the loaders of accelerate and of Lightning's Fabric hold the one that they draw from."""
+
+
+def _inside(loader: Any) -> list[tuple[str, DataLoader[Any]]]:
+    held = getattr(loader, "__dict__", {})
+    return [(name, held[name]) for name in _HOLDS if isinstance(held.get(name), DataLoader)]
 
 
 def _with_sampler(loader: DataLoader[Any], name: str, sampler: Any) -> DataLoader[Any]:
@@ -208,7 +215,7 @@ def check_followable(loader: object) -> None:
         raise InvalidInput(
             f"the loader is watched by another run that is on its way; give watch_loader the plain one, or {_BY_HAND}"
         )
-    if not isinstance(loader, DataLoader):
+    if not isinstance(loader, DataLoader) and not _inside(loader):
         raise InvalidInput(f"watch_loader takes a torch DataLoader, not {type(loader).__name__}; {_BY_HAND}")
     if isinstance(loader.dataset, IterableDataset):
         raise InvalidInput(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch.utils.data import ConcatDataset, StackDataset, Subset
+import torch
+from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset
 
 from ...store.errors import InvalidInput
 
@@ -166,10 +167,7 @@ def _guessed(data: Any) -> tuple[Any, np.ndarray, bool] | None:
         for value in held.values()
         if hasattr(value, "__getitem__")
         and hasattr(value, "__len__")
-        and (
-            isinstance(value, (Subset, ConcatDataset, StackDataset))
-            or type(value).__module__.startswith("torch.utils.data")
-        )
+        and (isinstance(value, Dataset) or type(value).__module__.startswith("torch.utils.data"))
     ]
     if "dataset" in held and "indices" in held and hasattr(held["dataset"], "__len__"):
         found = _indexed(held["dataset"], held["indices"], sure=False)
@@ -177,7 +175,16 @@ def _guessed(data: Any) -> tuple[Any, np.ndarray, bool] | None:
             return found
     if len(inner) == 1 and len(inner[0]) == len(data):
         return inner[0], np.arange(len(data)), False
+    if len(inner) == 1:
+        # Indices under a name of its own, each another one: no labels.
+        rows = [_indexed(inner[0], value, sure=False) for value in held.values() if _as_long(value, data)]
+        found = [each for each in rows if each is not None and len(np.unique(each[1])) == len(data)]
+        return found[0] if len(found) == 1 else None
     return None
+
+
+def _as_long(value: Any, data: Any) -> bool:
+    return isinstance(value, (list, tuple, range, np.ndarray, torch.Tensor)) and len(value) == len(data)
 
 
 def _indexed(base: Any, indices: Any, *, sure: bool) -> tuple[Any, np.ndarray, bool] | None:

@@ -190,6 +190,11 @@ class RecordedSteps:
                 f"logits are {what}; a model's output, the first argument of the criterion, must be a tensor with a row a sample; call it with "
                 "the tensor that the loss is of, or compute the samples' losses yourself: run.batch(ids), then run.record(losses)"
             )
+        if torch._C._functorch.is_functorch_wrapped_tensor(output):
+            raise InvalidInput(
+                f"the criterion of run {self._run!r} is called within a transform of torch.func (grad, vmap), where nothing can be recorded: return "
+                "the samples' losses from it (has_aux=True), and give them to run.record(losses)"
+            )
         if len(output) != len(ids):
             tokens = len(ids) > 0 and len(output) > len(ids) and len(output) % len(ids) == 0
             raise InvalidInput(

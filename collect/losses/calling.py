@@ -83,7 +83,15 @@ def unreduced(
     has no reduction, or does not obey it.
     """
     if not tells_samples_apart(criterion):
-        raise InvalidInput(f"the losses of single samples cannot be had from {name_of(criterion)}; {WAY_OUT}")
+        learnt, other = (isinstance(each, torch.Tensor) and each.requires_grad for each in (output, target))
+        swapped = (
+            ""
+            if learnt or not other
+            else "its first argument is to be the outputs, the second their targets; or "
+        )
+        raise InvalidInput(
+            f"the losses of single samples cannot be had from {name_of(criterion)}; {swapped}{WAY_OUT}"
+        )
     call, given = criterion, dict(options)
     if isinstance(getattr(criterion, "reduction", None), str):
         call = copy.copy(criterion)

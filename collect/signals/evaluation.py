@@ -19,6 +19,9 @@ from .queries import FOR_PICTURES, Query, noisy, view
 SAMPLES_AT_ONCE = 512
 """Records in a batch of an evaluation."""
 
+_READ_TWICE = 8
+"""Records that show whether a data set draws at random."""
+
 NOT_A_PAIR = "give start_run forward=, a function (model, batch) -> (outputs, targets) that calls the model as the loop does"
 
 
@@ -78,6 +81,8 @@ def ordered_records(
         for start in range(0, len(ids), size):
             asked = ids[start : start + size]
             x, y = pair_of(data, asked)
+            if not start and not is_pair(data):
+                _check_same(x, pair_of(data, asked[:_READ_TWICE])[0])
             if query.kind in FOR_PICTURES and x.ndim != 4:
                 raise InvalidOption(
                     f"query {query.kind!r} needs pictures (batch, C, H, W), not {tuple(x.shape)}"
@@ -86,6 +91,18 @@ def ordered_records(
                 raise InvalidOption(f"query 'noise' needs records of floating-point numbers, not {x.dtype}")
             own = torch.from_numpy(asked).to(device)
             yield noisy(view(x.to(device), query, own), query, own), torch.as_tensor(y), asked
+
+
+def _check_same(x: torch.Tensor, again: torch.Tensor) -> None:
+    """Raises InvalidInput where the first records, read ``again``, are others."""
+    first = x[: len(again)]
+    if first.shape != again.shape or not bool(
+        ((first == again) | ((first != first) & (again != again))).all()
+    ):
+        raise InvalidInput(
+            "the same records of data, read twice, have other inputs: it draws at random, as augmentation does, and what a model says of them "
+            "is of that draw; give data without it"
+        )
 
 
 def check_holds_all(data: Any, samples: int) -> None:

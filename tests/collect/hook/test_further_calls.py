@@ -1,9 +1,8 @@
-"""A criterion that is called more than once a batch, or after the last one; passes that only look; loaders around loaders."""
+"""A criterion that is called more than once a batch, or after the last one, and how it is called."""
 
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -232,145 +231,55 @@ def test_batches_kept_from_an_earlier_pass_are_told_of(lake: Lake, samples: Any)
         record(lake, lambda loader: itertools.islice(itertools.cycle(loader), 7), samples=samples)
 
 
-# --- passes and loaders --------------------------------------------------------------------------------------
+# --- how a criterion is called -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("keyed", [False, True])
-def test_a_look_at_the_training_data_in_an_epoch_ends_it_not(lake: Lake, keyed: bool) -> None:
+def named(logits: torch.Tensor, labels: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
+    return weight * functional.cross_entropy(logits, labels)
+
+
+class Named(nn.Module):
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
+        return named(logits, labels, weight)
+
+
+@pytest.mark.parametrize("criterion", [named, Named()])
+@pytest.mark.parametrize("places", [0, 1, 2])
+def test_arguments_under_names_of_the_criterions_own(lake: Lake, criterion: Any, places: int) -> None:
     model = Heads()
-    data = TensorDataset(X[MEMBERS], Y[MEMBERS], MEMBERS)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    want = [np.full(N, np.nan) for _ in range(2)]
+    logits = model(X[MEMBERS])[0]
+    given = {"weight": 2.0, "labels": Y[MEMBERS], "logits": logits}
+    by_place = [given.pop(name) for name in ("logits", "labels")[:places]]
     with start_run(lake, "e", samples=Y, members=MEMBERS) as run:
-        loader: Any = DataLoader(data, batch_size=4, shuffle=True)
-        loader = run.watch_loader(loader, key=2) if keyed else run.watch_loader(loader)
-        criterion = run.watch_criterion(nn.CrossEntropyLoss())
-        for epoch in range(2):
-            for at, (x, y, ids) in enumerate(loader):
-                optimizer.zero_grad()
-                logits = model(x)[0]
-                each = functional.cross_entropy(logits.detach(), y, reduction="none")
-                want[epoch][ids.numpy()] = each.numpy()
-                criterion(logits, y).backward()
-                optimizer.step()
-                if at == 1:
-                    with torch.no_grad():
-                        assert sum(len(other) for _, other, _ in loader) == M
-    assert lake.runs("e")[0].info.epochs == 2
-    check_trace(lake, want)
+        run.batch(MEMBERS)
+        run.watch_criterion(criterion)(*by_place, **given).backward()
+    check_trace(lake, [functional.cross_entropy(model(X)[0], Y, reduction="none").detach().numpy()])
 
 
-class Wrapped(DataLoader[Any]):
-    """As accelerate's loaders: it gives the batches of the one that it was made of."""
-
-    def __init__(self, inner: DataLoader[Any], name: str) -> None:
-        super().__init__(inner.dataset, batch_sampler=inner.batch_sampler)
-        self.__dict__[name] = inner
-        self.__dict__["name"] = name
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        return iter(self.__dict__[self.name])
+@pytest.mark.parametrize("samples", [Y, KEYS], ids=["labels", "no labels"])
+def test_targets_that_come_first_are_told_of(lake: Lake, samples: Any) -> None:
+    run = start_run(lake, "e", samples=samples, members=MEMBERS)
+    run.batch(MEMBERS)
+    with pytest.raises(InvalidInput, match="first argument is to be the outputs"):
+        run.watch_criterion(lambda y, z: functional.cross_entropy(z, y))(Y[MEMBERS], Heads()(X[MEMBERS])[0])
+    run.discard()
 
 
-def test_a_loader_around_another_one(lake: Lake) -> None:
-    model = Heads()
-    with start_run(lake, "e", samples=Y, members=MEMBERS) as run:
-        loader = run.watch_loader(Wrapped(loader_of_members(), "base_dataloader"))
-        criterion = run.watch_criterion(nn.CrossEntropyLoss())
-        for x, y in loader:
-            criterion(model(x)[0], y).backward()
-    each = functional.cross_entropy(model(X)[0], Y, reduction="none").detach().numpy()
-    check_trace(lake, [each])
-
-
-def test_a_loader_whose_sampler_is_not_asked_is_refused(lake: Lake) -> None:
-    with (
-        pytest.raises(InvalidInput, match="hands out batches that its sampler was not asked for"),
-        start_run(lake, "e", samples=Y, members=MEMBERS) as run,
-    ):
-        next(iter(run.watch_loader(Wrapped(loader_of_members(), "another"))))
-
-
-def test_a_cell_that_runs_twice(lake: Lake) -> None:
-    """What is watched by this run already, or by one that has ended, is watched anew; each loss is recorded once."""
-    model = Heads()
-    loader: Any = loader_of_members()
-    criterion: Any = nn.CrossEntropyLoss()
-    for _ in range(2):
-        with start_run(lake, "e", samples=Y, members=MEMBERS) as run:
-            for _ in range(2):
-                loader, criterion = run.watch_loader(loader), run.watch_criterion(criterion)
-            assert type(criterion.criterion) is nn.CrossEntropyLoss
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                for x, y in loader:
-                    criterion(model(x)[0], y).backward()
-    assert [run.info.epochs for run in lake.runs("e")] == [1, 1]
-
-
-def test_two_runs_at_once_have_loaders_of_their_own(lake: Lake) -> None:
-    first, second = (start_run(lake, "e", samples=Y, members=MEMBERS, run=name) for name in "ab")
-    loader = first.watch_loader(loader_of_members())
-    with pytest.raises(InvalidInput, match="watched by another run"):
-        second.watch_loader(loader)
-    second.discard()
-    first.discard()
-
-
-# --- outputs that are no scores of classes -------------------------------------------------------------------
-
-
-def test_log_probabilities_that_are_none_are_refused(lake: Lake) -> None:
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_transforms_of_torch_func_are_refused(lake: Lake, one_by_one: bool) -> None:
     model = Heads()
     run = start_run(lake, "e", samples=Y, members=MEMBERS)
+    criterion = run.watch_criterion(nn.CrossEntropyLoss())
+
+    def loss(parameters: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        x, y = (x[None], y[None]) if one_by_one else (x, y)
+        found: torch.Tensor = criterion(torch.func.functional_call(model, parameters, (x,))[0], y)
+        return found
+
+    gradient = torch.func.grad(loss)
+    if one_by_one:
+        gradient = torch.func.vmap(gradient, (None, 0, 0))
     run.batch(MEMBERS)
-    with pytest.raises(InvalidInput, match=r"do not add up to 1.*log_softmax"):
-        run.watch_criterion(nn.NLLLoss())(model(X[MEMBERS])[0], Y[MEMBERS])
+    with pytest.raises(InvalidInput, match=r"transform of torch.func.*run\.record"):
+        gradient(dict(model.named_parameters()), X[MEMBERS], Y[MEMBERS])
     run.discard()
-
-
-@pytest.mark.parametrize("rows", [8, 6])
-def test_ctc_is_refused_whatever_its_length(lake: Lake, rows: int) -> None:
-    """Its first dimension is time, which may be as long as the batch."""
-    scores = torch.randn(8, rows, 4).log_softmax(2).requires_grad_()
-    given = torch.ones(rows, 2, dtype=torch.long), torch.full((rows,), 8), torch.full((rows,), 2)
-    run = start_run(lake, "e", samples=KEYS, members=MEMBERS)
-    run.batch(MEMBERS[:rows])
-    with pytest.raises(InvalidInput, match=r"run\.record"):
-        run.watch_criterion(nn.CTCLoss())(scores, *given)
-    run.discard()
-
-
-def test_ctc_with_the_batch_first(lake: Lake) -> None:
-    def ctc(
-        z: torch.Tensor, y: torch.Tensor, n: torch.Tensor, m: torch.Tensor, reduction: str = "mean"
-    ) -> torch.Tensor:
-        each = functional.ctc_loss(z.transpose(0, 1), y, n, m, reduction="none") / m
-        return each if reduction == "none" else each.mean()
-
-    scores = torch.randn(M, 8, 4).log_softmax(2).requires_grad_()
-    given = torch.randint(1, 4, (M, 3)), torch.randint(6, 9, (M,)), torch.randint(1, 4, (M,))
-    with start_run(lake, "e", samples=KEYS, members=MEMBERS) as run:
-        run.batch(MEMBERS)
-        run.watch_criterion(ctc)(scores, *given).backward()
-    want = np.full(N, np.nan)
-    for row, own in enumerate(MEMBERS.tolist()):
-        want[own] = ctc(scores[row : row + 1], *(each[row : row + 1] for each in given)).item()
-    check_trace(lake, [want])
-
-
-def test_a_model_that_returns_a_dict_is_told_of_forward(lake: Lake) -> None:
-    class Named(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.heads = Heads()
-
-        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"logits": self.heads(x)[0]}
-
-    with start_run(lake, "e", samples=Y, members=MEMBERS) as run:
-        run.batch(MEMBERS)
-        criterion = run.watch_criterion(nn.CrossEntropyLoss())
-        criterion(Named()(X[MEMBERS])["logits"], Y[MEMBERS]).backward()
-        with pytest.raises(InvalidInput, match=r"returns a dict.*forward="):
-            run.evaluate(Named(), TensorDataset(X, Y))

@@ -223,6 +223,40 @@ def test_what_speaks_for_another_order_is_refused(lake: Lake) -> None:
     assert faults(lake, ids) == 0
 
 
+class Rows(Dataset[Any]):
+    """Some rows of another data set, under names of one's own."""
+
+    def __init__(self, base: Any, rows: Any, **more: Any) -> None:
+        self.base, self.rows = base, rows
+        self.__dict__.update(more)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, at: int) -> Any:
+        return self.base[int(self.rows[at])]
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, tuple])
+def test_rows_of_another_data_set_under_any_name_speak_for_another_order(lake: Lake, kind: Any) -> None:
+    mask = np.zeros(N, dtype=bool)
+    mask[PERM[:24]] = True
+    with pytest.raises(InvalidInput, match="pass ids="), begin(lake, mask) as run:
+        run.watch_loader(shuffled(Rows(FULL, kind(PERM[:24]))))
+
+
+def test_numbers_that_are_no_rows_do_not(lake: Lake) -> None:
+    """Classes, or ages: some are the same, or there is no such row."""
+    mask = np.zeros(N, dtype=bool)
+    mask[PERM[:24]] = True
+    rows = sorted(PERM[:24])
+    with begin(lake, mask) as run, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = Rows(FULL, rows, classes=[0, 1] * 12, ages=list(range(100, 124)))
+        train(run, run.watch_loader(shuffled(data)))
+    assert faults(lake) == 0
+
+
 def test_labels_that_are_compared_show_it(lake: Lake) -> None:
     """Samples in the order of two parts: indices into the whole speak against it, labels for it."""
     labels = torch.arange(N) % 3
