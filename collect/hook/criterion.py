@@ -38,10 +38,12 @@ class Share(NamedTuple):
 
     divisor  divisor(rows): what the result divides each sample's loss by, a number or (B,)
     alone    alone(row): the loss of one record by itself, with its graph
+    by       the criterion that it is of
     """
 
     divisor: Callable[[int], torch.Tensor | float]
     alone: Callable[[int], torch.Tensor]
+    by: LossOf
 
 
 class WatchedCriterion(nn.Module):
@@ -108,6 +110,7 @@ class WatchedCriterion(nn.Module):
         share = Share(
             lambda rows: divisor(self.losses, options, output, target, rows, how),
             lambda row: own_loss(self.losses, options, (output, target, *args[2:]), result, row, how),
+            self.losses,
         )
         self.on_call(output, target, result, losses, share)
 

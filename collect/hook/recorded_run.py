@@ -300,7 +300,7 @@ class RecordedRun:
         training goes on: the point has no values. So have epochs after which it was not called.
         """
         wanted = self._eval_norms if grad_norm is None else grad_norm
-        losses = self._losses if criterion is None else LossOf(criterion)
+        losses = self._losses_of(criterion)
 
         def ask(ids: np.ndarray) -> TracePoint:
             with self._steps.paused():
@@ -332,7 +332,7 @@ class RecordedRun:
         old. Where it raises, the run has no signals: it may be called again, and an error that leaves the run's block
         all the same commits the traces, so that no training is lost to it. A committed run that has no signals gets them too.
         """
-        losses = self._losses if criterion is None else LossOf(criterion)
+        losses = self._losses_of(criterion)
         with self._evaluating():
             asked = asked_model(
                 model,
@@ -356,6 +356,10 @@ class RecordedRun:
         with self._evaluating():
             self._end_epoch()
             self._evaluation.write(lambda ids, query: [(ids, ask(ids, query))])
+
+    def _losses_of(self, criterion: Callable[..., Any] | None) -> LossOf | None:
+        """Of the criterion given; without one of that whose values are recorded, or is watched, the last of several."""
+        return LossOf(criterion) if criterion is not None else self._steps.losses or self._losses
 
     def _call(self) -> Call:
         return Call(self._forward, self._collate or self._collate_of_loop or default_collate)
@@ -404,13 +408,14 @@ class RecordedRun:
 
     def _facts(self) -> RunInfo:
         """What the run says of itself, now that its loop has ended."""
+        losses = self._losses_of(None)
         return dataclasses.replace(
             self._evaluation.info,
             extra={
                 **self._evaluation.info.extra,
                 **({"loss": BY_HAND} if self._steps.by_hand else {}),
                 **({} if self._steps.loss is None or self._steps.by_hand else {"loss": self._steps.loss}),
-                **({"outputs": "probabilities"} if self._losses and self._losses.of_probabilities else {}),
+                **({"outputs": "probabilities"} if losses is not None and losses.of_probabilities else {}),
             },
             epochs=self._recorder.epochs or max(self._eval_trace.points - 1, 0) or None,
             seconds=self._trained or time.perf_counter() - self._started,
@@ -482,5 +487,6 @@ class RecordedRun:
             return
         self._doubted = True
         check_order(self.name, self._not_shown, self.labels, compared=self._recorder.compared)
-        if self._losses is not None:
-            tell_of_sigmoids(self.name, self._losses.taken.shares_for_logits())
+        losses = self._losses_of(None)
+        if losses is not None:
+            tell_of_sigmoids(self.name, losses.taken.shares_for_logits())

@@ -98,7 +98,8 @@ class TraceRecorder:
                     f"epoch {epoch} of run {self._writer.run!r}: {mismatches} targets are not the labels of their "
                     "samples, so batches and sample ids do not belong together; a loop that fetches batches ahead, or "
                     "reorders them, says which samples are next with run.batch(ids); a data set whose records are not the members in "
-                    "their order with watch_loader(loader, ids=...)"
+                    "their order with watch_loader(loader, ids=...); or start_run's samples= have other labels than the loop trains on, as with "
+                    "label noise: give those"
                 )
             strangers = np.flatnonzero(seen & ~self._writer.members)
             if len(strangers):

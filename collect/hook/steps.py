@@ -44,6 +44,8 @@ class RecordedSteps:
         """Whether the run takes nothing any more."""
         self.by_hand = False
         """Whether losses were given that only the loop knows."""
+        self.losses: LossOf | None = None
+        """Of the criterion whose values are recorded, once there are any."""
         self.loss: str | None = None
         """The name of the loss that the run records, once it is decided; see `decide`."""
 
@@ -154,6 +156,7 @@ class RecordedSteps:
             self.begin()
             return
         at, found = self._record_values(ids, output, losses)
+        self.losses = share.by
         self._further.first(output, target, result, compared=self._all_compared(found))
         if self._watcher is not None:
             self._watcher.loss(result, at, share.divisor(len(at)), share.alone)

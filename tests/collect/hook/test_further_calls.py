@@ -192,6 +192,26 @@ def test_an_auxiliary_head_is_told_of_once(lake: Lake) -> None:
     loop.check()
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_of_two_watched_criteria_the_recorded_one_asks(lake: Lake, first: bool) -> None:
+    """Whichever of them was watched last."""
+    model = Heads()
+    whole = TensorDataset(X, Y)
+    with start_run(lake, "e", samples=Y, members=MEMBERS) as run:
+        if first:
+            other: Any = run.watch_criterion(nn.MSELoss())
+        criterion = run.watch_criterion(nn.CrossEntropyLoss())
+        if not first:
+            other = run.watch_criterion(nn.MSELoss())
+        run.batch(MEMBERS)
+        logits = model(X[MEMBERS])[0]
+        (criterion(logits, Y[MEMBERS]) + other(logits, functional.one_hot(Y[MEMBERS], C).float())).backward()
+        run.evaluate(nn.Sequential(model.body, nn.Tanh(), model.main), whole)
+    want = functional.cross_entropy(model(X)[0], Y, reduction="none").detach().numpy()
+    found = lake.sql("select loss from signals order by sample_id")["loss"].to_numpy()
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+
+
 # --- calls after the last batch ------------------------------------------------------------------------------
 
 
