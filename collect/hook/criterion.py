@@ -47,7 +47,7 @@ class Share(NamedTuple):
 
 
 class WatchedCriterion(nn.Module):
-    """Wraps a loss function or module: same arguments, same result, same parameters.
+    """Wraps a loss function or module: same arguments, same result, same parameters and attributes, those that are set too.
 
     ``on_call(output, target, result, losses, share)`` sees every call while gradients are on: the model's output and its target, what the
     criterion returned, the samples' losses, and what share of the result each sample's is, see `Share`. ``reduction`` says how the result comes from the samples' losses; by default the
@@ -66,6 +66,8 @@ class WatchedCriterion(nn.Module):
         needs_result: Callable[[], bool],
     ) -> None:
         super().__init__()
+        self._inner: Callable[..., Any]
+        self.__dict__["_inner"] = criterion  # as what it is, which a compiler finds at once
         self.criterion = criterion
         self.losses = LossOf(criterion)
         self._reduction = reduction
@@ -77,9 +79,11 @@ class WatchedCriterion(nn.Module):
         # Neither parameter nor persistent: what a compiled step changes, so that no compiler leaves the recording out.
         # On the CPU, so that none replays it as a CUDA graph, without running it.
         self._calls = torch.zeros((), dtype=torch.int64)
+        self.register_load_state_dict_pre_hook(_with_prefix)
+        self.__dict__["_whole"] = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        result = self.criterion(*args, **kwargs)
+        result = self._inner(*args, **kwargs)
         if torch.is_grad_enabled():
             if torch.compiler.is_compiling() and self._fits_graph(args, kwargs):
                 output, target = _given(args, kwargs)
@@ -99,14 +103,14 @@ class WatchedCriterion(nn.Module):
         return isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor)
 
     def _tell(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
-        args, kwargs = _by_place(self.criterion, args, kwargs)
+        args, kwargs = _by_place(self._inner, args, kwargs)
         output, target = _given(args, kwargs)
         options = {name: value for name, value in kwargs.items() if name not in ("input", "target")}
 
         def losses(known: torch.Tensor, highest: int | None) -> SampleLosses:
             return self.losses(output, target, known, highest, args[2:], options, result)
 
-        how = reduction_of(self.criterion, options, self._reduction)
+        how = reduction_of(self._inner, options, self._reduction)
         share = Share(
             lambda rows: divisor(self.losses, options, output, target, rows, how),
             lambda row: own_loss(self.losses, options, (output, target, *args[2:]), result, row, how),
@@ -114,9 +118,44 @@ class WatchedCriterion(nn.Module):
         )
         self.on_call(output, target, result, losses, share)
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("__") or "_inner" not in self.__dict__:
+                raise
+            return getattr(self._inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A loop that changes its criterion, a weight or a temperature, means the one that computes.
+        if "_whole" not in self.__dict__ or name in self.__dict__:
+            super().__setattr__(name, value)
+        else:
+            setattr(self._inner, name, value)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        inner = self._inner if isinstance(self._inner, nn.Module) else super()
+        return inner.state_dict(*args, **kwargs)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         # A copy of a model, as averaged weights need it, does not record.
-        return copy.deepcopy(self.criterion, memo)
+        return copy.deepcopy(self._inner, memo)
+
+    def __reduce__(self) -> Any:
+        return _itself, (self._inner,)
+
+
+def _itself(criterion: Callable[..., Any]) -> Callable[..., Any]:
+    """What is left of a watched criterion in a file or another process."""
+    return criterion
+
+
+def _with_prefix(
+    watched: WatchedCriterion, state: dict[str, Any], prefix: str, *unused: Any, **more: Any
+) -> None:
+    """Names in a checkpoint are those of the criterion; within the watched one it is a module of its own."""
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[prefix + "criterion." + name.removeprefix(prefix)] = state.pop(name)
 
 
 def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:

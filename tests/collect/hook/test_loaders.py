@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +132,50 @@ def test_a_cell_that_runs_twice(lake: Lake) -> None:
                 for x, y in loader:
                     criterion(model(x), y).backward()
     assert [run.info.epochs for run in lake.runs("e")] == [1, 1]
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.seen = 1.0, 0
+        self.bias = nn.Parameter(torch.zeros(C))
+
+    def forward(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        self.seen += 1
+        return self.scale * functional.cross_entropy(z + self.bias, y)
+
+
+def test_a_watched_criterion_has_the_attributes_of_the_plain_one(lake: Lake, tmp_path: Path) -> None:
+    plain = Scaled()
+    run = start_run(lake, "e", samples=Y, members=MEMBERS)
+    watched: Any = run.watch_criterion(plain)
+    logits = network()(X[MEMBERS])
+    before = watched(logits, Y[MEMBERS]).item()
+    watched.scale = 3.0  # as a loop that anneals it
+    assert (watched.scale, plain.scale, watched.seen) == (3.0, 3.0, 1)
+    assert watched(logits, Y[MEMBERS]).item() == pytest.approx(3 * before)
+    assert not watched.eval().training
+    assert not plain.training
+    assert list(watched.state_dict()) == ["bias"]
+    torch.save(nn.ModuleDict({"criterion": watched}).state_dict(), tmp_path / "saved.pt")
+    saved = torch.load(tmp_path / "saved.pt")
+    assert list(saved) == ["criterion.bias"]
+    saved["criterion.bias"] += 1
+    nn.ModuleDict({"criterion": watched}).load_state_dict(saved)
+    assert plain.bias.tolist() == [1.0] * C
+    watched.load_state_dict({"bias": torch.full((C,), 2.0)})
+    assert plain.bias.tolist() == [2.0] * C
+    assert copy.copy(watched) is plain  # as what pickle makes of it
+    assert not hasattr(watched, "nothing")
+    run.discard()
+
+
+def test_a_watched_function_has_its_attributes(lake: Lake) -> None:
+    run = start_run(lake, "e", samples=Y, members=MEMBERS)
+    watched: Any = run.watch_criterion(functional.cross_entropy)
+    assert watched.state_dict() == {}
+    assert copy.copy(watched) is functional.cross_entropy
+    run.discard()
 
 
 def test_two_runs_at_once_have_loaders_of_their_own(lake: Lake) -> None:
