@@ -69,7 +69,8 @@ class Axis:
         if self.kind == "symlog":
             return alt.Scale(type="symlog", constant=self.constant, domain=domain, nice=False)
         if self.kind == "log":
-            return alt.Scale(type="log", domain=domain, nice=False)
+            # What lies beyond its end is drawn there, and not outside of the chart.
+            return alt.Scale(type="log", domain=domain, nice=False, clamp=True)
         return alt.Scale(type="linear", domain=domain, nice=False, zero=False)
 
     def draw(self, title: str) -> alt.Axis:

@@ -20,6 +20,10 @@ _NAMES = {
 }
 
 
+FEW_MODELS = 9
+"""Models whose names do not stand in each other's way."""
+
+
 def onion_chart(finding: Finding) -> alt.Chart | alt.LayerChart:
     """Share of records exposed at each threshold or FPR, before and after the removal; the first score is drawn."""
     import altair as alt
@@ -179,7 +183,10 @@ def risk_of_models(
     ]
     form = ".2%" if fpr is not None else ".3f"
     names = [name for name, _ in models]
-    x = alt.X("model:N", sort=names, scale=alt.Scale(domain=names), axis=alt.Axis(title=None, labelAngle=-20))
+    # A few names all stand there, on a narrow screen too.
+    all_of_them = {"labelOverlap": False} if len(names) <= FEW_MODELS else {}
+    below = alt.Axis(title=None, labelAngle=-40, labelLimit=150, **all_of_them)
+    x = alt.X("model:N", sort=names, scale=alt.Scale(domain=names), axis=below)
     axis = alt.Axis(title=f"{what}, 95% interval", format="~%" if fpr is not None else ".2f")
     y = alt.Y("value:Q", scale=alt.Scale(zero=fpr is not None), axis=axis)
     tooltip = [alt.Tooltip("model:N"), alt.Tooltip("value:Q", title=what, format=form), *interval(form)]

@@ -64,6 +64,9 @@ def pairs_chart(
             f"{int((~single).sum()):,} of {len(x):,} {pairs.what} are counted in cells (stronger colour = more)"
             + (f"; {int(single.sum()):,} are drawn singly." if single.any() else ".")
         )
+    beyond = int(((x < x_axis.low) | (y < y_axis.low)).sum())
+    if beyond:
+        subtitle.append(f"{beyond:,} so near to 0 that the axis leaves them out: drawn at its end.")
     across = alt.X("x:Q", scale=x_axis.scale(), axis=x_axis.draw(pairs.x_name + x_axis.note))
     up = alt.Y("y:Q", scale=y_axis.scale(), axis=y_axis.draw(pairs.y_name + y_axis.note))
     layers: list[Any] = []

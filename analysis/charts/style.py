@@ -74,6 +74,7 @@ def theme(ink: str = "currentColor", font: str = FONT) -> dict[str, Any]:
             "titlePadding": 8,
             "labelOverlap": "greedy",
             "labelSeparation": 6,
+            "labelFlush": False,
         },
         "legend": {
             **words,
@@ -82,6 +83,7 @@ def theme(ink: str = "currentColor", font: str = FONT) -> dict[str, Any]:
             "labelLimit": 340,
             "symbolOpacity": 1,
             "columnPadding": 18,
+            "layout": {"bottom": {"margin": 24}},
         },
         "title": {
             "color": ink,

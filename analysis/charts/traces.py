@@ -77,7 +77,9 @@ def traces_chart(
     typical = f"typical: median and 10–90% of {band.records:,} members"
     exposed = f"{lines_name}: {len(lines)} records"
     shade = alt.Color(
-        "group:N", scale=alt.Scale(domain=[exposed, typical], range=[VERMILION, BLUE]), legend=alt.Legend()
+        "group:N",
+        scale=alt.Scale(domain=[exposed, typical], range=[VERMILION, BLUE]),
+        legend=alt.Legend(columns=1),
     )
     spread = [
         {"epoch": int(e), "low": float(low), "median": float(mid), "high": float(high), "group": typical}

@@ -75,7 +75,7 @@ def by_group(
         for part in (everyone, *parts):
             about = {"score": name, "by": by, "group": part.name}
             judged = everyone if threshold_from == "all" else part
-            found = _judge(part, judged.others, fpr, about, beside=judged is not part)
+            found = _judge(part, judged.others, fpr, about, beside=threshold_from == "all")
             metrics += found
             if min(len(part.members), len(part.others)) < FEW:
                 few.append(f"{part.name} ({len(part.members)} and {len(part.others)})")

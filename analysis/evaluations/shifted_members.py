@@ -65,8 +65,8 @@ def caution_on_shift(shift: Shift | None) -> str | None:
     kind = "easier" if shift.errors > 0 else "harder"
     return (
         f"Members are {kind} than non-members for shadow models that were trained on neither (their mean loss tells them "
-        f"apart with AUC {area.value:.2f}, {area.ci_low:.2f} to {area.ci_high:.2f}; .50 where members were drawn by chance): a "
-        f"shift between them and no sign of what the target learnt. Void are {', '.join(VOID)}; part of the shift is also in "
+        f"apart with AUC {area.value:.2f}, {area.ci_low:.2f} to {area.ci_high:.2f}; 0.50 where members were drawn by chance): a "
+        f"shift between them and no sign of what the target learnt. What these find is void: {', '.join(VOID)}; part of the shift is also in "
         f"{', '.join(LEANING)}. {', '.join(ITSELF)} with in- and out-models compares each record with itself; what the target knows of its members' kind alone, "
         "and not of them, still looks like a leak"
     )

@@ -166,7 +166,7 @@ def gather(
         pairing = (
             desk.evaluate("spearman", ("memorization", "privacy-score")) if memorization and privacy else None
         )
-        said = _findings(desk, attacks, headline, lt_iqr, fprs, defended)
+        said = _findings(desk, attacks, headline, judged.fpr, lt_iqr, fprs, defended)
         others = _others(desk)
         again = _again(desk, headline)
         suspects = _suspects(desk)
@@ -309,15 +309,16 @@ def _findings(
     desk: Desk,
     attacks: Sequence[Attack],
     headline: Headline | None,
+    resolved: float | None,
     lt_iqr: Scored | None,
     fprs: tuple[float, ...],
     defended: str | None,
 ) -> tuple[Said, ...]:
-    """What evaluations say: those that take a second or two, and those that are kept in the lake.
+    """What evaluations say: those that take a second or two, and those that are kept in the lake. ``resolved`` is the verdict's FPR.
 
     Raises NotEnoughData or InvalidOption where the experiment ``defended`` cannot be set beside this one.
     """
-    fpr = headline.fpr if headline is not None and headline.fpr is not None else fprs[-1]
+    fpr = resolved if resolved is not None else fprs[-1]
     leading = headline.attack if headline is not None else next(iter(attacks), None)
     found: list[Said | None] = []
     if lt_iqr is not None:

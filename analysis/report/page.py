@@ -23,7 +23,7 @@ from .as_json import content
 from .bundle import kept_bundle
 from .data import Record, Report
 from .next_steps import audit_call
-from .parts import Figure, Section, without_gaps
+from .parts import Figure, Figures, Section, without_gaps
 from .sections.attacks import agreement, attacks, bounds, defended, known_losses
 from .sections.groups import groups
 from .sections.look_at import look_at
@@ -115,8 +115,21 @@ def printed_page(report: Report, verdict: Verdict, sections: Sequence[Section]) 
         sections,
         style=_text_of("report.css") + _text_of("paper.css"),
         printed=True,
-        drawn={figure.name: as_image(figure) for figure in figures_of(sections)},
+        drawn={
+            figure.name: as_image(figure, alone=len(part.items) == 1)
+            for section in sections
+            for part in section.parts
+            if isinstance(part, Figures)
+            for figure in part.items
+        },
     )
+
+
+def unstyled(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:
+    """The page in its words alone, without style, scripts and charts."""
+    nothing = Markup()
+    given = dict.fromkeys(("style", "script", "vega", "theme", "numbers"), nothing)
+    return _filled(report, verdict, sections, **given, nonce="", printed=False, drawn={})
 
 
 def _text_of(name: str) -> Markup:
@@ -135,7 +148,7 @@ def _filled(report: Report, verdict: Verdict, sections: Sequence[Section], **mor
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "picture": _picture, "values": _values}
+    environment.filters |= {"number": number, "picture": _picture, "values": _values, "unbroken": unbroken}
     environment.globals |= {"spark": _spark, "spark_size": SPARK}
     return environment.get_template("report.html").render(
         report=report,
@@ -175,6 +188,18 @@ def _vega() -> str:
 def _holdable(value: Any) -> Any:
     """Text of the page without characters that HTML cannot hold or that hide or turn others; what the page made itself as it is."""
     return spelled(value) if type(value) is str else value
+
+
+_WHOLE = re.compile(r"(?<!\S)--?[a-z][a-z-]{,30}|(?<= )\([^()]{,24}\)")
+
+
+def unbroken(text: str) -> Markup:
+    """A text of which no line ends within an option of a command, or within an interval in brackets."""
+    held, place = Markup(), 0
+    for found in _WHOLE.finditer(whole := spelled(text)):
+        held += whole[place : found.start()] + Markup('<span class="whole">{}</span>').format(found[0])
+        place = found.end()
+    return held + whole[place:]
 
 
 def _values(record: Record) -> str:

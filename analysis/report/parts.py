@@ -165,6 +165,16 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def listed(words: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(words[:-1]), *words[-1:]] if len(words) > 1 else words)
+
+
+def minus(text: str) -> str:
+    """A number's hyphen as the minus sign that all others have."""
+    return text.replace("-", "−")
+
+
 def area(metric: Metric) -> str:
     """An AUC with its 95% interval."""
     return f"{fixed(metric.value)} ({fixed(metric.ci_low)}–{fixed(metric.ci_high)})"

@@ -125,6 +125,8 @@ def _records(
     names = source.lake.experiment(source.experiment).dataset.get("classes")
     told = _suspicions(suspects, wanted, names)
     once_more = _again(again, wanted)
+    # Of texts and of numbers to hit no record has a label; where only some have none, that is worth a word.
+    labelled = samples["label"].null_count < len(samples)
     found = []
     for row in rows.iter_rows(named=True):
         sample = int(row["sample_id"])
@@ -137,7 +139,7 @@ def _records(
                 key=row["key"] if row["key"] != str(sample) else None,
                 label=row["label"],
                 class_name=class_name(names, row["label"]),
-                called=named_class(names, row["label"]),
+                called=named_class(names, row["label"]) if labelled else "record",
                 group=row["group"],
                 found=sample in headline.found if headline is not None and judged else None,
                 scores=tuple(

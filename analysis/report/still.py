@@ -19,6 +19,8 @@ from .words import Verdict
 WIDTH = 460
 ON_PAPER = 340
 """Narrower, as two stand in a row of a page: their words are not made smaller than one reads."""
+ALONE, LOW = 480, 260
+"""Width of one that stands alone there, and its height at most: two of these fill a page."""
 FONT = "sans-serif"
 INK = "#1d2328"
 PIXELS_A_UNIT = 2.0
@@ -35,10 +37,22 @@ def figures_of(sections: Sequence[Section]) -> list[Figure]:
     ]
 
 
-def as_image(figure: Figure) -> str:
-    """A chart without its title as a vector picture in a data URL, on white."""
-    svg = _svg(figure, {**theme(INK, FONT), "background": "white"}, ON_PAPER)
+def as_image(figure: Figure, *, alone: bool = False) -> str:
+    """A chart without its title as a vector picture in a data URL, on white; ``alone``: nothing stands beside it."""
+    config = {**theme(INK, FONT), "background": "white"}
+    svg = _in_pixels(_svg(figure, config, ALONE if alone else ON_PAPER, LOW if alone else None))
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")
+
+
+def _in_pixels(svg: str) -> str:
+    """The picture with the gradients of its legends in pixels: WeasyPrint draws none that is in shares of what it fills."""
+    for width, name in re.findall(r'<path d="M0,0h([\d.]+)v[^"]*" fill="url\(#(\w+)\)"', svg):
+        svg = re.sub(
+            rf'(<linearGradient id="{name}") x1="0" x2="1"',
+            rf'\1 gradientUnits="userSpaceOnUse" x1="0" x2="{width}"',
+            svg,
+        )
+    return svg
 
 
 def inlined(figure: Figure) -> Markup:
@@ -50,10 +64,12 @@ def inlined(figure: Figure) -> Markup:
     return Markup(svg.replace('class="marks"', f'class="still" role="img" aria-label="{label}"', 1))
 
 
-def _svg(figure: Figure, config: dict[str, Any], width: int) -> str:
+def _svg(figure: Figure, config: dict[str, Any], width: int, highest: int | None = None) -> str:
     """A chart to be looked at: without title, tooltips, what only a pointer meets, and digits that nobody sees."""
     spec = _still(figure.spec | {"width": width})
     spec.pop("title", None)
+    if highest is not None and isinstance(spec.get("height"), int | float):
+        spec["height"] = min(spec["height"], highest)
     spec["config"] = {**config, "aria": False}
     # Another program than the one that measured the words may draw them, in a wider font.
     spec["padding"] = {"left": 16, "right": 8, "top": 5, "bottom": 5}
@@ -118,11 +134,15 @@ def _compose(report: Report, verdict: Verdict, sections: Sequence[Section]) -> d
         alt.hconcat(*drawn[i : i + 2], spacing=48).resolve_scale(**apart) for i in range(0, len(drawn), 2)
     ]
     about = f"{report.experiment.name}: {verdict.text}"
+    what = (
+        "This is a sheet of the report's charts. Its tables, records and limits, and what to do, are in the report as .html or .pdf. "
+        f"Audit: {report.audit.line}."
+    )
     whole = alt.vconcat(*rows, spacing=36).resolve_scale(**apart)
     whole = whole.properties(
         title=alt.TitleParams(
             text=verdict.title,
-            subtitle=textwrap.wrap(about, 150),
+            subtitle=[*textwrap.wrap(about, 150), *textwrap.wrap(what, 150)],
             fontSize=20,
             subtitleFontSize=13,
             anchor="start",

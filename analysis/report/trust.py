@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ..charts.axes import percent
 from ..evaluations.likeness import CAUTIONS
+from ..evaluations.shifted_members import ITSELF, LEANING, VOID
 from ..statistics.roc import RESOLVED_FROM
-from .data import Headline, Report, metric_of
+from .data import Headline, Report, label_of, metric_of
 from .parts import fixed, plural
 from .verdict import tied
 
@@ -26,7 +28,7 @@ class Trust:
 
 def trust(report: Report, headline: Headline | None) -> tuple[Trust, ...]:
     """Statements on the numbers of a report, the warnings first; without a headline nothing is said of an attack."""
-    found = [Trust(name, f"{text}.", True) for name, text in report.notes if name in CAUTIONS]
+    found = [Trust(name, f"{_in_words(text)}.", True) for name, text in report.notes if name in CAUTIONS]
     if headline is not None:
         found.append(_resolution(headline))
     if report.shadows:
@@ -50,7 +52,7 @@ def trust(report: Report, headline: Headline | None) -> tuple[Trust, ...]:
         found.append(
             Trust(
                 "One attack",
-                f"This is what {_with_article(headline.attack.label)} finds. Another attack may find more records, or others.",
+                f"This is what {with_article(headline.attack.label)} finds. Another attack may find more records, or others.",
             )
         )
     if report.target is not None:
@@ -97,9 +99,10 @@ def _resolution(headline: Headline) -> Trust:
     others = headline.non_members
     text = f"They resolve false-positive rates from {percent(min(1.0, RESOLVED_FROM / max(others, 1)))} up, where about {RESOLVED_FROM} of them score higher."
     coarse = headline.fpr is None or headline.fpr > headline.wanted
-    if coarse:
-        at = f"; the figures are at {percent(headline.fpr)}" if headline.fpr is not None else ""
-        text += f" {percent(headline.wanted)} cannot be resolved{at}."
+    if headline.fpr is None:
+        text += " None of the asked rates can be resolved."
+    elif coarse:
+        text += f" {percent(headline.wanted)} cannot be resolved; the figures are at {percent(headline.fpr)}."
     else:
         text += f" The figures are at {percent(headline.fpr)}."
     same = headline.fpr is not None and tied(headline.attack, headline.fpr, headline.accused)
@@ -108,6 +111,16 @@ def _resolution(headline: Headline) -> Trust:
     return Trust(plural(others, "non-member"), text, coarse or same)
 
 
-def _with_article(label: str) -> str:
+def _in_words(caution: str) -> str:
+    """A caution with attacks called as people call them."""
+    return _NAMES.sub(lambda name: label_of(name[0]), caution)
+
+
+_NAMES = re.compile(
+    rf"(?<![\w-])(?:{'|'.join(sorted(map(re.escape, (*VOID, *LEANING, *ITSELF)), reverse=True))})(?![\w-])(?=[,;.]| with)"
+)
+
+
+def with_article(label: str) -> str:
     """An attack within a sentence: LiRA, the loss attack."""
     return f"the {label}" if label.endswith(" attack") else label

@@ -291,7 +291,12 @@ def _told(better: Better) -> str:
 
 
 def _area(area: Metric) -> str:
-    return f"Shown one member and one non-member, it tells which is which in {percent(area.value)} of cases (guessing: 50%)."
+    right = percent(area.value)
+    if right == "100%" and area.value != 1:
+        right = "over 99.9%"
+    return (
+        f"Shown one member and one non-member, it tells which is which in {right} of cases (guessing: 50%)."
+    )
 
 
 def _of_ranking(report: Report) -> Verdict:

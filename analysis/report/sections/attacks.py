@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...charts.agreement import agreement_matrix
 from ...charts.axes import number, percent
@@ -15,7 +16,7 @@ from ...scores import Finding
 from ...statistics.metric import Metric
 from ...statistics.roc import RESOLVED_FROM, firm
 from ..data import Attack, Report
-from ..parts import Figure, Figures, Part, Section, Table, area, fixed, rate
+from ..parts import Figure, Figures, Part, Section, Table, area, fixed, listed, rate
 from ..verdict import resolves
 
 IN_COLOUR = 4
@@ -51,8 +52,13 @@ def attacks(report: Report) -> Section | None:
     if rates:
         parts.append(Figures((Figure("tpr", tpr_chart(drawn)),)))
     tail = report.finding("tail")
-    if tail is not None and tail.metrics:
-        parts.append(Figures((Figure("tail", tail_estimates(tail)),)))
+    told = (
+        []
+        if tail is None
+        else [one for one in tail.metrics if firm(one.parameters["fnr"], one.parameters["members"])]
+    )
+    if tail is not None and told:
+        parts.append(Figures((Figure("tail", tail_estimates(replace(tail, metrics=tuple(told)))),)))
     return Section(
         "attacks",
         "Attacks",
@@ -256,7 +262,7 @@ def _attacks_table(report: Report, attacks: Sequence[Attack], rates: Sequence[fl
     )
     if left:
         caption += (
-            f" TPR at FPR {' and '.join(left)}: not resolved (about {RESOLVED_FROM} non-members have to lie above the threshold; "
+            f" TPR at FPR {listed(left)}: not resolved (about {RESOLVED_FROM} non-members have to lie above the threshold; "
             "with fewer, an interval reaches down to 0 whatever was found)."
         )
     aside = [attack.label for attack in attacks if not report.judgement.counts(attack)]

@@ -12,7 +12,7 @@ from ...charts.style import BLUE, VERMILION
 from ...statistics.metric import Metric
 from ..data import LOSSES, Report, Scored, correlation, label_of, metric_of
 from ..parts import Figure, Figures, Gallery, Part, Section, Table, brush_of, plural
-from ..trust import FEW_SHADOWS
+from ..trust import FEW_SHADOWS, with_article
 from ..verdict import chance_explains, easy_first, explanation, judge
 
 EASY_FIRST = (
@@ -41,6 +41,14 @@ def exposed(report: Report) -> Section | None:
     if ranking is not None and easy_first(ranking.scored.name):
         title = "The records with the highest scores"
         doubt += f" {EASY_FIRST}"
+    lead = report.judgement.attack
+    if (
+        report.headline is None
+        and report.judgement.tpr is not None
+        and lead is not None
+        and lead.label != report.ranked_by
+    ):
+        doubt += f" Those that {with_article(lead.label)} names are not marked: without shadow models it may name easy ones."
     typical = tuple(report.traces.band.median.tolist()) if report.traces else ()
     spark = (
         " The small curve is the record's loss over training; grey, the median member's." if typical else ""
@@ -112,7 +120,9 @@ def _coarse(report: Report, memorized: Scored) -> str:
     told = f" A caution: each estimate rests on {plural(few, 'shadow model')} in all, with the record and without it, so that it takes few values and says little of a single record"
     for metric in memorized.scores.metrics:
         if metric.parameters.get("threshold") == MEMORIZED and "by_chance" in metric.parameters:
-            told += f". Were nothing memorized, {percent(metric.parameters['by_chance'])} of the records would lie above {MEMORIZED} all the same"
+            by_chance = round(metric.parameters["by_chance"] * (metric.n or 0))
+            if by_chance:
+                told += f". Were nothing memorized, about {plural(by_chance, 'record')} would lie above {MEMORIZED} all the same"
     return f"{told}."
 
 

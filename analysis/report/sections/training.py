@@ -164,7 +164,14 @@ def _learnt(report: Report, found: Traces) -> str:
         return f"{first}; that of none of the {among} records shown on this page does."
     middle = sorted(shown)[(len(shown) - 1) // 2]
     told = "by then or earlier" if middle == typical else f"by epoch {middle}"
-    return f"{first}; of the {among} records shown on this page {len(shown)} get there, half of these {told}."
+    if among == 1:
+        return f"{first}; that of the record shown on this page {told}."
+    who = (
+        f"all {among} records shown on this page"
+        if len(shown) == among
+        else f"{len(shown)} of the {among} records shown on this page"
+    )
+    return f"{first}; {who} get there, half of these {told}."
 
 
 def _half(trace: npt.NDArray[np.float64]) -> int | None:

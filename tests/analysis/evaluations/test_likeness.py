@@ -96,7 +96,7 @@ def test_easy_members_are_told_with_the_attacks_that_this_voids(lake_of: MakeLak
     with open_source(lake_of(keep, phi), "tests") as source:
         told = dict(cautions(source))
     assert set(told) == {SHIFTED}
-    assert "Void are loss, attack-p" in told[SHIFTED]
+    assert "What these find is void: loss, attack-p" in told[SHIFTED]
     with open_source(lake_of(keep, phi), "tests") as source:
         said = likeness(source, ("lira", "loss", "lira[mode=offline]"))
     ends = "such a difference between members and non-members for a leak"

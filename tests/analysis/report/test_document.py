@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import re
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from losslake.analysis.report.document import document, need_weasyprint
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.page import build, page, printed_page
-from losslake.analysis.report.still import figures_of
+from losslake.analysis.report.still import as_image, figures_of
 from losslake.analysis.report.words import verdict
 from losslake.analysis.report.write import write_report
 from losslake.store.errors import MissingExtra
@@ -91,6 +93,62 @@ def test_records_begin_under_their_heading_and_fill_pages(small: Lake) -> None:
     pages = [cards for cards in pages if cards]
     assert [int(sample) for cards in pages for sample in cards] == [one.sample_id for one in report.exposed]
     assert all(len(cards) in range(4, 99, 2) for cards in pages[1:-1])  # whole rows, and not one alone
+
+
+@needs_weasyprint
+def test_contents_and_short_tables_are_on_one_page(small: Lake) -> None:
+    """However long what stands before them is."""
+    import weasyprint
+
+    report = gather(small, "e")
+    said, sections = verdict(report), build(report)
+    for times in (1, 9):
+        text = printed_page(report, replace(said, text=f"{said.text} " * times), sections)
+        pages = weasyprint.HTML(string=text).render().pages
+        where = {
+            number
+            for number, sheet in enumerate(pages)
+            for box in sheet._page_box.descendants()
+            if box.element_tag == "a" and box.element is not None
+        }
+        assert where == {0 if times == 1 else 1}
+        rows: dict[int, set[int]] = {}
+        for number, sheet in enumerate(pages):
+            for box in sheet._page_box.descendants():
+                if box.element_tag == "tbody" and box.element is not None and len(box.element) <= 12:
+                    rows.setdefault(id(box.element), set()).add(number)
+        assert len(rows) > 2
+        assert all(len(numbers) == 1 for numbers in rows.values())
+
+
+def test_colours_of_a_legend_are_drawn_on_paper(small: Lake) -> None:
+    """WeasyPrint draws no gradient in shares of what it fills: a scale of colours was blank."""
+    report = gather(small, "e")
+    found = []
+    for figure in figures_of(build(report)):
+        svg = base64.b64decode(as_image(figure).partition(",")[2]).decode()
+        for gradient in re.findall(r"<linearGradient[^>]*>", svg):
+            name = re.search(r'id="(\w+)"', gradient)
+            assert name is not None
+            width = re.search(rf'd="M0,0h([\d.]+)v[^"]*" fill="url\(#{name[1]}\)', svg)
+            assert width is not None
+            assert 'gradientUnits="userSpaceOnUse"' in gradient
+            assert f'x2="{width[1]}"' in gradient
+            found.append(figure.name)
+    assert "agreement" in " ".join(found)
+
+
+def test_a_chart_alone_is_wider_and_lower(small: Lake) -> None:
+    report = gather(small, "e")
+    figure = next(one for one in figures_of(build(report)) if one.name == "roc")
+    wide, beside = (
+        re.search(r'width="([\d.]+)" height="([\d.]+)"', base64.b64decode(url.partition(",")[2]).decode())
+        for url in (as_image(figure, alone=True), as_image(figure))
+    )
+    assert wide is not None
+    assert beside is not None
+    assert float(wide[1]) > float(beside[1]) + 100
+    assert float(wide[2]) < float(beside[2]) - 50
 
 
 def unpacked(pdf: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,21 +12,25 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from losslake.analysis.charts.experiments import risk_of_models
+from losslake.analysis.charts.pairs import Pairs, pairs_chart
 from losslake.analysis.charts.roc import roc_chart
 from losslake.analysis.charts.style import FAINT, OF_ATTACKS, colours
 from losslake.analysis.report.data import LABELS
 from losslake.analysis.report.gather import gather
-from losslake.analysis.report.page import build, page
+from losslake.analysis.report.page import build, page, unbroken
 from losslake.analysis.report.parts import Figures, Section, Table, without_gaps
 from losslake.analysis.report.sections.attacks import IN_COLOUR, matter_most
 from losslake.analysis.report.words import verdict
 from losslake.analysis.report.write import write_report
 from losslake.analysis.scores import Scores
+from losslake.analysis.statistics.metric import Metric
 from losslake.analysis.statistics.roc import RESOLVED_FROM
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
+from markupsafe import escape
 
-from .test_report import Elements, Opened, make, opened
+from .test_report import HOSTILE, Elements, Opened, make, opened
 
 __all__ = ["opened"]  # the fixture
 
@@ -238,3 +243,99 @@ def test_folding_and_hidden_columns_in_a_browser(
     assert told["data-linked"] == "0" * (count - 1) + "1"
     hides = "true" if narrow else "false"
     assert (told["data-hides"], told["data-says"]) == (hides, hides)
+
+
+def test_options_and_intervals_stay_on_one_line(lake: Lake) -> None:
+    report = gather(lake, "e")
+    text = page(report, verdict(report), build(report))
+    assert '<span class="whole">--experiment</span> e' in text
+    row = re.search(r'<td class="number">[\d.]+% <span class="whole">(\([^<]*%\))</span></td>', text)
+    assert row is not None
+    # What it wraps is text all the same.
+    wrapped = unbroken(f"{HOSTILE} --opt (1 to 2) --<b>")
+    assert wrapped == (
+        f'{escape(HOSTILE)} <span class="whole">--opt</span> <span class="whole">(1 to 2)</span> --&lt;b&gt;'
+    )
+
+
+def test_the_tail_is_drawn_where_the_members_resolve_it(tmp_path: Path) -> None:
+    report = gather(make(tmp_path / "lake", samples=200, shadows=0, traces=None), "e")
+    tail = report.finding("tail")
+    assert tail is not None
+    assert {metric.parameters["fnr"] for metric in tail.metrics} == {0.001, 0.01, 0.1}
+    parts = section(build(report), "attacks").parts
+    drawn = next(
+        one for part in parts if isinstance(part, Figures) for one in part.items if one.name == "tail"
+    )
+    assert {row["of"] for row in _rows(drawn.chart) if "of" in row} == {"10%"}
+
+
+def test_groups_are_looked_at_where_the_verdict_is(tmp_path: Path) -> None:
+    """Though no attack with shadow models is there to lead the page."""
+    report = gather(make(tmp_path / "lake", samples=1_200, shadows=0, signals=False), "e")
+    assert report.headline is None
+    assert report.judgement.fpr == 0.01
+    said = report.said("by-group")[0]
+    assert {m.parameters["fpr"] for m in said.finding.metrics if "fpr" in m.parameters} == {0.01}
+    table = next(part for part in section(build(report), "groups").parts if isinstance(part, Table))
+    assert table.rows[0][0] == "all"
+    assert table.rows[0][4].endswith("%")
+    assert "names are not marked" in section(build(report), "exposed").lead
+
+
+def test_records_without_any_label_are_records(lake: Lake, tmp_path: Path) -> None:
+    texts = Lake.open(tmp_path / "texts", create=True)
+    texts.create_experiment("e", pa.table({"key": [f"text-{i}" for i in range(200)]}))
+    rng = np.random.default_rng(0)
+    members = rng.random(200) < 0.5
+    with texts.write_run("e", "target", members=members) as writer:
+        writer.append_signals(
+            np.arange(200), np.zeros(200, np.int16), None, loss=rng.random(200).astype(np.float32), phi=None
+        )
+        writer.commit(RunInfo(role="target"))
+    assert {record.called for record in gather(texts, "e").exposed} == {"record"}
+    assert "record" not in {record.called for record in gather(lake, "e").exposed}
+
+
+def test_chance_is_told_as_records(lake: Lake) -> None:
+    """And not as a share of which there is not one record."""
+    report = gather(lake, "e")
+    assert report.memorization is not None
+    scores = report.memorization.scores
+    for share, told in (
+        (0.004, "about 1 record would lie above 0.8"),
+        (0.02, "about 6 records would"),
+        (1e-5, None),
+    ):
+        metrics = tuple(
+            replace(m, n=300, parameters={**m.parameters, "by_chance": share})
+            if "by_chance" in m.parameters
+            else m
+            for m in scores.metrics
+        )
+        changed = replace(
+            report, memorization=replace(report.memorization, scores=replace(scores, metrics=metrics))
+        )
+        lead = section(build(changed), "memorization").lead
+        assert ("all the same" in lead) == (told is not None)
+        assert told is None or told in lead
+
+
+def test_what_lies_beyond_an_axis_is_drawn_at_its_end() -> None:
+    values = np.append(10.0 ** np.linspace(-1, 2, 2_999), 1e-9)
+    given = Pairs(np.arange(3_000), np.linspace(0, 1, 3_000), values, np.zeros(3_000, bool), "x", "y")
+    spec = pairs_chart(given, "one against the other").to_dict()
+    scale = spec["layer"][0]["encoding"]["y"]["scale"]
+    beyond = int((values < scale["domain"][0]).sum())
+    assert 0 < beyond < 10
+    assert f"{beyond} so near to 0 that the axis leaves them out" in spec["description"]
+    assert scale["domain"][0] > 1e-3
+    assert scale["clamp"] is True
+
+
+def test_names_of_a_few_models_are_all_there() -> None:
+    rate = Metric.share("tpr_at_fpr", 5, 50, {"fpr": 0.1})
+    for count, overlap in ((4, False), (30, None)):
+        spec = risk_of_models([(f"march/target-{i}", rate) for i in range(count)], 0.1).to_dict()
+        axes = [layer["encoding"]["x"]["axis"] for layer in spec["layer"] if "x" in layer["encoding"]]
+        assert {axis.get("labelOverlap") for axis in axes} == {overlap}

@@ -93,3 +93,13 @@ def test_a_browser_without_scripts_shows_curves(lake: Lake, tmp_path: Path) -> N
         if blue:
             break
     assert blue > 200  # LiRA's curve, in its colour
+
+
+def test_a_sheet_says_that_it_is_one(lake: Lake, tmp_path: Path) -> None:
+    report = write_report(lake, "e", tmp_path / "report.svg")
+    words = " ".join(
+        "".join(element.itertext())
+        for element in ElementTree.parse(tmp_path / "report.svg").iter(f"{SVG}text")
+    )
+    assert "This is a sheet of the report's charts." in words
+    assert f"data {report.audit.data[:16]}" in words

@@ -126,10 +126,11 @@ def read_aloud(report: Report, said: Verdict) -> set[str]:
             assert share(found[6]) == pytest.approx((inside > edge).mean(), abs=6e-3)
             assert share(found[7]) <= share(found[6]) + 5e-3
             assert share(found[6]) <= share(found[8]) + 5e-3
-        elif found := re.match(r"Shown one member .* in ([\d.]+%) of cases", sentence):
+        elif found := re.match(r"Shown one member .* in (?:over )?([\d.]+%) of cases", sentence):
             kinds.add("area")
             below = (inside[:, None] > outside[None]).mean() + (inside[:, None] == outside[None]).mean() / 2
             assert share(found[1]) == pytest.approx(below, abs=6e-3)
+            assert (share(found[1]) == 1) == (below == 1)
         elif found := re.match(r"With ([\d,]+) non-members none of the asked .* is ([\d.]+%)", sentence):
             kinds.add("not resolved")
             assert count(found[1]) == len(outside)
@@ -433,6 +434,20 @@ def test_noise_is_seldom_called_a_sign() -> None:
     # At most 2.5% each for AUC and rate of the leading attack, and 2.5% for all others together: 7.5%.
     assert wrong <= 20  # above that with probability 0.003 at 7.5%
     assert clear <= 3
+
+
+def test_cautions_call_attacks_as_the_page_does(told: dict[str, tuple[Lake, Report]]) -> None:
+    caution = next(one for one in verdict(told["shifted members"][1]).trust if one.name == SHIFTED)
+    assert (
+        "void: loss attack, attack P, KDE attack, entropy attack, shadow network, trajectory attack;"
+        in caution.text
+    )
+    assert (
+        "in RMIA, residual attack, attack R, attack S, calibrated loss, LiRA offline. LiRA with"
+        in caution.text
+    )
+    few = next(one for one in verdict(told["few non-members"][1]).trust if "non-members" in one.name)
+    assert few.text.endswith("None of the asked rates can be resolved.")
 
 
 def test_the_tail_is_told_of_losses_where_no_attack_compares_with_shadow_models(tmp_path: Path) -> None:
