@@ -1,4 +1,4 @@
-"""Whether 95% intervals hold the truth: rates, precision, correlations, memorization, and lower bounds on epsilon.
+"""Whether 95% intervals hold the truth: rates and how much they moved, precision, correlations, memorization, and lower bounds on epsilon.
 
     python benchmarks/coverage.py [--trials 200]
 
@@ -29,9 +29,10 @@ from losslake.analysis.evaluations.epsilon import (
 from losslake.analysis.evaluations.shadow_curve import another_set
 from losslake.analysis.scoring.catalogue import find, open_source
 from losslake.analysis.statistics.alike import Fronts, alike_and_shared, shared_tops
+from losslake.analysis.statistics.change import added_to_auc, added_to_tpr, change, correlation_of_errors
 from losslake.analysis.statistics.correlation import Ranked, rank_correlation
 from losslake.analysis.statistics.reestimation import Outcomes, shares_beyond
-from losslake.analysis.statistics.roc import auc, tpr_at_fpr
+from losslake.analysis.statistics.roc import auc, split, tpr_at_fpr
 from losslake.analysis.statistics.top_k import Truth, precision_and_recall
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
@@ -176,6 +177,60 @@ def _two_attacks(
     noise = rng.normal(size=(3, n))
     shared, own = np.sqrt(likeness), np.sqrt(1 - likeness)
     return shared * noise[0] + own * noise[1] + effect, shared * noise[0] + own * noise[2] + effect
+
+
+def of_change() -> Iterator[Case]:
+    """How much AUC and TPR moved between two models over the same records, as in `report --compare`: without a change and with one.
+
+    A record's scores under the two are as alike as they may be (0: independent). Members of the second are those of the first, drawn anew, or
+    the others; membership adds the same to all members, or five standard deviations to a tenth of the records.
+    """
+    for records, fpr in ((120, 0.1), (600, 0.02), (3_000, 0.01)):
+        for members, alike, (before, now, exposed) in product(
+            ("the same members", "members drawn anew", "members the others"),
+            (0.0, 0.64),
+            ((0.0, 0.0, 1.0), (2.0, 2.0, 1.0), (2.0, 1.0, 1.0), (5.0, 5.0, 0.1), (5.0, 3.0, 0.1)),
+        ):
+            rates = [exposed * float(ndtr(d - ndtri(1 - fpr))) + (1 - exposed) * fpr for d in (before, now)]
+            areas = [exposed * float(ndtr(d / np.sqrt(2))) + (1 - exposed) / 2 for d in (before, now)]
+            where = f"{records} records, {members}, alike {alike:g}, {before:g} then {now:g} on {exposed:g}"
+            for what, truth in (("TPR", rates), ("AUC", areas)):
+                at = fpr if what == "TPR" else None
+                trial = partial(
+                    _moved,
+                    n=records,
+                    members=members,
+                    alike=alike,
+                    adds=(before, now),
+                    exposed=exposed,
+                    fpr=at,
+                )
+                name = f"change of {what}" + (f" at FPR {fpr:g}" if at else "")
+                yield name, where, truth[1] - truth[0], trial
+
+
+def _moved(
+    rng: np.random.Generator,
+    n: int,
+    members: str,
+    alike: float,
+    adds: tuple[float, float],
+    exposed: float,
+    fpr: float | None,
+) -> Interval:
+    common, open_to_it, inside = rng.normal(size=n), rng.random(n) < exposed, rng.random(n) < 0.5
+    now = {"the same members": inside, "members the others": ~inside}.get(members, rng.random(n) < 0.5)
+    metrics, added = [], []
+    for adds_here, member in zip(adds, (inside, now), strict=True):
+        own = np.sqrt(alike) * common + np.sqrt(1 - alike) * rng.normal(size=n)
+        score = own + adds_here * (member & open_to_it)
+        both = split(score, member)
+        metrics.append(auc(*both) if fpr is None else tpr_at_fpr(*both, fpr))
+        added.append(added_to_auc(score, member) if fpr is None else added_to_tpr(score, member, fpr))
+    everybody = np.arange(n)
+    found = change(metrics[0], metrics[1], correlation_of_errors(*added, (everybody, everybody)))
+    assert found is not None
+    return _ends(found)
 
 
 def of_spearman() -> Iterator[Case]:
@@ -366,6 +421,7 @@ def main() -> None:
         of_tpr,
         of_top_k,
         of_alike,
+        of_change,
         of_spearman,
         of_shadow_curve,
         of_share_above,

@@ -15,6 +15,7 @@ from ...store.lake import Lake
 from .as_json import content
 from .audit import SHORT, Audit, audit_from_json
 from .gather import gather
+from .shown import written_in
 from .words import verdict
 
 LIKE = 1e-6
@@ -34,21 +35,25 @@ Values = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class Check:
-    """What a check found. ``differs`` are the numbers that are others or gone, ``told`` what else is another: data, recipe, version."""
+    """What a check found. ``differs`` are the numbers that are others or gone, ``told`` what else is another: data, recipe, version.
+
+    ``strange`` are the lines of text that losslake does not write of these numbers; None where they were not looked at, as numbers, data or losslake are others.
+    """
 
     audit: Audit
     numbers: int
     told: tuple[str, ...]
     differs: tuple[str, ...]
+    strange: tuple[str, ...] | None
 
 
 def check_report(lake: Lake, path: Path) -> Check:
-    """Compute the report at ``path``, an .html or .json that losslake wrote, anew, and compare every number in it.
+    """Compute the report at ``path``, an .html or .json that losslake wrote, anew, and compare every number in it; and, where all agree, its text.
 
     Scores that the lake keeps and that are fresh are taken from there. What the report does not hold is not compared. Raises InvalidInput for a file that is none,
     InvalidOption for one of another kind, and what `gather` raises.
     """
-    held = read_report(path)
+    held, page = _held(path)
     try:
         audit = audit_from_json(held["audit"])
         wanted = list(_numbers(held))
@@ -71,11 +76,18 @@ def check_report(lake: Lake, path: Path) -> Check:
         for key, values in wanted
         if not any(_agreeing(values, other) == len(values) for other in found.get(key, []))
     ]
-    return Check(audit, len(wanted), _changed(audit, now.audit), tuple(differs))
+    told = _changed(audit, now.audit)
+    strange = None if differs or told else written_in(held, page, now, audit)
+    return Check(audit, len(wanted), told, tuple(differs), strange)
 
 
 def read_report(path: Path) -> dict[str, Any]:
     """The JSON of a report, from the page or the file that holds it. Raises as `check_report`."""
+    return _held(path)[0]
+
+
+def _held(path: Path) -> tuple[dict[str, Any], str | None]:
+    """The JSON of a report, and the page around it where it is one."""
     if path.suffix.lower() not in (".html", ".json"):
         raise InvalidOption(f"a report is checked by its .html or its .json, not {path.name!r}")
     try:
@@ -88,8 +100,9 @@ def read_report(path: Path) -> dict[str, Any]:
         raise InvalidInput(f"{path} is no text, so no report of losslake") from None
     except OSError as error:
         raise LosslakeError(f"cannot read {path}: {error.strerror or error}") from error
+    page = None
     if path.suffix.lower() == ".html":
-        held = _HELD.search(text)
+        page, held = text, _HELD.search(text)
         if held is None:
             raise InvalidInput(
                 f"{path} is no report of losslake, or of a version before numbers were kept in the page; make it anew with 'losslake report'"
@@ -101,7 +114,7 @@ def read_report(path: Path) -> dict[str, Any]:
             raise ValueError("it does not say which audit it is of; make it anew with 'losslake report'")
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{path} is no report of losslake: {str(error)[:200]}") from None
-    return told
+    return told, page
 
 
 def _numbers(told: Mapping[str, Any]) -> Iterator[tuple[Key, Values]]:
@@ -119,7 +132,7 @@ def _numbers(told: Mapping[str, Any]) -> Iterator[tuple[Key, Values]]:
         yield from _metrics(str(one["score"]), one["metrics"])
     for model in told["over_time"]["models"] if told["over_time"] else ():
         of = f"{model['experiment']}/{model['target']}"
-        metrics = [model["auc"], *([model["tpr"]] if model["tpr"] else [])]
+        metrics = [model["auc"], *filter(None, (model["tpr"], model["change"]))]
         yield from _metrics(f"over time: {of}", metrics)
         newly = model["newly_named"]
         for name, value in (

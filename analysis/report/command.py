@@ -70,7 +70,8 @@ def report(
     """One file that says which records the model exposes, and how far to trust it.
 
     With --check: exit code 0 where every number of that report comes out again (to six digits), 1 where one does not; what differs is
-    listed, and whether data, recipe or losslake are others. It takes the report's own experiment, target and options.
+    listed, and whether data, recipe or losslake are others. Where none are, its text is compared too: 1 where a line is not what losslake
+    writes of these numbers. Charts and pictures are not looked at. It takes the report's own experiment, target and options.
 
     \b
     Examples:
@@ -90,6 +91,7 @@ def report(
                 "--check takes experiment, target and options from the report; leave out all but --lake"
             )
         context.exit(_check(Lake.open(lake), checked))
+    from .sections.over_time import lines_over_time
     from .words import verdict
     from .write import write_report
 
@@ -111,6 +113,9 @@ def report(
     click.echo(f"verdict: {told.title}. {told.text}", err=True)
     for step in told.next_steps:
         click.echo(f"what to do: {step.what}{f'  {step.command}' if step.command else ''}", err=True)
+    if made.compared is not None:
+        for line in lines_over_time(made.compared):
+            click.echo(f"over time: {line}", err=True)
     click.echo(f"audit: {made.audit.line}", err=True)
 
 
@@ -132,4 +137,10 @@ def _check(lake: Lake, path: Path) -> int:
         )
         return 1
     click.echo(f"all {found.numbers:,} numbers of {path} come out of this lake")
+    for line in (found.strange or ())[:SHOWN]:
+        click.echo(f"not of losslake: {line}")
+    if found.strange:
+        lines = f"{len(found.strange):,} line{'s are' if len(found.strange) > 1 else ' is'}"
+        click.echo(f"{lines} in {path} that losslake does not write of these numbers")
+        return 1
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from ...store.errors import InvalidOption, NotEnoughData, NotFound
@@ -13,7 +14,7 @@ from ...store.format.records import Experiment, Run
 from ...store.lake import Lake
 from ..scoring.catalogue import open_source
 from ..scoring.stored import SCORE, keep_scores
-from ..statistics.intervals import difference_interval
+from ..statistics.change import Ids, added_to_auc, added_to_tpr, change, correlation_of_errors
 from ..statistics.metric import Metric
 from ..statistics.roc import evaluate, firm
 from .audit import data_digest
@@ -93,6 +94,17 @@ def compare_models(
     """
     found: list[tuple[Experiment, Run, str, Attack]] = []
     for called, wanted in [own, *models_named(lake, own[0], names)]:
+        # Duals name the target as their parent.
+        targets = [
+            run.run
+            for run in (lake.runs(called) if wanted is None else ())
+            if run.info.role == "target" and run.info.parent is None
+        ]
+        if len(targets) > 1:
+            raise NotFound(
+                f"experiment {called!r} has several targets; name the one to compare with, as in --compare {called}/{targets[0]} "
+                f"(targets: {', '.join(targets)})"
+            )
         with open_source(lake, called, wanted) as source:
             target = source.need_target()
             try:
@@ -117,10 +129,13 @@ def compare_models(
     for place, (experiment, run, data, judged) in enumerate(found):
         named = named_at(judged, fpr)[0] if fpr is not None else frozenset()
         tpr = next((m for m in judged.tprs if m.parameters["fpr"] == fpr), None)
-        newly, also = None, None
-        if place and fpr is not None:
-            before, _, _, before_judged = found[place - 1]
-            newly, also = _newly(lake, (experiment, judged, named), (before, before_judged, models[-1].named))
+        newly, also, moved = None, None, None
+        if place:
+            before = models[-1]
+            same = _same_records(lake, experiment, found[place - 1][0])
+            moved = _moved(before, judged, tpr, same)
+            if fpr is not None and same is not None:
+                newly, also = _newly(same, (judged, named), (before.attack, before.named))
         models.append(
             Model(
                 experiment.name,
@@ -129,7 +144,7 @@ def compare_models(
                 data,
                 judged,
                 tpr,
-                change_of(models[-1].tpr or models[-1].attack.auc, tpr or judged.auc) if place else None,
+                moved,
                 named,
                 newly,
                 also,
@@ -139,57 +154,69 @@ def compare_models(
     return Compared(attack, fpr, tuple(models))
 
 
-def change_of(before: Metric, now: Metric) -> Metric | None:
-    """How much higher a metric is than it was, as `difference_interval` says; None where either has no value."""
-    was, value = _with_ends(before), _with_ends(now)
-    if was is None or value is None:
-        return None
-    low, high = difference_interval(was, value)
-    return Metric(f"{now.metric}_change", value[0] - was[0], low, high, now.n, now.parameters)
+@dataclass(frozen=True)
+class _Same:
+    """Which records of two experiments are the same: a number for each sample id here and ``before``, the same for the same record.
+
+    ``names`` is what to call each sample here.
+    """
+
+    here: Ids
+    before: Ids
+    names: Sequence[str] | None
+
+    def name(self, sample: int) -> str:
+        return f"sample {sample}" if self.names is None else self.names[sample]
 
 
-def _with_ends(metric: Metric) -> tuple[float, float, float] | None:
-    if metric.value is None or metric.ci_low is None or metric.ci_high is None:
-        return None
-    return metric.value, metric.ci_low, metric.ci_high
+def _moved(before: Model, now: Attack, tpr: Metric | None, same: _Same | None) -> Metric | None:
+    """How much higher the rate, or the AUC without one, is than in the model before; the records that both were asked about are paired."""
+    together = None
+    if same is not None:
+        ids, added = [], []
+        for attack, codes in ((before.attack, same.before), (now, same.here)):
+            arrays = attack.scored.scores.arrays()
+            added.append(
+                added_to_auc(*arrays) if tpr is None else added_to_tpr(*arrays, float(tpr.parameters["fpr"]))
+            )
+            frame = attack.scored.scores.frame
+            ids.append(codes[frame.filter(pl.col("member").is_not_null())["sample_id"].to_numpy()])
+        _, places, more = np.intersect1d(ids[0], ids[1], assume_unique=True, return_indices=True)
+        together = correlation_of_errors(added[0], added[1], (places, more))
+    return change(before.tpr or before.attack.auc, tpr or now.auc, together)
 
 
 def _newly(
-    lake: Lake,
-    here: tuple[Experiment, Attack, frozenset[int]],
-    before: tuple[Experiment, Attack, frozenset[int]],
-) -> tuple[tuple[str, ...] | None, int | None]:
-    """Who is named here and was not before, by key, and how many of them were members before; None where records cannot be matched."""
-    mine, theirs = _identities(lake, here[0], before[0])
-    if mine is None or theirs is None:
-        return None, None
-    known = {theirs[sample] for sample in before[2]}
-    frame = before[1].scored.scores.frame
-    trained = {theirs[sample] for sample in frame.filter(pl.col("member"))["sample_id"].to_list()}
-    scores = here[1].scored.by_sample()
-    order = sorted(here[2], key=lambda sample: (-scores[sample], sample))
-    newly = [mine[sample] for sample in order if mine[sample] not in known]
-    return tuple(newly), sum(name in trained for name in newly)
+    same: _Same, here: tuple[Attack, frozenset[int]], before: tuple[Attack, frozenset[int]]
+) -> tuple[tuple[str, ...], int]:
+    """Who is named here and was not before, the highest score first, and how many of them were members before."""
+    known = set(same.before[list(before[1])].tolist())
+    frame = before[0].scored.scores.frame
+    trained = set(same.before[frame.filter(pl.col("member"))["sample_id"].to_numpy()].tolist())
+    scores = here[0].scored.by_sample()
+    order = sorted(here[1], key=lambda sample: (-scores[sample], sample))
+    newly = [sample for sample in order if same.here[sample] not in known]
+    return tuple(map(same.name, newly)), sum(same.here[sample] in trained for sample in newly)
 
 
-def _identities(
-    lake: Lake, one: Experiment, other: Experiment
-) -> tuple[Mapping[int, str] | None, Mapping[int, str] | None]:
-    """What to call a record by its sample id, the same in both experiments; None where nothing tells which are the same."""
-    if one.digest == other.digest:
-        same = {sample: f"sample {sample}" for sample in range(one.samples)}
-        return same, same
-    where = [one.dataset.get("spec"), other.dataset.get("spec")]
+def _same_records(lake: Lake, here: Experiment, before: Experiment) -> _Same | None:
+    """By their places where the two experiments have the same samples, else by keys; None where nothing tells which are the same."""
+    if here.digest == before.digest:
+        same = np.arange(here.samples)
+        return _Same(same, same, None)
+    where = [here.dataset.get("spec"), before.dataset.get("spec")]
     if where[0] is None or where[0] != where[1]:
-        return None, None
-    told = []
-    for each in (one, other):
+        return None
+    told: list[list[str]] = []
+    for each in (here, before):
         keys = lake.samples(each.name)["key"].to_pylist()
         numbered = all(key == str(sample) for sample, key in enumerate(keys))
         if numbered or None in keys or len(set(keys)) < len(keys):
-            return None, None
-        told.append(dict(enumerate(keys)))
-    return told[0], told[1]
+            return None
+        told.append(keys)
+    number = {key: place for place, key in enumerate(dict.fromkeys((*told[0], *told[1])))}
+    mine, theirs = (np.array([number[key] for key in keys], np.int64) for keys in told)
+    return _Same(mine, theirs, told[0])
 
 
 def changes(before: Run, now: Run) -> tuple[tuple[str, str, str], ...]:

@@ -142,21 +142,6 @@ def area_interval(
     return low, high
 
 
-def difference_interval(
-    before: tuple[float, float, float], now: tuple[float, float, float]
-) -> tuple[float, float]:
-    """Interval of the difference of two estimates, each given as (value, low, high), from their own intervals.
-
-    It holds the difference as often as they hold what they estimate where the two are independent, and more often where they rise and fall
-    together, as two models' rates over the same records do. Source: Newcombe (1998), method 10; Zou & Donner (2008), equation 3.
-    """
-    (was, was_low, was_high), (value, low, high) = before, now
-    return (
-        value - was - math.hypot(value - low, was_high - was),
-        value - was + math.hypot(high - value, was - was_low),
-    )
-
-
 def spearman_interval(rho: float, error: float, n: int) -> tuple[float, float]:
     """Interval of Spearman's rho from its standard error, by Fisher's z.
 

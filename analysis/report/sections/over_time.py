@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from ...charts.axes import percent
 from ...charts.experiments import risk_of_models
 from ...statistics.metric import Metric
-from ..compared import MOST_LISTED, Model
+from ..compared import MOST_LISTED, Compared, Model
 from ..data import Report, label_of
-from ..parts import Facts, Figure, Figures, Part, Section, Table, area, rate
+from ..parts import Facts, Figure, Figures, Part, Section, Table, area, minus, rate
+
+CHANGE = {True: "change, points", False: "change"}
+"""The name of a change of a rate, and of an AUC."""
 
 
 def over_time(report: Report) -> Section | None:
@@ -27,26 +30,24 @@ def over_time(report: Report) -> Section | None:
             f"{len(model.named):,}" if fpr is not None else "–",
             _newly(model, place),
             area(model.attack.auc),
-            "; ".join(f"{name}: {was} → {now}" for name, was, now in model.changed)
-            or ("–" if place == 0 else "nothing"),
         )
         for place, model in enumerate(compared.models)
     ]
     at = f" at FPR {percent(fpr)}" if fpr is not None else ""
     table = Table(
-        ("model", "members", f"TPR{at}", "change", "named", "newly named", "AUC", "changed in the recipe"),
+        ("model", "members", f"TPR{at}", CHANGE[fpr is not None], "named", "newly named", "AUC"),
         tuple(rows),
-        (False, True, True, True, True, True, True, False),
+        (False, True, True, True, True, True, True),
         f"By {attack}{at}, the lowest rate that the non-members of all models resolve; 95% intervals in brackets, over records: the chance in training is not in them. "
-        "Change: of the TPR since the model before it; where its interval holds 0, chance may be all that moved. "
-        "Newly named: named here, and not in the model before it; about as many as the rate says are named by luck, other ones in each model."
+        + _about_change("TPR", compared.models)
+        + "Newly named: named here, and not in the model before it, in brackets how many of them that one was trained on as well; about as many as the rate says are named by luck, other ones in each model."
         if fpr is not None
         else f"By {attack}. No asked false-positive rate is resolved by the non-members of all models. 95% intervals in brackets. "
-        "Change: of the AUC since the model before it; where its interval holds 0, chance may be all that moved.",
+        + _about_change("AUC", compared.models),
     )
     told = [
         (
-            f"newly named in {model.name}",
+            model.name,
             ", ".join([*model.newly[:MOST_LISTED], *(["…"] if model.newly[MOST_LISTED:] else [])]),
         )
         for model in compared.models
@@ -56,8 +57,20 @@ def over_time(report: Report) -> Section | None:
         [(model.name, model.tpr if fpr is not None else model.attack.auc) for model in compared.models], fpr
     )
     parts: list[Part] = [Figures((Figure("over-time", chart),)), table]
+    parts.append(
+        Facts(
+            tuple(
+                (
+                    model.name,
+                    "; ".join(f"{name}: {was} → {now}" for name, was, now in model.changed) or "nothing",
+                )
+                for model in compared.models[1:]
+            ),
+            "What changed in the recipe since the model before",
+        )
+    )
     if told:
-        parts.append(Facts(tuple(told), "Who is newly named, the highest score first"))
+        parts.append(Facts(tuple(told), "Who is newly named since the model before, the highest score first"))
     return Section(
         "over-time",
         "Over time",
@@ -68,10 +81,43 @@ def over_time(report: Report) -> Section | None:
     )
 
 
+def lines_over_time(compared: Compared) -> list[str]:
+    """The same for a terminal, a line a model."""
+    fpr = compared.fpr
+    what = f"TPR at FPR {percent(fpr)}" if fpr is not None else "AUC"
+    lines = []
+    for model in compared.models:
+        told = rate(model.tpr) if model.tpr is not None else area(model.attack.auc)
+        line = f"{model.name}: {what} by {label_of(compared.attack)} {told}"
+        if model.moved is not None:
+            line += f", {CHANGE[fpr is not None]} {_moved(model.moved, fpr is not None)}"
+        if model.newly is not None:
+            line += f", newly named {_newly(model, 1)}"
+        lines.append(line)
+    return lines
+
+
+def _about_change(what: str, models: Sequence[Model]) -> str:
+    """How to read the column of changes."""
+    paired = {model.moved.parameters["paired"] for model in models if model.moved is not None}
+    how = {
+        (True,): "with the records that both were asked about paired",
+        (False,): "as of other records, since nothing tells which are the same",
+        (
+            False,
+            True,
+        ): "with the records that both were asked about paired where it can be told which are the same",
+    }.get(tuple(sorted(paired)))
+    return (
+        f"Change: of the {what} since the model before it{f', its interval {how}' if how else ''}; where the interval holds 0, "
+        "chance may be all that moved. "
+    )
+
+
 def _newly(model: Model, place: int) -> str:
     if model.newly is None or model.also_members is None:
         return "–" if place == 0 else "records cannot be matched"
-    return f"{len(model.newly):,}, of them {model.also_members:,} members before"
+    return f"{len(model.newly):,} ({model.also_members:,} before)"
 
 
 def _moved(moved: Metric | None, share: bool) -> str:
@@ -81,7 +127,7 @@ def _moved(moved: Metric | None, share: bool) -> str:
         "–" if end is None else (f"{end:+.3f}" if not share else f"{100 * end:+.1f}")
         for end in (moved.value, moved.ci_low, moved.ci_high)
     ]
-    return f"{told[0]} ({told[1]} to {told[2]})" + (" points" if share else "")
+    return minus(f"{told[0]} ({told[1]} to {told[2]})")
 
 
 def _which_moved(models: Sequence[Model]) -> str:

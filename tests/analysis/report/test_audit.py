@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from losslake.analysis.report.gather import gather
 from losslake.analysis.report.page import build, page, printed_page
 from losslake.analysis.report.words import verdict
 from losslake.analysis.report.write import write_report
+from losslake.analysis.scoring.catalogue import open_source
+from losslake.analysis.scoring.stored import keep_scores
 from losslake.store.errors import InvalidInput, InvalidOption, NotFound
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
@@ -124,7 +127,7 @@ def test_every_form_of_the_report_says_which_audit_it_is(made: Path) -> None:
     for text in (page(report, said, sections), printed_page(report, said, sections)):
         first = text.partition('aria-label="Sections"')[0]
         assert audit.line in first
-        assert audit.command in first
+        assert audit.command in re.sub("<[^>]*>", "", first)
         assert f"data {told['data_sha256'][:16]}" in first
         assert told["data_sha256"] in text.partition('aria-label="Sections"')[2]
         assert str(made) not in text
@@ -202,6 +205,42 @@ def test_a_number_that_was_changed_in_the_file_is_found(
     found = check_report(Lake.open(made / "lake"), tmp_path / "forged.json")
     assert found.differs
     assert all(one.startswith(told) for one in found.differs), found.differs
+
+
+def test_text_that_losslake_did_not_write_is_found(made: Path, lake: Lake, tmp_path: Path) -> None:
+    text = (made / "report.html").read_text("utf-8")
+    assert check_report(lake, made / "report.html").strange == ()
+    # The lake may have another name, and more may have been asked of it since.
+    shutil.copytree(lake.path, tmp_path / "moved")
+    moved = Lake.open(tmp_path / "moved")
+    with open_source(moved, "e") as source:
+        keep_scores(source, ["kde", "lira[variance=pooled]", "vulnerability"])
+    assert check_report(moved, made / "report.html").strange == ()
+    names = re.search(r"names \d+ of the \d+ training records", text)
+    row = re.search(r'<td class="number">[\d.]+% <span', text)
+    assert names is not None
+    assert row is not None
+    changed = text.replace(names[0], "names 0 of the 999 training records").replace(
+        row[0], row[0].replace(">", ">0", 1).replace("0", "9", 1), 1
+    )
+    changed = changed.replace("<h2 ", "<p>All is well.</p><h2 ", 1)
+    (tmp_path / "changed.html").write_text(changed)
+    found = check_report(lake, tmp_path / "changed.html")
+    assert found.differs == ()
+    assert found.strange is not None
+    assert any("verdict: All is well." in line for line in found.strange)
+    assert any("names 0 of the 999" in line for line in found.strange)
+    assert any(line.startswith("attacks: ") for line in found.strange)
+    answer = CliRunner().invoke(command, ["--lake", lake.path, "--check", str(tmp_path / "changed.html")])
+    assert answer.exit_code == 1
+    assert "not of losslake: verdict: All is well." in answer.stdout
+    held = json.loads((made / "report.json").read_text("utf-8"))
+    held["verdict"]["title"] = "No leak found"
+    (tmp_path / "changed.json").write_text(json.dumps(held))
+    assert check_report(lake, tmp_path / "changed.json").strange == ("title of the verdict: No leak found",)
+    # What has changed in the lake is told as numbers, and the text is not looked at.
+    add_run(lake, "shadow-9999")
+    assert check_report(lake, tmp_path / "changed.html").strange is None
 
 
 def test_numbers_that_differ_in_the_last_digits_are_the_same(made: Path, tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ from click.testing import CliRunner
 from losslake.analysis.report.as_json import SCHEMA
 from losslake.analysis.report.check import check_report
 from losslake.analysis.report.command import report as command
-from losslake.analysis.report.compared import change_of, changes, models_named
+from losslake.analysis.report.compared import changes, models_named
 from losslake.analysis.report.data import Report
 from losslake.analysis.report.gather import gather
 from losslake.analysis.report.page import build, page, printed_page
-from losslake.analysis.report.parts import Section, Table
+from losslake.analysis.report.parts import Facts, Section, Table
 from losslake.analysis.report.words import verdict
 from losslake.analysis.report.write import write_report
-from losslake.analysis.statistics.metric import Metric
+from losslake.analysis.statistics.change import change
 from losslake.store.errors import InvalidOption, NotEnoughData, NotFound
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
@@ -126,22 +126,44 @@ def test_how_much_a_rate_moved(report: Report) -> None:
     assert "e/tight (lower)" in named
 
 
-def test_a_difference_is_held_by_its_interval() -> None:
-    """Rates of two models over the same records, as often as said: independent, and rising and falling together."""
-    rng = np.random.default_rng(5)
-    for together in (False, True):
-        held = []
-        for _ in range(1_000):
-            n = int(rng.integers(40, 400))
-            drawn = rng.random(n), rng.random(n)
-            shares = rng.uniform(0.02, 0.9, 2)
-            hits = [int((drawn[0 if together else place] < shares[place]).sum()) for place in (0, 1)]
-            was, now = (Metric.share("tpr", hit, n) for hit in hits)
-            moved = change_of(was, now)
-            assert moved is not None
-            held.append(moved.ci_low <= shares[1] - shares[0] <= moved.ci_high)  # type: ignore[operator]
-        assert np.mean(held) > 0.94
-    assert change_of(Metric("auc", None), Metric("auc", 0.5, 0.4, 0.6)) is None
+def test_records_that_both_were_asked_about_are_paired(report: Report) -> None:
+    """As long as records can be matched; the intervals of the two rates alone are wider, or narrower where errors go against each other."""
+    assert report.compared is not None
+    models = report.compared.models
+    assert [model.moved.parameters["paired"] for model in models[1:] if model.moved] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    for before, model in pairwise(models):
+        assert model.moved is not None
+        assert before.tpr is not None
+        assert model.tpr is not None
+        alone = change(before.tpr, model.tpr)
+        assert alone is not None
+        ends = (model.moved.ci_low, model.moved.ci_high)
+        assert (ends == (alone.ci_low, alone.ci_high)) == (model.name == "others/target")
+        assert model.moved.parameters["fpr"] == report.compared.fpr
+    caption = next(part for part in section(report).parts if isinstance(part, Table)).caption
+    assert "paired where it can be told which are the same" in caption
+
+
+def test_a_copy_of_a_model_has_not_moved(tmp_path: Path) -> None:
+    """Its errors are those of the first, whatever order the records have there."""
+    lake = make(tmp_path / "lake", samples=SAMPLES)
+    make(tmp_path / "lake", samples=SAMPLES, experiment="again")
+    found = gather(lake, "e", compare=("again",)).compared
+    assert found is not None
+    moved, tpr = found.models[1].moved, found.models[1].tpr
+    assert moved is not None
+    assert tpr is not None
+    assert moved.value == 0
+    assert moved.parameters["paired"]
+    alone = change(tpr, tpr)
+    assert alone is not None
+    assert moved.ci_low <= 0 <= moved.ci_high  # type: ignore[operator]
+    assert moved.ci_high - moved.ci_low < 0.7 * (alone.ci_high - alone.ci_low)  # type: ignore[operator]
 
 
 def test_what_changed_in_the_recipe(lake: Lake, report: Report) -> None:
@@ -160,10 +182,14 @@ def test_section_on_screen_and_on_paper(report: Report) -> None:
     said, sections = verdict(report), build(report)
     for text in (page(report, said, sections), printed_page(report, said, sections)):
         assert 'id="over-time"' in text
-        assert "newly named in e/leaky" in text
+        assert "Who is newly named since the model before" in text
     table = next(part for part in section(report).parts if isinstance(part, Table))
     assert table.columns[2] == "TPR at FPR 10%"
     assert [row[0] for row in table.rows] == [model.name for model in report.compared.models]  # type: ignore[union-attr]
+    changed, newly = (part for part in section(report).parts if isinstance(part, Facts))
+    assert [name for name, _ in changed.items] == [model.name for model in report.compared.models[1:]]  # type: ignore[union-attr]
+    assert "flip: yes → no" in dict(changed.items)["e/tight"]
+    assert "e/leaky" in dict(newly.items)
 
 
 def test_without_a_rate_that_all_resolve_areas_are_compared(lake: Lake, tmp_path: Path) -> None:
@@ -183,7 +209,7 @@ def test_without_a_rate_that_all_resolve_areas_are_compared(lake: Lake, tmp_path
         (("gone",), NotFound, "no run of experiment 'e' called 'gone'"),
         (("e/gone",), NotFound, "no run 'gone'"),
         (("gone/target",), NotFound, "no experiment 'gone'"),
-        (("e",), NotFound, "several targets"),
+        (("e",), NotFound, "several targets; name the one to compare with, as in --compare e/"),
         (("leaky", "leaky"), InvalidOption, "compared with itself"),
         (("target",), InvalidOption, "compared with itself"),
         (("alone",), NotEnoughData, "alone/target cannot be compared by lira"),
@@ -225,9 +251,16 @@ def test_command_check_and_json(lake: Lake, tmp_path: Path) -> None:
     assert told["audit"]["command"].endswith("--target target --compare tight --compare again")
     found = check_report(lake, out)
     assert (found.told, found.differs) == ((), ())
+    assert "over time: e/tight: TPR at FPR 10% by LiRA" in answer.stderr
+    assert "change, points −" in answer.stderr
     told["over_time"]["models"][1]["newly_named"] = []
     out.write_text(json.dumps(told))
     assert [one.partition(":")[0] for one in check_report(lake, out).differs] == ["over time"]
+    told["over_time"]["models"][2]["change"]["ci_low"] = -0.001
+    out.write_text(json.dumps(told))
+    differs = check_report(lake, out).differs
+    assert [one.partition(":")[0] for one in differs] == ["over time"] * 2
+    assert "tpr_at_fpr_change" in differs[0] + differs[1]
 
 
 # --- the schema -------------------------------------------------------------------------------------------
