@@ -184,8 +184,8 @@ def risk_of_models(
     form = ".2%" if fpr is not None else ".3f"
     names = [name for name, _ in models]
     # A few names all stand there, on a narrow screen too.
-    all_of_them = {"labelOverlap": False} if len(names) <= FEW_MODELS else {}
-    below = alt.Axis(title=None, labelAngle=-40, labelLimit=150, **all_of_them)
+    overlap = False if len(names) <= FEW_MODELS else alt.Undefined
+    below = alt.Axis(title=None, labelAngle=-40, labelLimit=150, labelOverlap=overlap)
     x = alt.X("model:N", sort=names, scale=alt.Scale(domain=names), axis=below)
     axis = alt.Axis(title=f"{what}, 95% interval", format="~%" if fpr is not None else ".2f")
     y = alt.Y("value:Q", scale=alt.Scale(zero=fpr is not None), axis=axis)
