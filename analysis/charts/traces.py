@@ -68,8 +68,9 @@ def traces_chart(
     *,
     signal: str = "loss",
     lines_name: str = "most exposed",
+    unit: str = "cross-entropy, nats",
 ) -> alt.Chart | alt.LayerChart:
-    """Traces of single records over the epochs, in front of the median and the 10% to 90% band of all members."""
+    """Traces of single records over the epochs, in front of the median and the 10% to 90% band of all members; ``unit`` is the loss's."""
     import altair as alt
 
     last = max(len(band.epochs) - 1, 1)
@@ -103,7 +104,7 @@ def traces_chart(
         scale=alt.Scale(domain=[0, last], nice=False),
         axis=alt.Axis(title="epoch (0 = before training)", format="d", tickMinStep=1, tickCount=8),
     )
-    y_title = f"{signal} of the record" + (" (cross-entropy, nats)" if signal == "loss" else "")
+    y_title = f"{signal} of the record" + (f" ({unit})" if signal == "loss" and unit else "")
     base = alt.Chart(inline(spread))
     area = base.mark_area(color=BLUE, opacity=0.22).encode(
         x=x, y=alt.Y("low:Q", axis=alt.Axis(title=y_title)), y2=alt.Y2("high:Q")

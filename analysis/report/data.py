@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...store.format.records import Experiment, Run
+from ...store.format.schema import CROSS_ENTROPY
 from ..charts.roc import Curve
 from ..charts.traces import Band
 from ..remedies import of_audit
@@ -252,6 +253,17 @@ class Report:
         name = str(told.get("name") or (run and run.info.dataset) or told.get("spec") or "")
         without = "given to the audit" if of_audit(self.experiment) else "not named"
         return name.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or without
+
+    @property
+    def loss_is(self) -> str:
+        """Which loss the target recorded, with its unit where that is known."""
+        loss = str(self.target.info.extra.get("loss", CROSS_ENTROPY) if self.target else CROSS_ENTROPY)
+        return f"{loss}, nats" if CROSS_ENTROPY in loss else loss
+
+    @property
+    def nats(self) -> str:
+        """What to add to the name of a number in the loss's unit."""
+        return ", nats" if self.loss_is.endswith("nats") else ""
 
     @property
     def shadows(self) -> tuple[Run, ...]:

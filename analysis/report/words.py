@@ -314,7 +314,7 @@ def _of_ranking(report: Report) -> Verdict:
             "",
             "by LT-IQR, the spread of each record's loss over training",
         ),
-        Figure("Median LT-IQR", number(middle), "", "nats; a typical record"),
+        Figure(f"Median LT-IQR{report.nats}", number(middle), "", "a typical record"),
         Figure(
             f"LT-IQR from the top {plural(top, 'record')} on",
             number(first),

@@ -182,7 +182,9 @@ def _spread(report: Report, scored: Scored) -> Figure:
         groups, subtitle = [Group("members", values[member], BLUE)], []
         title = "LT-IQR of the members"
     axis = axis_for(np.concatenate([group.values for group in groups]))
-    return Figure("lt-iqr", grouped_histogram(groups, title, "LT-IQR, nats", subtitle=subtitle, axis=axis))
+    return Figure(
+        "lt-iqr", grouped_histogram(groups, title, f"LT-IQR{report.nats}", subtitle=subtitle, axis=axis)
+    )
 
 
 def _linked(

@@ -189,7 +189,9 @@ def _traces(report: Report, found: Traces, signal: str) -> alt.Chart | alt.Layer
         for record in report.exposed
         if (values := record.trace if signal == "loss" else record.grad_norms) is not None
     ][:LINES]
-    return traces_chart(lines, found.band, signal=signal, lines_name=f"highest {report.ranked_by}")
+    return traces_chart(
+        lines, found.band, signal=signal, lines_name=f"highest {report.ranked_by}", unit=report.loss_is
+    )
 
 
 def _runs(report: Report) -> tuple[tuple[str, ...], ...]:

@@ -339,3 +339,28 @@ def test_names_of_a_few_models_are_all_there() -> None:
         spec = risk_of_models([(f"march/target-{i}", rate) for i in range(count)], 0.1).to_dict()
         axes = [layer["encoding"]["x"]["axis"] for layer in spec["layer"] if "x" in layer["encoding"]]
         assert {axis.get("labelOverlap") for axis in axes} == {overlap}
+
+
+@pytest.mark.parametrize(
+    ("loss", "unit"),
+    [
+        (None, "(cross-entropy, nats)"),
+        ("MSELoss", "(MSELoss)"),
+        ("mean cross-entropy of a record's positions", "(mean cross-entropy of a record's positions, nats)"),
+    ],
+)
+def test_a_loss_is_called_what_it_is(lake: Lake, loss: str | None, unit: str) -> None:
+    report = gather(lake, "e")
+    assert report.target is not None
+    info = replace(report.target.info, extra={} if loss is None else {"loss": loss})
+    sections = build(replace(report, target=replace(report.target, info=info)))
+    drawn = {
+        one.name: one.spec
+        for named in sections
+        for part in named.parts
+        if isinstance(part, Figures)
+        for one in part.items
+    }
+    titles = re.findall(r"'title': [\"'](loss of the record[^}]*?|LT-IQR[^}]*?)[\"'][,}]", str(drawn))
+    assert f"loss of the record {unit}" in titles
+    assert ("LT-IQR, nats" in titles) == ("nats" in unit)
