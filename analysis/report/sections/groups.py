@@ -11,6 +11,7 @@ from ...scores import Finding
 from ..data import Report, Said, label_of, labelled, metric_of
 from ..parts import Figure, Figures, Part, Section, Table, area, rate
 from ..records import named_class
+from ..trust import with_article
 
 KINDS = {"label": "class", "singletons": "kind of record", "subpopulation": "subpopulation"}
 """What the groups of a grouping are called; those of a column are called after it."""
@@ -76,7 +77,7 @@ def _table(finding: Finding, kind: str, measured: bool) -> Table:
         tuple(rows[: MOST_ROWS + 1]),
         (False, True, True, True, True, True),
         (
-            f"Named by {score} at FPR {percent(fpr)}, "
+            f"Named by {with_article(score)} at FPR {percent(fpr)}, "
             + ("one threshold for all groups. " if common else "each group with a threshold of its own. ")
             if measured
             else ""
@@ -104,7 +105,7 @@ def _scores(found: tuple[Said, ...]) -> str:
     names = dict.fromkeys(
         label_of(str(m.parameters["score"])) for said in found for m in said.finding.metrics
     )
-    return f"By {', '.join(names)}."
+    return f"By {', '.join(map(with_article, names))}."
 
 
 def _named(report: Report, finding: Finding, by: str) -> Finding:

@@ -113,7 +113,7 @@ def fleets(report: Report) -> Section | None:
 def trained(report: Report) -> Section:
     """The runs and the recipe."""
     rows = _runs(report)
-    accurate = any(
+    accurate = len(report.runs) > 1 and any(
         known is not None
         for run in report.runs
         for known in (run.info.train_accuracy, run.info.test_accuracy)

@@ -279,6 +279,9 @@ def test_groups_are_looked_at_where_the_verdict_is(tmp_path: Path) -> None:
     assert {m.parameters["fpr"] for m in said.finding.metrics if "fpr" in m.parameters} == {0.01}
     table = next(part for part in section(build(report), "groups").parts if isinstance(part, Table))
     assert table.rows[0][0] == "all"
+    assert table.caption.startswith("Named by the residual attack at FPR 1%")
+    runs = next(part for part in section(build(report), "runs").parts if isinstance(part, Table))
+    assert "several runs" not in runs.caption  # there is one
     assert table.rows[0][4].endswith("%")
     assert "names are not marked" in section(build(report), "exposed").lead
 
