@@ -208,12 +208,14 @@ def _same_records(lake: Lake, here: Experiment, before: Experiment) -> _Same | N
     if where[0] is None or where[0] != where[1]:
         return None
     told: list[list[str]] = []
-    for each in (here, before):
+    for side, each in (("here", here), ("before", before)):
         keys = lake.samples(each.name)["key"].to_pylist()
-        numbered = all(key == str(sample) for sample, key in enumerate(keys))
-        if numbered or None in keys or len(set(keys)) < len(keys):
+        known = [key for key in keys if key is not None]
+        numbered = all(key == str(sample) for sample, key in enumerate(keys) if key is not None)
+        if numbered or len(keys) - len(known) > len(each.forgotten) or len(set(known)) < len(known):
             return None
-        told.append(keys)
+        # A forgotten sample has no key, nor any score; it is no other one.
+        told.append([f"{side}\0{sample}" if key is None else key for sample, key in enumerate(keys)])
     number = {key: place for place, key in enumerate(dict.fromkeys((*told[0], *told[1])))}
     mine, theirs = (np.array([number[key] for key in keys], np.int64) for keys in told)
     return _Same(mine, theirs, told[0])

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from losslake.analysis.report.as_json import SCHEMA
@@ -24,9 +25,11 @@ from losslake.analysis.report.parts import Facts, Section, Table
 from losslake.analysis.report.words import verdict
 from losslake.analysis.report.write import write_report
 from losslake.analysis.statistics.change import change
+from losslake.analysis.statistics.metric import Metric
 from losslake.store.errors import InvalidOption, NotEnoughData, NotFound
 from losslake.store.format.records import RunInfo
 from losslake.store.lake import Lake
+from losslake.store.upkeep.forget import forget
 
 from .test_report import make
 
@@ -164,6 +167,47 @@ def test_a_copy_of_a_model_has_not_moved(tmp_path: Path) -> None:
     assert alone is not None
     assert moved.ci_low <= 0 <= moved.ci_high  # type: ignore[operator]
     assert moved.ci_high - moved.ci_low < 0.7 * (alone.ci_high - alone.ci_low)  # type: ignore[operator]
+
+
+def test_a_forgotten_record_is_none_and_the_others_are_matched(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path / "lake", create=True)
+    rng = np.random.default_rng(0)
+    for name, order in (("march", np.arange(SAMPLES)), ("april", rng.permutation(SAMPLES))):
+        keys = pa.table({"label": order % 3, "key": [f"customer {i}" for i in order]})
+        lake.create_experiment(name, keys, dataset={"spec": "customers.parquet"})
+        members = order % 2 == 0
+        with lake.write_run(name, "target", members=members) as writer:
+            phi = np.where(members, 1.0, 0.0) + np.sin(order)
+            loss = np.logaddexp(0, -phi).astype(np.float32)
+            writer.append_signals(
+                np.arange(SAMPLES),
+                np.zeros(SAMPLES, np.int16),
+                order % 3,
+                loss=loss,
+                phi=phi.astype(np.float32),
+            )
+            writer.commit(RunInfo(role="target"))
+    for forgotten in ("none", "march", "april"):
+        if forgotten != "none":
+            forget(lake, forgotten, [4])
+        found = gather(lake, "march", compare=("april",)).compared
+        assert found is not None
+        model = found.models[1]
+        assert model.moved is not None
+        assert model.moved.parameters["paired"]
+        # The same model of the same records: nobody is newly named but where the threshold moved with who is left out.
+        assert abs(model.moved.value or 0) < 0.03
+        assert model.newly is not None
+        assert all(name.startswith("customer ") for name in model.newly)
+        assert len(model.newly) <= (0 if forgotten == "none" else 4)
+    assert change_is_narrow(model.moved, model.tpr)
+
+
+def change_is_narrow(moved: Metric, tpr: Metric | None) -> bool:
+    assert tpr is not None
+    alone = change(tpr, tpr)
+    assert alone is not None
+    return (moved.ci_high - moved.ci_low) < 0.7 * (alone.ci_high - alone.ci_low)  # type: ignore[operator]
 
 
 def test_what_changed_in_the_recipe(lake: Lake, report: Report) -> None:
