@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
+SAME = 1e-6
+"""Relative difference up to which values are drawn as one."""
+
 DECADES_FOR_LOG = 2.5
 HEAVY_TAIL = 40.0
 """Range over interquartile range from which a linear axis would squeeze the bulk into a line."""
@@ -98,7 +101,8 @@ def axis_for(values: Floats) -> Axis:
     if len(finite) == 0:
         return Axis("linear", 0.0, 1.0)
     low, high = float(finite.min()), float(finite.max())
-    if low == high:
+    # Losses are float32: what differs in its last digits only does not differ.
+    if high - low <= SAME * max(abs(low), abs(high)):
         margin = abs(low) / 2 or 0.5
         return Axis("linear", low - margin, high + margin)
     if low > 0 and math.log10(high / low) > DECADES_FOR_LOG:

@@ -298,6 +298,14 @@ def test_axis_fits_the_values(values: np.ndarray, kind: str) -> None:
     np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
 
 
+def test_last_digits_of_a_float32_are_no_difference() -> None:
+    values = np.float32(2.17) + np.arange(4) * np.spacing(np.float32(2.17))
+    axis = axis_for(values.astype(np.float64))
+    assert axis.high - axis.low > 1
+    far = axis_for(np.array([2.17, 2.1701]))
+    assert far.high - far.low < 1e-3
+
+
 def test_ticks_lie_on_the_axis() -> None:
     for axis in (Axis("log", 1e-4, 12), Axis("symlog", -300, 20, 0.1), Axis("symlog", 0, 1e-3, 1e-5)):
         ticks = axis.ticks()
