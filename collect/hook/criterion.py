@@ -134,8 +134,9 @@ class WatchedCriterion(nn.Module):
             setattr(self._inner, name, value)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        inner = self._inner if isinstance(self._inner, nn.Module) else super()
-        return inner.state_dict(*args, **kwargs)
+        if isinstance(self._inner, nn.Module):
+            return self._inner.state_dict(*args, **kwargs)
+        return super().state_dict(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         # A copy of a model, as averaged weights need it, does not record.

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from ...store.errors import InvalidInput
+from .collated import check_order_is_kept
 from .positions import refuse_unknown
 
 _BY_HAND = "name the field of a batch that holds its samples' ids or keys by key=, or call run.batch(ids) before each call of the criterion, and run.end_epoch() after each epoch"
@@ -209,7 +210,7 @@ def unwatched(loader: Any, is_over: Callable[[Any], bool]) -> Any:
     return loader
 
 
-def check_followable(loader: object) -> None:
+def check_followable(loader: Any) -> None:
     """Raises InvalidInput for a loader whose batches cannot be told apart from outside."""
     if isinstance(loader, (WatchedLoader, KeyedLoader)):
         raise InvalidInput(
@@ -226,6 +227,7 @@ def check_followable(loader: object) -> None:
         raise InvalidInput(
             f"a loader with in_order=False gives batches in any order; leave it out, or {_BY_HAND}"
         )
+    check_order_is_kept(loader)
 
 
 def read_batch_ids(ids: Any, samples: int) -> np.ndarray:

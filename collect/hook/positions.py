@@ -178,8 +178,8 @@ def _guessed(data: Any) -> tuple[Any, np.ndarray, bool] | None:
     if len(inner) == 1:
         # Indices under a name of its own, each another one: no labels.
         rows = [_indexed(inner[0], value, sure=False) for value in held.values() if _as_long(value, data)]
-        found = [each for each in rows if each is not None and len(np.unique(each[1])) == len(data)]
-        return found[0] if len(found) == 1 else None
+        apart = [each for each in rows if each is not None and len(np.unique(each[1])) == len(data)]
+        return apart[0] if len(apart) == 1 else None
     return None
 
 

@@ -24,6 +24,7 @@ from ..callables import unknown_choice
 from ..grad_norms.eval_pass import check_layers_in_eval_mode
 from ..losses.criterion import LossOf
 from ..losses.sample_losses import BY_HAND
+from ..ranks import inner_model
 from ..run_facts import device_name, versions
 from ..signals.calls import Call, Forward
 from ..signals.from_logits import Answers
@@ -155,6 +156,11 @@ class RecordedRun:
         `watch_model` alone, and only for a criterion that has no attribute or argument of that name: one number is
         taken to be a mean.
         """
+        if isinstance(criterion, type) or not callable(criterion):
+            what = criterion.__name__ if isinstance(criterion, type) else type(criterion).__name__
+            raise InvalidInput(
+                f"the criterion is {what}; give a loss function, or a module as nn.CrossEntropyLoss() makes it"
+            )
         while isinstance(criterion, WatchedCriterion) and self._is_over(criterion.on_call):
             criterion = criterion.criterion
         watched = WatchedCriterion(
@@ -188,6 +194,10 @@ class RecordedRun:
         """
         if mode not in ("train", "eval"):
             raise unknown_choice("mode", mode, ("train", "eval"))
+        if not isinstance(inner_model(model), nn.Module):
+            raise InvalidInput(
+                f"the model is {getattr(model, '__name__', type(model).__name__)}; give the torch module that is trained"
+            )
         if self._steps.watching or self._eval_norms:
             raise InvalidInput(
                 f"run {self.name!r} watches a model already; put models that are trained together into one ModuleList"

@@ -285,6 +285,16 @@ def test_targets_that_come_first_are_told_of(lake: Lake, samples: Any) -> None:
     run.discard()
 
 
+@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss, None])
+def test_a_criterion_that_is_none(lake: Lake, criterion: Any) -> None:
+    run = start_run(lake, "e", samples=Y, members=MEMBERS)
+    with pytest.raises(InvalidInput, match="give a loss function"):
+        run.watch_criterion(criterion)
+    with pytest.raises(InvalidInput, match="give the torch module"):
+        run.watch_model(Heads)  # type: ignore[arg-type]
+    run.discard()
+
+
 @pytest.mark.parametrize("one_by_one", [False, True])
 def test_transforms_of_torch_func_are_refused(lake: Lake, one_by_one: bool) -> None:
     model = Heads()

@@ -27,6 +27,7 @@ from torch.utils.data import (
     Subset,
     SubsetRandomSampler,
     TensorDataset,
+    default_collate,
     random_split,
 )
 
@@ -332,3 +333,70 @@ def test_targets_of_probabilities_do_not_show_the_order(lake: Lake) -> None:
             for x, y in run.watch_loader(shuffled(TensorDataset(X[ids], hot[ids]))):
                 watched(model(x), y)
     assert [str(each.message).partition(" which")[0] for each in told] == ["nothing shows"]
+
+
+def by_size(rows: list[Any]) -> Any:
+    return default_collate(sorted(rows, key=lambda row: -float(row[0].sum())))
+
+
+def by_chance(rows: list[Any]) -> Any:
+    return default_collate([rows[at] for at in torch.randperm(len(rows))])
+
+
+def in_order(rows: list[Any]) -> Any:
+    x, y = default_collate(rows)
+    return {"places": torch.arange(len(rows)), "offsets": torch.arange(len(rows)) * 2, "x": x, "y": y}
+
+
+def masked(rows: list[Any]) -> Any:
+    x, y = default_collate(rows)
+    return x * (torch.rand(x.shape) > 0.2), y
+
+
+def doubled(rows: list[Any]) -> Any:
+    x, y = default_collate(rows)
+    return torch.cat([x, x]), torch.cat([y, y])
+
+
+def raising(rows: list[Any]) -> Any:
+    raise ValueError("not for these")
+
+
+@pytest.mark.parametrize("collate", [by_size, by_chance])
+def test_a_collate_that_moves_records_is_refused(lake: Lake, collate: Any) -> None:
+    state = torch.get_rng_state()
+    with pytest.raises(InvalidInput, match=r"another order.*key="), begin(lake, TRAIN) as run:
+        run.watch_loader(DataLoader(TRAIN, 6, collate_fn=collate), ids=TRAIN.indices)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_its_own_ids_tell(lake: Lake) -> None:
+    """A field of the batch is in the order that the records are in."""
+    data = TensorDataset(X, Y, torch.arange(N))
+    with begin(lake, TRAIN) as run:
+        part = Subset(data, TRAIN.indices)
+        loader = run.watch_loader(DataLoader(part, 6, shuffle=True, collate_fn=by_size), key=2)
+        train(run, ((x, y) for x, y, _ in loader))
+    assert faults(lake, sorted(TRAIN.indices)) == 0
+
+
+@pytest.mark.parametrize("collate", [in_order, masked, doubled, raising])
+def test_other_collates_are_let_be(lake: Lake, collate: Any) -> None:
+    run = begin(lake, TRAIN)
+    run.watch_loader(DataLoader(TRAIN, 6, collate_fn=collate), ids=TRAIN.indices)
+    run.discard()
+
+
+def test_the_data_set_is_left_as_it_was(lake: Lake) -> None:
+    """One that opens its file with the first record does so in each worker, not in this process."""
+
+    class Opens(Kept):
+        def __getitem__(self, at: int) -> Any:
+            self.file = "open"
+            return super().__getitem__(at)
+
+    data = Opens(TRAIN)
+    run = begin(lake, TRAIN)
+    run.watch_loader(DataLoader(data, 6, collate_fn=in_order), ids=TRAIN.indices)
+    assert not hasattr(data, "file")
+    run.discard()
