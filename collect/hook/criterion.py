@@ -104,7 +104,7 @@ class WatchedCriterion(nn.Module):
 
     def _tell(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         args, kwargs = _by_place(self._inner, args, kwargs)
-        output, target = _given(args, kwargs)
+        output, target = _as_batch(*_given(args, kwargs))
         options = {name: value for name, value in kwargs.items() if name not in ("input", "target")}
 
         def losses(known: torch.Tensor, highest: int | None) -> SampleLosses:
@@ -162,6 +162,13 @@ def _with_prefix(
 def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     """The output and the target in a call."""
     return args[0] if args else kwargs.get("input"), args[1] if len(args) > 1 else kwargs.get("target")
+
+
+def _as_batch(output: Any, target: Any) -> tuple[Any, Any]:
+    """Output and target of a lone record as a batch of one, as where a loop squeezes a last batch of one."""
+    if not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor) or target.ndim:
+        return output, target
+    return (output.unsqueeze(0), target.unsqueeze(0)) if output.ndim < 2 else (output, target)
 
 
 def _by_place(

@@ -285,6 +285,37 @@ def test_targets_that_come_first_are_told_of(lake: Lake, samples: Any) -> None:
     run.discard()
 
 
+@pytest.mark.parametrize("kind", ["classes", "binary", "regression"])
+@pytest.mark.parametrize("norms", [False, True])
+def test_a_last_batch_of_one_that_the_loop_squeezes(lake: Lake, kind: str, norms: bool) -> None:
+    classes = kind == "classes"
+    torch.manual_seed(0)
+    model = nn.Linear(5, C if classes else 1)
+    target = Y if classes else (Y > 0).float()
+    plain = {"classes": nn.CrossEntropyLoss(), "binary": nn.BCEWithLogitsLoss(), "regression": nn.MSELoss()}[
+        kind
+    ]
+    want, wanted_norms = np.full(N, np.nan), []
+    for own in range(N):
+        loss = plain(model(X[own]) if classes else model(X[own])[0], target[own])
+        want[own] = loss.item()
+        found = torch.autograd.grad(loss, list(model.parameters()))
+        wanted_norms.append(float(torch.cat([each.flatten() for each in found]).norm()))
+    samples = {"classes": Y, "binary": (Y > 0).long(), "regression": KEYS}[kind]
+    with start_run(lake, "e", samples=samples, members=MEMBERS) as run:
+        criterion = run.watch_criterion(plain)
+        if norms:
+            run.watch_model(model)
+        for ids in MEMBERS.split([4, 4, 3, 1]):
+            run.batch(ids)
+            criterion(model(X[ids]).squeeze(), target[ids].squeeze()).backward()
+    check_trace(lake, [want])
+    if norms:
+        rows = lake.sql("select sample_id, grad_norm[-1] as norm from traces")
+        found_norms = dict(zip(rows["sample_id"], rows["norm"], strict=True))
+        assert all(found_norms[own] == pytest.approx(wanted_norms[own], rel=1e-4) for own in MEMBERS.tolist())
+
+
 @pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss, None])
 def test_a_criterion_that_is_none(lake: Lake, criterion: Any) -> None:
     run = start_run(lake, "e", samples=Y, members=MEMBERS)
