@@ -167,7 +167,7 @@ def small_of_a_kind(
             kinds.setdefault((_kind_of(part.file), columns(part)), []).append(part)
         else:
             others.append(part)
-    batches = []
+    batches: list[list[Part]] = []
     for alike in kinds.values():
         if len(alike) >= LEAST:
             batches += _batches(alike)

@@ -8,6 +8,7 @@ killed at any instant, and the same call completes it. One process at a time for
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from ..format.records import (
 )
 from ..read.catalogue import Catalogue, results_with
 from ..write import leases
-from ..write.index import drop_index
+from ..write.index import drop_index, write_index
 from ..write.leases import Claim, claim
 from ..write.table_file import Holdings, check_there, copy_without, write_table
 from .compact import Part
@@ -118,13 +119,13 @@ def forget(
         ids = known.forgotten
         if ids != chosen:  # some were forgotten before; else what was looked into for the count stands
             holdings = Holdings(lake.files, ids)
-        again = True
+        again, rewritten = True, False
         while again:  # for what was committed meanwhile by a writer that did not know yet
             again = False
             for runs in _together(lake, known, ids, holdings):
                 held.renew()
                 _forget_in_runs(lake, known, runs, ids, holdings, held)
-                again = True
+                again = rewritten = True
             held.check()
             again |= _forget_results(lake, experiment, ids)
         held.renew()
@@ -135,6 +136,9 @@ def forget(
             lake.files.settle(f"{top}/experiment={experiment}")
         lake.files.settle(paths.DELTA)
         _finish(lake, experiment, held)
+    if rewritten:
+        with contextlib.suppress(LosslakeError):  # it costs time where there is none, and no more
+            write_index(lake.files, experiment, wait=True)
     rows = {**counted, "files": len(removed)} if removed else counted
     return Forgot(experiment, chosen, rows, tuple(pending), completed, elsewhere)
 

@@ -1,7 +1,7 @@
 """Writing the index of an experiment's runs (see `read.index`): one file in one step, by whoever writes into the lake anyhow.
 
 A commit writes it anew when an eighth of the runs is not in it, so that a fleet of N runs writes some 8 N entries in all; an
-analysis that keeps its result when it had to read many manifests; `compact` when it has replaced them. What it says already
+analysis that keeps its result when it had to read many manifests; `compact` and `forget` when they have replaced them. What it says already
 of manifests that have not changed is taken over and only the others are read. Many may write it at once: each writes what is
 so, and the last one stays.
 
