@@ -16,7 +16,6 @@ from ..sql import read_sql
 from ..store.errors import CorruptLake, InvalidOption, NotEnoughData, NotFound
 from ..store.format.records import CANARY, Role, Run
 from ..store.lake import Lake
-from ..store.query.held import ROWS
 from ..store.query.kept import Kept, kept_rows_of_each, place_of, rows_by_sum
 from ..store.read.catalogue import check_remembered, listed_files, with_runs
 from ..store.read.changes import check_unchanged, read_again
@@ -39,6 +38,9 @@ T = TypeVar("T")
 
 KEPT, KEPT_BY_MANY = 64 << 20, 256 << 20
 """Bytes of what was read that one analysis keeps at most, and many together, which read the same again and again."""
+
+_LARGE = 1_000_000
+"""Rows of a run from which on what the engine keeps between two questions is more than its start is worth, a twentieth of a second."""
 
 
 @dataclass
@@ -311,8 +313,9 @@ class Source:
         self.kept.raise_to(KEPT_BY_MANY)
 
     def pause(self) -> None:
-        """End the engine until it is asked again, where the runs are large: it keeps memory that it has let go of, 150 MB a million rows."""
-        if sum(file.rows for run in self.runs for file in run.files if file.table == "signals") > ROWS:
+        """End the engine until it is asked again, where a run is large: it keeps memory that it has let go of, 150 MB a million records."""
+        rows = (sum(file.rows for file in run.files if file.table == "signals") for run in self.runs)
+        if max(rows, default=0) > _LARGE:
             self._queries.close()
 
     def rows_between(self, run: Run, table: str, columns: list[str], samples: range) -> pl.DataFrame:
