@@ -257,8 +257,14 @@ class RunWriter:
             for source in sorted(self._staged):
                 staged = self._staged[source]
                 self._write_traces(source, staged.traces(staged.names))
-            self._drop_forgotten()
-            self._check_there()
+            try:
+                self._drop_forgotten()
+                self._check_there()
+            except CorruptLake as error:
+                # Who forgets removes what a writer has of a run that another one has committed.
+                if self._onto is None and self._files.exists(run_manifest(self.experiment, self.run)):
+                    raise _taken(self.experiment, self.run) from error
+                raise
             # The experiment is there; who made it may have been killed before it was on stable storage.
             self._files.settle("experiments")
             while self._onto is None:

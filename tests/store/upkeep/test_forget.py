@@ -26,7 +26,14 @@ from losslake.analysis.report.write import write_report
 from losslake.analysis.scoring.catalogue import ANALYSES, find, open_source
 from losslake.analysis.scoring.run import run_analysis
 from losslake.cli import cli
-from losslake.store.errors import ForgottenMeanwhile, InvalidInput, InvalidOption, LosslakeError, NotFound
+from losslake.store.errors import (
+    AlreadyExists,
+    ForgottenMeanwhile,
+    InvalidInput,
+    InvalidOption,
+    LosslakeError,
+    NotFound,
+)
 from losslake.store.files.local import LocalFiles
 from losslake.store.format import manifest, paths
 from losslake.store.format.records import RunInfo, pack_samples, unpack_samples
@@ -672,6 +679,19 @@ def test_killed_before_any_change_it_is_completed_by_the_same_call(
         assert again.experiment("tests").forgotten == GONE
         step += 11 if files == LAYOUTS[0] else 6
     assert step > 20
+
+
+def test_a_writer_whose_run_another_one_committed_is_told_so(lake: Lake) -> None:
+    """Whoever forgets removes what it had written: it is not needed any more."""
+    ids = np.arange(N)
+    late, first = (lake.write_run("tests", "both", members=ids % 2 == 0) for _ in range(2))
+    for out in (late, first):
+        out.append_signals(ids, ids * 0, None, loss=ids * 1.0, phi=ids * 1.0)
+    first.commit(RunInfo(role="shadow"))
+    forget(lake, "tests", GONE)
+    with pytest.raises(AlreadyExists, match="is in the lake already"):
+        late.commit(RunInfo(role="shadow"))
+    check_gone(lake)
 
 
 FORGET = """
