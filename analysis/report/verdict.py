@@ -216,6 +216,8 @@ def explanation(judged: Judgement) -> str | None:
     """What explains the highest scores of an attack that gives nobody away; None where only what the model learnt does."""
     if judged.level in ("clear leak", "signs"):
         return None
+    if judged.rule == "one score":
+        return "the order of the records, as all have the same score"
     return "chance" if judged.rule != "members differ" else "how members and non-members differ by themselves"
 
 

@@ -21,7 +21,7 @@ from losslake.analysis.report.gather import gather
 from losslake.analysis.report.parts import Table
 from losslake.analysis.report.sections.attacks import IN_COLOUR, attacks, matter_most
 from losslake.analysis.report.sections.records import exposed
-from losslake.analysis.report.verdict import Judgement, as_attack, judge
+from losslake.analysis.report.verdict import Judgement, as_attack, explanation, judge
 from losslake.analysis.report.words import Verdict, luck, title_of, verdict
 from losslake.analysis.report.write import write_report
 from losslake.analysis.scores import Scores
@@ -371,6 +371,7 @@ def test_scores_that_tie_show_no_absence(name: str) -> None:
     assert (same.level, same.rule) == ("cannot tell", "one score")
     by = "loss attack" if name == "loss" else "LiRA with 16 shadow models"
     assert title_of(same, 16) == f"Cannot tell: {by} gives all records the same score"
+    assert explanation(same) == "the order of the records, as all have the same score"
 
     def some(shares: tuple[float, float]) -> Judgement:
         """Of members and others these shares have a score above the one that most of them have."""
