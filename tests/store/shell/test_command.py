@@ -166,7 +166,7 @@ def test_a_shell_through_a_pipe(losslake: Run) -> None:
     script = ".views\n.schema runs\nselect count(*)\n  as six from signals;\n\nselect 'last' as word"
     done = losslake("sql", stdin=script)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("samples\nruns\nsignals\n")
+    assert done.stdout.startswith("samples\nclasses\nruns\nsignals\n")
     assert "runs(experiment VARCHAR, run VARCHAR" in done.stdout
     assert "│ six │" in done.stdout
     assert done.stdout.rstrip().endswith("1 row")
