@@ -228,7 +228,7 @@ def _moved(
         metrics.append(auc(*both) if fpr is None else tpr_at_fpr(*both, fpr))
         added.append(added_to_auc(score, member) if fpr is None else added_to_tpr(score, member, fpr))
     everybody = np.arange(n)
-    found = change(metrics[0], metrics[1], correlation_of_errors(*added, (everybody, everybody)))
+    found = change(metrics[0], metrics[1], correlation_of_errors(added[0], added[1], (everybody, everybody)))
     assert found is not None
     return _ends(found)
 

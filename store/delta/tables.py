@@ -26,15 +26,8 @@ from ..format.manifest import DataFile
 from ..format.records import Experiment, Result, Run
 from ..format.schema import METRICS, OF_RUNS, RUN, SAMPLES, SCORES, SIGNALS, TRACES
 from ..format.tables import with_run
-from ..query.views import CLASSES
-from ..query.views import RUNS
-from ..query.views import classes_table
-from ..query.views import metrics_table
-from ..query.views import runs_table
-from ..query.views import table_files
-from ..read.catalogue import Catalogue
-from ..read.catalogue import results
-from ..read.catalogue import with_runs
+from ..query.views import CLASSES, RUNS, classes_table, metrics_table, runs_table, table_files
+from ..read.catalogue import Catalogue, results, with_runs
 from ..read.data_rows import read_rows
 from .columns import Column, Type, cast_rows, columns_of, common_type
 

@@ -37,11 +37,8 @@ from ..write import leases
 from ..write.index import drop_index, write_index
 from ..write.leases import Claim, claim
 from ..write.table_file import Holdings, check_there, copy_without, write_table
-from .compact import Part
-from .compact import pack
-from .elsewhere import SameKey
-from .elsewhere import same_keys
-from .compact import small_of_a_kind
+from .compact import Part, pack, small_of_a_kind
+from .elsewhere import SameKey, same_keys
 from .leftovers import remove_leftovers, without_class_names
 
 _PATIENCE = 600.0
