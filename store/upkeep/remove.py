@@ -205,11 +205,9 @@ def _remove_runs(lake: Catalogue, experiment: str, names: tuple[str, ...], dry_r
             held.check()  # else the name may be another run's by now
             lake.files.delete(paths.run_manifest(experiment, run.run))
         _settle(lake.files, experiment, ("runs", "results"))  # they do not come back once their files go
-        drop_index(lake.files, experiment)
         for name in names:
-            for path in _files_of(lake.files, experiment, name):
-                held.check()
-                lake.files.delete(path)
+            _take_files(lake.files, experiment, name, held)
+        drop_index(lake.files, experiment)
         # What was shared, by these or by runs of a call that was stopped, no manifest lists any more.
         listed = listed_files(lake, experiment)
         for path in lake.files.list(paths.packed_folder(experiment)):
@@ -221,6 +219,22 @@ def _remove_runs(lake: Catalogue, experiment: str, names: tuple[str, ...], dry_r
         lake.files.settle(paths.DELTA)
         _settle_removed(lake.files, experiment, names)
     return counted
+
+
+def _take_files(files: Files, experiment: str, name: str, held: Claim) -> None:
+    """Delete all that lies in the folders of a run, and its manifest before, where a writer that has begun meanwhile commits it."""
+    path = paths.run_manifest(experiment, name)
+    while True:
+        if files.exists(path):
+            held.check()
+            files.delete(path)
+            _settle(files, experiment, ("runs",))
+        there = _files_of(files, experiment, name)
+        if not there:  # who commits now looks for its files after that, and takes its manifest back
+            return
+        for file in there:
+            held.check()
+            files.delete(file)
 
 
 def _settle_removed(files: Files, experiment: str, names: Collection[str]) -> None:

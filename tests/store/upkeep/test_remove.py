@@ -184,6 +184,34 @@ def test_who_begins_between_two_looks_keeps_the_experiment(
     assert verify(lake).damage == ()
 
 
+@pytest.mark.parametrize("when", ["before its files go", "among them"])
+def test_a_run_that_is_committed_while_it_is_removed_goes_as_well(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """By a writer that began in a moment in which nobody looked: no manifest stays that lists what has gone."""
+    monkeypatch.setattr(removing, "_refuse_at_work", lambda files, experiment: None)
+    ids = np.arange(N)
+    out = lake.write_run("tests", "late", members=ids % 2 == 0)
+    out.append_signals(ids, ids * 0, None, loss=ids * 1.0, phi=ids * 1.0)
+    name, calls = ("_drop_results", 1) if when == "before its files go" else ("_files_of", 2)
+    real, done = getattr(removing, name), []
+
+    def act(*given: Any) -> Any:
+        found = real(*given)
+        done.append(0)
+        if len(done) == calls:
+            out.commit(RunInfo(role="shadow"))
+        return found
+
+    monkeypatch.setattr(removing, name, act)
+    remove(lake, "tests", ["late"])
+    assert len(done) >= calls
+    assert out.ended
+    assert "late" not in names(lake)
+    assert files_of(lake, "run=late") == []
+    assert verify(lake).damage == ()
+
+
 def test_a_writer_that_nobody_could_see_leaves_nothing_in_a_removed_experiment(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
