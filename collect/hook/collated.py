@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,26 +11,26 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from ...store.errors import InvalidInput
-from ..random_streams import undisturbed_randomness
+from .as_before import as_before
 
-_TRIED = 8
-"""Records that are collated in their order, and the other way round."""
+_TRIED, _SECONDS = 64, 0.5
+"""Records that are collated in their order, and the other way round: fewer where they take long to read."""
 
 
 def check_order_is_kept(loader: DataLoader[Any]) -> None:
-    """Raises InvalidInput where the first records, collated the other way round, do not come the other way round.
+    """Raises InvalidInput where some records, collated the other way round, do not come the other way round.
 
-    They are read from a copy of the data set, as some open their files at the first record, in the process that they are read in. What
-    cannot be collated so, or has other rows each time, as by mixup and masking, shows nothing.
+    They are from all over the data set: texts in a row are often all as long as a model takes. The loop finds data set and collate_fn
+    `as_before`. What cannot be collated so, or has other rows each time, as by mixup and masking, shows nothing.
     """
     if loader.collate_fn is default_collate or loader.batch_sampler is None:
         return
-    with undisturbed_randomness(torch.device("cpu")):
+    with as_before(loader.dataset, loader.collate_fn):
         try:
-            data: Any = copy.copy(loader.dataset)
-            records = [data[at] for at in range(min(_TRIED, len(data)))]
+            records = _some_records(loader.dataset)
             made, again, reversed_ = (
-                list(_fields(loader.collate_fn(list(each)))) for each in (records, records, records[::-1])
+                list(_fields(loader.collate_fn(copy.deepcopy(each))))  # some take fields out of the records
+                for each in (records, records, records[::-1])
             )
         except (
             Exception
@@ -56,6 +57,18 @@ def check_order_is_kept(loader: DataLoader[Any]) -> None:
             "another order, so that their losses would be those of others: name the field of a batch that holds its samples' ids or keys by "
             "watch_loader(loader, key=...), or leave the records in their order (pack_padded_sequence takes enforce_sorted=False)"
         )
+
+
+def _some_records(data: Any) -> list[Any]:
+    until = time.monotonic() + _SECONDS
+    places = range(0, len(data), -(-len(data) // _TRIED))
+    records: list[Any] = []
+    # The first few are far apart already.
+    for place in sorted(places, key=lambda place: places.index(place) % 8):
+        if len(records) > 1 and time.monotonic() > until:
+            break
+        records.append(data[place])
+    return records
 
 
 def _fields(batch: Any) -> Iterator[torch.Tensor]:
