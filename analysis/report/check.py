@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def check_report(lake: Lake, path: Path) -> Check:
     held, page = _held(path)
     try:
         audit = audit_from_json(held["audit"])
-        wanted = list(_numbers(held))
+        wanted = list(numbers_of(held))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InvalidInput(f"{path} holds no numbers of a report that can be read: {error!r:.100}") from error
     now = gather(
@@ -68,17 +68,22 @@ def check_report(lake: Lake, path: Path) -> Check:
         defended=audit.beside[0] if audit.beside else None,
         compare=audit.compare,
     )
+    differs = differing(wanted, content(now, verdict(now)))
+    told = _changed(audit, now.audit)
+    strange = None if differs or told else written_in(held, page, now, audit)
+    return Check(audit, len(wanted), told, differs, strange)
+
+
+def differing(wanted: Iterable[tuple[Key, Values]], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which numbers of a report, by `numbers_of`, are others than what its JSON says ``now``, in words."""
     found: dict[Key, list[Values]] = {}
-    for key, values in _numbers(content(now, verdict(now))):
+    for key, values in numbers_of(now):
         found.setdefault(key, []).append(values)
-    differs = [
+    return tuple(
         _difference(key, values, found.get(key, []))
         for key, values in wanted
         if not any(_agreeing(values, other) == len(values) for other in found.get(key, []))
-    ]
-    told = _changed(audit, now.audit)
-    strange = None if differs or told else written_in(held, page, now, audit)
-    return Check(audit, len(wanted), told, tuple(differs), strange)
+    )
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -117,11 +122,9 @@ def _held(path: Path) -> tuple[dict[str, Any], str | None]:
     return told, page
 
 
-def _numbers(told: Mapping[str, Any]) -> Iterator[tuple[Key, Values]]:
-    """Every number of a report with what it is of."""
-    judged = told["verdict"]
-    for name in ("level", "rule", "attack", "resolved_fpr", "named", "members", "accused", "non_members"):
-        yield ("verdict", name.replace("_", " ")), (("value", judged[name]),)
+def numbers_of(told: Mapping[str, Any]) -> Iterator[tuple[Key, Values]]:
+    """Every number of a report, and the words beside it, with what it is of."""
+    yield from _leaves(("verdict",), _but(told["verdict"], "title", "text", "what_to_do"))
     for attack in told["attacks"]:
         yield from _metrics(str(attack["score"]), attack["metrics"])
     for name in ("comparison", "memorization", "correlations"):
@@ -135,17 +138,39 @@ def _numbers(told: Mapping[str, Any]) -> Iterator[tuple[Key, Values]]:
         metrics = [model["auc"], *filter(None, (model["tpr"], model["change"]))]
         yield from _metrics(f"over time: {of}", metrics)
         newly = model["newly_named"]
-        for name, value in (
-            ("named", model["named"]),
-            ("newly named", newly if newly is None else " ".join(newly)),
-        ):
-            yield ("over time:", of, name), (("value", value),)
+        yield ("over time:", of, "newly named"), (("value", newly if newly is None else " ".join(newly)),)
+        unknown = {name: None for name in ("tpr", "change") if model[name] is None}
+        yield from _leaves(
+            ("over time:", of), {**_but(model, "auc", "tpr", "change", "newly_named"), **unknown}
+        )
     for record in told["most_exposed"]:
+        of = f"sample {record['sample_id']}"
         for name, score in record["scores"].items():
-            yield (
-                (f"sample {record['sample_id']}", name),
-                (("score", score["score"]), ("rank", score["rank"])),
-            )
+            yield (of, name), (("score", score["score"]), ("rank", score["rank"]))
+        yield from _leaves((of,), _but(record, "sample_id", "scores"))
+    for run in told["runs"]:
+        yield from _leaves((f"run {run['run']}",), _but(run, "run"))
+    whole = ("samples", "dataset", "target", "shadow_runs", "headline", "ranked_by")
+    yield from _leaves((), {name: told[name] for name in whole if name in told})
+    compared = told["over_time"] or {"models": ()}
+    yield ("over time:", "models"), (("value", len(compared["models"])),)
+    yield from _leaves(("over time:",), _but(compared, "models"))
+
+
+def _but(told: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in told.items() if name not in names}
+
+
+def _leaves(of: Key, told: Any) -> Iterator[tuple[Key, Values]]:
+    """All that is told of something, however it is nested."""
+    if isinstance(told, Mapping):
+        for name, value in told.items():
+            yield from _leaves((*of, str(name).replace("_", " ")), value)
+    elif isinstance(told, list):
+        for place, value in enumerate(told):
+            yield from _leaves((*of, str(place)), value)
+    else:
+        yield of, (("value", told),)
 
 
 def _metrics(of: str, metrics: Any) -> Iterator[tuple[Key, Values]]:

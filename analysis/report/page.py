@@ -125,11 +125,11 @@ def printed_page(report: Report, verdict: Verdict, sections: Sequence[Section]) 
     )
 
 
-def unstyled(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:
-    """The page in its words alone, without style, scripts and charts."""
-    nothing = Markup()
-    given = dict.fromkeys(("style", "script", "vega", "theme", "numbers"), nothing)
-    return _filled(report, verdict, sections, **given, nonce="", printed=False, drawn={})
+def uncharted(report: Report, verdict: Verdict, sections: Sequence[Section]) -> str:
+    """The page in its words, style and scripts, without charts and numbers to be read by programs."""
+    given = {"style": _text_of("report.css"), "script": _text_of("report.js"), "vega": Markup(_vega())}
+    nothing = dict.fromkeys(("theme", "numbers"), Markup())
+    return _filled(report, verdict, sections, **given, **nothing, nonce="", printed=False, drawn={})
 
 
 def _text_of(name: str) -> Markup:
