@@ -32,6 +32,9 @@ class FurtherCalls:
         self._run = run
         self._output: weakref.ref[torch.Tensor] | None = None
         self._target: torch.Tensor | None = None
+        self._within: tuple[int, torch.Tensor] | None = (
+            None  # of a call in a compiled step: its output's place, a copy of its target
+        )
         self._followed_back = self._compared = self._over = False
         self._calls = 0
         self._passed = 0  # batches of the pass under way that had no call
@@ -43,13 +46,13 @@ class FurtherCalls:
 
     def next_batch(self) -> None:
         """What was called is of the past."""
-        self._output = self._target = None
+        self._output = self._target = self._within = None
         if self._over:
             self._over, self._passed = False, 0
 
     def over(self, *, whole: bool, compared: bool) -> None:
         """A pass has ended, ``whole`` as in `RecordedSteps.end`; ``compared``: labels were compared in it."""
-        self._output = self._target = None
+        self._output = self._target = self._within = None
         self._compared = compared
         if not whole and not self._over:
             self._passed = 0
@@ -60,8 +63,15 @@ class FurtherCalls:
         self._compared = compared
         self._output = weakref.ref(output) if isinstance(output, torch.Tensor) else None
         # Within a compiled step tensors are others each time, and their memory is used again.
-        known = result is not None and isinstance(target, torch.Tensor)
-        self._target = target.detach() if known else None
+        self._target = target.detach() if result is not None and isinstance(target, torch.Tensor) else None
+        self._within = None
+        if (
+            result is None
+            and not compared
+            and isinstance(output, torch.Tensor)
+            and isinstance(target, torch.Tensor)
+        ):
+            self._within = output.data_ptr(), target.detach().clone()
         self._followed_back = True
         self._calls += 1
         if (
@@ -78,7 +88,10 @@ class FurtherCalls:
         if self._over:
             self._after_the_last()
             return
-        if self._target is None or self._output is None or result is None:
+        if result is None:
+            self._again_within(output, target)
+            return
+        if self._target is None or self._output is None:
             return
         if self._output() is output:
             return
@@ -86,17 +99,27 @@ class FurtherCalls:
             return
         same = _same(self._target, target)
         if not same and not self._compared:
-            raise InvalidInput(
-                f"the criterion of run {self._run!r} is called for one batch with different outputs and targets (several heads or steps, generated "
-                f"records, validation), and no labels tell which are the records': {_WAY_OUT}; losses that are summed in the loop are recorded by "
-                "run.record(losses)"
-            )
+            raise self._untold()
         if same and not self._followed_back:
             self._tell(
                 "again",
                 f"the criterion is called for one batch with several outputs, as for auxiliary heads and further views, and run {self._run!r} "
                 f"records the first call's loss: if that is not the records', {_WAY_OUT}",
             )
+
+    def _again_within(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        """The same of a call in a compiled step, whose tensors have no names: their places are looked at, which may be used again, and values."""
+        if self._within is None or self._within[0] == output.data_ptr():
+            return
+        if not _same(self._within[1], target):
+            raise self._untold()
+
+    def _untold(self) -> InvalidInput:
+        return InvalidInput(
+            f"the criterion of run {self._run!r} is called for one batch with different outputs and targets (several heads or steps, generated "
+            f"records, validation), and no labels tell which are the records': {_WAY_OUT}; losses that are summed in the loop are recorded by "
+            "run.record(losses)"
+        )
 
     def _after_the_last(self) -> None:
         if self._passed and not self._compared:

@@ -172,6 +172,44 @@ def test_the_same_loss_once_more_is_let_be(
     assert not [str(each.message) for each in recwarn if "criterion" in str(each.message)]
 
 
+def compiled(step: Any) -> Any:
+    """The whole of a step's losses as one graph, with none of the tensors that Python holds."""
+    made: list[Any] = []
+
+    def call(c: Any, m: Heads, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if not made:
+            made.append(torch.compile(lambda x, y: step(c, m, x, y), backend="aot_eager"))
+        loss: torch.Tensor = made[0](x, y)
+        return loss
+
+    return call
+
+
+@pytest.mark.parametrize("step", [heads_of_two_tasks, generated_records])
+def test_compiled_calls_that_nothing_tells_apart_are_refused_too(lake: Lake, step: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"different outputs and targets.*watch_criterion an object"):
+        Loop(lake, KEYS)(compiled(step))
+    assert not lake.experiments()
+
+
+@pytest.mark.parametrize("samples", [Y, KEYS], ids=["labels", "no labels"])
+@pytest.mark.parametrize("of", ["mixup", "two views", "once more"])
+def test_compiled_calls_for_the_same_records_are_let_be(lake: Lake, of: str, samples: Any) -> None:
+    def two_views(c: Any, m: Heads, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = c(m(x)[0], y) + c(m(x + 0.1)[0], y.clone())
+        return loss
+
+    plain = compiled(lambda c, m, x, y: c(m(x)[0], y))
+
+    def once_more(c: Any, m: Heads, x: torch.Tensor, y: torch.Tensor) -> None:
+        for _ in range(2):
+            plain(c, m, x, y.clone()).backward()
+
+    loop = Loop(lake, samples)
+    loop({"mixup": compiled(mixup), "two views": compiled(two_views), "once more": once_more}[of])
+    loop.check()
+
+
 def test_labels_tell_the_records_own_head(lake: Lake, recwarn: pytest.WarningsRecorder) -> None:
     loop = Loop(lake, Y)
     loop(heads_of_two_tasks)
