@@ -124,7 +124,11 @@ def _held(path: Path) -> tuple[dict[str, Any], str | None]:
 
 def numbers_of(told: Mapping[str, Any]) -> Iterator[tuple[Key, Values]]:
     """Every number of a report, and the words beside it, with what it is of."""
-    yield from _leaves(("verdict",), _but(told["verdict"], "title", "text", "what_to_do"))
+    judged = told["verdict"]
+    always = ("level", "rule", "attack", "resolved_fpr", "named", "members", "accused", "non_members")
+    for name in always:
+        yield ("verdict", name.replace("_", " ")), (("value", judged[name]),)
+    yield from _leaves(("verdict",), _but(judged, *always, "title", "text", "what_to_do"))
     for attack in told["attacks"]:
         yield from _metrics(str(attack["score"]), attack["metrics"])
     for name in ("comparison", "memorization", "correlations"):
@@ -148,7 +152,7 @@ def numbers_of(told: Mapping[str, Any]) -> Iterator[tuple[Key, Values]]:
         for name, score in record["scores"].items():
             yield (of, name), (("score", score["score"]), ("rank", score["rank"]))
         yield from _leaves((of,), _but(record, "sample_id", "scores"))
-    for run in told["runs"]:
+    for run in told.get("runs", ()):
         yield from _leaves((f"run {run['run']}",), _but(run, "run"))
     whole = ("samples", "dataset", "target", "shadow_runs", "headline", "ranked_by")
     yield from _leaves((), {name: told[name] for name in whole if name in told})
