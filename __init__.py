@@ -89,7 +89,7 @@ def audit(
                 causal language model, a LoRA on one too, or a text-generation pipeline
     members, nonmembers   the records that it was trained on, and others drawn like them: the tuple (X, y); a frame (pandas, Polars,
                 Arrow); a torch data set or loader, of which the records in the part that is drawn from count; a list of records
-                (x, y); a Hugging Face Dataset. Of a
+                (x, y), or of dicts of tensors; a Hugging Face Dataset. Of a
                 language model texts: a list of str, or a frame or Dataset with a column text, or that which features names
     population  more records that no model is trained on, the outsiders of attack-p; those of group canary are candidates (`exposure`)
     shadows     how many shadow models to fit on random halves of members and non-members, which strong attacks need: clones

@@ -67,6 +67,21 @@ from .store.errors import LosslakeError
     "--output", type=click.Choice(["logits", "probabilities"]), help="What a function or module gives."
 )
 @click.option(
+    "--classes",
+    metavar="LABEL,...",
+    help="The labels in the order of the outputs, where they are no class numbers and the model does not say.",
+)
+@click.option(
+    "--forward",
+    metavar="FUNCTION",
+    help="package.module:function, (module, batch) -> (outputs, targets), of records of several inputs.",
+)
+@click.option(
+    "--collate",
+    metavar="FUNCTION",
+    help="package.module:function, a list of records -> a batch, for a module.",
+)
+@click.option(
     "--tokenizer",
     metavar="FUNCTION",
     help="package.module:function; what it returns is a language model's tokenizer, and the records are texts: the column text, or --features.",
@@ -109,6 +124,9 @@ def command(
     label: str,
     key: str | None,
     features: tuple[str, ...],
+    classes: str | None,
+    forward: str | None,
+    collate: str | None,
     tokenizer: str | None,
     out: Path | None,
     **options: Any,
@@ -121,10 +139,11 @@ def command(
     \b
     Examples:
       losslake audit --model mine:forest --members train.csv --nonmembers held-out.csv --label y --shadows 16 --out audit.html
+      losslake audit --model mine:net --members mine:seen --nonmembers mine:unseen --forward mine:forward --out audit.html
       losslake audit --model mine:gpt --tokenizer mine:tokenizer --members train.csv --nonmembers held-out.csv --max-tokens 256
     """
     from .collect.audit.language_model import BASE
-    from .collect.audit.named import called, named_features, named_records
+    from .collect.audit.named import called, named_classes, named_features, named_records
     from .collect.callables import load_callable
     from .collect.progress import GETTING_READY, ProgressLines
 
@@ -146,6 +165,9 @@ def command(
             label=label,
             key=key,
             features=named_features(features, inside),
+            classes=None if classes is None else named_classes(classes),
+            forward=None if forward is None else load_callable(forward),
+            collate=None if collate is None else load_callable(collate),
             tokenizer=None if tokenizer is None else called(tokenizer),
             progress=progress,
             **options,

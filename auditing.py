@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from .store.files.filesystem import Files
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Gated:
-    """What became of the limits of a gate, in order; true where every one is kept. Printed it is a line a limit."""
+    """What became of the limits of a gate, in order; true where every one is kept. Printed or shown it is a line a limit."""
 
     verdicts: tuple[RuleVerdict, ...]
 
@@ -43,6 +43,8 @@ class Gated:
         from .analysis.gate.command import gate_lines
 
         return "\n".join(map(printable, gate_lines(self.verdicts)))
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True, eq=False, repr=False)

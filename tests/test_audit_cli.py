@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from losslake.audit_command import as_options, command
 from losslake.cli import main
+from losslake.collect.audit.named import named_classes
 from losslake.store.errors import MissingExtra
 from sklearn.ensemble import RandomForestClassifier
 
@@ -243,7 +245,9 @@ def test_the_shell_is_told_of_options(folder: Path) -> None:
         ('overlap="leave out" leaves it out', "--overlap 'leave out' leaves it out"),
         ("read as 0.025 (least_probability)", "read as 0.025 (--least-probability)"),
         ("have some by losslake.audit(..., shadows=32)", "have some by losslake audit ... --shadows 32"),
-        ("give classes=, the labels", "give classes=, the labels"),  # the shell has none
+        ("give classes=, the labels", "give --classes, the labels"),
+        ("say with forward= how", "say with --forward how"),
+        ("give label= and seed_of=, the", "give --label and seed_of=, the"),  # the shell has no seed_of
         ("the model has max_features='sqrt' and key 3", "the model has max_features='sqrt' and key 3"),
     ],
 )
@@ -273,3 +277,100 @@ def test_one_column_of_text_is_taken_as_it_is(folder: Path) -> None:
     code, out, error = run(*given, "--features", "text", "--shadows", "2")
     assert (code, error) == (0, "")
     assert "2 shadow models" in out
+
+
+PARTS = """
+import numpy as np
+import torch
+
+
+def records(first):
+    drawn = torch.Generator().manual_seed(first)
+    return [
+        {"a": torch.rand(2, generator=drawn), "b": torch.rand(3, generator=drawn), "sick": i % 2} for i in range(60)
+    ]
+
+
+def seen():
+    return records(0)
+
+
+def unseen():
+    return records(1)
+
+
+class Two(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.both = torch.nn.Linear(5, 2)
+
+    def forward(self, parts):
+        return {"score": self.both(parts)}
+
+
+def network():
+    torch.manual_seed(0)
+    return Two()
+
+
+def together(rows):
+    parts = torch.stack([torch.cat([row["a"], row["b"]]) for row in rows])
+    return {"parts": parts, "sick": torch.tensor([row["sick"] for row in rows])}
+
+
+def ask(model, batch):
+    return model(batch["parts"])["score"], batch["sick"]
+
+
+def served():
+    return lambda batch: np.stack([np.asarray(batch)[:, 0], -np.asarray(batch)[:, 0]], 1)
+"""
+
+
+def test_records_of_several_inputs_are_told_how_they_are_called(folder: Path) -> None:
+    """``--forward`` and ``--collate`` mean what they mean in Python, and an error names them as options."""
+    module = f"parts_{folder.name}"
+    (folder / f"{module}.py").write_text(PARTS)
+    sides = (
+        *("--model", f"{module}:network", "--members", f"{module}:seen", "--nonmembers", f"{module}:unseen"),
+    )
+    how = ("--forward", f"{module}:ask", "--collate", f"{module}:together")
+    code, _, error = run(*sides, *how, "--lake", "lake")
+    assert (code, error) == (0, "")
+    made = importlib.import_module(module)
+    here = losslake.audit(made.network(), made.seen(), made.unseen(), forward=made.ask, collate=made.together)
+    kept = losslake.open("lake").scores("loss", experiment="audit")["score"].to_numpy()
+    assert np.array_equal(kept, here.scores("loss")["score"].to_numpy())
+    code, _, error = run(*sides)
+    assert code == 1
+    assert "forward=" not in error
+    assert "--forward" in error
+
+
+def test_classes_name_the_outputs_of_a_function(folder: Path) -> None:
+    module = f"served_{folder.name}"
+    (folder / f"{module}.py").write_text(PARTS)
+    sides = ["--model", f"{module}:served", "--label", "sick", "--features", "a", "--features", "b"]
+    for name, option in (("train", "--members"), ("others", "--nonmembers")):
+        frame = pl.read_csv(f"{name}.csv").with_columns(pl.col("sick").replace_strict({0: "no", 1: "yes"}))
+        frame.write_csv(f"{name}_named.csv")
+        sides += [option, f"{name}_named.csv"]
+    said = {}
+    for classes in ("no,yes", "yes, no"):
+        code, _, error = run(*sides, "--classes", classes, "--lake", classes[:2])
+        assert (code, error) == (0, "")
+        said[classes] = losslake.open(classes[:2]).scores("loss", experiment="audit")["score"].to_numpy()
+    sign = pl.concat([pl.read_csv("train.csv"), pl.read_csv("others.csv")])
+    logit = np.where(sign["sick"] == 0, 1, -1) * 2 * sign["a"].to_numpy()
+    assert np.allclose(said["no,yes"], -np.logaddexp(0, -logit), atol=1e-5)
+    assert np.allclose(said["yes, no"], -np.logaddexp(0, logit), atol=1e-5)
+    code, _, error = run(*sides)
+    assert code != 0
+    assert "--classes" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"), [("0,1", [0, 1]), ("no, yes", ["no", "yes"]), ("1,b", ["1", "b"])]
+)
+def test_classes_are_numbers_where_all_are(words: str, labels: list[int] | list[str]) -> None:
+    assert named_classes(words) == labels

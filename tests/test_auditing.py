@@ -225,6 +225,7 @@ def test_limits_are_held_against_it(audited: Audit) -> None:
     assert kept
     assert not broken
     assert str(broken).startswith("FAIL")
+    assert repr(broken) == str(broken)  # which a shell and a notebook show
     assert not audited.gate(max_tpr=0.5, at_fpr=0.001)  # which so few non-members do not resolve
     with pytest.raises(InvalidOption, match="max_auc"):
         audited.gate()

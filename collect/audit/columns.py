@@ -51,8 +51,16 @@ class Columns:
 
 
 def is_frame(given: Any) -> bool:
-    """Whether it has columns with names: a frame, a table, a mapping of columns or a list of mappings."""
-    rows = isinstance(given, (list, tuple)) and len(given) and isinstance(given[0], Mapping)
+    """Whether it has columns with names: a frame, a table, a mapping of columns or a list of mappings.
+
+    Mappings that hold tensors or arrays are no rows of a table, but the records of a data set.
+    """
+    rows = (
+        isinstance(given, (list, tuple))
+        and len(given)
+        and isinstance(given[0], Mapping)
+        and not any(getattr(value, "ndim", 0) for value in given[0].values())
+    )
     lazy = hasattr(
         given, "collect_schema"
     )  # asked first: Polars warns of a lazy frame that is asked for its columns

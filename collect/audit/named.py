@@ -58,3 +58,12 @@ def named_features(names: Sequence[str], records: Any) -> str | list[str] | None
         if pl.DataFrame({"text": column})["text"].dtype == pl.String:
             return names[0]
     return list(names) or None
+
+
+def named_classes(words: str) -> list[int] | list[str]:
+    """Labels with commas between them: whole numbers where all are, as a table's column of them is read, else names."""
+    labels = [word.strip() for word in words.split(",")]
+    try:
+        return [int(label) for label in labels]
+    except ValueError:
+        return labels

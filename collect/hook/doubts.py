@@ -14,8 +14,12 @@ from .positions import Positions, labels_tell
 from .recorder import TraceRecorder
 
 
-def check_order(run: str, not_shown: Sequence[Positions], labels: np.ndarray, *, compared: bool) -> None:
+def check_order(
+    experiment: str, not_shown: Sequence[Positions], labels: np.ndarray, *, compared: bool
+) -> None:
     """Whether anything shows which record is which sample; ``compared``: targets were compared with ``labels``.
+
+    It is the same in all runs that one loop records, and so are the words, which Python by itself prints once.
 
     Raises InvalidInput where something speaks against it and no labels speak for it, and warns where nothing does.
     """
@@ -26,7 +30,7 @@ def check_order(run: str, not_shown: Sequence[Positions], labels: np.ndarray, *,
             raise InvalidInput(positions.doubt)
         if ranks.writes():
             warnings.warn(
-                f"nothing shows which record is which sample in run {run!r}: record i of the loader's data set is taken for "
+                f"nothing shows which record is which sample in experiment {experiment!r}: record i of the loader's data set is taken for "
                 "member i, and the loss compares no labels that would tell; pass watch_loader ids=, the sample id of each record, or key=, "
                 "the field of a batch that names its samples",
                 stacklevel=5,

@@ -496,7 +496,7 @@ class RecordedRun:
         if self._doubted:
             return
         self._doubted = True
-        check_order(self.name, self._not_shown, self.labels, compared=self._recorder.compared)
+        check_order(self.experiment, self._not_shown, self.labels, compared=self._recorder.compared)
         losses = self._losses_of(None)
         if losses is not None:
             tell_of_sigmoids(self.name, losses.taken.shares_for_logits())

@@ -177,6 +177,17 @@ def test_where_nothing_shows_the_order_the_run_says_so_once(lake: Lake) -> None:
     assert faults(lake, ids) == 0
 
 
+def test_of_the_runs_of_one_loop_it_is_said_once(lake: Lake) -> None:
+    """By Python's own rule, which prints the same words from the same place once."""
+    ids = sorted(PERM[:24])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            with begin(lake, ids) as run:
+                train(run, run.watch_loader(shuffled(TensorDataset(X[ids], Y[ids]))))
+    assert len([each for each in told if "nothing shows which record" in str(each.message)]) == 1
+
+
 @pytest.mark.parametrize("way", ["ids", "keys", "field of ids", "field of keys", "place", "stream"])
 def test_ids_and_fields_of_a_batch_show_it(lake: Lake, way: str) -> None:
     ids = PERM[:24]
