@@ -78,7 +78,7 @@ def audit(
     tokenizer: Any = None,
     max_tokens: int | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Audit:
     """Audit a finished model, a classifier or a language model: which of ``members``, the records it was trained on, does it expose?
 
@@ -117,7 +117,7 @@ def audit(
     tokenizer   of a language model, one of transformers, called as tokenizer(text); or a functools.partial of it, which may cut texts
     max_tokens  tokens that a language model is shown of a text, as many as in its training; by default all that it takes
     seed        of the halves and of the shadow models
-    progress    is told how far it is
+    progress    True: say on standard error how far it is, as the shell's command does; or an object that is told
 
     Each record's answer is kept as the logits that a lake holds, of probabilities their logarithms. Copies of a record count
     as one, and are trained on together. Of a text the loss of each token is kept (token_losses, token_z, lower_loss; see docs/schema.md),

@@ -286,12 +286,15 @@ def audit(
     tokenizer: Any = None,
     max_tokens: int | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Audit:
     """Ask a finished model about its records and others, keep the answers in a lake, and judge them; see `losslake.audit`."""
     from .api import Lake
     from .collect.audit.collect import collect_audit
+    from .collect.progress import ProgressLines
 
+    if isinstance(progress, bool):
+        progress = ProgressLines("audit") if progress else None
     if lake is None:
         folder = tempfile.mkdtemp(prefix="losslake-audit-")
         opened = Lake.open(Path(folder) / "lake", create=True)

@@ -26,17 +26,22 @@ def is_callable_spec(spec: str) -> bool:
     return _SPEC.fullmatch(spec) is not None
 
 
-def refuse_unnamed(spec: str, what: str, option: str) -> None:
+def refuse_unnamed(whose: str, *functions: tuple[str, str, str]) -> None:
     """Raises InvalidOption where a lake would choose the code that runs.
 
-    ``spec`` stands in a lake, whose files may come from others; a function runs only where the user named it, on the
-    command line or in a recipe of their own.
+    ``functions`` are (what it is of ``whose``, its spec, its option), as a lake has them, whose files may come from others; a function runs
+    only where the user named it, on the command line or in a recipe of their own. All that are to be named again are told at once.
     """
-    if is_callable_spec(spec):
-        raise InvalidOption(
-            f"{what} is the function {spec}, and a lake's word alone runs no code: if you trust it, name it again with "
-            f"{option} {spec}"
-        )
+    unnamed = [each for each in functions if is_callable_spec(each[1])]
+    if not unnamed:
+        return
+    whats, specs = (" and the ".join(each[0] for each in unnamed), " and ".join(each[1] for each in unnamed))
+    one = len(unnamed) == 1
+    again = " ".join(f"{option} {spec}" for _, spec, option in unnamed)
+    raise InvalidOption(
+        f"the {whats} of {whose} {'is the function' if one else 'are the functions'} {specs}, and a lake's word alone runs no code: if you trust "
+        f"{'it, name it' if one else 'them, name them'} again with {again}"
+    )
 
 
 def load_callable(spec: str) -> Callable[..., Any]:

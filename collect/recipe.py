@@ -123,10 +123,11 @@ class Recipe:
 
     def refuse_unnamed(self, whose: str, named: Container[str] = ()) -> None:
         """Raises InvalidOption for functions of a recipe from a lake that the user has not ``named`` (fields); see there."""
-        if "model" not in named:
-            refuse_unnamed(self.model, f"the model of {whose}", "--model")
-        if self.forward is not None and "forward" not in named:
-            refuse_unnamed(self.forward, f"the forward function of {whose}", "--forward")
+        functions = {"model": ("model", self.model), "forward": ("forward function", self.forward or "")}
+        refuse_unnamed(
+            whose,
+            *((what, spec, f"--{field}") for field, (what, spec) in functions.items() if field not in named),
+        )
 
     @property
     def passes(self) -> int | None:

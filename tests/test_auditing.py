@@ -220,6 +220,21 @@ def test_what_an_audit_noted_stands_in_its_report(tmp_path: Path) -> None:
     assert all(note in audit.report(tmp_path / "call.html").read_text() for note in audit.notes[:1])
 
 
+def test_it_says_how_far_it_is_where_that_is_asked(
+    cancer: tuple[Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = [(x[:60], y[:60]) for x, y in cancer]
+    model = LogisticRegression(max_iter=500).fit(*few[0])
+    for progress in (None, False):
+        losslake.audit(model, *few, shadows=2, progress=progress)
+        assert capsys.readouterr() == ("", "")
+    losslake.audit(model, *few, shadows=2, progress=True)
+    out, told = capsys.readouterr()
+    assert out == ""
+    assert "asking LogisticRegression about 120 records" in told
+    assert "audit: 2/2 shadow models" in told
+
+
 def test_limits_are_held_against_it(audited: Audit) -> None:
     kept, broken = audited.gate(max_auc=1.0), audited.gate("rmia", max_auc=0.55)
     assert kept

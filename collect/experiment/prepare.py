@@ -142,7 +142,7 @@ def prepare_experiment(
         )
     _check_kinds(experiment, stored)
     if "spec" not in given and not os.path.exists(options["spec"]):
-        refuse_unnamed(options["spec"], f"the data set of experiment {experiment!r}", "--dataset")
+        refuse_unnamed(f"experiment {experiment!r}", ("data set", options["spec"], "--dataset"))
     source = load_dataset(
         options["spec"],
         label=options["label"],

@@ -296,7 +296,11 @@ def test_a_lake_names_no_code(lake: Lake) -> None:
     assert not stored["normalize"]
     with pytest.raises(InvalidOption, match="--forward inputs_mine:of_dicts"):
         from_json(stored).refuse_unnamed("it", ("model",))
-    with pytest.raises(InvalidOption, match="--model inputs_mine:both"):
+    from_json(stored).refuse_unnamed("it", ("model", "forward"))
+    # Both at once, so that the second is not asked for once the first has been given.
+    with pytest.raises(
+        InvalidOption, match="again with --model inputs_mine:both --forward inputs_mine:of_dicts"
+    ):
         collect_shadows(lake, "dicts", count=1, prepared=made, jobs=1)
     with pytest.raises(AlreadyExists, match="forward = 'inputs_mine:of_dicts', not None"):
         collect_target(lake, "dicts", recipe=recipe(), prepared=made, jobs=1)
