@@ -52,6 +52,7 @@ class _LazyGroup(click.Group):
             return None
         module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        _list_whole_sentences(command)
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -71,6 +72,14 @@ class _LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+def _list_whole_sentences(command: click.Command) -> None:
+    """A group lists the first line of each command's help, which click by itself cuts off at the screen's width."""
+    for each in command.commands.values() if isinstance(command, click.Group) else ():
+        if each.short_help is None and each.help:
+            each.short_help = each.help.strip().splitlines()[0]
+        _list_whole_sentences(each)
 
 
 @click.group(cls=_LazyGroup)

@@ -205,7 +205,7 @@ def _analysis_command(analysis: Analysis) -> click.Command:
         if not _write_metrics(metrics, outcome.metrics):
             _tell(outcome.label, outcome.metrics, ())
             click.echo(f"\n{_heading(outcome, judged)}")
-            for line in aligned(exposed.rows(), exposed.columns):
+            for line in aligned(exposed.rows(), exposed.columns, shorten="key"):
                 click.echo(f"  {line}")
         for note in (*outcome.notes, *(f"{name}: {text}" for name, text in told)):
             click.echo(f"note: {note}", err=True)

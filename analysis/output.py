@@ -71,23 +71,40 @@ def _figure(name: str, metric: Metric) -> str:
     return f"{title} {_number(metric.value)} ({_number(metric.ci_low)}{high})"
 
 
-def aligned(rows: Iterable[Sequence[object]], head: Sequence[str] = ()) -> list[str]:
+def aligned(
+    rows: Iterable[Sequence[object]], head: Sequence[str] = (), *, shorten: str | None = None
+) -> list[str]:
     """Rows of cells as lines, columns aligned, under a ``head`` if there is one; floats with four decimals.
 
-    On a terminal that has room for it, the last cells are broken over several lines; else they are one line a row.
+    On a terminal that has room for it, the last cells are broken over several lines; else they are one line a row. Where a row is wider
+    than a terminal, the column ``shorten`` of the head is cut: in a file and a pipe everything is whole.
     """
     from rich.cells import cell_len
 
     cells = [
         [_number(cell) if isinstance(cell, float) else printable(str(cell)) for cell in row] for row in rows
     ]
-    *columns, _ = zip(*([head] if head else []), *cells, strict=True)
+    *columns, last = zip(*([head] if head else []), *cells, strict=True)
     widths = [2 + max(map(cell_len, column)) for column in columns]
     if not sys.stdout.isatty():
         # Nothing is broken and nothing styled: no reason to load all of rich, a tenth of a command's start.
         return [_padded(row, widths, cell_len) for row in ([head] if head else []) + cells]
     screen = shutil.get_terminal_size().columns - 2  # what prints the lines may indent them
+    if shorten in head:
+        at = head.index(shorten)
+        others = sum(widths) - widths[at] + max(map(cell_len, last))
+        cells = [[*row[:at], _cut(row[at], max(_ROOM, screen - others - 2)), *row[at + 1 :]] for row in cells]
+        widths[at] = 2 + max(map(cell_len, [shorten, *(row[at] for row in cells)]))
     return _on_screen(cells, head, screen if screen - sum(widths) >= _ROOM else 1 << 16)
+
+
+def _cut(cell: str, width: int) -> str:
+    """What of a cell fits into a width of the screen, with a sign where more of it is."""
+    from rich.text import Text
+
+    text = Text(cell)
+    text.truncate(width, overflow="ellipsis")
+    return text.plain
 
 
 def _padded(row: Sequence[str], widths: Sequence[int], length: Callable[[str], int]) -> str:

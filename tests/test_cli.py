@@ -12,6 +12,7 @@ import click
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from losslake import cli as cli_module
 from losslake.cli import _run, cli
 from losslake.store.format.records import Role, RunInfo
@@ -237,3 +238,13 @@ def test_a_stop_by_the_user_is_said(
     monkeypatch.setattr("losslake.store.lake.Lake.open", stop)
     assert _run(["lake", "info", "--lake", "x"], debug=True) == 130
     assert capsys.readouterr().err.strip() == "losslake: stopped"
+
+
+@pytest.mark.parametrize("group", ["collect", "lake", "analyze"])
+def test_lists_of_commands_hold_whole_sentences(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = CliRunner().invoke(cli, [group, "--help"], prog_name="losslake").output
+    listed = told.partition("Commands:")[2]
+    assert listed
+    assert "..." not in listed
+    assert max(map(len, listed.splitlines())) <= 80

@@ -122,3 +122,28 @@ def test_the_last_cell_is_broken_where_there_is_room(
     found = aligned([("FAIL", "auc of lira <= 0.6", "word " * 20)])
     assert len(found) == lines
     assert sum(line.count("word") for line in found) == 20
+
+
+@pytest.mark.parametrize(
+    "long", ["a text of many words, " * 9, "汉字" * 60], ids=["words", "wide characters"]
+)
+def test_a_long_name_is_cut_where_a_terminal_has_no_room(monkeypatch: pytest.MonkeyPatch, long: str) -> None:
+    rows, head = (
+        [(5, long, "0", 2.9777), (1658, "train/1658", "1", 2.3959)],
+        ("sample_id", "key", "label", "score"),
+    )
+    whole = aligned(rows, head, shorten="key")
+    assert long.strip() in whole[1]  # nobody knows who reads a pipe
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [f"  {line}" for line in aligned(rows, head, shorten="key")]
+    assert len(lines) == 3
+    assert 77 <= max(map(cell_len, lines)) <= 80
+    assert "…" in lines[1]
+    assert lines[1].endswith("2.9777")
+    assert "train/1658" in lines[2]
+    assert len(aligned(rows, head)[1]) > 100  # a column that nobody allows to be cut is whole
+    few = [row for row in rows if row[1] != long]
+    monkeypatch.setenv("COLUMNS", "30")
+    assert aligned(few, head, shorten="key")[1].split() == ["1658", "train/1658", "1", "2.3959"]
