@@ -161,6 +161,7 @@ def test_what_is_wrong_is_one_line(folder: Path, capsys: pytest.CaptureFixture[s
     for arguments, code, said in (
         (["--model", f"{module}:broken", *sides], 1, "RuntimeError: no file model.bin"),
         (["--model", "forest.pkl", *sides], 2, "package.module:function"),
+        (["--model", "train.npz", *sides], 2, "a function of yours that loads it"),
         (
             ["--model", f"{module}:forest", "--members", "gone.csv", "--nonmembers", "others.csv"],
             1,

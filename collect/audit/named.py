@@ -17,6 +17,11 @@ from ..data.npy import NpzArrays
 
 def called(spec: str) -> Any:
     """What the function ``package.module:function`` returns, called without arguments. Raises InvalidInput where it fails."""
+    if not is_callable_spec(spec) and Path(spec).is_file():
+        raise InvalidOption(
+            f"{spec} is a file, and losslake unpickles nothing: name a function of yours that loads it and returns what it holds, as "
+            "package.module:function"
+        )
     function = load_callable(spec)
     try:
         return function()

@@ -91,8 +91,8 @@ def lines_over_time(compared: Compared) -> list[str]:
         line = f"{model.name}: {what} by {label_of(compared.attack)} {told}"
         if model.moved is not None:
             line += f", {CHANGE[fpr is not None]} {_moved(model.moved, fpr is not None)}"
-        if model.newly is not None:
-            line += f", newly named {_newly(model, 1)}"
+        if model.newly is not None and model.also_members is not None:
+            line += f", newly named {len(model.newly):,} ({model.also_members:,} of them trained on before as well)"
         lines.append(line)
     return lines
 

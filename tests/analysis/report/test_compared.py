@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -297,6 +298,7 @@ def test_command_check_and_json(lake: Lake, tmp_path: Path) -> None:
     assert (found.told, found.differs) == ((), ())
     assert "over time: e/tight: TPR at FPR 10% by LiRA" in answer.stderr
     assert "change, points −" in answer.stderr
+    assert re.search(r", newly named [\d,]+ \([\d,]+ of them trained on before as well\)\n", answer.stderr)
     told["over_time"]["models"][1]["newly_named"] = []
     out.write_text(json.dumps(told))
     assert [one.partition(":")[0] for one in check_report(lake, out).differs] == ["over time"]
