@@ -90,7 +90,7 @@ def aligned(
         # Nothing is broken and nothing styled: no reason to load all of rich, a tenth of a command's start.
         return [_padded(row, widths, cell_len) for row in ([head] if head else []) + cells]
     screen = shutil.get_terminal_size().columns - 2  # what prints the lines may indent them
-    if shorten in head:
+    if shorten is not None and shorten in head:
         at = head.index(shorten)
         others = sum(widths) - widths[at] + max(map(cell_len, last))
         cells = [[*row[:at], _cut(row[at], max(_ROOM, screen - others - 2)), *row[at + 1 :]] for row in cells]
