@@ -27,8 +27,10 @@ def read_csv(path: Path, convert: pyarrow.csv.ConvertOptions | None = None) -> p
 
     Raises InvalidInput where it takes more than it may, and what pyarrow raises for what is no CSV.
     """
+    # By one thread: what others were still at when it raises hangs or aborts a process that ends soon after.
+    alone = pyarrow.csv.ReadOptions(use_threads=False)
     with _Counted(path) as stream:
-        table = pyarrow.csv.read_csv(stream, convert_options=convert)
+        table = pyarrow.csv.read_csv(stream, alone, convert_options=convert)
     check_room(table.nbytes + _ROW * table.num_rows, path)
     return table
 
