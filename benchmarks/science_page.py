@@ -366,8 +366,8 @@ def draw(
             columns=2 if len(there) in (2, 4) else 3,
         )
         .resolve_scale(y="independent")
-        .configure(**theme(INK, "sans-serif"))
     )
-    picture = re.sub(r' (aria-[a-z]+|role)="[^"]*"', "", vl_convert.vegalite_to_svg(chart.to_json()))
+    spec = {**chart.to_dict(), "config": theme(INK, "sans-serif")}
+    picture = re.sub(r' (aria-[a-z]+|role)="[^"]*"', "", vl_convert.vegalite_to_svg(spec))
     out.write_text(re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", picture))
     return True

@@ -22,25 +22,25 @@ _DISK = {
     errno.EFBIG: "; raise the limit of a file's size (ulimit -f)",
 }
 
+_CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, or AZURE_STORAGE_ACCOUNT_NAME and "
+    "AZURE_STORAGE_ACCOUNT_KEY, to ones that may read and write there"
+)
+
 _STORE = {
     "InvalidAccessKeyId": "it does not know the access key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "SignatureDoesNotMatch": "the secret key is not that of the access key; set AWS_SECRET_ACCESS_KEY",
-    "AccessDenied": "the credentials may not do this there",
+    "AccessDenied": f"the credentials may not do this there; {_CREDENTIALS}",
     "ExpiredToken": "the credentials have expired; renew them",
     "PermanentRedirect": "the bucket is in another region; set AWS_REGION",
     "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_REGION",
     "AuthenticationFailed": "the key or token is not the account's, or has expired; set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
-    "AuthorizationFailure": "the credentials may not do this there",
+    "AuthorizationFailure": f"the credentials may not do this there; {_CREDENTIALS}",
     "AuthorizationPermissionMismatch": "the credentials may not do this there (it takes the role Storage Blob Data Contributor)",
 }
 """What the codes of S3's and Azure's answers mean for who asked."""
 
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
-
-_CREDENTIALS = (
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, or AZURE_STORAGE_ACCOUNT_NAME and "
-    "AZURE_STORAGE_ACCOUNT_KEY, to ones that may read and write there"
-)
 
 
 class NoCondition(LosslakeError):
