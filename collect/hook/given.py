@@ -140,7 +140,12 @@ def keys_in(ids: Any) -> list[str] | None:
     if isinstance(ids, (list, tuple)):
         return list(map(str, ids)) if len(ids) and isinstance(ids[0], str) else None
     if isinstance(ids, np.ndarray):
-        return ids.tolist() if ids.dtype.kind in "UT" or (ids.size and isinstance(ids.flat[0], str)) else None
+        kind = ids.dtype.kind
+        return (
+            ids.tolist()
+            if kind in "UT" or (kind == "O" and ids.size and isinstance(ids.flat[0], str))
+            else None
+        )
     if hasattr(ids, "detach") or not hasattr(ids, "__len__"):
         return None
     column = _column(ids, "ids")

@@ -15,6 +15,7 @@ from torch.nn import functional
 from ...store.errors import InvalidInput
 from .. import ranks
 from ..grad_norms.hooks import GradNormWatcher
+from ..grad_norms.use import plain
 from ..losses.criterion import LossOf
 from ..losses.sample_losses import SampleLosses
 from .asked_model import highest_label
@@ -210,7 +211,7 @@ class RecordedSteps:
                     "in CTC, compute the samples' losses yourself: run.record(losses)"
                 )
             )
-        with torch.no_grad(), torch.autocast(device_type=output.device.type, enabled=False):
+        with torch.no_grad(), plain(output):
             at = _to_device(ids, output.device)
             found = losses(self._known_labels(output.device)[at], self._highest_label)
             self.decide(found.name)

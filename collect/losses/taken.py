@@ -197,15 +197,22 @@ class Taken:
     def _takes_probabilities(
         self, output: torch.Tensor, target: Any, more: Sequence[Any], options: Mapping[str, Any]
     ) -> bool:
-        z, t = output.detach().float().reshape(-1), target.detach().to(output.device).float().reshape(-1)
-        said = called_again(self.criterion, (output.detach(), target, *more), options, output.device)
-        value = said.detach().float().mean() if isinstance(said, torch.Tensor) else torch.tensor(float("nan"))
-        as_logits = binary_loss(z, t).mean()
-        as_shares = binary_loss(logit(z), t).mean()
-        for found, shares in ((as_logits, False), (as_shares, True)):
-            for whole in (found, found * len(z)):  # a mean, or a sum
-                if torch.isclose(value.cpu(), whole.cpu(), rtol=1e-3):
-                    return shares
+        t = target.detach().to(output.device).float().reshape(-1)
+        # Of some outputs the two are the same by chance: then others tell, of another mean.
+        for asked in (output.detach(), output.detach() / 2, (1 + output.detach()) / 2):
+            z = asked.float().reshape(-1)
+            said = called_again(self.criterion, (asked, target, *more), options, output.device)
+            value = (
+                said.detach().float().mean() if isinstance(said, torch.Tensor) else torch.tensor(float("nan"))
+            )
+            as_logits, as_shares = binary_loss(z, t).mean(), binary_loss(logit(z), t).mean()
+            if torch.isclose(as_logits, as_shares, rtol=5e-3):
+                continue
+            for found, shares in ((as_logits, False), (as_shares, True)):
+                for whole in (found, found * len(z)):  # a mean, or a sum
+                    if torch.isclose(value.cpu(), whole.cpu(), rtol=1e-3):
+                        return shares
+            break
         raise InvalidInput(
             f"{name_of(self.criterion)} was called with a number from 0 to 1 a record, and its value is neither the cross-entropy of these as "
             "probabilities nor as logits, so that it is not known which they are; use BCELoss or BCEWithLogitsLoss of torch, or compute the "

@@ -148,6 +148,25 @@ def test_one_number_is_taken_as_the_criterion_takes_it(lake: Lake, tmp_path: Pat
     assert np.allclose(recorded(other, bce_of_z, sigmoid, TWO.to(kind), labels=TWO), want, atol=1e-5)
 
 
+def test_outputs_whose_value_is_the_same_either_way_are_told_by_others(lake: Lake) -> None:
+    """.7371 as probabilities, .7372 as logits."""
+    p = torch.tensor([0.6667, 0.4449, 0.6210, 0.6935, 0.7254, 0.7277, 0.4836, 0.5400, 0.5072, 0.4865, 0.4497, 0.8150,
+                      0.5947, 0.4473, 0.4614, 0.6381, 0.5322, 0.5958, 0.5682, 0.4327, 0.7257, 0.4603, 0.5871, 0.5252])  # fmt: skip
+    assert len(p) == N
+    for criterion, truth in ((bce_of_p, p), (bce_of_z, torch.sigmoid(p))):
+        own = torch.where(TWO == 1, truth, 1 - truth)
+        with start_run(lake, criterion.__name__, samples=TWO, members=range(N)) as run:
+            watched = run.watch_criterion(criterion)
+            run.batch(range(N))
+            watched(p.clone().requires_grad_(), TWO.float())
+            run.end_epoch()
+        rows = lake.sql(
+            "select loss[-1] as l from traces where experiment = $e order by sample_id",
+            {"e": criterion.__name__},
+        )
+        np.testing.assert_allclose(rows["l"], -own.log(), atol=1e-5)
+
+
 def test_one_number_that_may_be_either_is_refused(lake: Lake) -> None:
     def odd(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return (p - t).square().mean()
