@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loop_data import KEYS, MEMBERS, C, M, N, X, Y, check_trace, loader_of_members
 from losslake.collect.hook.start import start_run
 from losslake.store.errors import InvalidInput
 from losslake.store.lake import Lake
@@ -18,27 +19,10 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-N, M, C = 24, 12, 3
-X = torch.randn(N, 5, generator=torch.Generator().manual_seed(1))
-Y = torch.arange(N) % C
-MEMBERS = torch.randperm(N, generator=torch.Generator().manual_seed(2))[:M]
-KEYS = {"key": [f"u{i}" for i in range(N)]}
-
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     return Lake.open(tmp_path / "lake", create=True)
-
-
-def loader_of_members() -> DataLoader[Any]:
-    return DataLoader(TensorDataset(X[MEMBERS], Y[MEMBERS]), batch_size=4, shuffle=True)
-
-
-def check_trace(lake: Lake, want: list[np.ndarray]) -> None:
-    rows = lake.sql("select sample_id, loss from traces where source = 'train' order by sample_id")
-    found = np.array(rows["loss"].to_list(), dtype=float)[:, -len(want) :]
-    assert rows["sample_id"].to_list() == sorted(MEMBERS.tolist())
-    np.testing.assert_allclose(found.T, np.array(want)[:, rows["sample_id"].to_numpy()], rtol=1e-4)
 
 
 def network() -> nn.Module:
