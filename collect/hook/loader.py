@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,57 @@ from .positions import refuse_unknown
 _BY_HAND = "name the field of a batch that holds its samples' ids or keys by key=, or call run.batch(ids) before each call of the criterion, and run.end_epoch() after each epoch"
 
 
-class WatchedLoader:
-    """Yields the loader's batches as they are; anything else is the loader's own. `check_followable` must let it pass.
+class _Followed:
+    """Yields a loader's batches as they are, and tells of each who is in it; anything else is the loader's own.
 
-    ``ids`` (len(dataset),) is the sample id at each position of the loader's data set. ``on_pass`` is called before a
-    pass, ``on_batch(sample ids)`` before each batch, ``on_end`` after a pass; not after one that is left by ``break``.
+    ``on_pass`` is called before a pass, ``on_batch`` before each batch, ``on_end`` after a pass; not after one that is left by ``break``.
+    """
+
+    def __init__(
+        self,
+        loader: Any,
+        on_pass: Callable[[], None],
+        on_batch: Callable[[Any], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._loader = loader
+        self._on_pass, self._on_batch, self._on_end = on_pass, on_batch, on_end
+        self._under_way = False
+
+    def _begin(self) -> bool:
+        """Begin a pass; whether it only looks: without gradients, in the midst of another one, as for an accuracy."""
+        looks = self._under_way and not torch.is_grad_enabled()
+        if not looks:
+            self._on_pass()
+            self._under_way = True
+        return looks
+
+    def _walk(self, batches: Iterable[tuple[Any, Any]], *, looks: bool) -> Iterator[Any]:
+        """The batches, each given with what `_who` tells its samples by."""
+        for batch, by in batches:
+            if not looks:
+                self._on_batch(self._who(by))
+            yield batch
+        if not looks:
+            self._under_way = False
+            self._on_end()
+
+    def _who(self, by: Any) -> Any:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_loader" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self._loader, name)
+
+
+class WatchedLoader(_Followed):
+    """A DataLoader that is followed through its sampler. `check_followable` must let it pass.
+
+    ``ids`` (len(dataset),) is the sample id at each position of the loader's data set; ``on_batch`` gets sample ids.
     """
 
     def __init__(
@@ -34,29 +80,20 @@ class WatchedLoader:
         on_batch: Callable[[np.ndarray], None],
         on_end: Callable[[], None],
     ) -> None:
-        self._loader = loader
+        super().__init__(loader, on_pass, on_batch, on_end)
         self._ids = ids
-        self._on_pass, self._on_batch, self._on_end = on_pass, on_batch, on_end
         sampler = "sampler" if loader.batch_sampler is None else "batch_sampler"
         self._sampler = _TellingSampler(getattr(loader, sampler))
         self._twin = _with_sampler(loader, sampler, self._sampler)
         for name, inner in _inside(loader):
             self._twin.__dict__[name] = _with_sampler(inner, sampler, self._sampler)
-        self._under_way = False
 
     def __iter__(self) -> Iterator[Any]:
         told = self._sampler.begin()
-        return self._walk(iter(self._twin), told, looks=self._begin())
+        batches = self._with_positions(iter(self._twin), told)
+        return self._walk(batches, looks=self._begin())
 
-    def _begin(self) -> bool:
-        """Begin a pass; whether it only looks: without gradients, in the midst of another one, as for an accuracy."""
-        looks = self._under_way and not torch.is_grad_enabled()
-        if not looks:
-            self._on_pass()
-            self._under_way = True
-        return looks
-
-    def _walk(self, batches: Iterator[Any], told: deque[Any], *, looks: bool) -> Iterator[Any]:
+    def _with_positions(self, batches: Iterator[Any], told: deque[Any]) -> Iterator[tuple[Any, np.ndarray]]:
         for batch in batches:
             if not told:
                 raise InvalidInput(
@@ -64,15 +101,9 @@ class WatchedLoader:
                     f"that one before it is wrapped, or {_BY_HAND}"
                 )
             # Loaders hand batches out in the order in which they asked the sampler for them.
-            positions = np.atleast_1d(np.asarray(told.popleft()))
-            if not looks:
-                self._on_batch(self._ids_of(positions))
-            yield batch
-        if not looks:
-            self._under_way = False
-            self._on_end()
+            yield batch, np.atleast_1d(np.asarray(told.popleft()))
 
-    def _ids_of(self, positions: np.ndarray) -> np.ndarray:
+    def _who(self, positions: np.ndarray) -> np.ndarray:
         if not len(positions):
             return self._ids[:0]
         if not np.issubdtype(positions.dtype, np.integer):
@@ -84,14 +115,6 @@ class WatchedLoader:
                 f"the sampler yields index {positions.max()} of a data set of {len(self._ids)}"
             )
         return self._ids[positions]
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_loader" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self._loader, name)
 
 
 _HOLDS = ("base_dataloader", "_dataloader")
@@ -114,11 +137,10 @@ def _with_sampler(loader: DataLoader[Any], name: str, sampler: Any) -> DataLoade
     return twin
 
 
-class KeyedLoader:
-    """Yields the batches of any iterable as they are, and tells of the field of each that names its samples.
+class KeyedLoader(_Followed):
+    """Any iterable of batches, of which a field of each names its samples: ``on_batch`` gets that field.
 
-    ``key`` is the name of a field of batches that are mappings or objects, or the place of one in tuples. ``on_pass`` is called before
-    a pass, ``on_batch(field)`` before each batch, ``on_end`` after a pass.
+    ``key`` is the name of a field of batches that are mappings or objects, or the place of one in tuples.
     """
 
     def __init__(
@@ -130,34 +152,15 @@ class KeyedLoader:
         on_batch: Callable[[Any], None],
         on_end: Callable[[], None],
     ) -> None:
-        self._loader, self._key = loader, key
-        self._on_pass, self._on_batch, self._on_end = on_pass, on_batch, on_end
-        self._under_way = False
+        super().__init__(loader, on_pass, on_batch, on_end)
+        self._key = key
 
     def __iter__(self) -> Iterator[Any]:
-        # As in WatchedLoader: a pass without gradients in the midst of another one only looks.
-        looks = self._under_way and not torch.is_grad_enabled()
-        if not looks:
-            self._on_pass()
-            self._under_way = True
-        return self._walk(iter(self._loader), looks=looks)
+        looks = self._begin()
+        return self._walk(((batch, batch) for batch in self._loader), looks=looks)
 
-    def _walk(self, batches: Iterator[Any], *, looks: bool) -> Iterator[Any]:
-        for batch in batches:
-            if not looks:
-                self._on_batch(_field(batch, self._key))
-            yield batch
-        if not looks:
-            self._under_way = False
-            self._on_end()
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_loader" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self._loader, name)
+    def _who(self, batch: Any) -> Any:
+        return _field(batch, self._key)
 
 
 def _field(batch: Any, key: str | int) -> Any:
@@ -205,14 +208,14 @@ class _TellingSampler:
 
 def unwatched(loader: Any, is_over: Callable[[Any], bool]) -> Any:
     """The loader as it was before it was watched, where that is over, as when the cell of a notebook runs again."""
-    while isinstance(loader, (WatchedLoader, KeyedLoader)) and is_over(loader._on_pass):
+    while isinstance(loader, _Followed) and is_over(loader._on_pass):
         loader = loader._loader
     return loader
 
 
 def check_followable(loader: Any) -> None:
     """Raises InvalidInput for a loader whose batches cannot be told apart from outside."""
-    if isinstance(loader, (WatchedLoader, KeyedLoader)):
+    if isinstance(loader, _Followed):
         raise InvalidInput(
             f"the loader is watched by another run that is on its way; give watch_loader the plain one, or {_BY_HAND}"
         )
